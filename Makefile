@@ -1,0 +1,42 @@
+# Two commands from a fresh machine: `make demo` and `make test`. They need python3 (3.11+) and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)-$(shell cksum < constraints.txt | cut -d' ' -f1)
+NATIVE := $(wildcard engine/streammachine/*/*.pyx)
+
+.PHONY: demo test check bench clean setup
+.DEFAULT_GOAL := demo
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt $(NATIVE)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; $(PYTHON) is `$(PYTHON) --version`. Try: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "This python3 cannot make virtual environments; install its venv package (Debian: python3-venv)."; exit 1; }
+	@echo "Setting up in $(VENV): once, about a minute"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25"
+	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -c 'import streammachine as s; n = s._HAS_FAST_OHLC_CYTHON and s._has_cython_decode; print("Native parts: compiled" if n else "Native parts: NOT compiled (no C compiler?); the plain-Python twins are used, slower but the same")'
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+# make demo TRADES=file.csv.gz plays recorded trades.
+demo: setup
+	@$(BIN)/streammachine demo $(if $(TRADES),--trades "$(TRADES)",)
+
+test: check
+	$(BIN)/python -m pytest -q
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python -m benchmarks $(ONLY)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info engine/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find engine -name '*.so' -delete
+	find engine -name '*.c' -delete

@@ -1,0 +1,3 @@
+"""The ``streammachine`` command."""
+
+from streammachine.cli.main import main as main

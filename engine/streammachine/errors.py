@@ -1,0 +1,94 @@
+"""Every error this package raises on purpose, under one base.
+
+The message of each says what failed, why, and what to do next; none holds a password.
+"""
+
+from __future__ import annotations
+
+
+class StreamMachineError(Exception):
+    """Base of all errors that StreamMachine raises on purpose."""
+
+
+class SettingsError(StreamMachineError, ValueError):
+    """A setting (environment variable or argument) has a value that is not accepted."""
+
+
+class RedisUnavailableError(StreamMachineError, ConnectionError):
+    """The Redis server cannot be reached, or the connection broke before a reply came."""
+
+
+class RedisAuthError(RedisUnavailableError):
+    """The Redis server demands a password, or refuses the one given."""
+
+
+class RedisTimeoutError(RedisUnavailableError, TimeoutError):
+    """The Redis server did not answer in time; whether the command ran is not known."""
+
+
+class RedisFullError(StreamMachineError, MemoryError):
+    """The Redis server is at its memory limit and refuses writes."""
+
+
+class RedisCommandError(StreamMachineError):
+    """The Redis server refused a command."""
+
+
+class UnsupportedServerError(StreamMachineError):
+    """The Redis server, or this platform, lacks what the call needs."""
+
+
+class EmbeddedServerError(RedisUnavailableError):
+    """The embedded Valkey cannot be started or adopted."""
+
+
+class FieldError(StreamMachineError, ValueError):
+    """A record cannot be written to a stream: a field's name or value is not accepted."""
+
+
+class StreamIdError(StreamMachineError, ValueError):
+    """A text does not name a position in a stream (id, time, or relative time)."""
+
+
+class StreamNotFoundError(StreamMachineError, LookupError):
+    """No stream has this name."""
+
+
+class WrongTypeError(StreamMachineError, TypeError):
+    """The key exists, but it is not of the type that the call needs."""
+
+
+class SerializationError(StreamMachineError, TypeError):
+    """A value can be stored neither as JSON nor as a pickle."""
+
+
+class SignatureError(StreamMachineError):
+    """A stored pickle is unsigned, tampered with, or signed with another key. It was not loaded."""
+
+
+class UnsafePickleError(StreamMachineError):
+    """A stored pickle asks for more than plain data. It was not loaded."""
+
+
+class ConflictError(StreamMachineError):
+    """A value kept changing under an atomic update until the attempts ran out."""
+
+
+class TickError(StreamMachineError, ValueError):
+    """A tick is refused: price, volume, symbol or timestamp is not usable."""
+
+
+class IntervalError(StreamMachineError, ValueError):
+    """A candle interval is refused, or the aggregator does not have it."""
+
+
+class SnapshotError(StreamMachineError, ValueError):
+    """The bytes given to ``load`` are not a dump that this version reads."""
+
+
+class AggregatorNotFoundError(StreamMachineError, LookupError):
+    """No durable aggregator has this name."""
+
+
+class AggregatorExistsError(StreamMachineError):
+    """A durable aggregator of this name exists, with other intervals."""

@@ -1,0 +1,1 @@
+"""Ticks to candles: ``aggregator`` has the public names, ``fast`` and ``reference`` do the same work."""

@@ -1,0 +1,376 @@
+"""Aggregators kept in Redis: a journal of ticks, a snapshot, and the fold of both (DESIGN decision 12).
+
+Every change of an aggregator (ticks, flush, clear) is one entry of its journal stream, and an answer is given only
+after this process has folded the journal to its end. So an acknowledged tick survives any crash, and two servers on one
+Redis agree: both fold the same entries in the same order. A snapshot with the id of the last entry in it is written
+by compare-and-set every 10,000 ticks and at exit; then the journal is trimmed up to that id. A process that is behind
+the trim loads the snapshot and folds on from there.
+
+Keys, for an aggregator ``btc`` (the braces keep them in one Cluster slot):
+``sm:ohlc:{btc}`` hash: generation, intervals, id and data of the snapshot. ``sm:ohlc:{btc}:journal`` stream.
+``sm:ohlc`` set: the names.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import anyio
+
+from streammachine.errors import (
+    AggregatorExistsError,
+    AggregatorNotFoundError,
+    IntervalError,
+    SnapshotError,
+    StreamMachineError,
+)
+from streammachine.ohlc.aggregator import create_ohlc_aggregator
+from streammachine.redis.connection import RedisConnection
+from streammachine.redis.streams import nearest
+
+if TYPE_CHECKING:
+    from streammachine.ohlc.aggregator import CandleData, FastOHLC
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+INDEX = "sm:ohlc"
+SNAPSHOT_EVERY = 10_000  # ticks folded since the last snapshot
+MAX_CANDLES = 10_000  # per symbol and interval; the oldest are dropped and counted
+PAGE = 500  # journal entries per round trip
+DEFAULT_INTERVALS = (60_000, 300_000)
+_NAME = re.compile(r"^[^\s{}\x00-\x1f\x7f]{1,200}$")
+
+# KEYS[1] the state hash, KEYS[2] the journal. ARGV[1] the id this process has folded up to, ARGV[2] how many
+# entries to give at most, ARGV[3] an operation to append ("" for none).
+# Gives {"gone"} when the aggregator does not exist; {"behind", generation} when the snapshot is ahead of ARGV[1];
+# else {"ok", generation, entries behind ARGV[1]}. The operation is appended unless "gone".
+_SYNC = """
+local function ahead(a, b)
+  local am, as = string.match(a, '^(%d+)-(%d+)$')
+  local bm, bs = string.match(b, '^(%d+)-(%d+)$')
+  am, as, bm, bs = tonumber(am), tonumber(as), tonumber(bm), tonumber(bs)
+  return am > bm or (am == bm and as > bs)
+end
+local state = redis.call('HMGET', KEYS[1], 'generation', 'id')
+if not state[1] then return {'gone'} end
+if ARGV[3] ~= '' then redis.call('XADD', KEYS[2], '*', 'op', ARGV[3]) end
+if state[2] and ahead(state[2], ARGV[1]) then return {'behind', state[1]} end
+return {'ok', state[1], redis.call('XRANGE', KEYS[2], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])}
+"""
+
+# KEYS[1] the state hash, KEYS[2] the journal. ARGV[1] generation, ARGV[2] the snapshot's last id, ARGV[3] its data,
+# ARGV[4] the id behind ARGV[2]. Writes the snapshot and trims the journal up to it, unless a newer one stands. 1 or 0.
+_SNAPSHOT = """
+local function ahead(a, b)
+  local am, as = string.match(a, '^(%d+)-(%d+)$')
+  local bm, bs = string.match(b, '^(%d+)-(%d+)$')
+  am, as, bm, bs = tonumber(am), tonumber(as), tonumber(bm), tonumber(bs)
+  return am > bm or (am == bm and as > bs)
+end
+local state = redis.call('HMGET', KEYS[1], 'generation', 'id')
+if state[1] ~= ARGV[1] or (state[2] and not ahead(ARGV[2], state[2])) then return 0 end
+redis.call('HSET', KEYS[1], 'id', ARGV[2], 'data', ARGV[3])
+redis.call('XTRIM', KEYS[2], 'MINID', '=', ARGV[4])
+return 1
+"""
+
+# KEYS[1] the state hash. ARGV[1] a new generation, ARGV[2] the intervals. Creates the aggregator unless it is there;
+# gives the intervals that stand.
+_CREATE = """
+if redis.call('HSETNX', KEYS[1], 'generation', ARGV[1]) == 1 then redis.call('HSET', KEYS[1], 'intervals', ARGV[2]) end
+return redis.call('HGET', KEYS[1], 'intervals')
+"""
+
+
+class Tick(NamedTuple):
+    """One trade: symbol, price, volume, and its time in epoch milliseconds."""
+
+    symbol: str
+    price: float
+    volume: float
+    timestamp_ms: int
+
+
+class DurableAggregator:
+    """One aggregator in Redis, seen from this process. Get it from ``DurableAggregators``.
+
+    All methods fold the journal to its end first; with Redis away they raise instead of answering from memory.
+    """
+
+    def __init__(self, connection: RedisConnection, name: str, intervals: Sequence[int]) -> None:
+        self.name = name
+        self.intervals = list(intervals)
+        self._connection = connection
+        self._state_key = f"sm:ohlc:{{{name}}}"
+        self._journal = f"{self._state_key}:journal"
+        self._lock = anyio.Lock()
+        # Refuses what the real one would refuse, before a tick reaches the journal.
+        self._probe = create_ohlc_aggregator(self.intervals)
+        self._reset("")
+
+    def _reset(self, generation: str) -> None:
+        self._generation = generation
+        self._folded = "0-0"
+        self._since_snapshot = 0
+        self._memory = create_ohlc_aggregator(self.intervals, max_candles=MAX_CANDLES)
+
+    async def update(self, ticks: Iterable[Tick]) -> int:
+        """Journal the ticks in one entry, fold, and give the tick count. All of them or, if one is refused, none.
+
+        Raises:
+            TickError: names the tick that is refused and why.
+        """
+        batch = [Tick(*tick) for tick in ticks]
+        try:
+            for tick in batch:
+                self._probe.update_tick(tick.symbol, tick.price, tick.volume, tick.timestamp_ms)
+        finally:
+            self._probe.clear()
+        operation = {"t": [[t.symbol, float(t.price), float(t.volume), int(t.timestamp_ms)] for t in batch]}
+        async with self._lock:
+            await self._sync(operation if batch else None)
+            count = self._memory.tick_count
+            await self._snapshot_if_due()
+        return count
+
+    async def candles(self, symbol: str, interval: int) -> list[CandleData]:
+        """All candles of the symbol, oldest first, the open one included."""
+        return await self._read(lambda memory: memory.get_candles(symbol, interval))
+
+    async def completed(self, symbol: str, interval: int, before_ms: int = 0) -> list[CandleData]:
+        """The candles that end at or before ``before_ms`` (0 = now), oldest first."""
+        return await self._read(lambda memory: memory.get_completed_candles(symbol, interval, before_ms))
+
+    async def flush(self, symbol: str, interval: int, before_ms: int = 0) -> int:
+        """Remove the candles that end at or before ``before_ms`` (0 = now); gives how many.
+
+        A tick of that time that comes later counts as late and makes no second candle.
+        """
+        if interval not in self.intervals:
+            raise _unknown_interval(self.name, interval, self.intervals)
+        cut = before_ms if before_ms else time.time_ns() // 1_000_000
+        async with self._lock:
+            await self._sync()
+            before = len(self._memory.get_completed_candles(symbol, interval, cut))
+            if before:
+                await self._sync({"f": [symbol, interval, cut]})
+            return before
+
+    async def clear(self) -> int:
+        """Remove all candles and counts; gives how many ticks had been counted."""
+        async with self._lock:
+            await self._sync()
+            count = self._memory.tick_count
+            await self._sync({"c": 1})
+            return count
+
+    async def stats(self) -> dict[str, Any]:
+        """Counts of this aggregator: ticks, late ticks, dropped candles, symbols."""
+        return await self._read(
+            lambda memory: {
+                "tick_count": memory.tick_count,
+                "late_count": memory.late_count,
+                "dropped_count": memory.dropped_count,
+                "symbols": list(memory.symbols),
+            }
+        )
+
+    async def symbols(self) -> list[str]:
+        """The symbols that ticks came for."""
+        return await self._read(lambda memory: list(memory.symbols))
+
+    async def snapshot(self) -> None:
+        """Write the snapshot now if anything was folded since the last one."""
+        async with self._lock:
+            if self._since_snapshot:
+                await self._write_snapshot()
+
+    # -- details ------------------------------------------------------------------------------
+
+    async def _read(self, view: Callable[[FastOHLC], T]) -> T:
+        async with self._lock:
+            await self._sync()
+            return view(self._memory)
+
+    async def _sync(self, operation: dict[str, Any] | None = None) -> None:
+        """Append the operation (if any), then fold everything behind what this process has seen."""
+        payload = json.dumps(operation, separators=(",", ":"), ensure_ascii=False) if operation else ""
+        while True:
+            reply = await self._script(_SYNC, [self._folded, str(PAGE), payload])
+            payload = ""
+            verdict = _text(reply[0])
+            if verdict == "gone":
+                self._reset("")
+                raise AggregatorNotFoundError(f"There is no aggregator {self.name!r} any more. Create it again.")
+            generation = _text(reply[1])
+            if generation != self._generation:
+                self._reset(generation)
+                continue
+            if verdict == "behind":
+                await self._load_snapshot()
+                continue
+            entries = reply[2]
+            for identifier, fields in entries:
+                self._fold(_text(identifier), fields)
+            if len(entries) < PAGE:
+                return
+
+    def _fold(self, identifier: str, fields: Any) -> None:
+        try:
+            operation = json.loads(fields[1])
+            for symbol, price, volume, timestamp_ms in operation.get("t", ()):
+                self._memory.update_tick(symbol, price, volume, timestamp_ms)
+                self._since_snapshot += 1
+            if "f" in operation:
+                symbol, interval, cut = operation["f"]
+                self._memory.flush_interval(symbol, interval, cut)
+                self._since_snapshot += 1
+            if "c" in operation:
+                self._memory.clear()
+                self._since_snapshot += 1
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            # Not ours: every process skips it alike, so they still agree.
+            log.warning("Journal of %r: entry %s is not readable and was skipped (%s)", self.name, identifier, error)
+        self._folded = identifier
+
+    async def _load_snapshot(self) -> None:
+        state = await self._connection.run(
+            lambda client: client.hmget(self._state_key, ["generation", "id", "data"]), repeatable=True
+        )
+        generation, identifier, data = state
+        self._reset(_text(generation) if generation is not None else "")
+        if identifier is None or data is None:
+            return
+        memory = create_ohlc_aggregator(self.intervals, max_candles=MAX_CANDLES)
+        try:
+            memory.load(data)
+        except SnapshotError as error:
+            raise SnapshotError(f"The snapshot of aggregator {self.name!r} cannot be read: {error}") from error
+        self._memory = memory
+        self._folded = _text(identifier)
+
+    async def _snapshot_if_due(self) -> None:
+        if self._since_snapshot >= SNAPSHOT_EVERY:
+            try:
+                await self._write_snapshot()
+            except StreamMachineError as error:
+                # The ticks stand in the journal; only the next start takes longer.
+                log.warning("The snapshot of aggregator %r was put off: %s", self.name, error)
+
+    async def _write_snapshot(self) -> None:
+        milliseconds, _, sequence = self._folded.partition("-")
+        arguments = [self._generation, self._folded, self._memory.dump(), f"{milliseconds}-{int(sequence) + 1}"]
+        await self._script(_SNAPSHOT, arguments)
+        self._since_snapshot = 0
+
+    async def _script(self, script: str, arguments: list[Any]) -> Any:
+        return await self._connection.run(
+            lambda client: client.eval(script, keys=[self._state_key, self._journal], args=arguments)
+        )
+
+
+class DurableAggregators:
+    """The aggregators that stand in one Redis, by name."""
+
+    def __init__(self, connection: RedisConnection) -> None:
+        self._connection = connection
+        self._known: dict[str, DurableAggregator] = {}
+
+    async def create(self, name: str, intervals: Sequence[int] | None = None) -> tuple[DurableAggregator, bool]:
+        """Create the aggregator, or give the existing one of the same intervals; and whether it is new.
+
+        Raises:
+            AggregatorExistsError: it exists with other intervals. IntervalError: an interval is refused.
+            ValueError: the name is not usable.
+        """
+        if not isinstance(name, str) or not _NAME.match(name):
+            raise ValueError(
+                f"{name!r} is not usable as an aggregator's name: give 1 to 200 characters, no spaces, braces or controls."
+            )
+        wanted = sorted(
+            create_ohlc_aggregator(list(intervals) if intervals is not None else list(DEFAULT_INTERVALS)).intervals
+        )
+        await self._connection.run(lambda client: client.sadd(INDEX, [name]), repeatable=True)
+        mine = secrets.token_hex(8)
+
+        async def create(client: Any) -> tuple[Any, Any]:
+            key = f"sm:ohlc:{{{name}}}"
+            stands = await client.eval(_CREATE, keys=[key], args=[mine, json.dumps(wanted)])
+            return stands, await client.hget(key, "generation")
+
+        stands, generation = await self._connection.run(create, repeatable=True)
+        existing = [int(interval) for interval in json.loads(stands)]
+        if existing != wanted:
+            raise AggregatorExistsError(
+                f"Aggregator {name!r} exists with the intervals {existing}, not {wanted}. Use those, or another name."
+            )
+        return self._remember(name, existing), _text(generation) == mine
+
+    async def get(self, name: str) -> DurableAggregator:
+        """The aggregator of this name.
+
+        Raises:
+            AggregatorNotFoundError, with the nearest names.
+        """
+        known = self._known.get(name)
+        if known is not None:
+            return known
+        intervals = None
+        if isinstance(name, str) and _NAME.match(name):
+            intervals = await self._connection.run(
+                lambda client: client.hget(f"sm:ohlc:{{{name}}}", "intervals"), repeatable=True
+            )
+        if intervals is None:
+            names = [listed for listed, _ in await self.list()]
+            raise AggregatorNotFoundError(
+                f"There is no aggregator {name!r}.{nearest(str(name), names)} ohlc_create makes one."
+            )
+        return self._remember(name, json.loads(intervals))
+
+    async def list(self) -> list[tuple[str, list[int]]]:
+        """Names and intervals of all aggregators, sorted by name."""
+        names = sorted(
+            _text(name) for name in await self._connection.run(lambda client: client.smembers(INDEX), repeatable=True)
+        )
+        found = []
+        for name in names:
+            intervals = await self._connection.run(
+                lambda client, name=name: client.hget(f"sm:ohlc:{{{name}}}", "intervals"),  # type: ignore[misc]
+                repeatable=True,
+            )
+            if intervals is not None:
+                found.append((name, [int(interval) for interval in json.loads(intervals)]))
+        return found
+
+    def forget(self, name: str) -> None:
+        """Drop this process' view of an aggregator; the next use reads it from Redis again."""
+        self._known.pop(name, None)
+
+    async def snapshot_all(self) -> None:
+        """Write every snapshot that is due, at exit. What fails is in the journal all the same."""
+        for aggregator in list(self._known.values()):
+            try:
+                await aggregator.snapshot()
+            except StreamMachineError as error:
+                log.warning("The snapshot of aggregator %r was not written: %s", aggregator.name, error)
+
+    def _remember(self, name: str, intervals: Sequence[int]) -> DurableAggregator:
+        known = self._known.get(name)
+        if known is None or known.intervals != list(intervals):
+            known = self._known[name] = DurableAggregator(self._connection, name, intervals)
+        return known
+
+
+def _unknown_interval(name: str, interval: int, intervals: Sequence[int]) -> IntervalError:
+    return IntervalError(f"Aggregator {name!r} has no interval {interval} ms; it has {list(intervals)}.")
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

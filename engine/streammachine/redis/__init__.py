@@ -1,0 +1,1 @@
+"""Talking to Redis or Valkey, and nothing above it."""

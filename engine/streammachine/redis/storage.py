@@ -1,0 +1,298 @@
+"""Storage: shared values in one Redis hash, the same for every process, machine and MCP tool.
+
+A value is stored as JSON where it comes back equal and of the same type, else as a signed pickle
+(``signing.py``). JSON numbers are what HINCRBY works on, so ``incr`` is one command; ``update`` compares and
+sets in a script.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import anyio
+
+from streammachine.errors import ConflictError, RedisCommandError, UnsupportedServerError, WrongTypeError
+from streammachine.redis.connection import RedisConnection
+from streammachine.redis.signing import MAGIC, Signer
+
+if TYPE_CHECKING:
+    from coredis import Redis
+
+KEY = "sm:storage"
+UPDATE_DEADLINE = 30.0  # seconds of losing every race before update() gives up
+_MAX_DEPTH = 100  # deeper values go to pickle, which has the same limit as Python itself
+
+# KEYS[1] the hash; ARGV[1] the field, ARGV[2] the new value, ARGV[3] the value that was read, ARGV[4] "1" if
+# there was one, ARGV[5] "1" if the server has times to live of hash fields (HSET drops them, so they are set again).
+# Sets the field only if nobody changed it since; gives 1 or 0.
+_COMPARE_AND_SET = """
+local now = redis.call('HGET', KEYS[1], ARGV[1])
+if ARGV[4] == '1' then
+  if now ~= ARGV[3] then return 0 end
+elseif now then
+  return 0
+end
+local ttl = -1
+if now and ARGV[5] == '1' then ttl = redis.call('HPTTL', KEYS[1], 'FIELDS', 1, ARGV[1])[1] end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+if ttl > 0 then redis.call('HPEXPIRE', KEYS[1], ttl, 'FIELDS', 1, ARGV[1]) end
+return 1
+"""
+
+# KEYS[1] the hash; ARGV[1] the field, ARGV[2] what to add, ARGV[3] "1" if that is a whole number. Whole numbers
+# stay exact (64 bits) as long as all parts are whole; gives the sum's text.
+_INCREMENT = """
+local now = redis.call('HGET', KEYS[1], ARGV[1])
+if ARGV[3] == '1' and not (now and string.find(now, '^%-?%d+%.') or now and string.find(now, '^%-?[%d.]+[eE]')) then
+  redis.call('HINCRBY', KEYS[1], ARGV[1], ARGV[2])
+else
+  redis.call('HINCRBYFLOAT', KEYS[1], ARGV[1], ARGV[2])
+end
+return redis.call('HGET', KEYS[1], ARGV[1])
+"""
+
+
+class Storage:
+    """Values by key, kept in Redis. ``Storage()`` without arguments is one instance per process.
+
+    Args:
+        connection: the connection to use; without it, one of its own that opens on first use.
+    """
+
+    _instance: ClassVar[Storage | None] = None
+
+    def __new__(cls, connection: RedisConnection | None = None) -> Self:
+        if connection is not None:
+            return super().__new__(cls)
+        if cls._instance is None:
+            cls._instance = super().__new__(cls)
+        return cls._instance  # type: ignore[return-value]
+
+    def __init__(self, connection: RedisConnection | None = None) -> None:
+        if connection is None and hasattr(self, "_connection"):
+            return
+        self._connection = connection if connection is not None else RedisConnection()
+        self._owned = connection is None
+        self._signer: Signer | None = None
+        self._keeps_ttl: bool | None = None
+
+    @classmethod
+    def reset_instance(cls) -> None:
+        """Forget the cached instance; the data stays in Redis. Close it first if it was used."""
+        cls._instance = None
+
+    async def close(self) -> None:
+        """Close the connection if it is this storage's own."""
+        if self._owned:
+            await self._connection.close()
+
+    async def write(self, key: str, value: Any, *, ttl: float | None = None) -> None:
+        """Store ``value`` under ``key``; with ``ttl`` it vanishes after so many seconds.
+
+        Raises:
+            SerializationError: neither JSON nor pickle takes the value.
+            UnsupportedServerError: ``ttl`` on a server without HPEXPIRE (before Redis 7.4 or Valkey 9.0).
+        """
+        key = _checked(key)
+        encoded = self.encode(key, value)
+        if ttl is None:
+            await self._connection.run(lambda client: client.hset(KEY, {key: encoded}), repeatable=True)
+            return
+        if not ttl > 0 or math.isinf(ttl):
+            raise ValueError(f"ttl={ttl!r}: give a number of seconds above 0.")
+        await self._write_expiring(key, encoded, max(1, round(ttl * 1000)))
+
+    async def read(self, key: str, default: Any = None) -> Any:
+        """The value under ``key``, or ``default`` when there is none.
+
+        Raises:
+            SignatureError: a pickle that this installation did not sign; it was not loaded.
+        """
+        stored = await self.read_raw(key)
+        return default if stored is None else self.decode(key, stored)
+
+    async def delete(self, key: str) -> bool:
+        """Delete ``key``; True if it existed."""
+        key = _checked(key)
+        return await self._connection.run(lambda client: client.hdel(KEY, [key])) == 1
+
+    async def exists(self, key: str) -> bool:
+        """Whether ``key`` has a value."""
+        key = _checked(key)
+        return bool(await self._connection.run(lambda client: client.hexists(KEY, key), repeatable=True))
+
+    async def keys(self) -> list[str]:
+        """All keys, sorted."""
+        names = await self._connection.run(lambda client: client.hkeys(KEY), repeatable=True)
+        return sorted(_text(name) for name in names)
+
+    async def count(self) -> int:
+        """How many keys there are."""
+        return int(await self._connection.run(lambda client: client.hlen(KEY), repeatable=True))
+
+    async def clear(self) -> int:
+        """Delete every key; gives how many there were."""
+
+        async def clear(client: Redis[bytes]) -> int:
+            async with client.pipeline(transaction=True) as pipe:
+                count = pipe.hlen(KEY)
+                pipe.delete([KEY])
+            return int(await count)
+
+        return await self._connection.run(clear)
+
+    async def update(self, key: str, fn: Callable[[Any], Any], *, default: Any = None) -> Any:
+        """Replace the value by ``fn(value)`` atomically, and give the new one.
+
+        ``fn`` may be async; it runs again when somebody else changed the value meanwhile, so it must have
+        no effect of its own. A missing value is passed as ``default``. A time to live stays as it was.
+
+        Raises:
+            ConflictError: others kept changing the value for 30 s.
+        """
+        key = _checked(key)
+        with anyio.move_on_after(UPDATE_DEADLINE):
+            attempt = 0
+            while True:
+                stored = await self.read_raw(key)
+                value = fn(default if stored is None else self.decode(key, stored))
+                if isinstance(value, Awaitable):
+                    value = await value
+                if await self._compare_and_set(key, stored, self.encode(key, value)):
+                    return value
+                attempt += 1
+                await anyio.sleep(random.uniform(0, min(0.001 * 2**attempt, 0.05)))
+        raise ConflictError(f"The value of {key!r} kept changing for {UPDATE_DEADLINE:g} s; use incr() for counters.")
+
+    async def incr(self, key: str, by: float = 1) -> int | float:
+        """Add ``by`` to a number atomically (a missing one counts as 0) and give the sum; a whole sum is an int.
+
+        Raises:
+            WrongTypeError: the value is not a number.
+        """
+        key = _checked(key)
+        if isinstance(by, float) and not math.isfinite(by):
+            raise ValueError(f"by={by!r}: give a finite number.")
+        arguments: list[bytes | str] = [key, repr(by), "0" if isinstance(by, float) else "1"]
+        try:
+            total = await self._connection.run(lambda client: client.eval(_INCREMENT, keys=[KEY], args=arguments))
+        except RedisCommandError as error:
+            if "hash value is not" in str(error):
+                raise WrongTypeError(f"The value of {key!r} is not a number, so it cannot be incremented.") from error
+            raise
+        return json.loads(total)  # type: ignore[no-any-return, arg-type]
+
+    # -- encoding -----------------------------------------------------------------------------
+
+    async def read_raw(self, key: str) -> bytes | None:
+        """The stored bytes of ``key``, undecoded; None when there are none."""
+        key = _checked(key)
+        return await self._connection.run(lambda client: client.hget(KEY, key), repeatable=True)
+
+    def encode(self, key: str, value: Any) -> bytes:
+        """JSON where it comes back equal and of the same type, else a signed pickle."""
+        if _survives_json(value):
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        return self.signer.dump(value, KEY, key)
+
+    def decode(self, key: str, stored: bytes) -> Any:
+        """The value behind stored bytes."""
+        if stored.startswith(MAGIC):
+            return self.signer.load(stored, KEY, key)
+        return _from_json(key, stored)
+
+    def decode_plain(self, key: str, stored: bytes) -> Any:
+        """As ``decode``, but a pickle of more than plain data raises UnsafePickleError instead of loading."""
+        if stored.startswith(MAGIC):
+            return self.signer.load_plain(stored, KEY, key)
+        return _from_json(key, stored)
+
+    @property
+    def signer(self) -> Signer:
+        """The signer of this installation, made on first use."""
+        if self._signer is None:
+            self._signer = Signer.from_settings(self._connection.settings)
+        return self._signer
+
+    # -- details ------------------------------------------------------------------------------
+
+    async def _write_expiring(self, key: str, encoded: bytes, ttl_ms: int) -> None:
+        async def write(client: Redis[bytes]) -> None:
+            async with client.pipeline(transaction=True) as pipe:
+                pipe.hset(KEY, {key: encoded})
+                pipe.hpexpire(KEY, ttl_ms, [key])
+
+        await self._require_field_ttl()
+        await self._connection.run(write, repeatable=True)
+
+    async def _require_field_ttl(self) -> None:
+        if not await self._has_field_ttl():
+            raise UnsupportedServerError(
+                "ttl= needs HPEXPIRE, which this server lacks. Use Redis 7.4 or Valkey 9.0 and later, or write without ttl."
+            )
+
+    async def _has_field_ttl(self) -> bool:
+        if self._keeps_ttl is None:
+            info = await self._connection.run(lambda client: client.command_info("HPEXPIRE"), repeatable=True)
+            self._keeps_ttl = bool(info) and any(value is not None for value in info.values())
+        return self._keeps_ttl
+
+    async def _compare_and_set(self, key: str, old: bytes | None, new: bytes) -> bool:
+        arguments: list[bytes | str] = [
+            key,
+            new,
+            old if old is not None else b"",
+            "1" if old is not None else "0",
+            "1" if await self._has_field_ttl() else "0",
+        ]
+        done = await self._connection.run(lambda client: client.eval(_COMPARE_AND_SET, keys=[KEY], args=arguments))
+        return done == 1
+
+
+def _checked(key: str) -> str:
+    if not isinstance(key, str) or not key:
+        raise ValueError(f"A storage key is a text that is not empty, not {key!r}.")
+    return key
+
+
+def _text(name: bytes | str) -> str:
+    return name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
+
+
+def _from_json(key: str, stored: bytes) -> Any:
+    try:
+        return json.loads(stored)
+    except ValueError as error:
+        raise WrongTypeError(
+            f"The value of {key!r} in {KEY} was not written by StreamMachine: it is neither JSON nor a signed pickle."
+        ) from error
+
+
+def _survives_json(value: Any, depth: int = 0) -> bool:
+    """Whether JSON gives the value back equal and of exactly the same types."""
+    kind = type(value)
+    if value is None or kind is bool or kind is int:
+        return True
+    if kind is float:
+        return math.isfinite(value)
+    if kind is str:
+        return value.isascii() or _is_unicode(value)
+    if depth >= _MAX_DEPTH:
+        return False
+    if kind is list:
+        return all(_survives_json(item, depth + 1) for item in value)
+    if kind is dict:
+        return all(type(k) is str and _survives_json(k) and _survives_json(v, depth + 1) for k, v in value.items())
+    return False
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True

@@ -1,0 +1,306 @@
+"""Stream operations: append, read, describe, find, trim.
+
+The only place that knows the shapes of XADD, XRANGE and XINFO; the App and the MCP tools call it. Ids are texts
+"ms-seq" (Redis' own format), entries are in stream order, and every value is encoded before it reaches the client
+(DESIGN decision 7): one value that the client cannot pack would close the connection under everybody's commands.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from streammachine.errors import RedisCommandError, StreamIdError, StreamNotFoundError, WrongTypeError
+from streammachine.redis.codec import decode_dict_bytes_to_utf8, encode_fields
+
+if TYPE_CHECKING:
+    from coredis import Redis
+
+    from streammachine.redis.connection import RedisConnection
+
+OWN_PREFIX = "sm:"
+_COMPANION = re.compile(r"^\{.+\}:(dlq|retry:.+|dedup:.+)$|^.*\{.+\}.*:(dlq|retry:.+|dedup:.+)$", re.DOTALL)
+_SCAN_COUNT = 1000
+_PIPELINE_CHUNK = 1000  # commands in one pipeline, so that no one writer fills the socket's buffer
+_ID = re.compile(r"^(\d{1,19})(?:-(\d{1,19}))?$")
+_RELATIVE = re.compile(r"^now(?:\s*-\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w))?$", re.IGNORECASE)
+_UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stream entry: its id ("ms-seq") and its fields as text."""
+
+    id: str
+    data: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A consumer group: who reads how far. ``lag`` is None where the server cannot tell."""
+
+    name: str
+    consumers: int
+    pending: int
+    last_delivered_id: str
+    lag: int | None
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """A stream's size, ends and groups."""
+
+    length: int
+    last_generated_id: str
+    first_entry: Entry | None
+    last_entry: Entry | None
+    groups: list[Group] = field(default_factory=list)
+
+
+async def append(
+    connection: RedisConnection, stream: str | bytes, record: Mapping[Any, Any], *, maxlen: int | None = None
+) -> str:
+    """XADD one record; gives its id.
+
+    Args:
+        maxlen: keep about this many entries (``MAXLEN ~``); None takes STREAMMACHINE_STREAM_MAXLEN.
+
+    Raises:
+        FieldError: a value is not str, bytes, int, float or bool. WrongTypeError: the key is no stream.
+    """
+    fields = encode_fields(record)
+    trim = _trim_options(connection, maxlen)
+    identifier = await connection.run(lambda client: client.xadd(stream, field_values=fields, **trim))
+    return _text(identifier)
+
+
+async def append_many(
+    connection: RedisConnection,
+    stream: str | bytes,
+    records: Sequence[Mapping[Any, Any]],
+    *,
+    maxlen: int | None = None,
+) -> list[str]:
+    """XADD the records in order, pipelined; gives their ids. All are checked before anything is sent."""
+    encoded = [encode_fields(record) for record in records]
+    trim = _trim_options(connection, maxlen)
+    identifiers: list[str] = []
+    for start in range(0, len(encoded), _PIPELINE_CHUNK):
+        chunk = encoded[start : start + _PIPELINE_CHUNK]
+
+        async def send(client: Redis[bytes], chunk: list[dict[bytes, bytes]] = chunk) -> list[Any]:
+            async with client.pipeline(transaction=False) as pipe:
+                pending = [pipe.xadd(stream, field_values=fields, **trim) for fields in chunk]
+            return [await one for one in pending]
+
+        identifiers.extend(_text(i) for i in await connection.run(send))
+    return identifiers
+
+
+async def read_newest(connection: RedisConnection, stream: str, count: int) -> list[Entry]:
+    """The newest ``count`` entries, oldest of them first."""
+    reply = await connection.run(lambda client: client.xrevrange(stream, count=count), repeatable=True)
+    return [_entry(item) for item in reversed(reply)]
+
+
+async def read_from(
+    connection: RedisConnection, stream: str, start: str = "-", end: str = "+", count: int | None = None
+) -> list[Entry]:
+    """Up to ``count`` entries from ``start`` to ``end`` (ids; "(" before one excludes it), in order."""
+    reply = await connection.run(
+        lambda client: client.xrange(stream, start=start, end=end, count=count), repeatable=True
+    )
+    return [_entry(item) for item in reply]
+
+
+async def length(connection: RedisConnection, stream: str) -> int:
+    """XLEN: how many entries the stream holds; 0 when there is no such stream."""
+    return int(await connection.run(lambda client: client.xlen(stream), repeatable=True))
+
+
+async def describe(connection: RedisConnection, stream: str) -> StreamInfo:
+    """XINFO STREAM and GROUPS in our terms.
+
+    Raises:
+        StreamNotFoundError, with the nearest name. WrongTypeError: the key is no stream.
+    """
+    await require_stream(connection, stream)
+
+    async def ask(client: Redis[bytes]) -> tuple[Any, Any]:
+        async with client.pipeline(transaction=True) as pipe:
+            info = pipe.xinfo_stream(stream)
+            groups = pipe.xinfo_groups(stream)
+        return await info, await groups
+
+    try:
+        info, groups = await connection.run(ask, repeatable=True)
+    except RedisCommandError as error:
+        if "no such key" in str(error):
+            raise await not_found(connection, stream) from error
+        raise
+    # coredis 6.9 keys this reply by str where it knows the field and by bytes where not.
+    facts = {_text(key): value for key, value in info.items()}
+    return StreamInfo(
+        length=int(facts["length"]),
+        last_generated_id=_text(facts["last-generated-id"]),
+        first_entry=_entry(facts["first-entry"]) if facts.get("first-entry") else None,
+        last_entry=_entry(facts["last-entry"]) if facts.get("last-entry") else None,
+        groups=[_group(item) for item in groups],
+    )
+
+
+async def find_streams(
+    connection: RedisConnection, pattern: str = "*", *, limit: int | None = None, own: bool = False
+) -> tuple[list[str], bool]:
+    """The streams that match a glob pattern, sorted, and whether there are more than ``limit``.
+
+    Walks with SCAN, which blocks nobody. ``own=False`` leaves out ``sm:*`` and companions (dead letters, retries).
+    """
+
+    async def scan(client: Redis[bytes]) -> set[str]:
+        found: set[str] = set()
+        cursor = 0
+        while True:
+            cursor, names = await client.scan(cursor=cursor, match=pattern, count=_SCAN_COUNT, type_="stream")
+            found.update(name for name in map(_text, names) if own or not is_own(name))
+            if not cursor:
+                return found
+
+    names = sorted(await connection.run(scan, repeatable=True, timeout=30))
+    more = limit is not None and len(names) > limit
+    return (names[:limit] if more else names), more
+
+
+def is_own(name: str) -> bool:
+    """Whether a stream is StreamMachine's own: ``sm:*`` or a companion of another stream."""
+    return name.startswith(OWN_PREFIX) or _COMPANION.match(name) is not None
+
+
+async def require_stream(connection: RedisConnection, stream: str) -> None:
+    """Check that the key is a stream.
+
+    Raises:
+        StreamNotFoundError, with the nearest name. WrongTypeError: the key holds something else.
+    """
+    kind = _text(await connection.run(lambda client: client.type(stream), repeatable=True))
+    if kind == "stream":
+        return
+    if kind == "none":
+        raise await not_found(connection, stream)
+    raise WrongTypeError(f"The key {stream!r} holds a {kind}, not a stream. stream_list shows the streams.")
+
+
+async def not_found(connection: RedisConnection, stream: str) -> StreamNotFoundError:
+    """The error for a missing stream, with the nearest names there are."""
+    names, _ = await find_streams(connection)
+    return StreamNotFoundError(f"There is no stream {stream!r}.{nearest(stream, names)}")
+
+
+def nearest(wanted: str, names: Sequence[str]) -> str:
+    """`` Did you mean 'a' or 'b'?`` for the names closest to ``wanted``; says so when there are none at all."""
+    if not names:
+        return " There are none yet."
+    lowered = {name.lower(): name for name in names}
+    close = [lowered[match] for match in difflib.get_close_matches(wanted.lower(), lowered, n=3, cutoff=0.5)]
+    if not close:
+        return ""
+    return f" Did you mean {' or '.join(repr(name) for name in close)}?"
+
+
+async def trim(connection: RedisConnection, stream: str, *, maxlen: int) -> int:
+    """XTRIM to exactly ``maxlen`` entries; gives how many were deleted."""
+    from coredis.tokens import PureToken
+
+    return int(
+        await connection.run(
+            lambda client: client.xtrim(stream, PureToken.MAXLEN, maxlen, trim_operator=PureToken.EQUAL),
+            repeatable=True,
+        )
+    )
+
+
+async def ensure_group(connection: RedisConnection, stream: str, group: str) -> bool:
+    """Create the group at the stream's start (and the stream); False when it was there already."""
+    from coredis.exceptions import StreamDuplicateConsumerGroupError
+
+    async def create(client: Redis[bytes]) -> bool:
+        try:
+            await client.xgroup_create(stream, group, identifier="0", mkstream=True)
+        except StreamDuplicateConsumerGroupError:
+            return False
+        return True
+
+    return await connection.run(create, repeatable=True)
+
+
+def parse_position(text: str, *, now_ms: int | None = None) -> str:
+    """A position in a stream, as an XRANGE start: an id "ms-seq", epoch ms, ISO 8601, "now" or "now-15m".
+
+    A time without a zone is UTC. "-" and "0" are the stream's beginning.
+
+    Raises:
+        StreamIdError: none of these.
+    """
+    wanted = text.strip()
+    if wanted in ("-", "+"):
+        return wanted
+    if match := _ID.match(wanted.removeprefix("(")):
+        if any(int(part) >= 2**64 for part in match.groups() if part):
+            raise _no_position(text)
+        return wanted
+    if match := _RELATIVE.match(wanted):
+        now = now_ms if now_ms is not None else time.time_ns() // 1_000_000
+        back = float(match[1]) * _UNIT_MS[match[2].lower()] if match[1] else 0.0
+        return str(max(0, int(now - back)))
+    try:
+        moment = datetime.fromisoformat(wanted)
+    except ValueError:
+        raise _no_position(text) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return str(max(0, int(moment.timestamp() * 1000)))
+
+
+def _no_position(text: str) -> StreamIdError:
+    return StreamIdError(
+        f"{text!r} is not a position in a stream. Give an entry id ('1717171717000-0'), epoch milliseconds, "
+        "an ISO time ('2026-11-20T09:30:00Z'), or a relative time ('now-15m')."
+    )
+
+
+def _trim_options(connection: RedisConnection, maxlen: int | None) -> dict[str, Any]:
+    wanted = connection.settings.stream_maxlen if maxlen is None else maxlen
+    if not wanted:
+        return {}
+    from coredis.tokens import PureToken
+
+    return {
+        "trim_strategy": PureToken.MAXLEN,
+        "threshold": wanted,
+        "trim_operator": PureToken.APPROXIMATELY,
+    }
+
+
+def _entry(item: Any) -> Entry:
+    return Entry(_text(item.identifier), decode_dict_bytes_to_utf8(item.field_values))
+
+
+def _group(item: Mapping[Any, Any]) -> Group:
+    facts = {_text(key): value for key, value in item.items()}
+    lag = facts.get("lag")
+    return Group(
+        name=_text(facts["name"]),
+        consumers=int(facts["consumers"]),
+        pending=int(facts["pending"]),
+        last_delivered_id=_text(facts["last-delivered-id"]),
+        lag=int(lag) if isinstance(lag, int) and lag >= 0 else None,
+    )
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)

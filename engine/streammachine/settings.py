@@ -1,0 +1,160 @@
+"""Every environment variable, in one class.
+
+``Settings()`` reads the environment once. A wrong value raises ``SettingsError``, which names the
+variable, the value and what is accepted. Secrets are ``SecretStr``: they never appear in a repr, a
+log line or a resource; ``describe()`` gives the masked view that the tools show.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from streammachine.errors import SettingsError
+
+TOOLSETS = ("stream", "storage", "health", "object", "ohlc")
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+Embedded = Literal["auto", "always", "never"]
+Fsync = Literal["always", "everysec"]
+
+# What a variable accepts, in the words of the error message.
+_ACCEPTED = {
+    "redis_url": "a redis://, rediss://, valkey://, valkeys:// or unix:// URL",
+    "redis_host": "a host name or address",
+    "redis_port": "a whole number from 1 to 65535",
+    "redis_db": "a whole number from 0 up",
+    "redis_max_connections": "a whole number from 1 to 10000",
+    "records": "a whole number from 1 up",
+    "count": "a whole number from 1 to 100000",
+    "default_group": "a name that is not empty",
+    "embedded": "auto, always or never",
+    "embedded_fsync": "always or everysec",
+    "data_dir": "a folder's path",
+    "stream_maxlen": "0 (off) or a whole number of entries",
+    "log_level": ", ".join(LOG_LEVELS),
+    "read_only": "true or false",
+    "toolsets": "all, or some of " + ", ".join(TOOLSETS) + " separated by commas",
+    "signing_key": "a text of at least 16 characters",
+}
+
+
+def _env(name: str, default: Any, **constraints: Any) -> Any:
+    """A field that is read from the environment variable ``name`` (or its field name in code)."""
+    field_name = name.lower().removeprefix("streammachine_")
+    return Field(default=default, validation_alias=AliasChoices(name, field_name), **constraints)
+
+
+class Settings(BaseSettings):
+    """The configuration of one process. Fields and defaults: see the table in the README.
+
+    Raises:
+        SettingsError: a variable has a value that is not accepted.
+    """
+
+    model_config = SettingsConfigDict(
+        extra="ignore", frozen=True, env_ignore_empty=True, case_sensitive=True, hide_input_in_errors=False
+    )
+
+    redis_url: SecretStr | None = _env("REDIS_URL", None)
+    redis_host: str = _env("REDIS_HOST", "localhost", min_length=1)
+    redis_port: int = _env("REDIS_PORT", 6379, ge=1, le=65535)
+    redis_db: int = _env("REDIS_DB", 0, ge=0)
+    redis_max_connections: int = _env("REDIS_MAX_CONNECTIONS", 10, ge=1, le=10_000)
+    records: int = _env("STREAMMACHINE_RECORDS", 10_000, ge=1)
+    count: int = _env("STREAMMACHINE_COUNT", 10, ge=1, le=100_000)
+    default_group: str = _env("STREAMMACHINE_DEFAULT_GROUP", "eventengine", min_length=1)
+    embedded: Embedded = _env("STREAMMACHINE_EMBEDDED", "auto")
+    embedded_fsync: Fsync = _env("STREAMMACHINE_EMBEDDED_FSYNC", "always")
+    data_dir: Path | None = _env("STREAMMACHINE_DATA_DIR", None)
+    stream_maxlen: int = _env("STREAMMACHINE_STREAM_MAXLEN", 0, ge=0)
+    log_level: str = _env("STREAMMACHINE_LOG_LEVEL", "INFO")
+    read_only: bool = _env("STREAMMACHINE_READ_ONLY", False)
+    toolsets: Annotated[tuple[str, ...], NoDecode] = _env("STREAMMACHINE_TOOLSETS", TOOLSETS)
+    signing_key: SecretStr | None = _env("STREAMMACHINE_SIGNING_KEY", None, min_length=16)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _settings_error(error) from None
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _known_log_level(cls, value: Any) -> Any:
+        level = str(value).strip().upper()
+        if level not in LOG_LEVELS:
+            raise ValueError("unknown log level")
+        return level
+
+    @field_validator("toolsets", mode="before")
+    @classmethod
+    def _known_toolsets(cls, value: Any) -> tuple[str, ...]:
+        names = value.split(",") if isinstance(value, str) else list(value)
+        chosen = {name.strip().lower() for name in names} - {""}
+        if chosen == {"all"}:
+            return TOOLSETS
+        if not chosen or chosen - set(TOOLSETS):
+            raise ValueError("unknown toolset")
+        return tuple(name for name in TOOLSETS if name in chosen)
+
+    @property
+    def redis_is_explicit(self) -> bool:
+        """Whether any of REDIS_URL, REDIS_HOST, REDIS_PORT, REDIS_DB was set (DESIGN decision 1)."""
+        return bool(self.model_fields_set & {"redis_url", "redis_host", "redis_port", "redis_db"})
+
+    def explicit_url(self) -> str:
+        """The Redis URL that the four REDIS_ variables name. REDIS_URL wins over the other three."""
+        if self.redis_url is not None:
+            return self.redis_url.get_secret_value()
+        host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
+        return f"redis://{host}:{self.redis_port}/{self.redis_db}"
+
+    def describe(self) -> dict[str, Any]:
+        """Every setting by its environment variable's name, secrets masked."""
+        from streammachine.redis.url import mask_url
+
+        shown: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                value = mask_url(value.get_secret_value()) if name == "redis_url" else "***"
+            elif isinstance(value, Path):
+                value = str(value)
+            elif isinstance(value, tuple):
+                value = ",".join(value)
+            shown[_variable(field.validation_alias)] = value
+        return shown
+
+
+def _variable(alias: Any) -> str:
+    """The environment variable behind a field's alias."""
+    return str(alias.choices[0])
+
+
+def _settings_error(error: ValidationError) -> SettingsError:
+    """One sentence per wrong variable: its name, its value (secrets left out), what is accepted."""
+    from streammachine.redis.url import mask_url
+
+    parts = []
+    for problem in error.errors(include_url=False):
+        location = str(problem["loc"][0]) if problem["loc"] else ""
+        field = location.lower().removeprefix("streammachine_")
+        if field == "signing_key":
+            shown = "(not shown)"
+        elif field == "redis_url":
+            shown = repr(mask_url(str(problem["input"])))
+        else:
+            shown = repr(problem["input"])
+        name = location if location in os.environ or location.isupper() else _variable_of(field)
+        parts.append(f"{name}={shown} is not accepted: give {_ACCEPTED.get(field, problem['msg'])}")
+    return SettingsError("; ".join(parts))
+
+
+def _variable_of(field: str) -> str:
+    known = Settings.model_fields.get(field)
+    return _variable(known.validation_alias) if known is not None else field

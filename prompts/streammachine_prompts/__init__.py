@@ -1,0 +1,1 @@
+"""The prompt texts: Markdown with front matter, one file per prompt."""

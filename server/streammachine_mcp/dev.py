@@ -1,0 +1,33 @@
+"""The object that ``mcp dev`` and ``mcp run`` accept.
+
+The ``mcp`` command takes only an ``MCPServer`` of the MCP SDK, not a FastMCP server, so this wraps one:
+``mcp dev server/streammachine_mcp/dev.py:server``. FastMCP's own command takes the server itself:
+``fastmcp dev inspector server/streammachine_mcp/dev.py:mcp``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastmcp import FastMCP
+from mcp.server import MCPServer
+
+from streammachine_mcp.server import create_server
+
+
+class McpCliServer(MCPServer[Any]):
+    """A FastMCP server in the shape that the ``mcp`` command checks for."""
+
+    def __init__(self, target: FastMCP[Any]) -> None:
+        super().__init__(target.name)
+        self._target = target
+        self.dependencies = ["streammachine-mcp"]
+
+    def run(self, transport: Any = "stdio", **options: Any) -> None:
+        """Run the wrapped server."""
+        chosen: Any = "http" if transport == "streamable-http" else transport
+        self._target.run(transport=chosen, show_banner=False, **options)
+
+
+mcp = create_server()
+server = McpCliServer(mcp)

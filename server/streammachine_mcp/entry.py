@@ -1,0 +1,187 @@
+"""The process ``streammachine-mcp``: arguments, transport, signals.
+
+SIGTERM, SIGINT and end of stdin end the server alike: drain, leave the lifespan, exit 0. A second signal ends at
+once. stdin and stdout are taken for the protocol before anything that may print is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import contextlib
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from streammachine_mcp.stdio import Wire
+
+if TYPE_CHECKING:
+    import anyio
+    from fastmcp import FastMCP
+
+    from streammachine.settings import Settings
+
+log = logging.getLogger("streammachine")
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+DEFAULT_PORT = 8765
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the server until its client goes or a signal comes; exits the process."""
+    # Loading allocates only what stays, so the collector would look at all of it again and again for nothing.
+    gc.disable()
+    options = _parser().parse_args(argv)
+    wire = Wire.take() if options.transport == "stdio" else None
+    sys.exit(_run(options, wire))
+
+
+def _run(options: argparse.Namespace, wire: Wire | None) -> int:
+    import anyio
+
+    from streammachine.errors import StreamMachineError
+
+    try:
+        settings = _settings(options)
+        if options.transport == "http" and options.host not in LOOPBACK:
+            raise StreamMachineError(
+                f"--host {options.host} would open the server to the network, and it has no authentication yet. "
+                f"Use one of {', '.join(LOOPBACK)}."
+            )
+    except StreamMachineError as error:
+        print(f"streammachine-mcp: {error}", file=sys.stderr)  # noqa: T201 - stderr, before logging is set up
+        return 2
+    configure_logging(settings.log_level)
+    from streammachine_mcp.server import create_server
+
+    server = create_server(settings)
+    gc.freeze()
+    gc.enable()
+    if wire is not None:
+        anyio.run(run_stdio, server, wire)
+    else:
+        anyio.run(run_http, server, options.host, options.port)
+    log.info("ended")
+    if wire is not None and not wire.watchable:
+        # A thread may sit in read() until the client goes, and Python would wait for it: do what an exit does, leave.
+        atexit._run_exitfuncs()
+        os._exit(0)
+    return 0
+
+
+async def run_stdio(server: FastMCP[Any], wire: Wire) -> None:
+    """Serve over the wire until its input ends or a signal comes."""
+    import anyio
+
+    from streammachine_mcp.stdio import serve
+
+    stop = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(watch_signals, stop)
+        await serve(server, wire, stop)
+        tasks.cancel_scope.cancel()
+
+
+async def run_http(server: FastMCP[Any], host: str, port: int) -> None:
+    """Serve streamable HTTP on a loopback address, with Host and Origin checked, until a signal comes."""
+    import anyio
+    import uvicorn
+
+    app = server.http_app(path="/mcp", host_origin_protection=True, allowed_hosts=[host, f"{host}:{port}", "localhost"])
+    config = uvicorn.Config(
+        app, host=host, port=port, log_config=None, lifespan="on", timeout_graceful_shutdown=5, ws="none"
+    )
+
+    class Server(uvicorn.Server):
+        """Without uvicorn's own signal handlers: ours drain and exit 0."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    web = Server(config)
+    stop = anyio.Event()
+
+    async def until_stopped() -> None:
+        await stop.wait()
+        web.should_exit = True
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(watch_signals, stop)
+        tasks.start_soon(until_stopped)
+        log.info("listening on http://%s:%d/mcp", host, port)
+        await web.serve()
+        tasks.cancel_scope.cancel()
+
+
+async def watch_signals(stop: anyio.Event, *, task_status: Any) -> None:
+    """Set ``stop`` on the first SIGTERM or SIGINT; end the process at once on the second."""
+    import anyio
+
+    if sys.platform == "win32":
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        task_status.started()
+        return
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for received in signals:
+            if stop.is_set():
+                os._exit(128 + received)
+            log.info("%s: ending", signal.Signals(received).name)
+            stop.set()
+
+
+def configure_logging(level: str) -> None:
+    """Log to stderr, one line a record; libraries from WARNING on."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
+    )
+    for name in ("streammachine", "streammachine_mcp"):
+        logging.getLogger(name).setLevel(level)
+    # FastMCP brings a handler of its own; one log, one format.
+    fastmcp_log = logging.getLogger("fastmcp")
+    fastmcp_log.handlers.clear()
+    fastmcp_log.propagate = True
+    # The client's own reports of lost connections repeat what our errors say.
+    logging.getLogger("coredis").setLevel(logging.CRITICAL if level != "DEBUG" else logging.DEBUG)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from streammachine.settings import Settings
+
+    given = {
+        "redis_url": options.redis_url,
+        "read_only": options.read_only or None,
+        "toolsets": options.toolsets,
+        "log_level": options.log_level,
+    }
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    if settings.redis_is_explicit:
+        from streammachine.redis.url import parse_url
+
+        parse_url(settings.explicit_url())
+    return settings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="streammachine-mcp",
+        description="The StreamMachine MCP server. Without options it speaks MCP over stdin and stdout.",
+        epilog="Every setting is also an environment variable; see the README.",
+    )
+    parser.add_argument("--redis-url", metavar="URL", help="the Redis or Valkey to use (REDIS_URL)")
+    parser.add_argument("--read-only", action="store_true", help="leave out every tool that changes something")
+    parser.add_argument("--toolsets", metavar="A,B", help="only these tool families: stream,storage,health,object,ohlc")
+    parser.add_argument("--transport", choices=("stdio", "http"), default="stdio")
+    parser.add_argument("--host", default="127.0.0.1", help="address for --transport http (loopback only)")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port for --transport http")
+    parser.add_argument("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING, ERROR (STREAMMACHINE_LOG_LEVEL)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What the tools give back: bounded, and the same data as text and as structured content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# Claude Code hands at most about 25,000 tokens of a result to its model, Claude Desktop about 100,000 characters;
+# the data goes over the wire twice (content and structuredContent).
+MAX_RESULT_BYTES = 60_000
+MAX_VALUE_BYTES = 200_000  # one value that is the whole result (storage_read, obj_get)
+MAX_SEND_BYTES = 1_000_000  # one message or value sent by a tool
+MAX_BATCH = 1000  # messages or ticks in one call
+
+
+def json_size(value: Any) -> int:
+    """The bytes of ``value`` as JSON."""
+    return len(json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace"))
+
+
+def fit(items: Iterable[T], budget: int = MAX_RESULT_BYTES) -> tuple[list[T], bool]:
+    """The leading items that fit into ``budget`` bytes of JSON (the first always), and whether any was left out."""
+    kept: list[T] = []
+    used = 0
+    for item in items:
+        size = json_size(item) + 2
+        if kept and used + size > budget:
+            return kept, True
+        kept.append(item)
+        used += size
+    return kept, False
+
+
+def cut_text(text: str, limit: int) -> str:
+    """``text``, or its beginning and a note of its length when it is longer than ``limit`` characters."""
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]}… [cut: {len(text):,} characters in all]"

@@ -1,0 +1,197 @@
+"""Destructive calls are confirmed, and wrong calls are answered with words that the model can act on.
+
+Confirming, in this order (contract C): ``confirm=true`` goes ahead; a client that can ask its user is asked by
+elicitation; every other client gets a plan of what would happen and an expiring ``confirm_token`` bound to that plan.
+An elicitation that nobody answers in time falls back to the plan: some clients declare it and never show it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import anyio
+import pydantic
+from fastmcp import Context
+from fastmcp.exceptions import DisabledError, NotFoundError, ToolError, ValidationError
+from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
+from fastmcp.tools.base import ToolResult
+from mcp_types import (
+    CallToolRequestParams,
+    ElicitRequest,
+    ElicitRequestFormParams,
+    ElicitResult,
+    InputRequiredResult,
+)
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from typing_extensions import TypedDict
+
+from streammachine.redis.streams import nearest
+
+TOKEN_LIFE = 300  # seconds a confirm_token is good for
+ASK_TIMEOUT = 40.0  # seconds for the user's answer, below the tool's own 45 s
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a destructive call would do: the operation, how many things it hits, and a text that pins them down."""
+
+    operation: str
+    count: int
+    fingerprint: str
+    text: str
+
+
+class Unconfirmed(TypedDict, total=False):
+    """What a destructive tool gives back when nothing was done: the plan and the token to go ahead with it."""
+
+    confirmed: bool
+    plan: str
+    count: int
+    confirm_token: str
+    expires_in_s: int
+    hint: str
+
+
+class Confirmer:
+    """Decides whether a destructive call goes ahead. One per server; its tokens die with the process."""
+
+    def __init__(self) -> None:
+        self._secret = secrets.token_bytes(32)
+
+    async def decide(
+        self, ctx: Context, plan: Plan, *, confirm: bool, token: str | None
+    ) -> Literal[True] | Unconfirmed | InputRequiredResult:
+        """True to go ahead; else what the tool gives back: the plan with a token, or the question to the user.
+
+        Raises:
+            ToolError: the token is wrong, expired or for another plan; or the user said no.
+        """
+        if confirm:
+            return True
+        if token is not None:
+            self._check(plan, token)
+            return True
+        answer = await _ask(ctx, plan)
+        if isinstance(answer, InputRequiredResult):
+            return answer
+        if answer is None:
+            return self._proposal(plan)
+        if not answer:
+            raise ToolError(f"The user did not confirm, so nothing was deleted ({plan.text}).")
+        return True
+
+    def _proposal(self, plan: Plan) -> Unconfirmed:
+        expires = int(time.time()) + TOKEN_LIFE
+        return {
+            "confirmed": False,
+            "plan": plan.text,
+            "count": plan.count,
+            "confirm_token": f"{expires}.{self._sign(plan, expires)}",
+            "expires_in_s": TOKEN_LIFE,
+            "hint": "Nothing was deleted. Ask the user; if they agree, call again with this confirm_token.",
+        }
+
+    def _check(self, plan: Plan, token: str) -> None:
+        expires_text, _, signature = token.partition(".")
+        expires = int(expires_text) if expires_text.isascii() and expires_text.isdigit() else 0
+        if not hmac.compare_digest(signature.encode(), self._sign(plan, expires).encode()):
+            raise ToolError(
+                "This confirm_token does not fit: it is wrong, or what would be deleted has changed since. "
+                f"Nothing was deleted. Call again without it for a new plan (now: {plan.text})."
+            )
+        if time.time() > expires:
+            raise ToolError("This confirm_token has expired. Nothing was deleted. Call again without it for a new one.")
+
+    def _sign(self, plan: Plan, expires: int) -> str:
+        text = f"{plan.operation}\n{plan.fingerprint}\n{expires}"
+        return hmac.new(self._secret, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:32]
+
+
+async def _ask(ctx: Context, plan: Plan) -> bool | InputRequiredResult | None:
+    """Ask the client's user; None where the client cannot ask."""
+    capabilities = ctx.session.client_capabilities
+    if capabilities is None or capabilities.elicitation is None:
+        return None
+    question = f"{plan.text}. Go ahead?"
+    request = ctx.request_context
+    if request is not None and request.protocol_version in MODERN_PROTOCOL_VERSIONS:
+        if not ctx.input_responses or "confirm" not in ctx.input_responses:
+            return InputRequiredResult(
+                result_type="input_required",
+                request_state=plan.fingerprint,
+                input_requests={
+                    "confirm": ElicitRequest(
+                        method="elicitation/create",
+                        params=ElicitRequestFormParams(
+                            message=question,
+                            requested_schema={
+                                "type": "object",
+                                "properties": {"confirm": {"type": "boolean", "title": "Delete?", "default": False}},
+                                "required": ["confirm"],
+                            },
+                        ),
+                    )
+                },
+            )
+        answer = ctx.input_responses["confirm"]
+        if not isinstance(answer, ElicitResult) or answer.action != "accept":
+            return False
+        if ctx.request_state != plan.fingerprint:
+            raise ToolError("What would be deleted has changed since the question was asked. Nothing was deleted.")
+        return bool((answer.content or {}).get("confirm"))
+    with anyio.move_on_after(ASK_TIMEOUT):
+        reply = await ctx.elicit(question, response_type=bool)
+        return reply.action == "accept" and bool(getattr(reply, "data", False))
+    return None
+
+
+class FriendlyErrors(Middleware):
+    """Wrong arguments and unknown tools, in words that say what to do: no traceback, no library's URL."""
+
+    async def on_call_tool(
+        self, context: MiddlewareContext[CallToolRequestParams], call_next: CallNext[CallToolRequestParams, ToolResult]
+    ) -> ToolResult:
+        name = context.message.name
+        try:
+            return await call_next(context)
+        except (ValidationError, pydantic.ValidationError) as error:
+            cause = error if isinstance(error, pydantic.ValidationError) else error.__cause__
+            if not isinstance(cause, pydantic.ValidationError):
+                raise
+            known = await _parameters(context, name)
+            raise ToolError(
+                f"Invalid arguments for {name}: {_problems(cause)}. Its parameters are: {', '.join(known)}.",
+                log_level=logging.INFO,
+            ) from None
+        except (NotFoundError, DisabledError):
+            names = await _tool_names(context)
+            raise ToolError(
+                f"There is no tool {name!r}.{nearest(name, names)} A tool may also be switched off by --read-only or "
+                "--toolsets.",
+                log_level=logging.INFO,
+            ) from None
+
+
+async def _tool_names(context: MiddlewareContext[Any]) -> list[str]:
+    assert context.fastmcp_context is not None
+    return [tool.name for tool in await context.fastmcp_context.fastmcp.list_tools(run_middleware=False)]
+
+
+async def _parameters(context: MiddlewareContext[Any], name: str) -> list[str]:
+    assert context.fastmcp_context is not None
+    tool = await context.fastmcp_context.fastmcp.get_tool(name)
+    return list(tool.parameters.get("properties", ())) if tool is not None else []
+
+
+def _problems(error: pydantic.ValidationError) -> str:
+    parts = []
+    for problem in error.errors(include_url=False, include_input=False):
+        place = ".".join(str(part) for part in problem["loc"])
+        parts.append(f"{place}: {problem['msg']}" if place else problem["msg"])
+    return "; ".join(parts)

@@ -1,0 +1,202 @@
+"""What the server holds while it runs; opened once, in the lifespan.
+
+The Redis connection runs under a supervisor: when no server can be chosen or reached it logs, waits with
+backoff and tries again, so the MCP server starts and answers ``health_check`` while Redis is away, and
+recovers by itself. Nothing is opened before the first tool asks for it or the start has been quiet for a moment,
+because loading the Redis client would delay the first tools/list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+
+from streammachine.errors import RedisUnavailableError, StreamMachineError
+from streammachine.settings import Settings
+
+if TYPE_CHECKING:
+    from streammachine.ohlc.durable import DurableAggregators
+    from streammachine.redis.connection import RedisConnection
+    from streammachine.redis.objects import RedisObjectStorage
+    from streammachine.redis.storage import Storage
+
+log = logging.getLogger(__name__)
+
+QUIET_START = 1.0  # seconds without a tool call before the Redis client is loaded anyway
+OPEN_WAIT = 15.0  # seconds a tool waits for the first connection (an embedded server loads its data)
+SNAPSHOT_WAIT = 5.0  # seconds for the last snapshots; what is not in one is in the journal
+BACKOFF_FIRST, BACKOFF_LAST = 0.5, 10.0  # seconds between two attempts to choose a server
+
+
+class ServerState:
+    """Connection, storages and aggregators of one server. Attributes exist once ``redis()`` has returned."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.started = time.time()
+        self.problem: StreamMachineError | None = None
+        self.restarts = 0
+        self._wanted = anyio.Event()
+        self._changed = anyio.Event()
+        self._connection: RedisConnection | None = None
+        self._storage: Storage | None = None
+        self._objects: RedisObjectStorage | None = None
+        self._aggregators: DurableAggregators | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[ServerState]:
+        """Run the supervisor for as long as the block lasts; write the snapshots that are due when it ends.
+
+        The supervisor is a task of its own that this block starts and awaits: FastMCP 4.1 leaves the lifespan inside a
+        cancel scope that it did not enter it in, which no task group survives.
+        """
+        self._wanted, self._changed = anyio.Event(), anyio.Event()
+        self.started = time.time()
+        supervisor = asyncio.create_task(self._supervise(), name="streammachine-supervisor")
+        try:
+            yield self
+        finally:
+            with anyio.move_on_after(SNAPSHOT_WAIT):
+                if self._aggregators is not None and self._connection is not None:
+                    await self._aggregators.snapshot_all()
+            supervisor.cancel()
+            await asyncio.wait([supervisor])
+
+    # -- what tools ask for -------------------------------------------------------------------
+
+    async def redis(self) -> RedisConnection:
+        """The open connection; waits for the first one.
+
+        Raises:
+            RedisUnavailableError or SettingsError: no server could be chosen, and why.
+        """
+        if self._connection is not None:
+            return self._connection
+        self._wanted.set()
+        with anyio.move_on_after(OPEN_WAIT):
+            while self._connection is None and self.problem is None:
+                await self._changed.wait()
+        if self._connection is not None:
+            return self._connection
+        if self.problem is not None:
+            raise self.problem
+        raise RedisUnavailableError(f"No Redis server could be opened within {OPEN_WAIT:g} s; see the server's log.")
+
+    async def storage(self) -> Storage:
+        """The shared key-value storage."""
+        connection = await self.redis()
+        if self._storage is None:
+            from streammachine.redis.storage import Storage
+
+            self._storage = Storage(connection)
+        return self._storage
+
+    async def objects(self) -> RedisObjectStorage:
+        """The object storage."""
+        connection = await self.redis()
+        if self._objects is None:
+            from streammachine.redis.objects import RedisObjectStorage
+
+            self._objects = RedisObjectStorage(connection=connection)
+        return self._objects
+
+    async def aggregators(self) -> DurableAggregators:
+        """The durable candle aggregators."""
+        connection = await self.redis()
+        if self._aggregators is None:
+            from streammachine.ohlc.durable import DurableAggregators
+
+            self._aggregators = DurableAggregators(connection)
+        return self._aggregators
+
+    async def health(self) -> dict[str, Any]:
+        """Where Redis is and how it is; never raises for a Redis that is away."""
+        facts: dict[str, Any] = {"status": "unhealthy", "redis": "disconnected"}
+        try:
+            connection = await self.redis()
+            began = time.perf_counter()
+            await connection.run(lambda client: client.ping(), repeatable=True)
+            latency = time.perf_counter() - began
+        except StreamMachineError as error:
+            facts["problem"] = str(error)
+        else:
+            facts.update(status="healthy", redis="connected", latency_ms=round(latency * 1000, 3))
+        target = self._connection.target if self._connection is not None else None
+        if target is not None:
+            facts.update(url=target.url, origin=target.origin, why=target.why)
+            if target.embedded is not None:
+                facts["embedded"] = {
+                    "pid": target.embedded.pid,
+                    "fsync": target.embedded.fsync,
+                    "adopted": target.embedded.adopted,
+                    "data_dir": str(target.embedded.data_dir),
+                }
+        facts["uptime_s"] = round(time.time() - self.started, 1)
+        facts["read_only"] = self.settings.read_only
+        return facts
+
+    # -- supervision --------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        with anyio.move_on_after(QUIET_START):
+            await self._wanted.wait()
+        delay = BACKOFF_FIRST
+        while True:
+            began = time.monotonic()
+            try:
+                await self._serve_connection()
+            except StreamMachineError as error:
+                log.warning("%s (next try in %.1f s)", error, delay)
+                self._lost(error)
+            except Exception as error:
+                log.exception("The Redis connection failed; next try in %.1f s", delay)
+                self._lost(RedisUnavailableError(f"The Redis connection failed: {type(error).__name__}."))
+            self.restarts += 1
+            if time.monotonic() - began > BACKOFF_LAST:
+                delay = BACKOFF_FIRST
+            await anyio.sleep(delay)
+            delay = min(delay * 2, BACKOFF_LAST)
+
+    async def _serve_connection(self) -> None:
+        connection = await anyio.to_thread.run_sync(_new_connection, self.settings)
+        try:
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(connection.serve)
+                self._connection, self.problem = connection, None
+                self._notify()
+        except* StreamMachineError as group:
+            raise _first(group) from None
+        finally:
+            self._connection = self._storage = self._objects = self._aggregators = None
+
+    def _lost(self, error: StreamMachineError) -> None:
+        self.problem = error
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+def _new_connection(settings: Settings) -> RedisConnection:
+    """Load the Redis client (a third of a second) and make the connection; run in a thread."""
+    import coredis.connection  # noqa: F401
+
+    from streammachine.redis.connection import RedisConnection
+
+    return RedisConnection(settings=settings)
+
+
+def _first(group: BaseExceptionGroup[StreamMachineError]) -> StreamMachineError:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, StreamMachineError)
+    return found

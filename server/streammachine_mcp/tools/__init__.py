@@ -1,0 +1,1 @@
+"""The tool families: one file each, each a provider."""

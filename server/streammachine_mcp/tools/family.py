@@ -1,0 +1,123 @@
+"""How a tool family is declared: methods marked with ``tool``, gathered into one provider.
+
+Every tool gets a title, all four hints, described parameters and an output schema. The schemas are published without
+what no model reads (pydantic's titles, ``null`` for an argument that may be left out), because every client pays for
+them in each conversation.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fastmcp.exceptions import ToolError
+from fastmcp.server.providers import LocalProvider
+from fastmcp.tools import Tool
+from mcp_types import ToolAnnotations
+
+from streammachine.errors import StreamMachineError
+
+if TYPE_CHECKING:
+    from streammachine_mcp.state import ServerState
+
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+TOOL_TIMEOUT = 45.0  # seconds; Claude Desktop's Code tab gives up at 60
+_MARK = "__streammachine_tool__"
+
+
+def tool(
+    name: str, title: str, *, reads: bool = False, destructive: bool = False, idempotent: bool = False
+) -> Callable[[F], F]:
+    """Mark a method of a family as the tool ``name``. ``reads`` says it changes nothing.
+
+    What the engine raises on purpose reaches the model as an error result with its own words. The module of a
+    family must not use ``from __future__ import annotations``: the schemas are made from the annotations.
+    """
+
+    def mark(method: F) -> F:
+        @functools.wraps(method)
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await method(*args, **kwargs)
+            except (StreamMachineError, ValueError) as error:
+                raise ToolError(str(error), log_level=logging.INFO) from error
+
+        annotations = ToolAnnotations(
+            read_only_hint=reads,
+            destructive_hint=destructive,
+            idempotent_hint=reads or idempotent,
+            open_world_hint=False,
+        )
+        setattr(call, _MARK, (name, title, annotations))
+        return call  # type: ignore[return-value]
+
+    return mark
+
+
+class Family:
+    """Base of a tool family. ``toolset`` is its name in STREAMMACHINE_TOOLSETS."""
+
+    toolset: str
+
+    def __init__(self, state: ServerState) -> None:
+        self.state = state
+
+    def provider(self, *, read_only: bool) -> LocalProvider:
+        """The family's tools as a provider; with ``read_only`` those alone that change nothing."""
+        provider = LocalProvider()
+        for _, method in inspect.getmembers(self, inspect.ismethod):
+            marked = getattr(method, _MARK, None)
+            if marked is None:
+                continue
+            name, title, annotations = marked
+            if read_only and not annotations.read_only_hint:
+                continue
+            built = Tool.from_function(
+                method,
+                name=name,
+                title=title,
+                description=_description(method),
+                annotations=annotations,
+                timeout=TOOL_TIMEOUT,
+            )
+            built.parameters = slim(built.parameters)
+            if built.output_schema is not None:
+                built.output_schema = slim(built.output_schema)
+            provider.add_tool(built)
+        return provider
+
+
+def _description(method: Callable[..., Any]) -> str:
+    return " ".join((inspect.getdoc(method) or "").split())
+
+
+def slim(schema: Any, *, names: bool = False) -> Any:
+    """The schema without titles and without ``null`` alternatives of arguments that may be left out.
+
+    Args:
+        names: the mapping's keys are property names, not schema words (a property may be called "title").
+    """
+    if isinstance(schema, list):
+        return [slim(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if names:
+        return {key: slim(value) for key, value in schema.items()}
+    slimmed = {}
+    for key, value in schema.items():
+        if key == "title" and isinstance(value, str):
+            continue
+        if key == "default" and value is None:
+            continue
+        slimmed[key] = slim(value, names=key in ("properties", "$defs", "patternProperties"))
+    options = slimmed.get("anyOf")
+    if isinstance(options, list):
+        real = [option for option in options if option != {"type": "null"}]
+        if len(real) == 1 and len(real) < len(options):
+            del slimmed["anyOf"]
+            slimmed = {**real[0], **slimmed}
+    return slimmed

@@ -1,0 +1,77 @@
+"""Health tools: is Redis there, how is it, what does it say of itself."""
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from streammachine.errors import StreamMachineError
+from streammachine_mcp.tools.family import Family, tool
+
+
+class Embedded(TypedDict):
+    pid: int
+    fsync: str
+    adopted: bool
+    data_dir: str
+
+
+class Health(TypedDict):
+    status: str
+    redis: str
+    latency_ms: NotRequired[float]
+    url: NotRequired[str]
+    origin: NotRequired[str]
+    why: NotRequired[str]
+    embedded: NotRequired[Embedded]
+    problem: NotRequired[str]
+    uptime_s: float
+    read_only: bool
+
+
+class Pong(TypedDict):
+    ping: str
+
+
+class HealthTools(Family):
+    toolset = "health"
+
+    @tool("health_check", "Check health", reads=True)
+    async def check(self) -> Health:
+        """Whether Redis answers, which one it is and why it was chosen. Call it first when another tool fails;
+        `problem` says what to mend."""
+        return await self.state.health()  # type: ignore[return-value]
+
+    @tool("redis_info", "Redis facts", reads=True)
+    async def info(
+        self,
+        section: Annotated[
+            Literal[
+                "default",
+                "server",
+                "clients",
+                "memory",
+                "persistence",
+                "stats",
+                "replication",
+                "cpu",
+                "commandstats",
+                "cluster",
+                "keyspace",
+            ],
+            Field(description="Part of Redis INFO"),
+        ] = "default",
+    ) -> dict[str, Any]:
+        """What the Redis server says of itself: version, memory, clients, keys, persistence."""
+        connection = await self.state.redis()
+        sections = () if section == "default" else (section,)
+        return dict(await connection.run(lambda client: client.info(*sections), repeatable=True))
+
+    @tool("redis_ping", "Ping Redis", reads=True)
+    async def ping(self) -> Pong:
+        """Whether Redis answers at all: "pong" or "failed". health_check says more."""
+        try:
+            connection = await self.state.redis()
+        except StreamMachineError:
+            return {"ping": "failed"}
+        return {"ping": "pong" if await connection.health_check() else "failed"}

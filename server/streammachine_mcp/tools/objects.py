@@ -1,0 +1,105 @@
+"""Object tools: the pickled objects of RedisObjectStorage, shown as data and never run."""
+
+import hashlib
+from typing import Annotated, Any, NotRequired, Required, cast
+
+from fastmcp import Context
+from fastmcp.dependencies import CurrentContext
+from mcp_types import InputRequiredResult
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from streammachine.errors import StreamMachineError
+from streammachine.redis.streams import nearest
+from streammachine_mcp.results import MAX_VALUE_BYTES, fit
+from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
+from streammachine_mcp.state import ServerState
+from streammachine_mcp.tools.family import Family, tool
+from streammachine_mcp.tools.showing import showable
+
+
+class ObjectNotFoundError(StreamMachineError, LookupError):
+    """No object has this key."""
+
+
+class StoredObject(TypedDict):
+    key: str
+    value: Any
+    bytes: int
+    note: NotRequired[str]
+
+
+class Keys(TypedDict):
+    keys: list[str]
+    count: int
+    truncated: bool
+    hint: NotRequired[str]
+
+
+class Deleted(Unconfirmed, total=False):
+    deleted: Required[int]
+    keys: list[str]
+
+
+class ObjectTools(Family):
+    toolset = "object"
+
+    def __init__(self, state: ServerState, confirmer: Confirmer) -> None:
+        super().__init__(state)
+        self._confirmer = confirmer
+
+    @tool("obj_get", "Show an object", reads=True)
+    async def get(self, key: Annotated[str, Field(description="Object key", min_length=1)]) -> StoredObject:
+        """Show a stored Python object as JSON. Only plain data that this installation signed is opened; the rest is
+        refused with the reason."""
+        objects = await self.state.objects()
+        stored = await objects.read_raw(key)
+        if stored is None:
+            raise ObjectNotFoundError(f"There is no object {key!r}.{nearest(key, await objects.list_keys())}")
+        value = await objects.retrieve_plain(key)
+        shown, note = showable(value, MAX_VALUE_BYTES)
+        result: StoredObject = {"key": key, "value": shown, "bytes": len(stored)}
+        if note:
+            result["note"] = note
+        return result
+
+    @tool("obj_list", "List objects", reads=True)
+    async def find(
+        self,
+        pattern: Annotated[str, Field(description="Glob, e.g. 'model:*'")] = "*",
+        after: Annotated[
+            str | None, Field(description="Only keys behind this one; to go on, the last key you got")
+        ] = None,
+    ) -> Keys:
+        """List the keys of stored objects, sorted."""
+        names = await (await self.state.objects()).list_keys(pattern)
+        kept, cut = fit(name for name in names if after is None or name > after)
+        page: Keys = {"keys": kept, "count": len(names), "truncated": cut}
+        if cut:
+            page["hint"] = "There are more: call again with after=<the last key>, or narrow the pattern."
+        return page
+
+    @tool("obj_delete", "Delete objects", destructive=True, idempotent=True)
+    async def delete(
+        self,
+        pattern: Annotated[str, Field(description="Glob of the objects to delete", min_length=1)],
+        confirm: Annotated[bool, Field(description="true deletes at once; only when the user has agreed")] = False,
+        confirm_token: Annotated[str | None, Field(description="The token of the plan that the user agreed to")] = None,
+        ctx: Context = CurrentContext(),
+    ) -> Deleted | InputRequiredResult:
+        """Delete the stored objects that match; no other Redis key is touched. Without confirm the user is asked,
+        or you get a plan and a token."""
+        objects = await self.state.objects()
+        names = await objects.list_keys(pattern)
+        plan = Plan(
+            operation=f"obj_delete {pattern}",
+            count=len(names),
+            fingerprint=hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest(),
+            text=f"Delete {len(names)} stored objects that match {pattern!r}",
+        )
+        decision = await self._confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
+        if isinstance(decision, InputRequiredResult):
+            return decision
+        if decision is not True:
+            return cast(Deleted, {"deleted": 0, "keys": fit(names, 4000)[0], **decision})
+        return {"deleted": await objects.delete(names)}

@@ -1,0 +1,285 @@
+"""OHLC tools: durable candle aggregators (streammachine.ohlc.durable)."""
+
+import time
+from typing import Annotated, Any, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from streammachine.errors import IntervalError, TickError
+from streammachine.ohlc.aggregator import IMPLEMENTATION
+from streammachine.ohlc.durable import DurableAggregator, Tick
+from streammachine.redis.streams import nearest
+from streammachine_mcp.results import MAX_BATCH, fit
+from streammachine_mcp.tools.family import Family, tool
+
+Name = Annotated[str, Field(description="Aggregator name", min_length=1, max_length=200)]
+Symbol = Annotated[str, Field(description="Symbol, e.g. BTCUSDT", min_length=1, max_length=200)]
+IntervalMs = Annotated[int, Field(description="Candle length in ms, one of the aggregator's")]
+BeforeMs = Annotated[int, Field(description="Candles that end by this epoch ms; 0 = now", ge=0, le=2**53)]
+Limit = Annotated[int, Field(description="Most candles to give, the newest", ge=1, le=1000)]
+
+
+class TickIn(TypedDict):
+    symbol: str
+    price: float
+    volume: float
+    timestamp_ms: NotRequired[int]
+
+
+class Candle(TypedDict):
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    timestamp_ms: int
+    candle_start_ms: int
+    trade_count: int
+
+
+class Created(TypedDict):
+    name: str
+    intervals: list[int]
+    implementation: str
+    created: bool
+
+
+class Updated(TypedDict):
+    name: str
+    symbol: str
+    tick_count: int
+    accepted: int
+
+
+class Candles(TypedDict):
+    name: str
+    symbol: str
+    interval_ms: int
+    candle_count: int
+    candles: list[Candle]
+    truncated: bool
+    hint: NotRequired[str]
+
+
+class Completed(TypedDict):
+    name: str
+    symbol: str
+    interval_ms: int
+    completed_count: int
+    candles: list[Candle]
+    truncated: bool
+    hint: NotRequired[str]
+
+
+class Flushed(TypedDict):
+    name: str
+    flushed: int
+
+
+class Cleared(TypedDict):
+    name: str
+    cleared: bool
+    ticks_removed: int
+
+
+class Stats(TypedDict):
+    name: str
+    tick_count: int
+    late_count: int
+    dropped_count: int
+    symbols: list[str]
+    symbol_count: int
+    intervals: list[int]
+    implementation: str
+
+
+class Listed(TypedDict):
+    name: str
+    intervals: list[int]
+
+
+class Aggregators(TypedDict):
+    aggregators: list[str]
+    details: list[Listed]
+    count: int
+    truncated: bool
+
+
+class OhlcTools(Family):
+    toolset = "ohlc"
+
+    @tool("ohlc_create", "Create an aggregator", idempotent=True)
+    async def create(
+        self,
+        name: Name,
+        intervals: Annotated[
+            list[int] | None,
+            Field(description="Candle lengths in ms; default [60000, 300000]", min_length=1, max_length=20),
+        ] = None,
+    ) -> Created:
+        """Create a durable aggregator that turns ticks into OHLC candles, or get the one of that name with the same
+        intervals. Then feed it with ohlc_update."""
+        aggregator, new = await (await self.state.aggregators()).create(name, intervals)
+        return {
+            "name": name,
+            "intervals": aggregator.intervals,
+            "implementation": IMPLEMENTATION,
+            "created": new,
+        }
+
+    @tool("ohlc_update", "Add ticks")
+    async def update(
+        self,
+        name: Name,
+        symbol: Annotated[str | None, Field(description="Symbol, e.g. BTCUSDT", min_length=1, max_length=200)] = None,
+        price: Annotated[float | None, Field(description="Trade price")] = None,
+        volume: Annotated[float | None, Field(description="Trade volume")] = None,
+        timestamp_ms: Annotated[int | None, Field(description="Time of the trade, epoch ms; default now")] = None,
+        ticks: Annotated[
+            list[TickIn] | None, Field(description=f"Instead of one trade: up to {MAX_BATCH}", max_length=MAX_BATCH)
+        ] = None,
+    ) -> Updated:
+        """Add one trade (symbol, price, volume) or a batch (ticks). It is answered when it is safe in Redis; a refused
+        tick refuses the whole call."""
+        batch = _ticks(symbol, price, volume, timestamp_ms, ticks)
+        aggregator = await self._get(name)
+        count = await aggregator.update(batch)
+        return {"name": name, "symbol": batch[-1].symbol, "tick_count": count, "accepted": len(batch)}
+
+    @tool("ohlc_get_candles", "Get candles", reads=True)
+    async def get_candles(
+        self, name: Name, symbol: Symbol, interval_ms: IntervalMs, limit: Limit = 200, end_ms: BeforeMs = 0
+    ) -> Candles:
+        """Candles of a symbol, oldest first, the open one included. For older ones give the first candle_start_ms as
+        end_ms."""
+        aggregator = await self._get(name)
+        _check_interval(aggregator, interval_ms)
+        found = await aggregator.candles(symbol, interval_ms)
+        if end_ms:
+            found = [candle for candle in found if candle.candle_start_ms + interval_ms <= end_ms]
+        kept, more = _newest(found, limit)
+        page: Candles = {
+            "name": name,
+            "symbol": symbol,
+            "interval_ms": interval_ms,
+            "candle_count": len(kept),
+            "candles": kept,
+            "truncated": more,
+        }
+        if more:
+            page["hint"] = f"There are older candles: call again with end_ms={kept[0]['candle_start_ms']}."
+        elif not kept and not end_ms:
+            page["hint"] = await _no_candles(aggregator, symbol)
+        return page
+
+    @tool("ohlc_get_completed", "Get completed candles", reads=True)
+    async def get_completed(
+        self, name: Name, symbol: Symbol, interval_ms: IntervalMs, before_timestamp_ms: BeforeMs = 0, limit: Limit = 200
+    ) -> Completed:
+        """Candles whose time is over, oldest first. When you have used them, remove them with ohlc_flush."""
+        aggregator = await self._get(name)
+        _check_interval(aggregator, interval_ms)
+        found = await aggregator.completed(symbol, interval_ms, before_timestamp_ms)
+        kept, more = _newest(found, limit)
+        page: Completed = {
+            "name": name,
+            "symbol": symbol,
+            "interval_ms": interval_ms,
+            "completed_count": len(kept),
+            "candles": kept,
+            "truncated": more,
+        }
+        if more:
+            page["hint"] = f"There are older ones: call again with before_timestamp_ms={kept[0]['candle_start_ms']}."
+        elif not kept:
+            page["hint"] = await _no_candles(aggregator, symbol)
+        return page
+
+    @tool("ohlc_flush", "Remove completed candles", destructive=True, idempotent=True)
+    async def flush(
+        self, name: Name, symbol: Symbol, interval_ms: IntervalMs, before_timestamp_ms: BeforeMs = 0
+    ) -> Flushed:
+        """Remove the completed candles at once and say how many. Later ticks of that time count as late."""
+        aggregator = await self._get(name)
+        return {"name": name, "flushed": await aggregator.flush(symbol, interval_ms, before_timestamp_ms)}
+
+    @tool("ohlc_clear", "Clear an aggregator", destructive=True, idempotent=True)
+    async def clear(self, name: Name) -> Cleared:
+        """Remove all candles and counts of an aggregator at once; the aggregator stays."""
+        return {"name": name, "cleared": True, "ticks_removed": await (await self._get(name)).clear()}
+
+    @tool("ohlc_stats", "Aggregator statistics", reads=True)
+    async def stats(self, name: Name) -> Stats:
+        """Ticks taken, late ticks, dropped candles and symbols of an aggregator."""
+        aggregator = await self._get(name)
+        facts = await aggregator.stats()
+        symbols, _ = fit(facts["symbols"], 20_000)
+        return {
+            "name": name,
+            "tick_count": facts["tick_count"],
+            "late_count": facts["late_count"],
+            "dropped_count": facts["dropped_count"],
+            "symbols": symbols,
+            "symbol_count": len(facts["symbols"]),
+            "intervals": aggregator.intervals,
+            "implementation": IMPLEMENTATION,
+        }
+
+    @tool("ohlc_list", "List aggregators", reads=True)
+    async def find(self) -> Aggregators:
+        """List the aggregators and their intervals."""
+        found = await (await self.state.aggregators()).list()
+        details: list[Listed] = [{"name": name, "intervals": intervals} for name, intervals in found]
+        kept, cut = fit(details)
+        return {
+            "aggregators": [listed["name"] for listed in kept],
+            "details": kept,
+            "count": len(found),
+            "truncated": cut,
+        }
+
+    async def _get(self, name: str) -> DurableAggregator:
+        return await (await self.state.aggregators()).get(name)
+
+
+def _ticks(
+    symbol: str | None,
+    price: float | None,
+    volume: float | None,
+    timestamp_ms: int | None,
+    ticks: list[TickIn] | None,
+) -> list[Tick]:
+    now = time.time_ns() // 1_000_000
+    single = (symbol, price, volume)
+    if ticks is not None:
+        if any(part is not None for part in (*single, timestamp_ms)):
+            raise TickError("Give either symbol, price and volume, or ticks, not both.")
+        if not ticks:
+            raise TickError("ticks is empty; give at least one tick.")
+        return [Tick(tick["symbol"], tick["price"], tick["volume"], tick.get("timestamp_ms", now)) for tick in ticks]
+    if symbol is None or price is None or volume is None:
+        missing = [name for name, part in zip(("symbol", "price", "volume"), single, strict=True) if part is None]
+        raise TickError(f"{', '.join(missing)} missing: one trade needs symbol, price and volume (or give ticks).")
+    return [Tick(symbol, price, volume, now if timestamp_ms is None else timestamp_ms)]
+
+
+def _check_interval(aggregator: DurableAggregator, interval_ms: int) -> None:
+    if interval_ms not in aggregator.intervals:
+        raise IntervalError(
+            f"Aggregator {aggregator.name!r} has no interval {interval_ms} ms; it has {aggregator.intervals}."
+        )
+
+
+def _newest(found: list[Any], limit: int) -> tuple[list[Candle], bool]:
+    """The newest candles within limit and size, oldest first, and whether older ones were left out."""
+    kept, cut = fit(candle.to_dict() for candle in reversed(found[-limit:]))
+    kept.reverse()
+    return kept, cut or len(found) > limit
+
+
+async def _no_candles(aggregator: DurableAggregator, symbol: str) -> str:
+    known = await aggregator.symbols()
+    if symbol in known:
+        return "No candle matches; the symbol's open candle is not complete yet, or all were flushed."
+    return f"No tick of {symbol!r} has come yet.{nearest(symbol, known)}"

@@ -1,0 +1,60 @@
+"""Stored Python values as JSON for a model: what can be shown is shown, the rest is described."""
+
+import math
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+from uuid import UUID
+
+from streammachine_mcp.results import cut_text, json_size
+
+_PREVIEW = 2000  # characters shown of a value that is too large
+_DEPTH = 50
+
+
+def showable(value: Any, budget: int) -> tuple[Any, str]:
+    """``value`` as JSON, and a note where it is not the value itself ("" where it is)."""
+    notes: set[str] = set()
+    shown = _as_json(value, notes, 0)
+    size = json_size(shown)
+    if size > budget:
+        notes.add(f"the value has {size:,} bytes of JSON; only its beginning is shown, read it whole from Python")
+        import json
+
+        shown = cut_text(json.dumps(shown, ensure_ascii=False), _PREVIEW)
+    return shown, "; ".join(sorted(notes))
+
+
+def _as_json(value: Any, notes: set[str], depth: int) -> Any:
+    if value is None or isinstance(value, (bool, str, int)):
+        return value
+    if depth > _DEPTH:
+        notes.add("deeper parts are left out")
+        return "…"
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        notes.add("NaN and infinities are shown as text")
+        return str(value)
+    if isinstance(value, (bytes, bytearray)):
+        notes.add("bytes are shown as text with escapes")
+        return bytes(value).decode("utf-8", "backslashreplace")
+    if isinstance(value, dict):
+        if any(not isinstance(key, str) for key in value):
+            notes.add("keys that are no text are shown as text")
+        return {key if isinstance(key, str) else str(key): _as_json(v, notes, depth + 1) for key, v in value.items()}
+    if isinstance(value, (datetime, date, time)):
+        notes.add("dates and times are shown in ISO 8601")
+        return value.isoformat()
+    if isinstance(value, (Decimal, Fraction, UUID, timedelta, complex, range, slice)):
+        notes.add(f"{type(value).__name__} is shown as text")
+        return str(value)
+    try:
+        items = list(value)
+    except TypeError:
+        notes.add(f"{type(value).__name__} is shown as text")
+        return str(value)
+    if not isinstance(value, list):
+        notes.add(f"{type(value).__name__} is shown as a list")
+    return [_as_json(item, notes, depth + 1) for item in items]

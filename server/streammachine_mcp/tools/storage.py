@@ -1,0 +1,137 @@
+"""Storage tools: shared values by key, the same that App.storage sees."""
+
+import hashlib
+from typing import Annotated, Any, NotRequired, Required, cast
+
+from fastmcp import Context
+from fastmcp.dependencies import CurrentContext
+from mcp_types import InputRequiredResult
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from streammachine.errors import SignatureError, UnsafePickleError, WrongTypeError
+from streammachine_mcp.results import MAX_SEND_BYTES, MAX_VALUE_BYTES, fit, json_size
+from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
+from streammachine_mcp.state import ServerState
+from streammachine_mcp.tools.family import Family, tool
+from streammachine_mcp.tools.showing import showable
+
+Key = Annotated[str, Field(description="Storage key", min_length=1, max_length=1024)]
+
+
+class Value(TypedDict):
+    key: str
+    value: Any
+    exists: bool
+    truncated: NotRequired[bool]
+    note: NotRequired[str]
+
+
+class Written(TypedDict):
+    key: str
+    written: bool
+
+
+class Deleted(TypedDict):
+    key: str
+    existed: bool
+
+
+class Keys(TypedDict):
+    keys: list[str]
+    count: int
+    truncated: bool
+    hint: NotRequired[str]
+
+
+class Cleared(Unconfirmed, total=False):
+    cleared: Required[bool]
+
+
+class StorageTools(Family):
+    toolset = "storage"
+
+    def __init__(self, state: ServerState, confirmer: Confirmer) -> None:
+        super().__init__(state)
+        self._confirmer = confirmer
+
+    @tool("storage_read", "Read a value", reads=True)
+    async def read(
+        self, key: Key, default: Annotated[Any, Field(description="Given when the key has no value")] = None
+    ) -> Value:
+        """Read one value of the storage that all processes share."""
+        storage = await self.state.storage()
+        stored = await storage.read_raw(key)
+        if stored is None:
+            return {"key": key, "value": default, "exists": False}
+        try:
+            value = storage.decode_plain(key, stored)
+        except (SignatureError, UnsafePickleError, WrongTypeError) as error:
+            return {"key": key, "value": None, "exists": True, "note": f"Not shown: {error}"}
+        shown, note = showable(value, MAX_VALUE_BYTES)
+        result: Value = {"key": key, "value": shown, "exists": True}
+        if note:
+            result["note"] = note
+            result["truncated"] = json_size(shown) < len(stored)
+        return result
+
+    @tool("storage_write", "Write a value", idempotent=True)
+    async def write(
+        self,
+        key: Key,
+        value: Annotated[Any, Field(description="Any JSON value")],
+        ttl_s: Annotated[float | None, Field(description="Seconds until it vanishes", gt=0, le=1e9)] = None,
+    ) -> Written:
+        """Write one value; it replaces what was there and survives restarts."""
+        size = json_size(value)
+        if size > MAX_SEND_BYTES:
+            raise ValueError(
+                f"The value has {size / 1e6:.1f} MB; at most {MAX_SEND_BYTES / 1e6:g} MB go through a tool. "
+                "Split it, or write it from Python with Storage or RedisObjectStorage."
+            )
+        await (await self.state.storage()).write(key, value, ttl=ttl_s)
+        return {"key": key, "written": True}
+
+    @tool("storage_delete", "Delete a value", destructive=True, idempotent=True)
+    async def delete(self, key: Key) -> Deleted:
+        """Delete one value at once, without asking."""
+        return {"key": key, "existed": await (await self.state.storage()).delete(key)}
+
+    @tool("storage_keys", "List keys", reads=True)
+    async def keys(
+        self,
+        after: Annotated[
+            str | None, Field(description="Only keys behind this one; to go on, the last key you got")
+        ] = None,
+    ) -> Keys:
+        """List all keys of the shared storage, sorted."""
+        names = await (await self.state.storage()).keys()
+        kept, cut = fit(name for name in names if after is None or name > after)
+        page: Keys = {"keys": kept, "count": len(names), "truncated": cut}
+        if cut:
+            page["hint"] = "There are more: call again with after=<the last key>."
+        return page
+
+    @tool("storage_clear", "Clear the storage", destructive=True, idempotent=True)
+    async def clear(
+        self,
+        confirm: Annotated[bool, Field(description="true deletes at once; only when the user has agreed")] = False,
+        confirm_token: Annotated[str | None, Field(description="The token of the plan that the user agreed to")] = None,
+        ctx: Context = CurrentContext(),
+    ) -> Cleared | InputRequiredResult:
+        """Delete every value of the shared storage. Without confirm the user is asked, or you get a plan and a
+        token."""
+        storage = await self.state.storage()
+        names = await storage.keys()
+        plan = Plan(
+            operation="storage_clear",
+            count=len(names),
+            fingerprint=hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest(),
+            text=f"Delete all {len(names)} values of the shared storage",
+        )
+        decision = await self._confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
+        if isinstance(decision, InputRequiredResult):
+            return decision
+        if decision is not True:
+            return cast(Cleared, {"cleared": False, **decision})
+        return {"cleared": True, "count": await storage.clear()}
