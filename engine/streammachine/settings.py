@@ -7,11 +7,11 @@ log line or a resource; ``describe()`` gives the masked view that the tools show
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from streammachine.errors import SettingsError
@@ -44,24 +44,29 @@ _ACCEPTED = {
 
 
 def _env(name: str, default: Any, **constraints: Any) -> Any:
-    """A field that is read from the environment variable ``name`` (or its field name in code)."""
-    field_name = name.lower().removeprefix("streammachine_")
-    return Field(default=default, validation_alias=AliasChoices(name, field_name), **constraints)
+    """A field that is read from the environment variable ``name``, and from that alone."""
+    return Field(default=default, validation_alias=name, **constraints)
 
 
 class Settings(BaseSettings):
     """The configuration of one process. Fields and defaults: see the table in the README.
+
+    Arguments, by the fields' names, go before the environment.
 
     Raises:
         SettingsError: a variable has a value that is not accepted.
     """
 
     model_config = SettingsConfigDict(
-        extra="ignore", frozen=True, env_ignore_empty=True, case_sensitive=True, hide_input_in_errors=False
+        extra="forbid",
+        frozen=True,
+        env_ignore_empty=True,
+        case_sensitive=True,
+        str_strip_whitespace=True,
     )
 
     redis_url: SecretStr | None = _env("REDIS_URL", None)
-    redis_host: str = _env("REDIS_HOST", "localhost", min_length=1)
+    redis_host: str = _env("REDIS_HOST", "localhost", pattern=r"^[^\s/?#@]+$")
     redis_port: int = _env("REDIS_PORT", 6379, ge=1, le=65535)
     redis_db: int = _env("REDIS_DB", 0, ge=0)
     redis_max_connections: int = _env("REDIS_MAX_CONNECTIONS", 10, ge=1, le=10_000)
@@ -78,10 +83,25 @@ class Settings(BaseSettings):
     signing_key: SecretStr | None = _env("STREAMMACHINE_SIGNING_KEY", None, min_length=16)
 
     def __init__(self, **values: Any) -> None:
+        # pydantic-settings would read a variable of a field's own name too, and "count" may be anybody's.
         try:
-            super().__init__(**values)
+            super().__init__(**{_variable(name): value for name, value in values.items()})
         except ValidationError as error:
             raise _settings_error(error) from None
+
+    @field_validator("redis_url")
+    @classmethod
+    def _usable_url(cls, value: SecretStr | None) -> SecretStr | None:
+        from streammachine.redis.url import parse_url
+
+        if value is not None:
+            parse_url(value.get_secret_value())
+        return value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value if value is None else value.expanduser().absolute()
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -94,8 +114,8 @@ class Settings(BaseSettings):
     @field_validator("toolsets", mode="before")
     @classmethod
     def _known_toolsets(cls, value: Any) -> tuple[str, ...]:
-        names = value.split(",") if isinstance(value, str) else list(value)
-        chosen = {name.strip().lower() for name in names} - {""}
+        names = value.split(",") if isinstance(value, str) else value
+        chosen = {str(name).strip().lower() for name in names} - {""} if isinstance(names, Iterable) else set()
         if chosen == {"all"}:
             return TOOLSETS
         if not chosen or chosen - set(TOOLSETS):
@@ -119,7 +139,7 @@ class Settings(BaseSettings):
         from streammachine.redis.url import mask_url
 
         shown: dict[str, Any] = {}
-        for name, field in type(self).model_fields.items():
+        for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, SecretStr):
                 value = mask_url(value.get_secret_value()) if name == "redis_url" else "***"
@@ -127,34 +147,33 @@ class Settings(BaseSettings):
                 value = str(value)
             elif isinstance(value, tuple):
                 value = ",".join(value)
-            shown[_variable(field.validation_alias)] = value
+            shown[_variable(name)] = value
         return shown
 
 
-def _variable(alias: Any) -> str:
-    """The environment variable behind a field's alias."""
-    return str(alias.choices[0])
+def _variable(field: str) -> str:
+    """The environment variable behind a field."""
+    known = Settings.model_fields.get(field)
+    return str(known.validation_alias) if known is not None else field
 
 
 def _settings_error(error: ValidationError) -> SettingsError:
     """One sentence per wrong variable: its name, its value (secrets left out), what is accepted."""
+    fields = {_variable(field): field for field in Settings.model_fields}
+    return SettingsError("; ".join(_sentence(problem, fields) for problem in error.errors(include_url=False)))
+
+
+def _sentence(problem: Mapping[str, Any], fields: Mapping[str, str]) -> str:
+    variable = str(problem["loc"][0])
     from streammachine.redis.url import mask_url
 
-    parts = []
-    for problem in error.errors(include_url=False):
-        location = str(problem["loc"][0]) if problem["loc"] else ""
-        field = location.lower().removeprefix("streammachine_")
-        if field == "signing_key":
-            shown = "(not shown)"
-        elif field == "redis_url":
-            shown = repr(mask_url(str(problem["input"])))
-        else:
-            shown = repr(problem["input"])
-        name = location if location in os.environ or location.isupper() else _variable_of(field)
-        parts.append(f"{name}={shown} is not accepted: give {_ACCEPTED.get(field, problem['msg'])}")
-    return SettingsError("; ".join(parts))
-
-
-def _variable_of(field: str) -> str:
-    known = Settings.model_fields.get(field)
-    return _variable(known.validation_alias) if known is not None else field
+    field = fields.get(variable)
+    if field is None:
+        return f"{variable} is not a setting; there are {', '.join(fields.values())}"
+    reason = problem.get("ctx", {}).get("error")
+    if isinstance(reason, SettingsError):  # of REDIS_URL; it shows the URL masked
+        return f"REDIS_URL: {reason}"
+    shown = "(not shown)" if field in ("signing_key", "redis_url") else repr(problem["input"])
+    if field == "redis_host":  # somebody may have put credentials there
+        shown = repr(mask_url(str(problem["input"])))
+    return f"{variable}={shown} is not accepted: give {_ACCEPTED[field]}"

@@ -9,15 +9,17 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import errno
 import gc
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from streammachine_mcp.stdio import Wire
+from streammachine_mcp.stdio import DRAIN, Wire
 
 if TYPE_CHECKING:
     import anyio
@@ -35,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the server until its client goes or a signal comes; exits the process."""
     # Loading allocates only what stays, so the collector would look at all of it again and again for nothing.
     gc.disable()
+    for number in (signal.SIGTERM, signal.SIGINT):  # while it loads nothing is open yet; watch_signals takes over
+        signal.signal(number, lambda *_: os._exit(0))
     options = _parser().parse_args(argv)
     wire = Wire.take() if options.transport == "stdio" else None
     sys.exit(_run(options, wire))
@@ -47,30 +51,34 @@ def _run(options: argparse.Namespace, wire: Wire | None) -> int:
 
     try:
         settings = _settings(options)
-        if options.transport == "http" and options.host not in LOOPBACK:
-            raise StreamMachineError(
-                f"--host {options.host} would open the server to the network, and it has no authentication yet. "
-                f"Use one of {', '.join(LOOPBACK)}."
-            )
+        configure_logging(settings.log_level)
+        sockets = _listen(options.host, options.port) if wire is None else []
     except StreamMachineError as error:
-        print(f"streammachine-mcp: {error}", file=sys.stderr)  # noqa: T201 - stderr, before logging is set up
+        print(f"streammachine-mcp: {error}", file=sys.stderr)  # noqa: T201 - one line for people, not a log record
         return 2
-    configure_logging(settings.log_level)
     from streammachine_mcp.server import create_server
 
     server = create_server(settings)
     gc.freeze()
     gc.enable()
     if wire is not None:
-        anyio.run(run_stdio, server, wire)
+        serve_stdio(server, wire)
     else:
-        anyio.run(run_http, server, options.host, options.port)
+        anyio.run(run_http, server, sockets)
+        log.info("ended")
+    return 0
+
+
+def serve_stdio(server: FastMCP[Any], wire: Wire) -> None:
+    """Serve over the wire until the end; where its input cannot be watched this also ends the process."""
+    import anyio
+
+    anyio.run(run_stdio, server, wire)
     log.info("ended")
-    if wire is not None and not wire.watchable:
+    if not wire.watchable:
         # A thread may sit in read() until the client goes, and Python would wait for it: do what an exit does, leave.
         atexit._run_exitfuncs()
         os._exit(0)
-    return 0
 
 
 async def run_stdio(server: FastMCP[Any], wire: Wire) -> None:
@@ -86,15 +94,18 @@ async def run_stdio(server: FastMCP[Any], wire: Wire) -> None:
         tasks.cancel_scope.cancel()
 
 
-async def run_http(server: FastMCP[Any], host: str, port: int) -> None:
-    """Serve streamable HTTP on a loopback address, with Host and Origin checked, until a signal comes."""
+async def run_http(server: FastMCP[Any], sockets: Sequence[socket.socket]) -> None:
+    """Serve streamable HTTP on loopback sockets, with Host and Origin checked, until a signal comes.
+
+    Requests under way get ``DRAIN`` seconds, as on stdio.
+    """
     import anyio
     import uvicorn
+    from sse_starlette.sse import AppStatus
 
-    app = server.http_app(path="/mcp", host_origin_protection=True, allowed_hosts=[host, f"{host}:{port}", "localhost"])
-    config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, lifespan="on", timeout_graceful_shutdown=5, ws="none"
-    )
+    # FastMCP's guard lets loopback names pass by itself, with any port.
+    app = server.http_app(path="/mcp", host_origin_protection=True)
+    config = uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=int(2 * DRAIN), ws="none")
 
     class Server(uvicorn.Server):
         """Without uvicorn's own signal handlers: ours drain and exit 0."""
@@ -109,13 +120,42 @@ async def run_http(server: FastMCP[Any], host: str, port: int) -> None:
     async def until_stopped() -> None:
         await stop.wait()
         web.should_exit = True
+        await anyio.sleep(DRAIN)
+        AppStatus.should_exit = True  # for streams held open; uvicorn would break them off, with a traceback
 
     async with anyio.create_task_group() as tasks:
         await tasks.start(watch_signals, stop)
         tasks.start_soon(until_stopped)
-        log.info("listening on http://%s:%d/mcp", host, port)
-        await web.serve()
+        await web.serve(list(sockets))
         tasks.cancel_scope.cancel()
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """The loopback sockets to serve HTTP on; before the server is loaded, so that a wrong address is one clear line."""
+    from streammachine.errors import SettingsError
+
+    if host not in LOOPBACK:
+        raise SettingsError(
+            f"--host {host} would open the server to the network, and it has no authentication yet. "
+            f"Use one of {', '.join(LOOPBACK)}."
+        )
+    if not 0 <= port <= 65535:
+        raise SettingsError(f"--port {port} is not accepted: give a whole number from 0 to 65535.")
+    sockets: list[socket.socket] = []
+    for address in ("127.0.0.1", "::1") if host == "localhost" else (host,):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            sockets.append(socket.create_server((address, port), family=family))
+        except OSError as error:
+            if sockets and error.errno != errno.EADDRINUSE:
+                continue  # localhost on a machine without IPv6
+            raise SettingsError(
+                f"--host {host} --port {port} cannot be served ({error.strerror}). "
+                "Another server may be running there; give another --port."
+            ) from None
+        port = sockets[0].getsockname()[1]  # of --port 0
+    log.info("listening on http://%s:%d/mcp", f"[{host}]" if ":" in host else host, port)
+    return sockets
 
 
 async def watch_signals(stop: anyio.Event, *, task_status: Any) -> None:
@@ -159,12 +199,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         "toolsets": options.toolsets,
         "log_level": options.log_level,
     }
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    if settings.redis_is_explicit:
-        from streammachine.redis.url import parse_url
-
-        parse_url(settings.explicit_url())
-    return settings
+    return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ from fastmcp import Context
 from fastmcp.exceptions import DisabledError, NotFoundError, ToolError, ValidationError
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 from fastmcp.tools.base import ToolResult
+from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CallToolRequestParams,
     ElicitRequest,
@@ -36,6 +37,13 @@ from streammachine.redis.streams import nearest
 TOKEN_LIFE = 300  # seconds a confirm_token is good for
 ASK_TIMEOUT = 40.0  # seconds for the user's answer, below the tool's own 45 s
 
+_QUESTION: dict[str, Any] = {
+    "type": "object",
+    "properties": {"confirm": {"type": "boolean", "title": "Delete?", "default": False}},
+    "required": ["confirm"],
+}
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -45,6 +53,11 @@ class Plan:
     count: int
     fingerprint: str
     text: str
+
+    @property
+    def state(self) -> str:
+        """What a confirmation is bound to: the operation, and the things it hits."""
+        return f"{self.operation}\n{self.fingerprint}"
 
 
 class Unconfirmed(TypedDict, total=False):
@@ -83,11 +96,11 @@ class Confirmer:
         if answer is None:
             return self._proposal(plan)
         if not answer:
-            raise ToolError(f"The user did not confirm, so nothing was deleted ({plan.text}).")
+            raise _refusal(f"The user did not confirm, so nothing was deleted ({plan.text}).")
         return True
 
     def _proposal(self, plan: Plan) -> Unconfirmed:
-        expires = int(time.time()) + TOKEN_LIFE
+        expires = str(int(time.time()) + TOKEN_LIFE)
         return {
             "confirmed": False,
             "plan": plan.text,
@@ -98,57 +111,64 @@ class Confirmer:
         }
 
     def _check(self, plan: Plan, token: str) -> None:
-        expires_text, _, signature = token.partition(".")
-        expires = int(expires_text) if expires_text.isascii() and expires_text.isdigit() else 0
+        expires, _, signature = token.partition(".")
         if not hmac.compare_digest(signature.encode(), self._sign(plan, expires).encode()):
-            raise ToolError(
+            raise _refusal(
                 "This confirm_token does not fit: it is wrong, or what would be deleted has changed since. "
                 f"Nothing was deleted. Call again without it for a new plan (now: {plan.text})."
             )
-        if time.time() > expires:
-            raise ToolError("This confirm_token has expired. Nothing was deleted. Call again without it for a new one.")
+        if time.time() > int(expires):
+            raise _refusal("This confirm_token has expired. Nothing was deleted. Call again without it for a new one.")
 
-    def _sign(self, plan: Plan, expires: int) -> str:
-        text = f"{plan.operation}\n{plan.fingerprint}\n{expires}"
+    def _sign(self, plan: Plan, expires: str) -> str:
+        text = f"{plan.state}\n{expires}"
         return hmac.new(self._secret, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:32]
 
 
+def _refusal(text: str) -> ToolError:
+    return ToolError(text, log_level=logging.INFO)
+
+
 async def _ask(ctx: Context, plan: Plan) -> bool | InputRequiredResult | None:
-    """Ask the client's user; None where the client cannot ask."""
-    capabilities = ctx.session.client_capabilities
-    if capabilities is None or capabilities.elicitation is None:
+    """Ask the client's user; None where the client cannot ask, or did not."""
+    if not _can_ask(ctx):
         return None
-    question = f"{plan.text}. Go ahead?"
+    params = ElicitRequestFormParams(message=f"{plan.text}. Go ahead?", requested_schema=_QUESTION)
     request = ctx.request_context
     if request is not None and request.protocol_version in MODERN_PROTOCOL_VERSIONS:
         if not ctx.input_responses or "confirm" not in ctx.input_responses:
             return InputRequiredResult(
                 result_type="input_required",
-                request_state=plan.fingerprint,
-                input_requests={
-                    "confirm": ElicitRequest(
-                        method="elicitation/create",
-                        params=ElicitRequestFormParams(
-                            message=question,
-                            requested_schema={
-                                "type": "object",
-                                "properties": {"confirm": {"type": "boolean", "title": "Delete?", "default": False}},
-                                "required": ["confirm"],
-                            },
-                        ),
-                    )
-                },
+                request_state=plan.state,
+                input_requests={"confirm": ElicitRequest(method="elicitation/create", params=params)},
             )
         answer = ctx.input_responses["confirm"]
-        if not isinstance(answer, ElicitResult) or answer.action != "accept":
-            return False
-        if ctx.request_state != plan.fingerprint:
-            raise ToolError("What would be deleted has changed since the question was asked. Nothing was deleted.")
-        return bool((answer.content or {}).get("confirm"))
-    with anyio.move_on_after(ASK_TIMEOUT):
-        reply = await ctx.elicit(question, response_type=bool)
-        return reply.action == "accept" and bool(getattr(reply, "data", False))
+        agreed = isinstance(answer, ElicitResult) and _agreed(answer)
+        if agreed and ctx.request_state != plan.state:
+            raise _refusal("What would be deleted has changed since the question was asked. Nothing was deleted.")
+        return agreed
+    try:
+        with anyio.move_on_after(ASK_TIMEOUT):
+            return _agreed(
+                await ctx.session.elicit(
+                    message=params.message, requested_schema=_QUESTION, related_request_id=ctx.request_id
+                )
+            )
+    except MCPError as error:
+        log.info("The client declares elicitation and refuses to ask its user: %s", error)
     return None
+
+
+def _can_ask(ctx: Context) -> bool:
+    """Whether the client declares elicitation by form; ``{}`` means that, too."""
+    capabilities = ctx.session.client_capabilities
+    elicitation = capabilities.elicitation if capabilities is not None else None
+    return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
+
+
+def _agreed(answer: ElicitResult) -> bool:
+    """Whether the user agreed; a client may send "false" as text, so nothing but ``true`` counts."""
+    return answer.action == "accept" and (answer.content or {}).get("confirm") is True
 
 
 class FriendlyErrors(Middleware):

@@ -31,7 +31,10 @@ log = logging.getLogger(__name__)
 
 QUIET_START = 1.0  # seconds without a tool call before the Redis client is loaded anyway
 OPEN_WAIT = 15.0  # seconds a tool waits for the first connection (an embedded server loads its data)
-SNAPSHOT_WAIT = 5.0  # seconds for the last snapshots; what is not in one is in the journal
+RETRY_WAIT = 2.0  # seconds a tool waits for one more attempt when the last one failed
+# Seconds for the last snapshots; what is not in one is in the journal. Clients kill a server that is still there four
+# seconds after they closed its stdin, and two of them may have gone for requests under way.
+SNAPSHOT_WAIT = 1.5
 BACKOFF_FIRST, BACKOFF_LAST = 0.5, 10.0  # seconds between two attempts to choose a server
 
 
@@ -72,7 +75,7 @@ class ServerState:
     # -- what tools ask for -------------------------------------------------------------------
 
     async def redis(self) -> RedisConnection:
-        """The open connection; waits for the first one.
+        """The open connection; waits for the first one. When the last attempt to open one failed, asks for another.
 
         Raises:
             RedisUnavailableError or SettingsError: no server could be chosen, and why.
@@ -80,8 +83,9 @@ class ServerState:
         if self._connection is not None:
             return self._connection
         self._wanted.set()
-        with anyio.move_on_after(OPEN_WAIT):
-            while self._connection is None and self.problem is None:
+        with anyio.move_on_after(OPEN_WAIT if self.problem is None else RETRY_WAIT):
+            attempts = self.restarts
+            while self._connection is None and self.restarts == attempts:
                 await self._changed.wait()
         if self._connection is not None:
             return self._connection
@@ -153,15 +157,17 @@ class ServerState:
             try:
                 await self._serve_connection()
             except StreamMachineError as error:
-                log.warning("%s (next try in %.1f s)", error, delay)
+                if str(error) != str(self.problem):
+                    log.warning("%s (trying again)", error)
                 self._lost(error)
             except Exception as error:
-                log.exception("The Redis connection failed; next try in %.1f s", delay)
+                log.exception("The Redis connection failed (trying again)")
                 self._lost(RedisUnavailableError(f"The Redis connection failed: {type(error).__name__}."))
-            self.restarts += 1
             if time.monotonic() - began > BACKOFF_LAST:
                 delay = BACKOFF_FIRST
-            await anyio.sleep(delay)
+            await anyio.sleep(BACKOFF_FIRST)
+            with anyio.move_on_after(delay):
+                await self._wanted.wait()
             delay = min(delay * 2, BACKOFF_LAST)
 
     async def _serve_connection(self) -> None:
@@ -178,6 +184,8 @@ class ServerState:
 
     def _lost(self, error: StreamMachineError) -> None:
         self.problem = error
+        self.restarts += 1
+        self._wanted = anyio.Event()
         self._notify()
 
     def _notify(self) -> None:

@@ -14,7 +14,8 @@ import os
 import select
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DRAIN = 2.0  # seconds for requests under way when the end has come
+LAST_WRITE = 1.0  # seconds after that for what the client has not taken from the pipe yet
+MOST_UNDER_WAY = 1000  # requests; further ones wait in the pipe, so a client that floods us feels it and not our memory
 CHUNK = 1 << 16
 PIPE_BUF = getattr(select, "PIPE_BUF", 0)  # what a writable pipe takes whole; 0 on Windows: always in a thread
 MAX_LINE = 64 << 20  # bytes; a longer line is no message but a mistake, and must not fill the memory
@@ -42,12 +45,12 @@ class Wire:
     @classmethod
     def take(cls) -> Wire:
         """Take stdin and stdout for the protocol alone. Call it before importing anything that may print."""
-        sys.stdout.flush()
         wire = cls(_private(0), _private(1))
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
         os.dup2(2, 1)
+        sys.stdout.flush()  # what was printed before this (by sitecustomize, say) is not for the client either
         return wire
 
     @property
@@ -67,50 +70,63 @@ async def serve(server: FastMCP[Any], wire: Wire, stop: anyio.Event) -> None:
 
     token = set_transport("stdio")
     under_way = _UnderWay()
-    # Room for one message each way, as in the SDK's own transport: back-pressure reaches the client.
+    # No room in between, as in the SDK's own transport: back-pressure reaches the client.
     to_server, server_reads = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     server_writes, from_server = anyio.create_memory_object_stream[SessionMessage](0)
     low_level = server._mcp_server
     try:
         async with server._lifespan_manager(), anyio.create_task_group() as tasks:
-            tasks.start_soon(_write_messages, wire, from_server, under_way)
+            tasks.start_soon(_write_messages, wire, from_server, stop, under_way)
             tasks.start_soon(_read_messages, wire, to_server, stop, under_way, server_writes.clone())
             await low_level.run(server_reads, server_writes, low_level.create_initialization_options())
-            tasks.cancel_scope.cancel()
+            # The writer ends by itself once the client has taken all; one that reads no more is not waited for.
+            server_writes.close()
+            tasks.cancel_scope.deadline = anyio.current_time() + LAST_WRITE
     finally:
         reset_transport(token)
 
 
 class _UnderWay:
-    """Counts requests that were read and not answered yet."""
+    """The requests that were read and not answered yet, by id."""
 
     def __init__(self) -> None:
-        self._ids: set[str | int] = set()
-        self._idle = anyio.Event()
-        self._idle.set()
+        self._ids: Counter[str | int] = Counter()  # a careless client may use one id twice
+        self._changed = anyio.Event()
+
+    async def room(self) -> None:
+        """Wait until one more request may be read."""
+        await self._wait(lambda: self._ids.total() < MOST_UNDER_WAY)
 
     def began(self, identifier: str | int) -> None:
-        if not self._ids:
-            self._idle = anyio.Event()
-        self._ids.add(identifier)
+        self._ids[identifier] += 1
 
-    def ended(self, identifier: str | int | None) -> None:
-        if identifier is not None:
-            self._ids.discard(identifier)
-        if not self._ids:
-            self._idle.set()
+    def ended(self, identifier: object) -> None:
+        if isinstance(identifier, (str, int)) and identifier in self._ids:
+            self._ids[identifier] -= 1
+            self._ids += Counter()  # drops what is down to zero
+            self._notify()
+
+    def abandon(self) -> None:
+        """There is nobody left to answer."""
+        self._ids.clear()
+        self._notify()
 
     async def drained(self) -> bool:
         """Wait until every request was answered, ``DRAIN`` seconds at most."""
         with anyio.move_on_after(DRAIN) as scope:
-            await self._idle.wait()
+            await self._wait(lambda: not self._ids)
         return not scope.cancelled_caught
+
+    async def _wait(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await self._changed.wait()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
 
 async def _read_messages(wire: Wire, to_server: Any, stop: anyio.Event, under_way: _UnderWay, reply: Any) -> None:
-    from mcp.shared.message import SessionMessage
-    from mcp_types import JSONRPCNotification, JSONRPCRequest, jsonrpc_message_adapter
-
     async with to_server, reply:
         async with anyio.create_task_group() as tasks:
 
@@ -120,58 +136,101 @@ async def _read_messages(wire: Wire, to_server: Any, stop: anyio.Event, under_wa
 
             tasks.start_soon(until_stopped)
             async for line in _lines(wire):
-                try:
-                    message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-                except ValueError as error:
-                    log.warning("A line from the client is no JSON-RPC message: %s", str(error).splitlines()[0])
-                    await _refuse(line, reply)
-                    continue
-                if isinstance(message, JSONRPCRequest):
-                    under_way.began(message.id)
-                elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
-                    under_way.ended((message.params or {}).get("requestId"))
-                await to_server.send(SessionMessage(message))
+                await _take_line(line, to_server, under_way, reply)
+                await under_way.room()
             tasks.cancel_scope.cancel()
         if not await under_way.drained():
             log.warning("Requests still under way after %g s are cancelled", DRAIN)
 
 
-async def _refuse(line: bytes, reply: Any) -> None:
-    """Answer what is no valid message, where it shows an id to answer to (JSON-RPC 2.0, section 5.1)."""
+async def _take_line(line: bytes, to_server: Any, under_way: _UnderWay, reply: Any) -> None:
+    from mcp.shared.message import SessionMessage
+    from mcp_types import JSONRPCNotification, JSONRPCRequest, jsonrpc_message_adapter
+
+    try:
+        message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+    except ValueError as error:
+        log.warning("A line from the client is no JSON-RPC message: %s", str(error).splitlines()[0])
+        await _refuse(line, under_way, reply)
+        return
+    if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+        under_way.ended((message.params or {}).get("requestId"))
+    if not isinstance(message, JSONRPCRequest):
+        await to_server.send(SessionMessage(message))
+        return
+    under_way.began(message.id)
+    try:
+        await to_server.send(SessionMessage(message))
+    except BaseException:  # stopped before the server took it
+        under_way.ended(message.id)
+        raise
+
+
+async def _refuse(line: bytes, under_way: _UnderWay, reply: Any) -> None:
+    """Answer what is no valid message, where it shows an id to answer to (JSON-RPC 2.0, section 5.1).
+
+    An array is a batch, which MCP dropped with protocol 2025-06-18: each of its requests is refused.
+    """
     from mcp.shared.message import SessionMessage
     from mcp_types import ErrorData, JSONRPCError
 
     try:
-        identifier = json.loads(line).get("id")
-    except (ValueError, AttributeError, RecursionError):
+        found = json.loads(line)
+    except (ValueError, RecursionError):
         return
-    if isinstance(identifier, (str, int)) and not isinstance(identifier, bool):
-        error = ErrorData(code=-32600, message="This is no valid JSON-RPC 2.0 message.")
-        await reply.send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=identifier, error=error)))
+    text = (
+        "MCP has no batches: send one message a line." if isinstance(found, list) else "No valid JSON-RPC 2.0 message."
+    )
+    for part in found if isinstance(found, list) else [found]:
+        identifier = part.get("id") if isinstance(part, dict) else None
+        if isinstance(identifier, (str, int)) and not isinstance(identifier, bool):
+            error = ErrorData(code=-32600, message=text)
+            under_way.began(identifier)
+            await reply.send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=identifier, error=error)))
 
 
-async def _write_messages(wire: Wire, from_server: Any, under_way: _UnderWay) -> None:
+async def _write_messages(wire: Wire, from_server: Any, stop: anyio.Event, under_way: _UnderWay) -> None:
     from mcp_types import JSONRPCError, JSONRPCResponse
 
     async with from_server:
         async for session_message in from_server:
             message = session_message.message
-            data = message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
             try:
-                await _write_all(wire.write_fd, data)
+                await _write_all(wire.write_fd, _encoded(message) + b"\n")
             except OSError as error:
                 log.warning("The client is gone: %s", error)
+                under_way.abandon()
+                stop.set()
                 return
             if isinstance(message, (JSONRPCResponse, JSONRPCError)):
                 under_way.ended(message.id)
 
 
+def _encoded(message: Any) -> bytes:
+    """The message as one line of JSON."""
+    try:
+        data: bytes = message.model_dump_json(by_alias=True, exclude_unset=True).encode()
+    except ValueError:
+        # A lone surrogate, from a Redis key that is not UTF-8 or from the request's own id: valid JSON has none.
+        text = json.dumps(message.model_dump(by_alias=True, exclude_unset=True), ensure_ascii=False, default=str)
+        data = text.encode("utf-8", "replace")
+    return data
+
+
 async def _write_all(descriptor: int, data: bytes) -> None:
-    """Write; in a thread where the write might block. The descriptor stays in the mode it came in."""
-    if len(data) <= PIPE_BUF and _writable(descriptor):
-        os.write(descriptor, data)
-    else:
+    """Write without ever blocking the loop, or a thread that nothing could end. The descriptor's mode is not
+    touched: it may be shared with the client's own end."""
+    if not PIPE_BUF:
         await anyio.to_thread.run_sync(_write_blocking, descriptor, data)
+        return
+    view = memoryview(data)
+    while view:
+        if not _writable(descriptor):
+            await anyio.wait_writable(descriptor)
+        try:
+            view = view[os.write(descriptor, view[:PIPE_BUF]) :]
+        except BlockingIOError:  # somebody made it non-blocking, and poll spoke of less room than we have bytes
+            await anyio.sleep(0.001)
 
 
 def _writable(descriptor: int) -> bool:
@@ -184,41 +243,48 @@ def _writable(descriptor: int) -> bool:
 def _write_blocking(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        try:
-            view = view[os.write(descriptor, view) :]
-        except BlockingIOError:
-            select.select([], [descriptor], [])
+        view = view[os.write(descriptor, view) :]
 
 
 async def _lines(wire: Wire) -> AsyncIterator[bytes]:
-    """The lines that come in."""
+    """The lines that come in. One that is too long is dropped as a whole, and not kept while it comes."""
     buffer = bytearray()
     searched = 0
+    too_long = False
     async for chunk in _chunks(wire):
         buffer += chunk
         while (end := buffer.find(b"\n", searched)) >= 0:
             line = bytes(buffer[:end]).strip()
             del buffer[: end + 1]
             searched = 0
-            if line:
+            if line and not too_long:
                 yield line
+            too_long = False
         searched = len(buffer)
-        if searched > MAX_LINE:
-            log.error("A line of more than %d bytes came in; it is no message and was dropped", MAX_LINE)
+        if searched > MAX_LINE or too_long:
+            if not too_long:
+                log.error("A line of more than %d bytes came in; it is no message and is dropped", MAX_LINE)
+            too_long = True
             buffer.clear()
             searched = 0
-    if buffer.strip():
+    if buffer.strip() and not too_long:
         yield bytes(buffer).strip()
 
 
 async def _chunks(wire: Wire) -> AsyncIterator[bytes]:
     watchable = wire.watchable
     while True:
-        if watchable:
-            await anyio.wait_readable(wire.read_fd)
-            chunk = os.read(wire.read_fd, CHUNK)
-        else:
-            chunk = await anyio.to_thread.run_sync(os.read, wire.read_fd, CHUNK, abandon_on_cancel=True)
+        try:
+            if watchable:
+                await anyio.wait_readable(wire.read_fd)
+                chunk = os.read(wire.read_fd, CHUNK)
+            else:
+                chunk = await anyio.to_thread.run_sync(os.read, wire.read_fd, CHUNK, abandon_on_cancel=True)
+        except BlockingIOError:
+            continue
+        except OSError as error:  # a socket whose other end was killed with answers of ours unread; a terminal hung up
+            log.warning("The client is gone: %s", error)
+            return
         if not chunk:
             return
         yield chunk

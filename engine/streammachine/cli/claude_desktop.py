@@ -15,16 +15,18 @@ from rich.console import Console
 
 from streammachine.errors import SettingsError
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 def install_entry(config_path: Path | None, *, name: str, env: Sequence[str], dry_run: bool) -> int:
     """Write (or with ``dry_run`` show) the entry; running it twice changes nothing the second time.
 
     Raises:
-        SettingsError: the file is no JSON object, or an ``env`` item is not NAME=VALUE; nothing was written.
+        SettingsError: the file is no JSON object or cannot be written, or an ``env`` item is not NAME=VALUE; the file
+            is as it was.
     """
-    path = config_path if config_path is not None else default_config_path()
+    # A link (dotfiles kept elsewhere) stays one: what it points to is written.
+    path = (config_path if config_path is not None else default_config_path()).resolve()
     config = _read(path)
     servers = config.setdefault("mcpServers", {})
     if not isinstance(servers, dict):
@@ -40,8 +42,11 @@ def install_entry(config_path: Path | None, *, name: str, env: Sequence[str], dr
         console.print(f"Would write {path}:")
         console.print(text, markup=False, end="")
         return 0
-    backup = _backup(path)
-    _write(path, text)
+    try:
+        backup = _backup(path)
+        _write(path, text)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror or error}.") from error
     console.print(f"Wrote the entry {name!r} into {path}")
     if backup is not None:
         console.print(f"The file as it was: {backup}")
@@ -56,6 +61,19 @@ def default_config_path() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("APPDATA", Path.home() / "AppData/Roaming")) / "Claude/claude_desktop_config.json"
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "Claude/claude_desktop_config.json"
+
+
+def installed_command(name: str = "streammachine") -> tuple[Path, str] | None:
+    """The configuration file and the command of our entry in it; None when there is no such entry.
+
+    Raises:
+        SettingsError: the file is no JSON object.
+    """
+    path = default_config_path()
+    servers = _read(path).get("mcpServers")
+    entry = servers.get(name) if isinstance(servers, dict) else None
+    command = entry.get("command") if isinstance(entry, dict) else None
+    return (path, command) if isinstance(command, str) else None
 
 
 def server_command() -> dict[str, Any]:
@@ -83,13 +101,12 @@ def _entry(before: dict[str, Any], env: Sequence[str]) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
+        config = json.loads(text) if text.strip() else {}
     except FileNotFoundError:
         return {}
-    if not text.strip():
-        return {}
-    try:
-        config = json.loads(text)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
         raise SettingsError(f"{path} is not valid JSON ({error}). Correct it by hand; nothing was written.") from error
     if not isinstance(config, dict):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +20,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from streammachine.cli.peer import call, private_environment, server_client
+from streammachine.cli.peer import call, open_server, private_environment
 from streammachine.cli.trades import DemoTrade, generated, recorded
+from streammachine.errors import StreamMachineError
+from streammachine.settings import Settings
 
 if TYPE_CHECKING:
     from fastmcp import Client
 
-GENERATED = 20_000
 BATCH = 1000
 INTERVALS = {"1m": 60_000, "5m": 300_000}
 AGGREGATOR = "demo"
@@ -33,56 +36,69 @@ ROWS = 10
 
 def run_demo(trades: Path | None, count: int | None) -> int:
     """Run the demo; 0 when every trade that went in is in the candles."""
-    console = Console()
+    console = Console(highlight=False)
     if trades is None:
-        source = list(generated(count or GENERATED))
-        origin = f"{len(source):,} generated trades (seeded random walk, not market data)"
+        source = list(generated(count or Settings().records))
+        origin = f"{len(source):,} generated trades (a seeded random walk)"
     else:
-        source = list(recorded(trades))[:count]
-        origin = f"{len(source):,} recorded trades of {trades.name}"
+        source = list(islice(recorded(trades), count))
+        origin = f"{len(source):,} recorded trades"
+    if not source:
+        raise StreamMachineError(f"{trades} holds no trade.")
     console.print(f"[bold]StreamMachine demo[/]: {origin}")
+    with _private_folder() as folder:
+        return anyio.run(_demo, console, source, folder)
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A temporary folder; no Valkey on it outlives the block, even if the MCP server was killed."""
+    from streammachine.redis.embedded import EmbeddedServer
+
     with tempfile.TemporaryDirectory(prefix="sm-demo-", ignore_cleanup_errors=True) as folder:
-        return anyio.run(_demo, console, source, Path(folder))
+        try:
+            yield Path(folder)
+        finally:
+            left = EmbeddedServer.running(Path(folder) / "data")
+            if left is not None:
+                left.release()
 
 
 async def _demo(console: Console, source: list[DemoTrade], folder: Path) -> int:
-    if not source:
-        console.print("There is no trade to play.")
-        return 1
     began = time.perf_counter()
     symbol = source[0].symbol
-    stream = f"trades:demo:{symbol}"
-    async with server_client(private_environment(folder / "data"), folder / "server.log") as client:
-        health = await call(client, "health_check")
+    async with open_server(private_environment(folder / "data"), folder / "server.log") as client:
+        with console.status("Starting the MCP server"):
+            health = await call(client, "health_check")
         console.print(
-            f"MCP server started over stdio in {time.perf_counter() - began:.2f} s; "
+            f"MCP server started over stdio in {time.perf_counter() - began:.1f} s; "
             f"Redis: {health['redis']} ({health.get('origin', 'none')})"
         )
         created = await call(client, "ohlc_create", name=AGGREGATOR, intervals=list(INTERVALS.values()))
         played = time.perf_counter()
-        ticks = await _play(console, client, stream, source)
+        ticks = await _play(console, client, f"trades:demo:{symbol}", source)
         seconds = time.perf_counter() - played
+        complete = ticks == len(source)
         for label, interval in INTERVALS.items():
-            await _show(console, client, symbol, label, interval)
+            candles = await _candles(client, symbol, interval)
+            complete &= sum(candle["trade_count"] for candle in candles) == len(source)
+            _show(console, f"{symbol} {label}", candles)
         stats = await call(client, "ohlc_stats", name=AGGREGATOR)
         console.print(
-            f"{ticks:,} ticks: sent to the stream, read back and aggregated ({created['implementation']} engine) through "
-            f"MCP tools in {seconds:.2f} s = [bold]{ticks / seconds:,.0f} ticks/s[/]"
+            f"\n{stats['tick_count']:,} ticks into the stream, out of it and into candles ({created['implementation']}"
+            f" engine)\nthrough MCP tools in {seconds:.1f} s: [bold]{ticks / seconds:,.0f} ticks/s[/]"
         )
         health = await call(client, "health_check")
-        embedded = health.get("embedded", {})
         console.print(
-            f"Health: {health['status']}, Redis {health['redis']} in {health.get('latency_ms', '?')} ms, "
-            f"embedded Valkey with fsync {embedded.get('fsync', '?')}; late ticks: {stats['late_count']}"
+            f"Health: {health['status']}; Redis {health['redis']}, {health.get('latency_ms', '?')} ms; "
+            f"embedded Valkey, fsync {health.get('embedded', {}).get('fsync', '?')}"
         )
-    complete = stats["tick_count"] == len(source) == ticks
     console.print("[green]Every trade is in the candles.[/]" if complete else "[red]Trades are missing.[/]")
     return 0 if complete else 1
 
 
 async def _play(console: Console, client: Client[Any], stream: str, source: list[DemoTrade]) -> int:
-    """Send the trades to the stream, batch by batch, and aggregate what the stream then holds."""
-    cursor, ticks = "-", 0
+    """Send the trades to the stream, batch by batch, and aggregate what the stream then holds; gives the ticks."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -90,20 +106,20 @@ async def _play(console: Console, client: Client[Any], stream: str, source: list
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
     )
+    cursor, ticks = "-", 0
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("trades -> stream -> candles", total=len(source))
         for start in range(0, len(source), BATCH):
-            batch = source[start : start + BATCH]
-            await call(client, "stream_send_batch", stream=stream, messages=[_message(trade) for trade in batch])
-            while True:
+            messages = [_message(trade) for trade in source[start : start + BATCH]]
+            await call(client, "stream_send_batch", stream=stream, messages=messages)
+            more = True
+            while more:
                 page = await call(client, "stream_read", stream=stream, start=cursor, count=BATCH)
                 if page["messages"]:
                     await call(client, "ohlc_update", name=AGGREGATOR, ticks=_ticks(page["messages"]))
                     ticks += page["count"]
                     progress.update(bar, completed=ticks)
-                cursor = page["next_cursor"]
-                if not page["truncated"]:
-                    break
+                cursor, more = page["next_cursor"], page["truncated"]
     return ticks
 
 
@@ -124,19 +140,35 @@ def _ticks(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-async def _show(console: Console, client: Client[Any], symbol: str, label: str, interval: int) -> None:
-    page = await call(client, "ohlc_get_candles", name=AGGREGATOR, symbol=symbol, interval_ms=interval, limit=ROWS)
-    title = f"{symbol} {label}" + (f", the newest {ROWS}" if page["truncated"] else "") + " (times are UTC)"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("start", no_wrap=True)
+async def _candles(client: Client[Any], symbol: str, interval: int) -> list[dict[str, Any]]:
+    """All candles, oldest first; the tool gives them in pages, the newest first."""
+    candles: list[dict[str, Any]] = []
+    end = 0
+    while True:
+        page = await call(
+            client, "ohlc_get_candles", name=AGGREGATOR, symbol=symbol, interval_ms=interval, limit=1000, end_ms=end
+        )
+        candles = page["candles"] + candles
+        if not page["truncated"]:
+            return candles
+        end = candles[0]["candle_start_ms"]
+
+
+def _show(console: Console, title: str, candles: list[dict[str, Any]]) -> None:
+    shown = candles[-ROWS:]
+    which = f", the last {ROWS} of {len(candles):,} candles" if len(candles) > ROWS else f", {len(candles)} candles"
+    # Narrow enough for 80 columns with prices up to 999,999.99.
+    table = Table(title=f"{title}{which}", title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 0))
+    table.add_column("start (UTC)", no_wrap=True)
     for name in ("open", "high", "low", "close", "volume", "trades"):
         table.add_column(name, justify="right", no_wrap=True)
-    for candle in page["candles"]:
+    for candle in shown:
         start = datetime.fromtimestamp(candle["candle_start_ms"] / 1000, UTC)
         table.add_row(
             start.strftime("%m-%d %H:%M"),
             *(f"{candle[name]:,.2f}" for name in ("open", "high", "low", "close")),
-            f"{candle['volume']:,.4f}",
+            f"{candle['volume']:,.3f}",
             f"{candle['trade_count']:,}",
         )
+    console.print()
     console.print(table)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
+import re
+import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -12,44 +13,40 @@ from dataclasses import dataclass
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-import anyio
 from rich.console import Console
 
 import streammachine
-from streammachine.cli.peer import call, server_client
+from streammachine.cli.claude_desktop import installed_command, server_command
+from streammachine.cli.peer import call, open_server
 from streammachine.errors import SettingsError, StreamMachineError
 from streammachine.settings import Settings
 
 DISTRIBUTION = "streammachine-mcp"
+MARKS = {"ok": "[green]ok  [/]", "note": "[yellow]note[/]", "bad": "[red]bad [/]"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: how it went, what was seen, and the mend where it went wrong."""
+    """One check: how it went ("ok", "note" or "bad"), what was seen, and the mend where there is one."""
 
-    ok: bool
+    mark: str
     subject: str
     seen: str
     mend: str = ""
-    warning: bool = False
 
 
-def run_doctor() -> int:
-    """Print all findings; 1 when something is wrong."""
+async def run_doctor() -> int:
+    """Print all findings as they come; 1 when something is bad."""
+    # No wrapping of our own: a path or a command that is cut in two cannot be copied.
     console = Console(highlight=False, soft_wrap=True)
-    return anyio.run(_run, console)
-
-
-async def _run(console: Console) -> int:
     wrong = 0
     async for finding in _checks():
-        wrong += not finding.ok and not finding.warning
-        mark = "[green]ok  [/]" if finding.ok else "[yellow]note[/]" if finding.warning else "[red]bad [/]"
-        console.print(mark, f"[bold]{finding.subject}[/]:", end=" ")
+        wrong += finding.mark == "bad"
+        console.print(MARKS[finding.mark], f"[bold]{finding.subject}[/]:", end=" ")
         console.print(finding.seen, markup=False)
-        if not finding.ok:
+        if finding.mend:
             console.print("     ->", finding.mend, markup=False)
-    console.print("Everything works." if not wrong else f"{wrong} to mend.")
+    console.print(f"[red]{wrong} to mend.[/]" if wrong else "[green]Everything works.[/]")
     return 1 if wrong else 0
 
 
@@ -60,36 +57,47 @@ async def _checks() -> AsyncIterator[Finding]:
         yield finding
     settings = _settings()
     yield settings
-    if settings.ok:
+    if settings.mark == "ok":
         yield await _redis()
         yield await _handshake()
+    desktop = _claude_desktop()
+    if desktop is not None:
+        yield desktop
 
 
 def _python() -> Finding:
-    ok = sys.version_info >= (3, 11)
-    return Finding(ok, "Python", f"{platform.python_version()} on {platform.system()}", "Use Python 3.11 or later.")
+    return Finding("ok", "Python", f"{platform.python_version()} on {platform.system()}")
 
 
 def _import_name() -> Finding:
-    owners = sorted(set(packages_distributions().get("streammachine", ())))
+    """Two distributions that own one import name overwrite each other's files."""
+    owners = sorted(
+        {re.sub(r"[-_.]+", "-", owner).lower() for owner in packages_distributions().get("streammachine", ())}
+    )
     foreign = [owner for owner in owners if owner != DISTRIBUTION]
     place = Path(streammachine.__file__ or "").parent
     if foreign:
         return Finding(
-            False,
+            "bad",
             "Import name",
-            f"'streammachine' is also installed by {', '.join(foreign)} ({place})",
+            f"'streammachine' is also installed by {', '.join(foreign)} (loaded from {place})",
             f"Run: pip uninstall {' '.join(foreign)} && pip install --force-reinstall --no-deps {DISTRIBUTION}",
         )
-    return Finding(True, "Import name", f"'streammachine' is {DISTRIBUTION} ({place})")
+    if not owners:
+        return Finding("ok", "Import name", f"'streammachine' is run from its source, not installed ({place})")
+    return Finding("ok", "Import name", f"'streammachine' is {DISTRIBUTION} ({place})")
 
 
 def _native() -> list[Finding]:
     from streammachine import _HAS_FAST_OHLC_CYTHON, _has_cython_decode
 
-    mend = "Everything works, slower. Install a C compiler and Python's headers, then install streammachine-mcp again."
+    mend = "It gives the same results, slower. "
+    if shutil.which("cc") or shutil.which("gcc") or shutil.which("clang"):
+        mend += f"There is a C compiler: install {DISTRIBUTION} again, and look for the compiler's error."
+    else:
+        mend += f"There is no C compiler here. Install one and Python's headers, then {DISTRIBUTION} again."
     return [
-        Finding(built, subject, "compiled" if built else "the plain-Python twin", mend, warning=True)
+        Finding("ok", subject, "compiled") if built else Finding("note", subject, "not compiled: plain Python", mend)
         for subject, built in (("Candle engine", _HAS_FAST_OHLC_CYTHON), ("Wire codec", _has_cython_decode))
     ]
 
@@ -98,10 +106,10 @@ def _settings() -> Finding:
     try:
         settings = Settings()
     except SettingsError as error:
-        return Finding(False, "Settings", str(error), "Correct or unset the variable.")
+        return Finding("bad", "Settings", str(error), "Correct the variable or unset it.")
     shown = settings.describe()
     chosen = [f"{name}={shown[name]}" for name in shown if os.environ.get(name)]
-    return Finding(True, "Settings", ", ".join(chosen) or "all defaults")
+    return Finding("ok", "Settings", ", ".join(chosen) or "all defaults")
 
 
 async def _redis() -> Finding:
@@ -117,24 +125,52 @@ async def _redis() -> Finding:
             name = "Valkey" if "valkey_version" in info else "Redis"
             version = str(info[f"{name.lower()}_version"])
             seen = f"{name} {version} at {target.url}, {target.origin} because {target.why}; {milliseconds:.1f} ms"
-            return Finding(True, "Redis", seen)
+            return Finding("ok", "Redis", seen)
     except StreamMachineError as error:
-        return Finding(False, "Redis", str(error), "See above; the server starts without Redis and waits for it.")
+        return Finding("bad", "Redis", str(error), "The MCP server starts without it, and goes on when it comes.")
 
 
 async def _handshake() -> Finding:
+    """Start the server with the command that ``install claude-desktop`` writes, and greet it as Claude Desktop does."""
+    entry = server_command()
     with tempfile.TemporaryDirectory(prefix="sm-doctor-") as folder:
-        log = Path(folder) / "server.log"
         began = time.perf_counter()
         try:
-            with anyio.fail_after(30):
-                async with server_client(os.environ, log) as client:
-                    tools = await client.list_tools()
-                    seconds = time.perf_counter() - began
-                    health = await call(client, "health_check")
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong is the finding
-            tail = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
-            seen = f"{type(error).__name__}: {error}"
-            return Finding(False, "MCP handshake", seen, "The server's last lines: " + " | ".join(tail))
-    seen = f"{len(tools)} tools after {seconds:.2f} s; health: {health['status']}"
-    return Finding(True, "MCP handshake", seen)
+            async with open_server(
+                os.environ,
+                Path(folder) / "server.log",
+                command=[entry["command"], *entry.get("args", [])],
+                mode="legacy",
+            ) as client:
+                tools = await client.list_tools()
+                seconds = time.perf_counter() - began
+                health = await call(client, "health_check")
+        except StreamMachineError as error:
+            return Finding("bad", "MCP handshake", str(error), f"Run it by hand to see more: {_line(entry)}")
+    seen = f"{len(tools)} tools after {seconds:.1f} s; health: {health['status']}"
+    return Finding("ok", "MCP handshake", seen)
+
+
+def _claude_desktop() -> Finding | None:
+    """Whether the command that Claude Desktop is told to run is there; None when it was told nothing."""
+    try:
+        found = installed_command()
+    except StreamMachineError as error:
+        return Finding("bad", "Claude Desktop", str(error), "Correct the file by hand.")
+    if found is None:
+        return None
+    path, command = found
+    mend = "Run: streammachine install claude-desktop"
+    if Path(command).is_absolute():
+        if os.access(command, os.X_OK):
+            return Finding("ok", "Claude Desktop", f"runs {command} ({path})")
+        return Finding("bad", "Claude Desktop", f"is told to run {command}, which is not there ({path})", mend)
+    return Finding(
+        "note", "Claude Desktop", f"is told to run {command!r}, which it finds only on its own PATH ({path})", mend
+    )
+
+
+def _line(entry: dict[str, object]) -> str:
+    arguments = entry.get("args", [])
+    assert isinstance(arguments, list)
+    return " ".join([str(entry["command"]), *arguments])

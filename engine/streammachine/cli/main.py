@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
 from streammachine.errors import StreamMachineError
 
+
+def _version() -> str:
+    try:
+        return version("streammachine-mcp")
+    except PackageNotFoundError:
+        return "0+unknown (run from its source, not installed)"
+
+
 app = App(
     name="streammachine",
+    version=_version,
     help="Market ticks to candles on Redis Streams, and an MCP server over it. The server itself is streammachine-mcp.",
 )
 install = App(name="install", help="Install the MCP server into a client.")
@@ -19,7 +30,7 @@ app.command(install)
 
 
 @app.command
-def demo(*, trades: Path | None = None, count: int | None = None) -> int:
+def demo(*, trades: Path | None = None, count: Annotated[int | None, Parameter(validator=Number(gte=1))] = None) -> int:
     """From trades to candles through the real MCP server, on a private embedded Valkey.
 
     Parameters
@@ -28,7 +39,7 @@ def demo(*, trades: Path | None = None, count: int | None = None) -> int:
         A CSV file (.gz too) of recorded trades with the columns trade_ms, trade_id, price, qty, buyer_is_maker.
         Without it the trades are generated from a seed.
     count
-        How many trades to generate (default 20000), or to play of the file (default all).
+        How many trades to generate (default STREAMMACHINE_RECORDS), or to play of the file (default all).
     """
     from streammachine.cli.demo import run_demo
 
@@ -38,9 +49,11 @@ def demo(*, trades: Path | None = None, count: int | None = None) -> int:
 @app.command
 def doctor() -> int:
     """Check this installation: build, names, Redis, and a real MCP handshake. Says what is wrong and the mend."""
+    import anyio
+
     from streammachine.cli.doctor import run_doctor
 
-    return run_doctor()
+    return anyio.run(run_doctor)
 
 
 @install.command(name="claude-desktop")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from streammachine.errors import StreamMachineError
 
@@ -14,20 +15,46 @@ if TYPE_CHECKING:
     from fastmcp import Client
 
 
-def server_client(env: Mapping[str, str], log_file: Path) -> Client[Any]:
-    """A client that starts the server with this environment; the server's log goes to ``log_file``."""
+START_DEADLINE = 30.0  # seconds; loading the server's modules takes one on an idle machine
+LAST_LINES = 3
+
+
+@asynccontextmanager
+async def open_server(
+    env: Mapping[str, str],
+    log_file: Path,
+    *,
+    command: Sequence[str] | None = None,
+    mode: Literal["auto", "legacy"] = "auto",
+) -> AsyncIterator[Client[Any]]:
+    """Start the server with this environment and shake hands; its log goes to ``log_file``.
+
+    Args:
+        command: the server's command line; without it, this Python and the server's module.
+        mode: "legacy" shakes hands with ``initialize``, as Claude Desktop does.
+
+    Raises:
+        StreamMachineError: it did not start or did not answer; with the last lines of its log.
+    """
     from fastmcp import Client
     from fastmcp.client.transports import StdioTransport
 
-    return Client(
-        StdioTransport(
-            command=sys.executable,
-            args=["-m", "streammachine.mcp_server"],
-            env=dict(env),
-            keep_alive=False,
-            log_file=log_file,
-        )
+    program, *arguments = command or (sys.executable, "-m", "streammachine.mcp_server")
+    transport = StdioTransport(
+        command=program, args=list(arguments), env=dict(env), keep_alive=False, log_file=log_file
     )
+    client = Client(transport, mode=mode, init_timeout=START_DEADLINE)
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(client)
+        except Exception as error:
+            raise StreamMachineError(f"The MCP server did not start: {error}.{_last_lines(log_file)}") from error
+        yield client
+
+
+def _last_lines(log_file: Path) -> str:
+    lines = log_file.read_text(errors="replace").strip().splitlines() if log_file.exists() else []
+    return f" Its last lines: {' | '.join(line.strip() for line in lines[-LAST_LINES:])}" if lines else ""
 
 
 def private_environment(data_dir: Path) -> dict[str, str]:
@@ -45,9 +72,14 @@ async def call(client: Client[Any], tool: str, **arguments: Any) -> dict[str, An
     """Call a tool; its structured result.
 
     Raises:
-        StreamMachineError: with the text of the tool's error.
+        StreamMachineError: with the text of the tool's error, or because the server is gone.
     """
-    result = await client.call_tool(tool, arguments, raise_on_error=False)
+    from mcp import MCPError
+
+    try:
+        result = await client.call_tool(tool, arguments, raise_on_error=False)
+    except (MCPError, RuntimeError) as error:
+        raise StreamMachineError(f"{tool} failed: the MCP server gave no answer ({error}).") from error
     if result.is_error:
         text = " ".join(getattr(part, "text", "") for part in result.content)
         raise StreamMachineError(f"{tool} failed: {text}")

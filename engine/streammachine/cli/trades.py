@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import random
+import zlib
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,13 +51,25 @@ def recorded(path: Path, symbol: str = "BTCUSDT") -> Iterator[DemoTrade]:
             missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
             if missing:
                 raise TickError(f"{path}: the column {missing[0]!r} is missing. Needed are {', '.join(COLUMNS)}.")
-            for number, row in enumerate(rows, start=2):
+            for row in rows:
                 try:
-                    moment = int(row["trade_ms"])
-                    float(row["price"]), float(row["qty"])
+                    yield _trade(symbol, row)
                 except (TypeError, ValueError) as error:
-                    raise TickError(f"{path}, line {number}: {error}") from error
-                side = "sell" if row["buyer_is_maker"] in ("1", "true", "True") else "buy"
-                yield DemoTrade(symbol, moment, row["trade_id"], row["price"], row["qty"], side)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise TickError(f"{path} cannot be read: {error}") from error
+                    raise TickError(f"{path}, line {rows.line_num}: {error}.") from error
+    except OSError as error:
+        raise TickError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
+        raise TickError(f"{path} cannot be read: {error}.") from error
+
+
+def _trade(symbol: str, row: dict[str, str | None]) -> DemoTrade:
+    """One row's trade; raises ValueError for what no exchange would send."""
+    moment, identifier, price, volume, maker = (row[column] for column in COLUMNS)
+    if not identifier or moment is None or price is None or volume is None:
+        raise ValueError("a column has no value")
+    if not (isfinite(float(price)) and float(price) > 0):
+        raise ValueError(f"the price {price!r} is not above 0")
+    if not (isfinite(float(volume)) and float(volume) >= 0):
+        raise ValueError(f"the quantity {volume!r} is below 0 or not finite")
+    side = "sell" if maker in ("1", "true", "True") else "buy"
+    return DemoTrade(symbol, int(moment), identifier, price, volume, side)

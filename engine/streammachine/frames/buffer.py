@@ -55,7 +55,9 @@ class TimeSeriesBuffer:
         self._column = timestamp_column
         self._max_rows = max_rows
         self._now = now
-        self.clear()
+        self._frames: list[pd.DataFrame] = []  # the first holds the settled rows, the others came since
+        self._times = _Times()
+        self._settled = 0
 
     def append(self, df: pd.DataFrame) -> None:
         """Adds the frame's rows; they are copied. A frame without rows adds nothing.
@@ -90,7 +92,7 @@ class TimeSeriesBuffer:
 
     def clear(self) -> None:
         """Forgets all rows."""
-        self._frames: list[pd.DataFrame] = []  # the first holds the settled rows, the others came since
+        self._frames = []
         self._times = _Times()
         self._settled = 0
 
@@ -142,7 +144,7 @@ class TimeSeriesBuffer:
 
 
 class _Times:
-    """The timestamps of all rows side by side, in arrays that double: a question is one pass in C, not one per frame."""
+    """The timestamps of all rows in arrays that double, so that a question is one pass in C and not one per frame."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -183,14 +183,13 @@ def milliseconds_of(df: pd.DataFrame, column: str) -> NDArray[np.float64]:
         return times
     if pd.api.types.is_datetime64_any_dtype(values):
         stamps = pd.to_datetime(values, utc=True).dt.tz_localize(None)
-        return ((stamps - pd.Timestamp(0)) / pd.Timedelta(milliseconds=1)).to_numpy(dtype=np.float64)
+        return np.asarray((stamps - pd.Timestamp(0)) / pd.Timedelta(milliseconds=1), dtype=np.float64)
     try:
-        numbers = pd.to_numeric(values).to_numpy(dtype=np.float64, na_value=math.nan)
+        times = pd.to_numeric(values).to_numpy(dtype=np.float64, na_value=math.nan).astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"the column {column!r} holds something that is not a time in milliseconds: {error}"
         ) from error
-    times = numbers.astype(np.float64)
     times[~np.isfinite(times)] = math.nan
     return times
 

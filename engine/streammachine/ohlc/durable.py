@@ -30,12 +30,12 @@ from streammachine.errors import (
     SnapshotError,
     StreamMachineError,
 )
-from streammachine.ohlc.aggregator import create_ohlc_aggregator
+from streammachine.ohlc.aggregator import FastOHLC, create_ohlc_aggregator
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.streams import nearest
 
 if TYPE_CHECKING:
-    from streammachine.ohlc.aggregator import CandleData, FastOHLC
+    from streammachine.ohlc.aggregator import CandleData
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -248,11 +248,12 @@ class DurableAggregator:
         self._reset(_text(generation) if generation is not None else "")
         if identifier is None or data is None:
             return
-        memory = create_ohlc_aggregator(self.intervals, max_candles=MAX_CANDLES)
         try:
-            memory.load(data)
+            memory = FastOHLC.load(data)
         except SnapshotError as error:
             raise SnapshotError(f"The snapshot of aggregator {self.name!r} cannot be read: {error}") from error
+        if memory.intervals != self.intervals:
+            raise SnapshotError(f"The snapshot of aggregator {self.name!r} is one of other intervals.")
         self._memory = memory
         self._folded = _text(identifier)
 
@@ -290,7 +291,7 @@ class DurableAggregators:
             AggregatorExistsError: it exists with other intervals. IntervalError: an interval is refused.
             ValueError: the name is not usable.
         """
-        if not isinstance(name, str) or not _NAME.match(name):
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(
                 f"{name!r} is not usable as an aggregator's name: give 1 to 200 characters, no spaces, braces or controls."
             )
@@ -323,7 +324,7 @@ class DurableAggregators:
         if known is not None:
             return known
         intervals = None
-        if isinstance(name, str) and _NAME.match(name):
+        if isinstance(name, str) and _NAME.fullmatch(name):
             intervals = await self._connection.run(
                 lambda client: client.hget(f"sm:ohlc:{{{name}}}", "intervals"), repeatable=True
             )

@@ -66,7 +66,9 @@ cdef int64_t MAX_MS = 9_000_000_000_000_000
 cdef int64_t WEEK_MS = 604_800_000
 cdef int64_t MONDAY_SHIFT_MS = 259_200_000  # epoch day 0 is a Thursday, three days into a week
 cdef int64_t NO_MARK = INT64_MIN
-DEF ALIASES = 512  # a power of two; bounds the symbol objects remembered by identity
+
+cdef enum:
+    ALIASES = 512  # a power of two; bounds the symbol objects remembered by identity
 
 MAGIC = b"SMOHLC"
 VERSION = 1
@@ -542,7 +544,7 @@ cdef inline bint text_of(object value, const char** text, Py_ssize_t* size) noex
 
 
 cdef inline int64_t digits_ms(const char* text, Py_ssize_t size, bint stream_id) noexcept:
-    """Milliseconds from digits, with a stream id's ``-seq`` behind them where that is meant; -1 where it is not that."""
+    """Milliseconds from digits, in a stream id with ``-seq`` behind them; -1 where the text is something else."""
     cdef int64_t ms = 0
     cdef Py_ssize_t at = 0
     while at < size and c'0' <= text[at] <= c'9':
@@ -754,7 +756,9 @@ cdef class FastOHLC:
         self._intervals = _checked_intervals(intervals)
         bound = whole(max_candles)
         if bound is None or not 0 <= bound <= MAX_MS:
-            raise SettingsError(f"max_candles {_show(max_candles)} is refused: it must be an int, 0 (no bound) or more.")
+            raise SettingsError(
+                f"max_candles {_show(max_candles)} is refused: it must be an int, 0 (no bound) or more."
+            )
         ordered = sorted(self._intervals)
         self.plan.max_candles = bound
         self.plan.count = len(ordered)
@@ -1134,8 +1138,14 @@ cdef class Batch:
 
     cdef Series* fresh_series(self, object symbol) except? NULL:
         """The series of a symbol that the aggregator does not know; NULL where the symbol is refused."""
-        cdef str name = canonical(symbol)
+        cdef str name
         cdef Symbol made
+        cdef PyObject* entry
+        if PyUnicode_CheckExact(symbol):
+            entry = PyDict_GetItemWithError(self.fresh, symbol)
+            if entry is not NULL:
+                return &(<Symbol>entry).series
+        name = canonical(symbol)
         if name is None:
             return NULL
         made = self.fresh.get(name)
@@ -1327,7 +1337,9 @@ cdef class Reader(Batch):
                 if len(fields):
                     self.read_dict(first, dict(fields))
             elif fields is not None:
-                raise TickError(f"entry {_id_text(first)}: the fields {_show(fields)} are refused: give a dict or a list.")
+                raise TickError(
+                    f"entry {_id_text(first)}: the fields {_show(fields)} are refused: give a dict or a list."
+                )
         return 0
 
     cdef int read_dict(self, object entry_id, dict fields) except -1:
@@ -1498,14 +1510,14 @@ cdef class Column:
         else:
             PyMem_Free(self.data)
 
-    cdef int view(self, object array, str dtype) except -1:
+    cdef int view(self, object array, object dtype) except -1:
         import numpy
 
         self.array = numpy.require(array, dtype, ["C", "A"])
         PyObject_GetBuffer(self.array, &self.buffer, PyBUF_SIMPLE)
         self.viewed = True
         self.data = self.buffer.buf
-        self.count = self.buffer.len // 8
+        self.count = len(array)
         return 0
 
     cdef int allocate(self, Py_ssize_t count) except -1:
@@ -1608,7 +1620,7 @@ cdef class Columns(Batch):
         self.same_length("volumes", self.volumes.count)
         self.same_length("timestamps", self.times.count)
         if isinstance(symbols, (str, bytes)):
-            self.single = self.series_of(symbols, "")
+            self.single = self.series_of(symbols, -1)
         elif getattr(getattr(symbols, "dtype", None), "categories", None) is not None:
             self.read_codes(symbols)
         else:
@@ -1620,12 +1632,12 @@ cdef class Columns(Batch):
             raise TickError(f"{name} has {count} rows, prices has {self.prices.count}: they must be equal.")
         return 0
 
-    cdef Series* series_of(self, object symbol, str where) except NULL:
-        cdef Series* series = self.into.known(symbol)
+    cdef Series* series_of(self, object symbol, Py_ssize_t row) except NULL:
+        cdef Series* series = self.into.valued(symbol)
         if series is NULL:
             series = self.fresh_series(symbol)
             if series is NULL:
-                raise _symbol_error(symbol, where)
+                raise _symbol_error(symbol, "" if row < 0 else f"row {row}: ")
         return series
 
     cdef int read_codes(self, object symbols) except -1:
@@ -1648,24 +1660,63 @@ cdef class Columns(Batch):
             if code < 0 or code >= size:
                 raise _symbol_error(None, f"row {k}: ")
             if table[code] is NULL:
-                table[code] = self.series_of(categories[code], f"row {k}: ")
+                table[code] = self.series_of(categories[code], k)
         return 0
 
     cdef int read_symbols(self, object symbols) except -1:
-        cdef tuple items = symbols if isinstance(symbols, tuple) else tuple(symbols.tolist())
-        cdef Series** table
-        cdef Series* series
-        cdef Py_ssize_t k
-        cdef object symbol
-        cdef bint lasting = isinstance(symbols, tuple)  # the objects can be the same from row to row
-        self.same_length("symbols", PyTuple_GET_SIZE(items))
+        cdef Py_ssize_t count = len(symbols)
+        self.same_length("symbols", count)
         self.table = Column()
-        self.table.allocate(PyTuple_GET_SIZE(items))
-        table = <Series**>self.table.data
+        self.table.allocate(count)
+        if isinstance(symbols, tuple):
+            self.read_objects(symbols)
+        else:
+            self.read_texts(symbols)
+        return 0
+
+    cdef int read_objects(self, tuple symbols) except -1:
+        """The same object is often met again; the tuple keeps all of them alive meanwhile."""
+        cdef Series** table = <Series**>self.table.data
+        cdef Series* seen[ALIASES]
+        cdef PyObject* keys[ALIASES]
+        cdef PyObject* key
+        cdef size_t at
+        cdef Py_ssize_t k
+        memset(keys, 0, sizeof(keys))
         for k in range(self.table.count):
-            symbol = <object>PyTuple_GET_ITEM(items, k)
-            series = self.into.known(symbol) if lasting else self.into.valued(symbol)
-            table[k] = series if series is not NULL else self.series_of(symbol, f"row {k}: ")
+            key = PyTuple_GET_ITEM(symbols, k)
+            at = ((<size_t>key >> 4) ^ (<size_t>key >> 13)) & (ALIASES - 1)
+            if keys[at] != key:
+                seen[at] = self.series_of(<object>key, k)
+                keys[at] = key
+            table[k] = seen[at]
+        return 0
+
+    cdef int read_texts(self, object array) except -1:
+        """Fixed-width text: equal bytes are equal symbols, so a row is decoded only where its bytes are new."""
+        cdef Series** table = <Series**>self.table.data
+        cdef Series* seen[ALIASES]
+        cdef const char* keys[ALIASES]
+        cdef const char* key
+        cdef Column raw = Column()
+        cdef Py_ssize_t width = array.dtype.itemsize
+        cdef Py_ssize_t k, byte
+        cdef uint64_t at
+        if width == 0:
+            raise _symbol_error("", "row 0: ")
+        raw.view(array, array.dtype)
+        memset(keys, 0, sizeof(keys))
+        for k in range(self.table.count):
+            key = <const char*>raw.data + k * width
+            at = 14695981039346656037ULL  # FNV-1a
+            for byte in range(width):
+                if key[byte]:
+                    at = (at ^ <unsigned char>key[byte]) * 1099511628211ULL
+            at = (at ^ (at >> 32)) & (ALIASES - 1)
+            if keys[at] is NULL or memcmp(keys[at], key, width) != 0:
+                seen[at] = self.series_of(array[k].item(), k)
+                keys[at] = key
+            table[k] = seen[at]
         return 0
 
     cdef Py_ssize_t apply(self) except -1:

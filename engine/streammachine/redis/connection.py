@@ -16,27 +16,25 @@ one and lets the next commands run into it too.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
-import socket
-import sys
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 
-from streammachine.errors import RedisUnavailableError, StreamMachineError
+from streammachine.errors import RedisUnavailableError, SettingsError, StreamMachineError
 from streammachine.redis.target import Target, choose_target
-from streammachine.redis.url import Endpoint, parse_url
+from streammachine.redis.url import parse_url, with_db
 from streammachine.settings import Settings
 
 if TYPE_CHECKING:
     from coredis import Redis
-    from coredis.pool import ConnectionPool
 
+    from streammachine.redis.embedded import EmbeddedServer
     from streammachine.redis.failures import Failure
     from streammachine.redis.reader import GroupReader
 
@@ -44,18 +42,18 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 COMMAND_TIMEOUT = 5.0  # seconds for one command, its connection included
-CONNECT_TIMEOUT = 2.0  # seconds to open a socket and shake hands
 MAX_READERS = 1024  # blocking readers hold a connection each; this only guards against a leak
 WATCH_PERIOD = 0.5  # seconds between two looks at the embedded server's process
+REVIVE_WAIT = 1.0  # seconds to wait for a server that is just being restarted
 
 
 class RedisConnection:
     """A connection to one Redis or Valkey server, safe for any number of concurrent tasks.
 
     Args:
-        host, port, db, url: the server. Any of them counts as explicit; ``url`` wins. None of them:
-            the REDIS_ variables, else the choice of DESIGN decision 1 (running embedded server,
-            localhost:6379, a new embedded server).
+        host, port, db, url: the server. Any of them counts as explicit; ``url`` wins, and ``db`` alone is another
+            database of the server in REDIS_URL. None of them: the REDIS_ variables, else the choice of DESIGN
+            decision 1 (running embedded server, localhost:6379, a new embedded server).
         max_connections: bound of the command pool (REDIS_MAX_CONNECTIONS). Blocking readers have
             connections of their own.
         settings: read from the environment when not given.
@@ -74,11 +72,12 @@ class RedisConnection:
         timeout: float = COMMAND_TIMEOUT,
     ) -> None:
         self.settings = settings if settings is not None else Settings()
-        self.max_connections = max_connections or self.settings.redis_max_connections
+        self.max_connections = self.settings.redis_max_connections if max_connections is None else max_connections
+        if self.max_connections < 1 or timeout <= 0:
+            raise SettingsError(f"max_connections={max_connections!r}, timeout={timeout!r}: give numbers above 0.")
         self.timeout = timeout
         self._url = _explicit_url(self.settings, host, port, db, url)
         self._hosts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Host] = weakref.WeakKeyDictionary()
-        self._served: _Host | None = None
 
     # -- life cycle ---------------------------------------------------------------------------
 
@@ -88,22 +87,26 @@ class RedisConnection:
         Raises:
             RedisUnavailableError: nothing answers there; RedisAuthError: it wants another password.
         """
-        await self._ensure_host()
+        was_open = self._current_host() is not None
         try:
             await self.run(lambda client: client.ping(), repeatable=True)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self.close()
+            if not was_open:
+                with anyio.CancelScope(shield=True):
+                    await self.close()
             raise
         return self
 
     async def close(self) -> None:
-        """Leave the client of this loop; the last holder of an embedded server shuts it down."""
-        host = self._hosts.pop(asyncio.get_running_loop(), None)
-        if host is not None:
+        """Leave the client of this loop; the last holder of an embedded server shuts it down.
+
+        The next command opens it again. A client that ``serve`` holds is left alone: who serves it ends it.
+        """
+        host = self._current_host()
+        if host is not None and host.task is not None:
+            self._forget(host)
             host.closing.set()
-            if host.task is not None and host.task is not asyncio.current_task():
-                await asyncio.wait([host.task])
+            await asyncio.wait([host.task])
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -112,13 +115,14 @@ class RedisConnection:
         await self.close()
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Hold the client open until cancelled: the structured way, for an App or a server.
+        """Hold the client of this loop open until cancelled: the structured way, for an App or a server.
 
         Reports started once the server is chosen and the client entered; whether the server answers is for
         ``health_check`` to say, so a server that comes later is found then.
         """
-        host = _Host()
-        await self._host_main(host, task_status)
+        await self.close()
+        host = self._hosts[asyncio.get_running_loop()] = _Host()
+        await self._hold(host, task_status)
 
     @property
     def target(self) -> Target | None:
@@ -128,7 +132,7 @@ class RedisConnection:
 
     @property
     def client(self) -> Redis[bytes]:
-        """The coredis client of this loop, for commands that have no method here. It must be open."""
+        """The coredis client of this loop. It must be open, and has no deadlines: ``run`` is the better way."""
         host = self._current_host()
         if host is None or host.client is None:
             raise RedisUnavailableError(
@@ -144,6 +148,7 @@ class RedisConnection:
         """Run ``command(client)`` under the deadline; translate every failure into this package's errors.
 
         Args:
+            command: one command or one pipeline. What it does apart from that may be done twice.
             repeatable: the command may run twice without harm (a read), so it is sent again when the connection broke.
             timeout: seconds, instead of the connection's own.
 
@@ -151,51 +156,34 @@ class RedisConnection:
             RedisTimeoutError, RedisUnavailableError, RedisAuthError, RedisFullError, WrongTypeError,
             UnsupportedServerError, RedisCommandError.
         """
-        host = self._current_host()
-        if host is None or host.client is None:
-            host = await self._ensure_host()
-        client = host.client
-        assert client is not None
         limit = timeout or self.timeout
-        try:
+        host = await self._opened_host()
+
+        async def attempt() -> T:
             with anyio.fail_after(limit):
-                return await command(client)
-        except StreamMachineError:
-            raise
-        except Exception as error:  # noqa: BLE001 - every kind is translated and raised again
-            failure = host.translate(error, limit)
-            if not (failure.unsent or (repeatable and failure.lost)):
-                raise failure.error from error
-        await self._revive(host, limit)
-        try:
-            with anyio.fail_after(limit):
-                return await command(client)
-        except StreamMachineError:
-            raise
-        except Exception as error:  # noqa: BLE001
-            raise host.translate(error, limit).error from error
+                return await command(host.opened(host.client))
+
+        return await self._twice(host, attempt, limit, repeatable=repeatable)
 
     async def run_reader(self, command: Callable[[Redis[bytes]], Awaitable[T]]) -> T:
         """Run a blocking read on a connection of its own; the command bounds its own time."""
-        host = await self._ensure_host()
-        assert host.reader is not None
-        try:
-            return await command(host.reader)
-        except StreamMachineError:
-            raise
-        except Exception as error:  # noqa: BLE001 - every kind is translated and raised again
-            raise host.translate(error, self.timeout).error from error
+        host = await self._opened_host()
+
+        async def attempt() -> T:
+            return await command(host.opened(host.reader))
+
+        return await self._twice(host, attempt, self.timeout, repeatable=False)
 
     def drop_readers(self) -> None:
         """Close the blocking readers' connections, after one of them turned out to be dead."""
         host = self._current_host()
-        if host is not None and host.reader_pool is not None:
-            host.reader_pool.disconnect()
+        if host is not None and host.reader is not None:
+            host.reader.connection_pool.disconnect()
 
     async def pipeline_xadd(
         self, topic: str | bytes, records: Sequence[Mapping[Any, Any]], maxlen: int | None = None
     ) -> list[str]:
-        """Append the records in one round trip, in order; give their ids ("ms-seq").
+        """Append the records in order, pipelined; give their ids ("ms-seq").
 
         Every record is checked before anything is sent.
 
@@ -217,13 +205,15 @@ class RedisConnection:
     ) -> GroupReader:
         """Read ``channel`` as ``consumer`` of ``group``: an async iterator of ``(stream, entry)``.
 
-        The group is created at the stream's start. An entry is acknowledged after the loop's body, when
-        the next one is asked for; a body that raises leaves it pending.
+        The group is created at the stream's start, and again if it vanishes (DEL, FLUSHALL). An entry is acknowledged
+        after the loop's body, when the next one is asked for; a body that raises or breaks leaves it pending. What
+        was read ahead comes first when the same reader is iterated again; another one gets it with
+        ``start_from_backlog=True``.
 
         Args:
             start_from_backlog: first give what this consumer was given before and never acknowledged.
             auto_acknowledge: False leaves acknowledging to ``await reader.acknowledge(entry)``.
-            timeout: milliseconds without an entry after which the iteration ends; None waits for ever.
+            timeout: milliseconds without an entry after which the iteration ends; None or 0 waits for ever.
         """
         from streammachine.redis.reader import GroupReader
 
@@ -243,17 +233,13 @@ class RedisConnection:
     # -- hosting ------------------------------------------------------------------------------
 
     def _current_host(self) -> _Host | None:
-        if self._served is not None:
-            return self._served
         try:
             return self._hosts.get(asyncio.get_running_loop())
         except RuntimeError:
             return None
 
-    async def _ensure_host(self) -> _Host:
+    async def _opened_host(self) -> _Host:
         """This loop's host, started when there is none."""
-        if self._served is not None:
-            return self._served
         loop = asyncio.get_running_loop()
         host = self._hosts.get(loop)
         if host is None:
@@ -261,77 +247,76 @@ class RedisConnection:
             host.task = loop.create_task(self._bare_host(host), name="streammachine-redis-host")
         await host.ready.wait()
         if host.failure is not None:
-            self._hosts.pop(loop, None)
             raise host.failure
         return host
 
     async def _bare_host(self, host: _Host) -> None:
         try:
-            await self._host_main(host, anyio.TASK_STATUS_IGNORED)
-        except Exception as error:  # noqa: BLE001 - handed to every caller that waits in _ensure_host
-            if host.ready.is_set():
+            await self._hold(host, anyio.TASK_STATUS_IGNORED)
+        except Exception as error:
+            if error is not host.failure:  # it came after the start, so nobody waits for it
                 log.exception("The Redis host task failed; the next call opens a new one")
-            host.failure = error
+
+    async def _hold(self, host: _Host, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Choose the server and hold its clients open until the host closes."""
+        try:
+            target = await anyio.to_thread.run_sync(_choose, self.settings, self._url)
+            try:
+                await self._hold_clients(host, target, task_status)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(target.release)
+        except BaseException as error:
+            if not host.ready.is_set():
+                host.failure = error if isinstance(error, Exception) else host.closed()
+            raise
         finally:
             host.ready.set()
-            loop = asyncio.get_running_loop()
-            if self._hosts.get(loop) is host and host.failure is None:
-                self._hosts.pop(loop, None)
+            self._forget(host)
 
-    async def _host_main(self, host: _Host, task_status: anyio.abc.TaskStatus[None]) -> None:
-        served = host.task is None
-        host.target = target = await anyio.to_thread.run_sync(choose_target, self.settings, self._url)
-        try:
-            async with AsyncExitStack() as stack:
-                host.pool, host.client = _make_client(target.endpoint, self.max_connections, self.timeout)
-                host.reader_pool, host.reader = _make_client(target.endpoint, MAX_READERS, None)
-                await stack.enter_async_context(host.client)
-                await stack.enter_async_context(host.reader)
-                if served:
-                    self._served = host
-                host.ready.set()
-                task_status.started()
+    async def _hold_clients(self, host: _Host, target: Target, task_status: anyio.abc.TaskStatus[None]) -> None:
+        from streammachine.redis.client import make_client
+
+        commands = make_client(target.endpoint, self.max_connections, self.timeout)
+        readers = make_client(target.endpoint, MAX_READERS, self.timeout)
+        async with commands, readers:
+            host.target, host.client, host.reader = target, commands, readers
+            host.ready.set()
+            task_status.started()
+            try:
                 if target.embedded is None:
                     await host.closing.wait()
                 else:
-                    await self._watch_embedded(host)
-        finally:
-            host.client = host.reader = None
-            if served:
-                self._served = None
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(target.release)
+                    await _watch(target.embedded, host.closing)
+            finally:
+                host.client = host.reader = None  # before they close: who still uses them learns why
 
-    async def _watch_embedded(self, host: _Host) -> None:
-        """Bring the embedded server back when its process dies, whoever started it."""
-        assert host.target is not None
-        server = host.target.embedded
-        assert server is not None
-        while True:
-            with anyio.move_on_after(WATCH_PERIOD):
-                await host.closing.wait()
-                return
-            if not server.alive():
-                log.warning("The embedded Valkey died; starting it again on %s", server.url)
-                try:
-                    await anyio.to_thread.run_sync(server.ensure)
-                except StreamMachineError as error:
-                    log.error("The embedded Valkey could not be started again: %s", error)
+    def _forget(self, host: _Host) -> None:
+        loop = asyncio.get_running_loop()
+        if self._hosts.get(loop) is host:
+            del self._hosts[loop]
 
-    async def _revive(self, host: _Host, limit: float) -> None:
-        """Before the second try: bring the embedded server back, or wait until a socket opens."""
-        assert host.target is not None
-        if host.target.embedded is not None:
-            await anyio.to_thread.run_sync(host.target.embedded.ensure)
-            return
-        location = host.pool.location if host.pool is not None else None
-        with anyio.move_on_after(min(1.0, limit)):
-            while location is not None and not await location.check():
-                await anyio.sleep(0.05)
+    async def _twice(self, host: _Host, attempt: Callable[[], Awaitable[T]], limit: float, *, repeatable: bool) -> T:
+        """Try, and once more if nothing was sent, or if it may be sent twice."""
+        try:
+            return await attempt()
+        except StreamMachineError:
+            raise
+        except Exception as error:
+            failure = host.translate(error, limit)
+            if not (failure.unsent or (repeatable and failure.lost)):
+                raise failure.error from error
+        await host.revive(limit)
+        try:
+            return await attempt()
+        except StreamMachineError:
+            raise
+        except Exception as error:
+            raise host.translate(error, limit).error from error
 
 
 class _Host:
-    """What one loop's host task holds."""
+    """What one loop's host task holds. ``task`` is None where ``serve`` is that task."""
 
     def __init__(self) -> None:
         self.ready = anyio.Event()
@@ -341,69 +326,76 @@ class _Host:
         self.target: Target | None = None
         self.client: Redis[bytes] | None = None
         self.reader: Redis[bytes] | None = None
-        self.pool: ConnectionPool[Any] | None = None
-        self.reader_pool: ConnectionPool[Any] | None = None
+
+    def opened(self, client: Redis[bytes] | None) -> Redis[bytes]:
+        """The client, unless the host has left it meanwhile."""
+        if client is None:
+            raise self.closed()
+        return client
+
+    def closed(self) -> RedisUnavailableError:
+        """The error for a command that comes while the connection is being closed."""
+        where = f" to {self.target.url}" if self.target is not None else ""
+        return RedisUnavailableError(f"The connection{where} was closed meanwhile. Open it again.")
 
     def translate(self, error: Exception, limit: float) -> Failure:
         """The failure in our terms; a timeout also drops the pool's connections."""
-        from streammachine.redis.failures import translate
+        from streammachine.redis.failures import Failure, translate
 
+        if self.client is None:
+            return Failure(self.closed())
         assert self.target is not None
         failure = translate(error, self.target.url, limit)
-        if failure.timed_out and self.pool is not None:
-            self.pool.disconnect()
+        if failure.timed_out:
+            self.client.connection_pool.disconnect()
         return failure
+
+    async def revive(self, limit: float) -> None:
+        """Before the second try: bring the embedded server back, or wait a second at most until a socket opens."""
+        if self.target is not None and self.target.embedded is not None:
+            await anyio.to_thread.run_sync(self.target.embedded.ensure)
+            return
+        location = self.client.connection_pool.location if self.client is not None else None
+        with anyio.move_on_after(min(REVIVE_WAIT, limit)):
+            while location is not None:
+                if await location.check():
+                    return
+                await anyio.sleep(0.05)
+
+
+def _choose(settings: Settings, url: str | None) -> Target:
+    """Choose the server, and load the client library (a sixth of a second) where it holds up no loop."""
+    importlib.import_module("streammachine.redis.client")
+    return choose_target(settings, url)
+
+
+async def _watch(server: EmbeddedServer, closing: anyio.Event) -> None:
+    """Bring the embedded server back when its process dies, whoever started it, until ``closing``."""
+    while True:
+        with anyio.move_on_after(WATCH_PERIOD):
+            await closing.wait()
+            return
+        if not server.alive():
+            log.warning("The embedded Valkey died; starting it again on %s", server.url)
+            try:
+                await anyio.to_thread.run_sync(server.ensure)
+            except StreamMachineError as error:
+                log.error("The embedded Valkey could not be started again: %s", error)
 
 
 def _explicit_url(
     settings: Settings, host: str | None, port: int | None, db: int | None, url: str | None
 ) -> str | None:
     """The URL that the constructor's arguments name, or None when they name nothing."""
-    if url is not None:
-        parse_url(url)
-        return url
-    if host is None and port is None and db is None:
-        return None
-    name = host if host is not None else settings.redis_host
-    bracketed = f"[{name}]" if ":" in name else name
-    return f"redis://{bracketed}:{port or settings.redis_port}/{settings.redis_db if db is None else db}"
-
-
-def _make_client(
-    endpoint: Endpoint, connections: int, timeout: float | None
-) -> tuple[ConnectionPool[Any], Redis[bytes]]:
-    """A coredis client with every timeout set, TCP keep-alive on and coredis' own retries off."""
-    from coredis import Redis
-    from coredis.connection import TCPLocation, UnixDomainSocketLocation
-    from coredis.pool import ConnectionPool
-    from coredis.retry import NoRetryPolicy
-
-    common: dict[str, Any] = {
-        "max_connections": connections,
-        "timeout": timeout or COMMAND_TIMEOUT,
-        "stream_timeout": timeout,
-        "connect_timeout": CONNECT_TIMEOUT,
-        "username": endpoint.username,
-        "password": endpoint.password,
-        "db": endpoint.db,
-        "client_name": "streammachine",
-    }
-    pool: ConnectionPool[Any]
-    if endpoint.path is not None:
-        pool = ConnectionPool(location=UnixDomainSocketLocation(endpoint.path), **common)
-    else:
-        pool = ConnectionPool(
-            location=TCPLocation(endpoint.host, endpoint.port),
-            ssl_context=endpoint.ssl_context(),
-            socket_keepalive=True,
-            socket_keepalive_options=_keepalive(),
-            **common,
-        )
-    return pool, Redis(connection_pool=pool, retry_policy=NoRetryPolicy())
-
-
-def _keepalive() -> dict[int, int]:
-    """Find a half-open link within about 20 seconds (5 s idle, then 3 probes 5 s apart)."""
-    if sys.platform != "linux":
-        return {}
-    return {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+    if url is None and host is None and port is None:
+        if db is None:
+            return None
+        if settings.redis_url is not None:
+            return with_db(settings.explicit_url(), db)  # the database alone: on the server that REDIS_URL names
+    if url is None:
+        name = host if host is not None else settings.redis_host
+        bracketed = f"[{name}]" if ":" in name else name
+        number = settings.redis_port if port is None else port
+        url = f"redis://{bracketed}:{number}/{settings.redis_db if db is None else db}"
+    parse_url(url)
+    return url

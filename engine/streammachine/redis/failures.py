@@ -43,7 +43,7 @@ def translate(error: Exception, url: str, limit: float) -> Failure:
         return _connection_failure(error, url)
     if isinstance(error, theirs.WrongTypeError):
         return Failure(errors.WrongTypeError("The key holds another type of value than this command works on."))
-    if isinstance(error, theirs.UnknownCommandError):
+    if isinstance(error, (theirs.UnknownCommandError, theirs.CommandNotSupportedError)):
         return Failure(
             errors.UnsupportedServerError(
                 f"Redis at {url} does not know this command ({_first_line(error)}). Redis 7.0 or Valkey 7.2 is needed."
@@ -51,7 +51,7 @@ def translate(error: Exception, url: str, limit: float) -> Failure:
         )
     if isinstance(error, theirs.RedisError):
         text = _first_line(error)
-        if "OOM" in text or "maxmemory" in text:
+        if "OOM command not allowed" in text:
             return Failure(
                 errors.RedisFullError(
                     f"Redis at {url} is at its memory limit and refuses writes. Trim or delete streams, "
@@ -63,8 +63,11 @@ def translate(error: Exception, url: str, limit: float) -> Failure:
 
 
 def _connection_failure(error: Exception, url: str) -> Failure:
+    text = str(error)
+    if text == "Connection not usable":  # coredis: it broke before the command was queued
+        return Failure(errors.RedisUnavailableError(f"The connection to Redis at {url} broke; try again."), unsent=True)
     # coredis raises this text, and only this, when no connection came about: nothing was sent.
-    unsent = str(error).startswith("Unable to establish a connection")
+    unsent = text.startswith("Unable to establish a connection")
     cause = error.__cause__
     reason = f" ({cause.strerror or cause})" if isinstance(cause, OSError) and str(cause) else ""
     if unsent:
@@ -85,4 +88,6 @@ def _connection_failure(error: Exception, url: str) -> Failure:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    """What the server said. coredis puts a pipeline's whole command before it, and with it the user's data."""
+    text = str(error).rpartition(" of pipeline caused error: ")[2]
+    return text.splitlines()[0] if text else type(error).__name__

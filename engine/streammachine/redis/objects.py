@@ -6,10 +6,11 @@ Keys stand in Redis as ``sm:obj:<key>``, so no pattern can touch a key that this
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.signing import Signer
+from streammachine.redis.signing import Signer, is_unicode
 
 if TYPE_CHECKING:
     from coredis import Redis
@@ -77,20 +78,16 @@ class RedisObjectStorage:
 
     async def list_keys(self, pattern: str = "*") -> list[str]:
         """The keys that match a glob pattern, sorted. Walks with SCAN, which blocks nobody."""
-        return sorted(name.removeprefix(PREFIX) for name in await self._names(pattern))
+        names = await self._names(pattern)
+        return sorted(name.removeprefix(PREFIX.encode()).decode("utf-8", "backslashreplace") for name in names)
 
     async def delete_keys(self, pattern: str) -> int:
         """Delete the objects that match a glob pattern; gives how many there were."""
-        return await self.delete(name.removeprefix(PREFIX) for name in await self._names(pattern))
+        return await self._unlink(list(await self._names(pattern)))
 
-    async def delete(self, keys: Any) -> int:
+    async def delete(self, keys: Iterable[str]) -> int:
         """Delete exactly these keys; gives how many there were."""
-        names = [_name(key) for key in keys]
-        deleted = 0
-        for start in range(0, len(names), _SCAN_COUNT):
-            chunk = names[start : start + _SCAN_COUNT]
-            deleted += await self._connection.run(lambda client, chunk=chunk: client.unlink(chunk))  # type: ignore[misc]
-        return deleted
+        return await self._unlink([_name(key) for key in keys])
 
     async def close(self) -> None:
         """Close the connection if it is this storage's own."""
@@ -104,17 +101,26 @@ class RedisObjectStorage:
             self._signer = Signer.from_settings(self._connection.settings)
         return self._signer
 
-    async def _names(self, pattern: str) -> set[str]:
-        async def scan(client: Redis[bytes]) -> set[str]:
-            found: set[str] = set()
-            async for name in client.scan_iter(match=PREFIX + pattern, count=_SCAN_COUNT):
-                found.add(name.decode("utf-8", "surrogateescape"))
-            return found
+    async def _unlink(self, names: Sequence[str | bytes]) -> int:
+        deleted = 0
+        for start in range(0, len(names), _SCAN_COUNT):
+
+            async def unlink(
+                client: Redis[bytes], chunk: Sequence[str | bytes] = names[start : start + _SCAN_COUNT]
+            ) -> int:
+                return await client.unlink(chunk)
+
+            deleted += await self._connection.run(unlink)
+        return deleted
+
+    async def _names(self, pattern: str) -> set[bytes]:
+        async def scan(client: Redis[bytes]) -> set[bytes]:
+            return {name async for name in client.scan_iter(match=PREFIX + pattern, count=_SCAN_COUNT)}
 
         return await self._connection.run(scan, repeatable=True, timeout=60)
 
 
 def _name(key: str) -> str:
-    if not isinstance(key, str) or not key:
+    if not isinstance(key, str) or not key or not is_unicode(key):
         raise ValueError(f"An object's key is a text that is not empty, not {key!r}.")
     return PREFIX + key

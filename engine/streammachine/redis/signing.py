@@ -8,6 +8,7 @@ never in Redis. ``load_plain`` unpickles for the MCP tools and admits plain data
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import io
@@ -23,6 +24,7 @@ from streammachine.settings import Settings
 MAGIC = b"\x01SM1"
 MAC_BYTES = 32
 PROTOCOL = 5
+MIN_KEY_BYTES = 16
 
 # What load_plain may build: values whose construction runs no code of anybody's.
 _PLAIN = {
@@ -72,7 +74,7 @@ class Signer:
         """Pickle and sign ``value`` for this place."""
         try:
             payload = pickle.dumps(value, protocol=PROTOCOL)
-        except (pickle.PicklingError, TypeError, AttributeError, RecursionError, ValueError) as error:
+        except Exception as error:  # whatever the object's own __reduce__ raises
             raise SerializationError(
                 f"A {type(value).__name__} cannot be stored: {error}. Store plain data (text, numbers, lists, dicts) "
                 "or an object that pickle takes."
@@ -81,7 +83,14 @@ class Signer:
 
     def load(self, stored: bytes, key: str, field: str = "") -> Any:
         """Check the signature, then unpickle. Only what this installation signed is ever loaded."""
-        return pickle.loads(self._verified(stored, key, field))
+        payload = self._verified(stored, key, field)
+        try:
+            return pickle.loads(payload)
+        except Exception as error:  # whatever the object's own __setstate__ raises
+            raise SerializationError(
+                f"The value at {_place(key, field)!r} is signed, but cannot be built again: "
+                f"{type(error).__name__}: {error}. Its class may have moved or changed since it was stored."
+            ) from error
 
     def load_plain(self, stored: bytes, key: str, field: str = "") -> Any:
         """Check the signature, then unpickle plain data only.
@@ -98,7 +107,7 @@ class Signer:
             raise UnsafePickleError(f"The stored pickle cannot be shown as plain data: {error}") from error
 
     def _verified(self, stored: bytes, key: str, field: str) -> bytes:
-        place = f"{key}[{field}]" if field else key
+        place = _place(key, field)
         if not stored.startswith(MAGIC) or len(stored) < len(MAGIC) + MAC_BYTES:
             raise SignatureError(
                 f"The value at {place!r} carries no signature of StreamMachine, so it was not loaded. "
@@ -107,8 +116,8 @@ class Signer:
         mac, payload = stored[len(MAGIC) : len(MAGIC) + MAC_BYTES], stored[len(MAGIC) + MAC_BYTES :]
         if not hmac.compare_digest(mac, self._mac(payload, key, field)):
             raise SignatureError(
-                f"The signature of the value at {place!r} does not fit, so it was not loaded: it was changed, moved, or "
-                "signed on a machine with another key. Set the same STREAMMACHINE_SIGNING_KEY on all machines."
+                f"The signature of the value at {place!r} does not fit, so it was not loaded: it was changed, moved, "
+                "or signed on a machine with another key. Set the same STREAMMACHINE_SIGNING_KEY on all machines."
             )
         return payload
 
@@ -118,6 +127,19 @@ class Signer:
             mac.update(len(part).to_bytes(8, "big"))
             mac.update(part)
         return mac.digest()
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8: a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _place(key: str, field: str) -> str:
+    return f"{key}[{field}]" if field else key
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -152,24 +174,32 @@ def _data_dir(settings: Settings) -> Path:
 def _key_from_file(path: Path) -> bytes:
     """The key in ``path``; written once, atomically, by whichever process comes first."""
     try:
+        if not path.exists():
+            _write_new_key(path)
         key = path.read_bytes()
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise SettingsError(
+            f"The signing key {path} cannot be used ({error.strerror or error}). "
+            "Set STREAMMACHINE_SIGNING_KEY, or STREAMMACHINE_DATA_DIR to a directory that you may write."
+        ) from error
+    if os.name == "posix" and mode & 0o077:
+        raise SettingsError(f"The signing key {path} is open to other users. Run: chmod 600 '{path}'")
+    if len(key) < MIN_KEY_BYTES:
+        raise SettingsError(f"The signing key {path} is too short. Restore it, or delete it to get a new one.")
+    return key
+
+
+def _write_new_key(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_hex(32).encode())
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(draft, path)  # fails when another process was first: its key is the key
-        except FileExistsError:
-            pass  # that process' file is read below
-        finally:
-            draft.unlink()
-        key = path.read_bytes()
-    if os.name == "posix" and path.stat().st_mode & 0o077:
-        raise SettingsError(f"The signing key {path} is open to other users. Run: chmod 600 '{path}'")
-    if len(key) < 16:
-        raise SettingsError(f"The signing key {path} is too short. Restore it, or delete it to get a new one.")
-    return key
+        with contextlib.suppress(FileExistsError):  # another process was first: its key is the key
+            os.link(draft, path)
+    finally:
+        draft.unlink()

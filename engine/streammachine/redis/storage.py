@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -17,7 +18,7 @@ import anyio
 
 from streammachine.errors import ConflictError, RedisCommandError, UnsupportedServerError, WrongTypeError
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.signing import MAGIC, Signer
+from streammachine.redis.signing import MAGIC, Signer, is_unicode
 
 if TYPE_CHECKING:
     from coredis import Redis
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 KEY = "sm:storage"
 UPDATE_DEADLINE = 30.0  # seconds of losing every race before update() gives up
 _MAX_DEPTH = 100  # deeper values go to pickle, which has the same limit as Python itself
+_MAX_BITS = 2048  # longer integers go to pickle: Python may be set to refuse their decimals (from 640 digits on)
 
 # KEYS[1] the hash; ARGV[1] the field, ARGV[2] the new value, ARGV[3] the value that was read, ARGV[4] "1" if
 # there was one, ARGV[5] "1" if the server has times to live of hash fields (HSET drops them, so they are set again).
@@ -155,36 +157,45 @@ class Storage:
             ConflictError: others kept changing the value for 30 s.
         """
         key = _checked(key)
-        with anyio.move_on_after(UPDATE_DEADLINE):
-            attempt = 0
-            while True:
-                stored = await self.read_raw(key)
-                value = fn(default if stored is None else self.decode(key, stored))
-                if isinstance(value, Awaitable):
-                    value = await value
-                if await self._compare_and_set(key, stored, self.encode(key, value)):
-                    return value
-                attempt += 1
-                await anyio.sleep(random.uniform(0, min(0.001 * 2**attempt, 0.05)))
+        pause = 0.001
+        end = time.monotonic() + UPDATE_DEADLINE
+        while time.monotonic() < end:
+            stored = await self.read_raw(key)
+            value = fn(default if stored is None else self.decode(key, stored))
+            if isinstance(value, Awaitable):
+                value = await value
+            if await self._compare_and_set(key, stored, self.encode(key, value)):
+                return value
+            await anyio.sleep(random.uniform(0, pause))
+            pause = min(2 * pause, 1.0)
         raise ConflictError(f"The value of {key!r} kept changing for {UPDATE_DEADLINE:g} s; use incr() for counters.")
 
     async def incr(self, key: str, by: float = 1) -> int | float:
         """Add ``by`` to a number atomically (a missing one counts as 0) and give the sum; a whole sum is an int.
 
         Raises:
-            WrongTypeError: the value is not a number.
+            WrongTypeError: the value is not a number. RedisCommandError: a whole sum does not fit into 64 bits.
         """
         key = _checked(key)
-        if isinstance(by, float) and not math.isfinite(by):
+        if isinstance(by, bool) or not isinstance(by, (int, float)) or not math.isfinite(by):
             raise ValueError(f"by={by!r}: give a finite number.")
-        arguments: list[bytes | str] = [key, repr(by), "0" if isinstance(by, float) else "1"]
+        whole = isinstance(by, int)
+        arguments: list[bytes | str] = [key, str(int(by)) if whole else repr(float(by)), "1" if whole else "0"]
         try:
             total = await self._connection.run(lambda client: client.eval(_INCREMENT, keys=[KEY], args=arguments))
         except RedisCommandError as error:
-            if "hash value is not" in str(error):
-                raise WrongTypeError(f"The value of {key!r} is not a number, so it cannot be incremented.") from error
-            raise
-        return json.loads(total)  # type: ignore[no-any-return, arg-type]
+            if not any(words in str(error) for words in ("hash value is not", "overflow", "out of range")):
+                raise
+            now = await self.read(key)
+            if isinstance(now, bool) or not isinstance(now, (int, float)):
+                raise WrongTypeError(
+                    f"The value of {key!r} is a {type(now).__name__}, not a number: it cannot be incremented."
+                ) from error
+            raise RedisCommandError(
+                f"{key!r} cannot be incremented by {by}: whole numbers end at 64 bits here. update() has no such limit."
+            ) from error
+        assert isinstance(total, bytes)
+        return json.loads(total)  # type: ignore[no-any-return]
 
     # -- encoding -----------------------------------------------------------------------------
 
@@ -232,7 +243,8 @@ class Storage:
     async def _require_field_ttl(self) -> None:
         if not await self._has_field_ttl():
             raise UnsupportedServerError(
-                "ttl= needs HPEXPIRE, which this server lacks. Use Redis 7.4 or Valkey 9.0 and later, or write without ttl."
+                "ttl= needs HPEXPIRE, which this server lacks. "
+                "Use Redis 7.4 or Valkey 9.0 and later, or write without ttl."
             )
 
     async def _has_field_ttl(self) -> bool:
@@ -254,7 +266,7 @@ class Storage:
 
 
 def _checked(key: str) -> str:
-    if not isinstance(key, str) or not key:
+    if not isinstance(key, str) or not key or not is_unicode(key):
         raise ValueError(f"A storage key is a text that is not empty, not {key!r}.")
     return key
 
@@ -266,7 +278,7 @@ def _text(name: bytes | str) -> str:
 def _from_json(key: str, stored: bytes) -> Any:
     try:
         return json.loads(stored)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WrongTypeError(
             f"The value of {key!r} in {KEY} was not written by StreamMachine: it is neither JSON nor a signed pickle."
         ) from error
@@ -275,12 +287,14 @@ def _from_json(key: str, stored: bytes) -> Any:
 def _survives_json(value: Any, depth: int = 0) -> bool:
     """Whether JSON gives the value back equal and of exactly the same types."""
     kind = type(value)
-    if value is None or kind is bool or kind is int:
+    if value is None or kind is bool:
         return True
+    if kind is int:
+        return bool(value.bit_length() <= _MAX_BITS)
     if kind is float:
         return math.isfinite(value)
     if kind is str:
-        return value.isascii() or _is_unicode(value)
+        return is_unicode(value)
     if depth >= _MAX_DEPTH:
         return False
     if kind is list:
@@ -288,11 +302,3 @@ def _survives_json(value: Any, depth: int = 0) -> bool:
     if kind is dict:
         return all(type(k) is str and _survives_json(k) and _survives_json(v, depth + 1) for k, v in value.items())
     return False
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
-    return True

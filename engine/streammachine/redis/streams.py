@@ -10,10 +10,10 @@ from __future__ import annotations
 import difflib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from streammachine.errors import RedisCommandError, StreamIdError, StreamNotFoundError, WrongTypeError
 from streammachine.redis.codec import decode_dict_bytes_to_utf8, encode_fields
@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 
     from streammachine.redis.connection import RedisConnection
 
+T = TypeVar("T")
+
 OWN_PREFIX = "sm:"
 _COMPANION = re.compile(r"^\{.+\}:(dlq|retry:.+|dedup:.+)$|^.*\{.+\}.*:(dlq|retry:.+|dedup:.+)$", re.DOTALL)
 _SCAN_COUNT = 1000
 _PIPELINE_CHUNK = 1000  # commands in one pipeline, so that no one writer fills the socket's buffer
-_ID = re.compile(r"^(\d{1,19})(?:-(\d{1,19}))?$")
-_RELATIVE = re.compile(r"^now(?:\s*-\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w))?$", re.IGNORECASE)
+_ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
+_RELATIVE = re.compile(r"now(?:\s*-\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(ms|s|m|h|d|w))?", re.IGNORECASE | re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
 
@@ -75,7 +78,7 @@ async def append(
     """
     fields = encode_fields(record)
     trim = _trim_options(connection, maxlen)
-    identifier = await connection.run(lambda client: client.xadd(stream, field_values=fields, **trim))
+    identifier = await _run(connection, stream, lambda client: client.xadd(stream, field_values=fields, **trim))
     return _text(identifier)
 
 
@@ -98,13 +101,13 @@ async def append_many(
                 pending = [pipe.xadd(stream, field_values=fields, **trim) for fields in chunk]
             return [await one for one in pending]
 
-        identifiers.extend(_text(i) for i in await connection.run(send))
+        identifiers.extend(_text(i) for i in await _run(connection, stream, send))
     return identifiers
 
 
 async def read_newest(connection: RedisConnection, stream: str, count: int) -> list[Entry]:
     """The newest ``count`` entries, oldest of them first."""
-    reply = await connection.run(lambda client: client.xrevrange(stream, count=count), repeatable=True)
+    reply = await _run(connection, stream, lambda client: client.xrevrange(stream, count=count), repeatable=True)
     return [_entry(item) for item in reversed(reply)]
 
 
@@ -112,15 +115,15 @@ async def read_from(
     connection: RedisConnection, stream: str, start: str = "-", end: str = "+", count: int | None = None
 ) -> list[Entry]:
     """Up to ``count`` entries from ``start`` to ``end`` (ids; "(" before one excludes it), in order."""
-    reply = await connection.run(
-        lambda client: client.xrange(stream, start=start, end=end, count=count), repeatable=True
+    reply = await _run(
+        connection, stream, lambda client: client.xrange(stream, start=start, end=end, count=count), repeatable=True
     )
     return [_entry(item) for item in reply]
 
 
 async def length(connection: RedisConnection, stream: str) -> int:
     """XLEN: how many entries the stream holds; 0 when there is no such stream."""
-    return int(await connection.run(lambda client: client.xlen(stream), repeatable=True))
+    return int(await _run(connection, stream, lambda client: client.xlen(stream), repeatable=True))
 
 
 async def describe(connection: RedisConnection, stream: str) -> StreamInfo:
@@ -181,7 +184,7 @@ def is_own(name: str) -> bool:
     return name.startswith(OWN_PREFIX) or _COMPANION.match(name) is not None
 
 
-async def require_stream(connection: RedisConnection, stream: str) -> None:
+async def require_stream(connection: RedisConnection, stream: str | bytes) -> None:
     """Check that the key is a stream.
 
     Raises:
@@ -191,8 +194,8 @@ async def require_stream(connection: RedisConnection, stream: str) -> None:
     if kind == "stream":
         return
     if kind == "none":
-        raise await not_found(connection, stream)
-    raise WrongTypeError(f"The key {stream!r} holds a {kind}, not a stream. stream_list shows the streams.")
+        raise await not_found(connection, _text(stream))
+    raise WrongTypeError(f"The key {_text(stream)!r} holds a {kind}, not a stream. stream_list shows the streams.")
 
 
 async def not_found(connection: RedisConnection, stream: str) -> StreamNotFoundError:
@@ -206,7 +209,7 @@ def nearest(wanted: str, names: Sequence[str]) -> str:
     if not names:
         return " There are none yet."
     lowered = {name.lower(): name for name in names}
-    close = [lowered[match] for match in difflib.get_close_matches(wanted.lower(), lowered, n=3, cutoff=0.5)]
+    close = [lowered[match] for match in difflib.get_close_matches(wanted.lower(), lowered, n=3, cutoff=0.6)]
     if not close:
         return ""
     return f" Did you mean {' or '.join(repr(name) for name in close)}?"
@@ -217,7 +220,9 @@ async def trim(connection: RedisConnection, stream: str, *, maxlen: int) -> int:
     from coredis.tokens import PureToken
 
     return int(
-        await connection.run(
+        await _run(
+            connection,
+            stream,
             lambda client: client.xtrim(stream, PureToken.MAXLEN, maxlen, trim_operator=PureToken.EQUAL),
             repeatable=True,
         )
@@ -235,7 +240,7 @@ async def ensure_group(connection: RedisConnection, stream: str, group: str) -> 
             return False
         return True
 
-    return await connection.run(create, repeatable=True)
+    return await _run(connection, stream, create, repeatable=True)
 
 
 def parse_position(text: str, *, now_ms: int | None = None) -> str:
@@ -249,11 +254,11 @@ def parse_position(text: str, *, now_ms: int | None = None) -> str:
     wanted = text.strip()
     if wanted in ("-", "+"):
         return wanted
-    if match := _ID.match(wanted.removeprefix("(")):
+    if match := _ID.fullmatch(wanted.removeprefix("(")):
         if any(int(part) >= 2**64 for part in match.groups() if part):
             raise _no_position(text)
         return wanted
-    if match := _RELATIVE.match(wanted):
+    if match := _RELATIVE.fullmatch(wanted):
         now = now_ms if now_ms is not None else time.time_ns() // 1_000_000
         back = float(match[1]) * _UNIT_MS[match[2].lower()] if match[1] else 0.0
         return str(max(0, int(now - back)))
@@ -263,7 +268,22 @@ def parse_position(text: str, *, now_ms: int | None = None) -> str:
         raise _no_position(text) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return str(max(0, int(moment.timestamp() * 1000)))
+    return str(max(0, (moment - _EPOCH) // timedelta(milliseconds=1)))  # whole numbers: a float loses milliseconds
+
+
+async def _run(
+    connection: RedisConnection,
+    stream: str | bytes,
+    command: Callable[[Redis[bytes]], Awaitable[T]],
+    *,
+    repeatable: bool = False,
+) -> T:
+    """Run a command on a stream; where the key is something else, the error says what."""
+    try:
+        return await connection.run(command, repeatable=repeatable)
+    except WrongTypeError:
+        await require_stream(connection, stream)
+        raise
 
 
 def _no_position(text: str) -> StreamIdError:

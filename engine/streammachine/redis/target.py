@@ -2,15 +2,14 @@
 
 In this order: what the REDIS_ variables (or a constructor's arguments) name; this user's running
 embedded server; a server that answers PING on localhost:6379; else an embedded Valkey is started.
-What is named explicitly and does not answer is an error, never a silent empty server. Everything here blocks; callers run
-it in a thread.
+What is named explicitly and does not answer is an error, never a silent empty server. Everything here blocks; callers
+run it in a thread.
 """
 
 from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from streammachine.errors import EmbeddedServerError, RedisAuthError, SettingsError
@@ -19,6 +18,7 @@ from streammachine.redis.url import Endpoint, mask_url, parse_url
 from streammachine.settings import Settings
 
 Origin = Literal["explicit", "embedded", "local"]
+LOCAL = ("localhost", 6379)  # where a Redis that nobody named is looked for
 PROBE_TIMEOUT = 0.5  # seconds; loopback answers in well under one millisecond
 
 
@@ -38,12 +38,15 @@ class Target:
             self.embedded.release()
 
 
-def choose_target(settings: Settings, url: str | None = None) -> Target:
+def choose_target(settings: Settings, url: str | None = None, *, local: tuple[str, int] = LOCAL) -> Target:
     """Choose the server. ``url`` (an argument of the caller) counts as explicit.
+
+    Args:
+        local: where to look for a Redis that nobody named.
 
     Raises:
         SettingsError: STREAMMACHINE_EMBEDDED contradicts the REDIS_ variables, or a bad URL.
-        RedisAuthError: the server on localhost:6379 demands a password that nobody gave.
+        RedisAuthError: the server at ``local`` demands a password that nobody gave.
         EmbeddedServerError: the embedded server cannot be started, or is switched off and nothing else is there.
     """
     if url is not None or settings.redis_is_explicit:
@@ -60,7 +63,7 @@ def choose_target(settings: Settings, url: str | None = None) -> Target:
         running = EmbeddedServer.running(settings.data_dir, fsync=settings.embedded_fsync)
         if running is not None:
             return _embedded(running, "this user's embedded Valkey was already running")
-    host, port = "localhost", 6379
+    host, port = local
     answer = probe(host, port)
     if answer == "auth":
         raise RedisAuthError(
@@ -74,7 +77,7 @@ def choose_target(settings: Settings, url: str | None = None) -> Target:
             f"No Redis answers on {host}:{port} and STREAMMACHINE_EMBEDDED=never forbids an embedded one. "
             "Start a Redis or Valkey, or set REDIS_URL, or STREAMMACHINE_EMBEDDED=auto."
         )
-    return _embedded(_start(settings), "no REDIS_ variable is set and no Redis answers on localhost:6379")
+    return _embedded(_start(settings), f"no REDIS_ variable is set and no Redis answers on {host}:{port}")
 
 
 def probe(host: str, port: int, timeout: float = PROBE_TIMEOUT) -> Literal["redis", "auth", "none"]:
@@ -91,8 +94,7 @@ def probe(host: str, port: int, timeout: float = PROBE_TIMEOUT) -> Literal["redi
 
 
 def _start(settings: Settings) -> EmbeddedServer:
-    data_dir = Path(settings.data_dir) if settings.data_dir is not None else None
-    return EmbeddedServer.acquire(data_dir, fsync=settings.embedded_fsync)
+    return EmbeddedServer.acquire(settings.data_dir, fsync=settings.embedded_fsync)
 
 
 def _embedded(server: EmbeddedServer, why: str) -> Target:

@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
+import re
 import ssl
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from streammachine.errors import SettingsError
 
 SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 _TLS = ("rediss", "valkeys")
 _OPTIONS = ("db", "ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname")
+_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_YES_NO = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 _CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+_AUTHORITY_END = re.compile("[/?#]")
+_CHOICES: dict[str, Collection[str]] = {"ssl_cert_reqs": _CERT_REQS, "ssl_check_hostname": _YES_NO}
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One Redis server as a connection sees it. ``repr`` holds no password."""
+    """One Redis server as a connection sees it. ``repr`` holds no credentials."""
 
     host: str = "localhost"
     port: int = 6379
     path: str | None = None
     db: int = 0
-    username: str | None = None
+    username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     tls: bool = False
     options: tuple[tuple[str, str], ...] = ()
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """The TLS context: certificate and host name are checked unless the URL says otherwise."""
+        """The TLS context: certificate and host name are checked unless the URL says otherwise.
+
+        Raises:
+            SettingsError: a certificate or key file cannot be loaded.
+        """
         if not self.tls:
             return None
         options = dict(self.options)
-        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
-        if "ssl_certfile" in options:
-            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+        try:
+            context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+            if "ssl_certfile" in options:
+                context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+        except OSError as error:  # ssl.SSLError among them
+            files = ", ".join(f"{name}={value}" for name, value in self.options if name in _FILES)
+            raise SettingsError(f"The TLS files of the Redis URL cannot be loaded ({files}): {error}") from error
         requirement = _CERT_REQS[options.get("ssl_cert_reqs", "required")]
-        check = options.get("ssl_check_hostname", "true").lower() not in ("false", "0", "no")
-        context.check_hostname = check and requirement is ssl.CERT_REQUIRED
+        context.check_hostname = _YES_NO[options.get("ssl_check_hostname", "true")] and requirement is ssl.CERT_REQUIRED
         context.verify_mode = requirement
         return context
 
@@ -48,26 +61,21 @@ def parse_url(url: str) -> Endpoint:
 
     Raises:
         SettingsError: another scheme, a wrong port or database, an unknown option, a Cluster or
-            Sentinel URL (not supported yet).
+            Sentinel URL (not supported yet). The message shows no credentials.
     """
     try:
         parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise _refused(url, f"it cannot be parsed ({error})") from None
+    except ValueError:
+        raise _refused(url, "it cannot be parsed") from None
     scheme = parts.scheme.lower()
     if "sentinel" in scheme:
         raise _refused(url, "Sentinel is not supported yet; give the primary's own redis:// URL")
     if scheme not in SCHEMES:
         raise _refused(url, f"its scheme must be one of {', '.join(s + '://' for s in SCHEMES)}")
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if options.pop("cluster", "false").lower() in ("true", "1", "yes"):
-        raise _refused(url, "Redis Cluster is not supported yet; give a single server's URL")
-    unknown = sorted(set(options) - set(_OPTIONS))
-    if unknown:
-        raise _refused(url, f"option {unknown[0]!r} is not known; known are {', '.join(_OPTIONS)}")
-    if options.get("ssl_cert_reqs", "none") not in _CERT_REQS:
-        raise _refused(url, f"ssl_cert_reqs must be one of {', '.join(_CERT_REQS)}")
+    # First of all: a / ? or # in a password ends the host part early, and what follows would be shown below.
+    if parts.fragment or ("@" in parts.path + parts.query and parts.netloc):
+        raise _refused(url, "characters like / ? # @ : % in a user name or password must be percent-encoded")
+    options = _options(url, parts, scheme)
     common: dict[str, Any] = {
         "db": _database(url, parts, options, scheme),
         "username": unquote(parts.username) if parts.username else None,
@@ -79,27 +87,35 @@ def parse_url(url: str) -> Endpoint:
         if not parts.path:
             raise _refused(url, "it names no socket; write unix:///path/to/valkey.sock")
         return Endpoint(path=unquote(parts.path), **common)
-    if port == 0:
-        raise _refused(url, "port 0 is not a server's port")
-    return Endpoint(host=unquote(parts.hostname or "localhost"), port=port or 6379, **common)
+    return Endpoint(host=unquote(parts.hostname or "localhost"), port=_port(url, parts), **common)
+
+
+def with_db(url: str, db: int) -> str:
+    """The same server's URL with another database."""
+    parts = urlsplit(url)
+    options = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name != "db"]
+    path = f"/{db}"
+    if parts.scheme.lower() == "unix":
+        path = parts.path
+        options.append(("db", str(db)))
+    return f"{parts.scheme}://{parts.netloc}{path}{'?' * bool(options)}{urlencode(options)}"
 
 
 def mask_url(url: str) -> str:
     """The URL with its password (and anything that might be one) replaced by ``***``."""
-    head, separator, rest = url.partition("://")
-    if not separator:
-        head, separator, rest = "", "", url
-    authority, slash, tail = rest.partition("/")
-    if "@" in rest and "@" not in authority:
-        # A password with a bare slash: hide everything up to the last @.
-        authority, slash, tail = rest[: rest.rindex("@") + 1], "", rest[rest.rindex("@") + 1 :]
+    head, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]
+    tail = rest[len(authority) :]
+    if "@" in tail and (authority or head != "unix"):
+        # A / ? or # that is not encoded, perhaps in a password: where that ends cannot be told.
+        return f"{head}{separator}***"
     credentials, at, host = authority.rpartition("@")
     if at:
         user, colon, _ = credentials.partition(":")
         credentials = f"{user}:***" if colon else "***"
     path, question, query = tail.partition("?")
-    masked = "&".join(_mask_option(option) for option in query.split("&")) if question else ""
-    return f"{head}{separator}{credentials}{at}{host}{slash}{path}{question}{masked}"
+    masked = "&".join(_mask_option(option) for option in query.split("&"))
+    return f"{head}{separator}{credentials}{at}{host}{path}{question}{masked}"
 
 
 def _mask_option(option: str) -> str:
@@ -107,11 +123,35 @@ def _mask_option(option: str) -> str:
     return f"{name}{equals}***" if equals and "pass" in name.lower() else option
 
 
+def _options(url: str, parts: SplitResult, scheme: str) -> dict[str, str]:
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if options.pop("cluster", "false").lower() in ("true", "1", "yes"):
+        raise _refused(url, "Redis Cluster is not supported yet; give a single server's URL")
+    for name, value in options.items():
+        if name not in _OPTIONS:
+            raise _refused(url, f"option {name!r} is not known; known are {', '.join(_OPTIONS)}")
+        if name != "db" and scheme not in _TLS:
+            raise _refused(url, f"option {name!r} needs TLS; write rediss://")
+        if name in _CHOICES and value not in _CHOICES[name]:
+            raise _refused(url, f"{name} must be one of {', '.join(_CHOICES[name])}")
+    return options
+
+
+def _port(url: str, parts: SplitResult) -> int:
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise _refused(url, "its port must be a whole number from 1 to 65535")
+    return port or 6379
+
+
 def _database(url: str, parts: SplitResult, options: dict[str, str], scheme: str) -> int:
     text = options.get("db") or ("" if scheme == "unix" else parts.path.strip("/"))
     if not text:
         return 0
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise _refused(url, f"database {text!r} is not a whole number from 0 up")
     return int(text)
 

@@ -55,6 +55,7 @@ cdef inline str _decode(object value):
 
 
 def decode_dict_bytes_to_utf8(fields):
+    """The fields of a stream entry as text; a byte that is not UTF-8 becomes ``\\xNN``."""
     cdef PyObject* name
     cdef PyObject* value
     cdef Py_ssize_t at = 0
@@ -70,6 +71,7 @@ def decode_dict_bytes_to_utf8(fields):
 
 
 def encode_fields(record):
+    """One record as the bytes to write. Raises FieldError."""
     cdef PyObject* name
     cdef PyObject* value
     cdef Py_ssize_t at = 0
@@ -267,6 +269,7 @@ cdef int _put_value(_Buffer out, object value) except -1:
 
 
 def encode_xadd_batch(key, records, maxlen=0, approximate=True):
+    """One buffer with an XADD command for each record. Raises FieldError, TypeError and ValueError."""
     cdef _Buffer head = _Buffer()
     cdef _Buffer out = _Buffer()
     cdef Py_ssize_t index = 0
@@ -313,6 +316,8 @@ cdef int _put_command(_Buffer out, _Buffer head, int fixed, dict record, Py_ssiz
 # --- RESP in -----------------------------------------------------------------------------------------------------
 
 cdef class ReplyParser:
+    """Turns the bytes of a connection into replies, in whatever portions they come."""
+
     cdef char* data
     cdef Py_ssize_t room
     cdef Py_ssize_t begin  # first byte not yet read
@@ -333,6 +338,7 @@ cdef class ReplyParser:
         PyMem_Free(self.data)
 
     def feed(self, data):
+        """Adds received bytes. They are copied."""
         cdef const unsigned char[::1] view
         cdef Py_ssize_t size
         if self.broken:
@@ -353,6 +359,7 @@ cdef class ReplyParser:
                 view = None
 
     def get(self):
+        """The next whole reply, or ``NEED_MORE``. Raises ProtocolError."""
         if self.broken:
             raise _ProtocolError(self.broken)
         try:
@@ -529,6 +536,7 @@ cdef object _scalar(char kind, char* line, Py_ssize_t size):
 
 
 def parse_stream_reply(reply):
+    """The reply of XREAD or XREADGROUP as ``{stream: [(id, {field: value}), ...]}``. Raises ProtocolError."""
     cdef dict streams = {}
     if reply is None:
         return streams
@@ -546,6 +554,7 @@ def parse_stream_reply(reply):
 
 
 def parse_entries(reply):
+    """The entries of one stream as ``[(id, {field: value}), ...]``. Raises ProtocolError."""
     cdef list entries = []
     cdef Py_ssize_t at
     if reply is None:

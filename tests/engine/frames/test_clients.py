@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import redis
 from pandas.testing import assert_frame_equal
+
 from streammachine.redis.codec import NEED_MORE, ReplyParser
 
 FILL = [
@@ -153,5 +154,5 @@ def test_the_entries_of_one_stream_are_taken_under_its_name(filled: Path, to_fra
     assert to_frame({"trades:b": entries}).to_dict("records") == [
         {"stream": "trades:b", "id": "1700000000002-0", "timestamp_ms": 1700000000002, "note": ""}
     ]
-    with pytest.raises(ValueError, match="give {stream name: entries}"):
+    with pytest.raises(ValueError, match=r"give {stream name: entries}"):
         to_frame(entries)

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from coredis.response.types import StreamEntry
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
+
 from streammachine.frames import streams_to_dataframe, streams_to_dataframe_fast
 
 TEXT = pd.Series([""]).dtype
@@ -177,7 +178,7 @@ def test_what_is_no_reply_at_all_is_a_type_error(to_frame: Any, reply: Any) -> N
     ids=repr,
 )
 def test_a_reply_of_another_shape_is_refused_with_the_way_out(to_frame: Any, reply: Any) -> None:
-    with pytest.raises(ValueError, match="give {stream name: entries}"):
+    with pytest.raises(ValueError, match=r"give {stream name: entries}"):
         to_frame(reply)
 
 
@@ -211,7 +212,8 @@ def flat(fields: dict[Any, Any]) -> list[Any]:
 def entries(draw: st.DrawFn) -> list[Any]:
     """Entries with the same fields throughout (the usual case) or any, in one client's form or mixed."""
     rows = draw(st.lists(st.tuples(IDS | IDS.map(str.encode), FIELDS), max_size=6))
-    if rows and draw(st.booleans()):
+    same_fields = draw(st.booleans())
+    if rows and same_fields:
         names = list(rows[0][1])
         rows = [(entry_id, {name: draw(VALUES) for name in names}) for entry_id, _ in rows]
     forms = [
@@ -223,7 +225,8 @@ def entries(draw: st.DrawFn) -> list[Any]:
         lambda entry_id, fields: None,
     ]
     form = draw(st.sampled_from(forms[:4]))
-    if draw(st.booleans()):
+    alike = draw(st.booleans())
+    if alike:
         return [form(*row) for row in rows]
     return [draw(st.sampled_from(forms))(*row) for row in rows]
 
@@ -239,6 +242,7 @@ def replies(draw: st.DrawFn) -> Any:
     return [list(pair) for pair in streams.items()] if form == "pairs" else flat(streams)
 
 
+@settings(deadline=None)
 @given(reply=replies(), include_sequence=st.booleans())
 def test_both_give_the_same_frame_for_any_reply(reply: Any, include_sequence: bool) -> None:
     plain = streams_to_dataframe(reply, include_sequence=include_sequence)
@@ -248,6 +252,7 @@ def test_both_give_the_same_frame_for_any_reply(reply: Any, include_sequence: bo
         assert list(map(type, plain[label])) == list(map(type, fast[label]))
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.tuples(IDS, FIELDS), max_size=6))
 def test_every_value_is_in_its_row(rows: list[tuple[str, dict[Any, Any]]]) -> None:
     frame = streams_to_dataframe_fast({"s": rows})

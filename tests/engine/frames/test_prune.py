@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
+
 from streammachine.frames import prune_old_dataframe_rows, streams_to_dataframe
 
 NOW = 1_700_000_000.0
@@ -67,8 +68,11 @@ def test_rows_without_a_timestamp_are_kept_unless_the_caller_says_otherwise(miss
         pd.Series([NOW_MS - 1e6, NOW_MS + 0.5]),
         pd.Series([str(NOW_MS - 10**6), str(NOW_MS)]),
         pd.Series([NOW_MS - 10**6, NOW_MS], dtype=object),
-        pd.to_datetime([NOW_MS - 10**6, NOW_MS], unit="ms").to_series(index=[0, 1]),
-        pd.to_datetime([NOW_MS - 10**6, NOW_MS], unit="ms", utc=True).tz_convert("Asia/Tokyo").to_series(index=[0, 1]),
+        pd.to_datetime([NOW_MS - 10**6, NOW_MS], unit="ms").to_series().reset_index(drop=True),
+        pd.to_datetime([NOW_MS - 10**6, NOW_MS], unit="ms", utc=True)
+        .tz_convert("Asia/Tokyo")
+        .to_series()
+        .reset_index(drop=True),
     ],
     ids=["Int64", "uint64", "float", "text", "object", "datetime", "datetime with a zone"],
 )
@@ -77,7 +81,7 @@ def test_every_usual_form_of_a_timestamp_is_understood(times: pd.Series) -> None
 
 
 def test_a_missing_column_is_an_error_that_names_those_there_are() -> None:
-    with pytest.raises(ValueError, match="no column 'ts'. It has: 'timestamp_ms', 'price'"):
+    with pytest.raises(ValueError, match=r"no column 'ts'. It has: 'timestamp_ms', 'price'"):
         prune_old_dataframe_rows(frame(NOW_MS, price=["1"]), 60, "ts")
     with pytest.raises(ValueError, match="It has: none"):
         prune_old_dataframe_rows(pd.DataFrame(index=[1, 2]), 60)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from streammachine import errors
 from streammachine.errors import EmbeddedServerError, SettingsError
 from streammachine.redis import embedded, embedded_files, embedded_process
@@ -177,7 +178,9 @@ def data_dir(base: Path, runtime: Path, request: pytest.FixtureRequest) -> Itera
     """A data directory that does not exist yet, and whose server must be gone after the test."""
     path = base / f"data-{request.node.name[:60]}"
     yield path
-    embedded._release_all()
+    for hold in [hold for root, hold in embedded._holds.items() if root.is_relative_to(base)]:
+        for handle in list(hold.handles):  # these alone: the run's shared server is held by this process too
+            handle.release()
     left = valkeys(path)
     for pid in left:
         os.kill(pid, signal.SIGKILL)

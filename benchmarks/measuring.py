@@ -1,0 +1,47 @@
+"""What the benchmarks of the server and of Redis share: runs taken in turns, and a table of the medians."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+
+async def in_turns(runs: Mapping[str, Callable[[], Awaitable[Any]]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every run in each round. Taking turns, a busy moment of the machine hits all of them; a first round
+    warms up and is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            await run()
+            if number:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def median_ratio(times: Sequence[float], base: Sequence[float]) -> float:
+    """The median of the rounds' ratios: each round against its own neighbour."""
+    return statistics.median(mine / other for mine, other in zip(times, base, strict=True))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text: the first column to the left, the others to the right."""
+    heads = list(dict.fromkeys(head for row in rows for head in row))
+    lines = [heads, *([_text(row.get(head)) for head in heads] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(cells))
+        for cells in (list(zip(line, widths, strict=True)) for line in lines)
+    )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

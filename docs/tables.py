@@ -1,0 +1,113 @@
+"""The README's tables of tools and settings, from the code: ``python docs/tables.py --write``.
+
+Without ``--write`` it says whether they are up to date, and exits 1 if not; a test does the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+README = Path(__file__).parents[1] / "README.md"
+
+# What each variable does; that all of them are here, and their defaults, comes from Settings.
+MEANINGS = {
+    "REDIS_URL": "A server: `redis://`, `rediss://`, `valkey://`, `valkeys://` or `unix://`. Wins over these three",
+    "REDIS_HOST": "Its host; any of the four set names a server, and an embedded one is then never started",
+    "REDIS_PORT": "Its port",
+    "REDIS_DB": "Its database number",
+    "REDIS_MAX_CONNECTIONS": "Most connections for commands; blocking readers have their own",
+    "STREAMMACHINE_RECORDS": "How many trades the demo generates",
+    "STREAMMACHINE_COUNT": "Most messages in one read of a consumer group",
+    "STREAMMACHINE_DEFAULT_GROUP": "Consumer group where none is named",
+    "STREAMMACHINE_EMBEDDED": "The embedded Valkey: `auto` (where no Redis is found), `always` or `never`",
+    "STREAMMACHINE_EMBEDDED_FSYNC": "`always`: on disk before it is acknowledged; `everysec` may lose the last seconds",
+    "STREAMMACHINE_DATA_DIR": "Where the embedded Valkey's data and the signing key are",
+    "STREAMMACHINE_STREAM_MAXLEN": "Keep about so many entries in a stream that is appended to; 0 keeps all",
+    "STREAMMACHINE_LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`; the log goes to stderr",
+    "STREAMMACHINE_READ_ONLY": "`true` leaves out every tool that changes something",
+    "STREAMMACHINE_TOOLSETS": "Only these families of tools, separated by commas",
+    "STREAMMACHINE_SIGNING_KEY": "Signs pickled values; the same on all machines that share them",
+}
+DEFAULTS = {
+    "REDIS_URL": "none",
+    "STREAMMACHINE_DATA_DIR": "the platform's",
+    "STREAMMACHINE_TOOLSETS": "`all`",
+    "STREAMMACHINE_SIGNING_KEY": "a file in the data directory",
+}
+
+
+def main() -> int:
+    """Write the tables or check them."""
+    parser = argparse.ArgumentParser(description="The README's tables, from the code.")
+    parser.add_argument("--write", action="store_true", help="write them into the README")
+    options = parser.parse_args()
+    before = README.read_text(encoding="utf-8")
+    after = filled(before)
+    if options.write:
+        README.write_text(after, encoding="utf-8")
+    elif before != after:
+        sys.stderr.write("The README's tables are out of date. Run: python docs/tables.py --write\n")
+        return 1
+    return 0
+
+
+def filled(text: str) -> str:
+    """The text with the tables of today between their markers."""
+    for name, table in (("tools", tools_table()), ("settings", settings_table())):
+        pattern = re.compile(f"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if len(pattern.findall(text)) != 1:
+            raise ValueError(f"{README} needs the markers of the table {name!r} once.")
+        text = pattern.sub(lambda found, table=table: f"{found[1]}{table}{found[2]}", text)  # type: ignore[misc]
+    return text
+
+
+def tools_table() -> str:
+    """One row a tool: its name, what it does to the data, the first sentence of its description."""
+    from streammachine.settings import Settings
+    from streammachine_mcp.server import create_server
+
+    server = create_server(Settings(embedded="never"))
+    rows = ["| tool | kind | what it does |", "|---|---|---|"]
+    for tool in asyncio.run(server.list_tools()):
+        rows.append(f"| `{tool.name}` | {_kind(tool)} | {_first_sentence(tool.description or '')} |")
+    return "\n".join(rows) + "\n"
+
+
+def settings_table() -> str:
+    """One row a variable: its name, its default, what it does."""
+    from streammachine.settings import Settings
+
+    for name in [name for name in os.environ if name.startswith(("REDIS_", "STREAMMACHINE_"))]:
+        del os.environ[name]
+    defaults = Settings().describe()
+    if set(defaults) != set(MEANINGS):
+        raise ValueError(f"MEANINGS and Settings differ in {sorted(set(defaults) ^ set(MEANINGS))}.")
+    rows = ["| variable | default | what it does |", "|---|---|---|"]
+    rows += [f"| `{name}` | {_default(name, defaults[name])} | {MEANINGS[name]} |" for name in defaults]
+    return "\n".join(rows) + "\n"
+
+
+def _kind(tool: Any) -> str:
+    if tool.annotations.read_only_hint:
+        return "reads"
+    if not tool.annotations.destructive_hint:
+        return "writes"
+    return "deletes, asks first" if "confirm" in tool.parameters["properties"] else "deletes"
+
+
+def _first_sentence(description: str) -> str:
+    return re.split(r"(?<=\.)\s+(?=[A-Z`])", description, maxsplit=1)[0].rstrip(".").replace("|", "\\|")
+
+
+def _default(name: str, value: Any) -> str:
+    return DEFAULTS.get(name) or f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

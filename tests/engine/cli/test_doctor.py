@@ -1,0 +1,123 @@
+"""``streammachine doctor`` on installations that are well and on such as are not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import streammachine
+
+BROKEN = {"STREAMMACHINE_COUNT": "many"}  # ends the doctor's visit before it opens Redis: the quick tests use it
+
+
+def test_a_healthy_installation_has_nothing_to_mend(cli) -> None:
+    done = cli("doctor")
+    assert done.returncode == 0, done.stdout
+    assert "Everything works." in done.stdout
+    assert "MCP handshake: 24 tools" in done.stdout
+    assert "health: healthy" in done.stdout
+    assert "embedded because" in done.stdout
+    assert "bad" not in done.stdout
+    assert done.stderr == ""
+    assert list(cli.temporary.iterdir()) == []
+
+
+def test_the_output_is_plain_text_when_it_is_no_terminal(cli) -> None:
+    assert "\x1b" not in cli("doctor", **BROKEN).stdout
+
+
+def test_no_line_is_wrapped_so_that_commands_and_paths_can_be_copied(cli) -> None:
+    wanted = "a whole number from 1 to 100000"
+    assert any(
+        line.startswith("bad  Settings: STREAMMACHINE_COUNT='many'") and line.endswith(wanted)
+        for line in cli("doctor", **BROKEN).stdout.splitlines()
+    )
+
+
+def test_a_setting_that_is_not_accepted_is_named_with_its_mend(cli) -> None:
+    done = cli("doctor", **BROKEN)
+    assert done.returncode == 1
+    assert "-> Correct the variable or unset it." in done.stdout
+    assert "1 to mend." in done.stdout
+
+
+def test_a_redis_that_is_away_is_bad_and_the_server_starts_all_the_same(cli) -> None:
+    done = cli("doctor", REDIS_URL="redis://user:secret@127.0.0.1:1/0")
+    assert done.returncode == 1
+    assert "bad  Redis: " in done.stdout
+    assert "127.0.0.1:1" in done.stdout
+    assert "secret" not in done.stdout + done.stderr
+    assert "ok   MCP handshake: 24 tools" in done.stdout
+    assert "health: unhealthy" in done.stdout
+    assert "1 to mend." in done.stdout
+
+
+def test_a_foreign_distribution_with_our_import_name_is_named(cli, importable: Callable[[str, str], None]) -> None:
+    importable("streammachine-0.1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: StreamMachine\nVersion: 0.1.0\n")
+    importable("streammachine-0.1.0.dist-info/top_level.txt", "streammachine\n")
+    done = cli("doctor", **BROKEN)
+    assert done.returncode == 1
+    assert "bad  Import name: 'streammachine' is also installed by streammachine " in done.stdout
+    assert (
+        "-> Run: pip uninstall streammachine && pip install --force-reinstall --no-deps streammachine-mcp"
+        in done.stdout
+    )
+    assert "2 to mend." in done.stdout
+
+
+def test_a_server_that_fails_the_handshake_is_shown_with_its_last_words(
+    cli, importable: Callable[[str, str], None]
+) -> None:
+    importable(
+        "sitecustomize.py",
+        "import os, sys\n"
+        "if any('mcp' in part for part in sys.orig_argv[1:3]):\n"
+        "    print('the disk is on fire', file=sys.stderr, flush=True)\n"
+        "    os._exit(3)\n",
+    )
+    done = cli("doctor")
+    assert done.returncode == 1
+    assert "bad  MCP handshake: The MCP server did not start" in done.stdout
+    assert "the disk is on fire" in done.stdout
+    assert "-> Run it by hand to see more:" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("compiler", [False, True])
+def test_a_missing_native_part_is_a_note_that_says_why(cli, compiler: bool) -> None:
+    engine = cli.folder / "engine"
+    package = Path(streammachine.__file__).parent
+    shutil.copytree(package, engine / "streammachine", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    server = Path(sys.modules["streammachine"].__file__ or "").parents[2] / "server"
+    tools = cli.folder / "bin"
+    tools.mkdir()
+    if compiler:
+        (tools / "cc").write_text("#!/bin/sh\n")
+        (tools / "cc").chmod(0o755)
+    done = cli("doctor", PYTHONPATH=f"{engine}:{server}:{server.parent / 'prompts'}", PATH=str(tools), **BROKEN)
+    assert "note Candle engine: not compiled: plain Python" in done.stdout
+    assert "note Wire codec: not compiled: plain Python" in done.stdout
+    assert ("There is a C compiler" if compiler else "There is no C compiler") in done.stdout
+    assert "1 to mend." in done.stdout
+
+
+def test_claude_desktops_command_that_is_not_there_is_found(cli) -> None:
+    cli.config.parent.mkdir(parents=True)
+    cli.config.write_text(json.dumps({"mcpServers": {"streammachine": {"command": "/nowhere/streammachine-mcp"}}}))
+    done = cli("doctor", **BROKEN)
+    assert "bad  Claude Desktop: is told to run /nowhere/streammachine-mcp, which is not there" in done.stdout
+    assert cli("install", "claude-desktop").returncode == 0
+    assert "ok   Claude Desktop: runs " in cli("doctor", **BROKEN).stdout
+
+
+def test_a_bare_command_of_claude_desktop_is_a_note(cli) -> None:
+    cli.config.parent.mkdir(parents=True)
+    cli.config.write_text(json.dumps({"mcpServers": {"streammachine": {"command": "streammachine-mcp"}}}))
+    done = cli("doctor", **BROKEN)
+    assert "note Claude Desktop: is told to run 'streammachine-mcp'" in done.stdout
+    assert "1 to mend." in done.stdout

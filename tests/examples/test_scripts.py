@@ -1,0 +1,63 @@
+"""The scripts in examples/, run as a user runs them, on an embedded Valkey of their own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streammachine.redis.embedded import EmbeddedServer
+from support_mcp import clean_environment
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of all scripts; holding the server here saves each of them a start."""
+    folder = tmp_path_factory.mktemp("examples")
+    with EmbeddedServer.acquire(folder, fsync="everysec"):
+        yield clean_environment(
+            {
+                "STREAMMACHINE_EMBEDDED": "always",
+                "STREAMMACHINE_EMBEDDED_FSYNC": "everysec",
+                "STREAMMACHINE_DATA_DIR": str(folder),
+            }
+        )
+
+
+def run(name: str, env: dict[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_every_script_is_tested() -> None:
+    source = Path(__file__).read_text(encoding="utf-8")
+    assert [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in source] == []
+
+
+def test_candles_from_ticks(env: dict[str, str]) -> None:
+    *candles, written = run("candles_from_ticks.py", env).splitlines()
+    assert len(candles) == 3
+    assert all(line.endswith("300 trades") for line in candles)
+    assert written.startswith("3 candles written to the stream candles_1m of unix://")
+
+
+def test_storage_counter_goes_on_in_the_next_process(env: dict[str, str]) -> None:
+    assert run("storage_counter.py", env) == "run number 1\nruns so far: [1]\n"
+    assert run("storage_counter.py", env) == "run number 2\nruns so far: [1, 2]\n"
+
+
+def test_stream_tail_sees_what_was_sent(env: dict[str, str]) -> None:
+    lines = run("stream_tail.py", env).splitlines()
+    assert [re.sub(r"\d+-\d+", "ID", line) for line in lines] == [
+        f"orders ID: {{'number': '{n}', 'side': 'buy', 'price': '{100.5 + n}'}}" for n in range(3)
+    ]
