@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)-$(shell cksum < constraints.txt | cut -d' ' -f1)
 NATIVE := $(wildcard engine/streammachine/*/*.pyx)
 
@@ -14,8 +15,8 @@ $(READY): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; $(PYTHON) is `$(PYTHON) --version`. Try: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "This python3 cannot make virtual environments; install its venv package (Debian: python3-venv)."; exit 1; }
 	@echo "Setting up in $(VENV): once, about a minute"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25"
-	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(PIP) --upgrade "pip>=25.3"
+	@PYTHONWARNINGS=ignore $(PIP) --constraint constraints.txt --build-constraint constraints.txt --editable '.[dev]'
 	@$(BIN)/python -c 'import streammachine as s; n = s._HAS_FAST_OHLC_CYTHON and s._has_cython_decode; print("Native parts: compiled" if n else "Native parts: NOT compiled (no C compiler?); the plain-Python twins are used, slower but the same")'
 	@rm -f $(VENV)/.ready-*
 	@touch $@

@@ -102,29 +102,23 @@ def started(folder: Path, starts: int) -> list[Row]:
 
 
 def called(folder: Path, rounds: int, calls: int) -> list[Row]:
-    """Every tool of ``TOOLS`` with both kinds of fsync, and the empty tool beside them."""
-    rows: list[Row] = []
-    with (
-        Server(EMPTY, folder, fsync="always") as empty,
-        Server(OURS, folder, fsync="always") as always,
-        Server(OURS, folder, fsync="everysec") as everysec,
-    ):
-        for server in (always, everysec):
-            prepare(server)
-        for label, (tool, arguments) in TOOLS.items():
-            callers = {
-                "empty": caller(empty, "nothing", lambda _: {}),
-                "always": caller(always, tool, arguments),
-                "everysec": caller(everysec, tool, arguments),
-            }
-            taken = side_by_side(callers, rounds, calls)
-            row: Row = {"tool": label}
-            for name, seconds in taken.items():
-                row[f"{name} ms"] = statistics.median(seconds) * 1000
-            for name in ("always", "everysec"):
-                row[f"{name} : empty"] = median_ratio(taken[name], taken["empty"])
-            row["disk ms"] = row["always ms"] - row["everysec ms"]
-            rows.append(row)
+    """Every tool of ``TOOLS`` beside the empty tool, with one kind of fsync after the other: on one file system, what
+    one server leaves to be written later would be waited for by the other."""
+    rows: list[Row] = [{"tool": label} for label in TOOLS]
+    with Server(EMPTY, folder, fsync="always") as empty:
+        nothing = caller(empty, "nothing", lambda _: {})
+        for fsync in ("always", "everysec"):
+            with Server(OURS, folder, fsync=fsync) as server:
+                prepare(server)
+                for row, (tool, arguments) in zip(rows, TOOLS.values(), strict=True):
+                    callers = {"empty": nothing, "ours": caller(server, tool, arguments)}
+                    taken = side_by_side(callers, rounds, calls)
+                    if fsync == "always":
+                        row["empty ms"] = statistics.median(taken["empty"]) * 1000
+                    row[f"{fsync} ms"] = statistics.median(taken["ours"]) * 1000
+                    row[f"{fsync} : empty"] = median_ratio(taken["ours"], taken["empty"])
+    for row in rows:
+        row["disk ms"] = row["always ms"] - row["everysec ms"]
     return rows
 
 

@@ -1,4 +1,4 @@
-"""What all tests share: a private embedded Valkey, never the user's Redis, and an environment without REDIS_ variables."""
+"""What all tests share: a private embedded Valkey, never the user's Redis, and an environment without its settings."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """A raw MCP client over stdio: JSON-RPC lines and nothing else, as Claude Desktop speaks it.
 
-It declares what Claude Desktop declares (protocol 2025-11-25, the UI extension, no elicitation) unless told otherwise, and
-fails on the first line of stdout that is no JSON-RPC message.
+It declares what Claude Desktop declares (protocol 2025-11-25, the UI extension, no elicitation) unless told
+otherwise, and keeps every line of stdout that is no JSON-RPC message, to fail on it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -24,7 +25,7 @@ CLAUDE_DESKTOP: dict[str, Any] = {
 }
 
 
-class ToolFailure(Exception):
+class ToolFailure(Exception):  # noqa: N818 - an answer, not a fault
     """The tool answered with isError; the text is what the model reads."""
 
 
@@ -133,10 +134,8 @@ class RawClient:
     def close(self, timeout: float = DEADLINE) -> int:
         """Close stdin and wait for the end; gives the exit status. Nothing but protocol may have come."""
         if self.process.stdin is not None and not self.process.stdin.closed:
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
-            except BrokenPipeError:
-                pass
         status = self.ended(timeout)
         assert not self.garbage, f"not protocol: {self.garbage[:3]}"
         return status
@@ -153,10 +152,8 @@ class RawClient:
             self._reader.join(timeout)
             for pipe in (self.process.stdin, self.process.stdout, self._log):
                 if pipe is not None:
-                    try:
+                    with contextlib.suppress(BrokenPipeError):
                         pipe.close()
-                    except BrokenPipeError:
-                        pass
         return status
 
     def kill(self) -> None:

@@ -1,4 +1,4 @@
-"""The build: with a C compiler at hand the native parts must be there (setuptools' ``optional`` would hide their absence)."""
+"""The build: with a C compiler at hand the native parts must be there (``optional`` would hide their absence)."""
 
 from __future__ import annotations
 

@@ -153,7 +153,9 @@ async def test_signed_objects_of_plain_data_are_shown_and_others_named(
     from datetime import UTC, datetime
     from decimal import Decimal
 
-    await _store(server_env, "plain", {"t": (1, 2), 3: {4.5}, "when": datetime(2026, 1, 1, tzinfo=UTC), "d": Decimal("1.5")})
+    await _store(
+        server_env, "plain", {"t": (1, 2), 3: {4.5}, "when": datetime(2026, 1, 1, tzinfo=UTC), "d": Decimal("1.5")}
+    )
     shown = raw_with_own_key.call("obj_get", key="plain")
     assert shown["value"] == {"t": [1, 2], "3": [4.5], "when": "2026-01-01T00:00:00+00:00", "d": "1.5"}
     assert "tuple is shown as a list" in shown["note"]

@@ -212,6 +212,23 @@ async def test_a_user_who_agrees_is_asked_once_and_obeyed(
     assert await world.left(tool) == 0
 
 
+@every_tool
+async def test_what_came_while_the_user_was_thinking_stays(world: World, tool: str, arguments: dict[str, Any]) -> None:
+    """The legacy question is answered within the call; the user agreed to three things, not to a fourth."""
+
+    async def meanwhile() -> None:
+        await world.storage.write("late", 1)
+        await world.objects.store_with_pickle("late", 1)
+
+    user = User("accept", {"confirm": True})
+    user.meanwhile = meanwhile
+    async with Client(world.server, mode="legacy", elicitation_handler=user) as client:
+        result = data(await client.call_tool(tool, arguments))
+    assert result["deleted" if tool == "obj_delete" else "count"] == 3
+    assert "late" in await world.storage.keys()
+    assert "late" in await world.objects.list_keys()
+
+
 NO: list[tuple[Any, dict[str, Any] | None]] = [
     ("decline", None),
     ("cancel", None),

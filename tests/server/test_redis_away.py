@@ -174,10 +174,9 @@ def test_never_an_embedded_server_and_none_on_localhost(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("user", ["", "someone"])
-def test_a_wrong_password_is_a_problem_that_does_not_repeat_it(user: str, tmp_path: Path) -> None:
+def test_a_wrong_password_is_a_problem_that_does_not_repeat_it(tmp_path: Path) -> None:
     with Valkey(tmp_path / "valkey", free_port(), password="the right one") as valkey:
-        url = f"redis://{user}:{SECRET}@127.0.0.1:{valkey.port}"
+        url = f"redis://:{SECRET}@127.0.0.1:{valkey.port}"
         env = {"REDIS_URL": url, "STREAMMACHINE_DATA_DIR": str(tmp_path / "data")}
         with RawClient("--log-level", "DEBUG", env=env, log=tmp_path / "log") as client:
             found = health(client)

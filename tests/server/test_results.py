@@ -191,7 +191,9 @@ def test_the_life_of_an_aggregator(raw: RawClient) -> None:
     aligned = START - START % (5 * MINUTE)
     for offset, price in ((0, 10), (59_999, 12), (30_000, 9), (60_000, 11)):
         raw.call("ohlc_update", name="m", symbol="A", price=price, volume=2, timestamp_ms=aligned + offset)
-    done = raw.call("ohlc_get_completed", name="m", symbol="A", interval_ms=MINUTE, before_timestamp_ms=aligned + MINUTE)
+    done = raw.call(
+        "ohlc_get_completed", name="m", symbol="A", interval_ms=MINUTE, before_timestamp_ms=aligned + MINUTE
+    )
     assert done["completed_count"] == 1
     candle = done["candles"][0]
     assert [candle[key] for key in ("open", "high", "low", "close", "volume", "trade_count")] == [10, 12, 9, 12, 6, 3]

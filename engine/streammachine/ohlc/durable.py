@@ -293,7 +293,7 @@ class DurableAggregators:
         """
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(
-                f"{name!r} is not usable as an aggregator's name: give 1 to 200 characters, no spaces, braces or controls."
+                f"{name!r} is not usable as an aggregator's name: give 1 to 200 characters, no spaces or braces."
             )
         wanted = sorted(
             create_ohlc_aggregator(list(intervals) if intervals is not None else list(DEFAULT_INTERVALS)).intervals

@@ -134,4 +134,4 @@ class StorageTools(Family):
             return decision
         if decision is not True:
             return cast(Cleared, {"cleared": False, **decision})
-        return {"cleared": True, "count": await storage.clear()}
+        return {"cleared": True, "count": await storage.delete_many(names)}

@@ -33,7 +33,12 @@ MINUTE = 60_000
 def ticks(count: int, seed: int = 1, symbols: Sequence[str] = ("BTC", "ETH", "é")) -> list[Tick]:
     source = random.Random(seed)
     return [
-        Tick(source.choice(symbols), source.uniform(1, 1e5), source.uniform(0, 10), START + i * 700 - source.randrange(5000))
+        Tick(
+            source.choice(symbols),
+            source.uniform(1, 1e5),
+            source.uniform(0, 10),
+            START + i * 700 - source.randrange(5000),
+        )
         for i in range(count)
     ]
 
