@@ -30,7 +30,7 @@ class ToolFailure(Exception):  # noqa: N818 - an answer, not a fault
 
 
 class RawClient:
-    """One server process and the wire to it. Use it as a context manager; leaving closes stdin and waits for the end."""
+    """One server process and the wire to it. Leaving its block closes stdin and waits for the end."""
 
     def __init__(
         self,

@@ -44,7 +44,7 @@ _HOMES = {
     "streams_to_dataframe_fast": "frames.convert",
 }
 
-__all__ = [*_HOMES]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
