@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("streammachine")
 
+EVENT_LOOP = {"use_uvloop": sys.platform != "win32"}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DEFAULT_PORT = 8765
 
@@ -64,7 +65,7 @@ def _run(options: argparse.Namespace, wire: Wire | None) -> int:
     if wire is not None:
         serve_stdio(server, wire)
     else:
-        anyio.run(run_http, server, sockets)
+        anyio.run(run_http, server, sockets, backend_options=EVENT_LOOP)
         log.info("ended")
     return 0
 
@@ -73,7 +74,7 @@ def serve_stdio(server: FastMCP[Any], wire: Wire) -> None:
     """Serve over the wire until the end; where its input cannot be watched this also ends the process."""
     import anyio
 
-    anyio.run(run_stdio, server, wire)
+    anyio.run(run_stdio, server, wire, backend_options=EVENT_LOOP)
     log.info("ended")
     if not wire.watchable:
         # A thread may sit in read() until the client goes, and Python would wait for it: do what an exit does, leave.

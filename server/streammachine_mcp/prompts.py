@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from fastmcp.prompts import Prompt
-from fastmcp.server.providers import LocalProvider
 
 
 @dataclass(frozen=True)
@@ -20,14 +19,12 @@ class PromptText:
     body: str
 
 
-def prompts() -> LocalProvider:
-    """The provider of all prompts."""
-    provider = LocalProvider()
-    for text in read_prompts():
-        provider.add_prompt(
-            Prompt.from_function(_give(text.body), name=text.name, title=text.title, description=text.description)
-        )
-    return provider
+def prompts() -> list[Prompt]:
+    """All prompts."""
+    return [
+        Prompt.from_function(_give(text.body), name=text.name, title=text.title, description=text.description)
+        for text in read_prompts()
+    ]
 
 
 def read_prompts() -> list[PromptText]:

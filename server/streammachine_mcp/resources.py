@@ -6,16 +6,14 @@ import json
 from typing import Any
 
 from fastmcp.resources import Resource
-from fastmcp.server.providers import LocalProvider
 
 from streammachine.errors import StreamMachineError
 from streammachine_mcp.results import fit
 from streammachine_mcp.state import ServerState
 
 
-def resources(state: ServerState) -> LocalProvider:
-    """The provider of ``streammachine://config`` and ``streammachine://status``."""
-    provider = LocalProvider()
+def resources(state: ServerState) -> list[Resource]:
+    """``streammachine://config`` and ``streammachine://status``."""
 
     def config() -> str:
         return _json(state.settings.describe())
@@ -23,7 +21,7 @@ def resources(state: ServerState) -> LocalProvider:
     async def status() -> str:
         return _json(await _status(state))
 
-    provider.add_resource(
+    return [
         Resource.from_function(
             config,
             uri="streammachine://config",
@@ -31,9 +29,7 @@ def resources(state: ServerState) -> LocalProvider:
             title="Configuration",
             description="Every setting in force by its environment variable; secrets masked.",
             mime_type="application/json",
-        )
-    )
-    provider.add_resource(
+        ),
         Resource.from_function(
             status,
             uri="streammachine://status",
@@ -41,9 +37,8 @@ def resources(state: ServerState) -> LocalProvider:
             title="Status",
             description="Which Redis is used and why, how it is, and what the shared storage holds.",
             mime_type="application/json",
-        )
-    )
-    return provider
+        ),
+    ]
 
 
 async def _status(state: ServerState) -> dict[str, Any]:

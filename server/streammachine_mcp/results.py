@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
+import orjson
+
 T = TypeVar("T")
 
 # Claude Code hands at most about 25,000 tokens of a result to its model, Claude Desktop about 100,000 characters;
@@ -18,7 +20,10 @@ MAX_BATCH = 1000  # messages or ticks in one call
 
 def json_size(value: Any) -> int:
     """The bytes of ``value`` as JSON."""
-    return len(json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace"))
+    try:
+        return len(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
+    except (TypeError, orjson.JSONEncodeError):  # integers past 64 bits, lone surrogates
+        return len(json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace"))
 
 
 def fit(items: Iterable[T], budget: int = MAX_RESULT_BYTES) -> tuple[list[T], bool]:

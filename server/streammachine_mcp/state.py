@@ -126,7 +126,7 @@ class ServerState:
         try:
             connection = await self.redis()
             began = time.perf_counter()
-            await connection.run(lambda client: client.ping(), repeatable=True)
+            await connection.command("PING", repeatable=True)
             latency = time.perf_counter() - began
         except StreamMachineError as error:
             facts["problem"] = str(error)

@@ -272,9 +272,7 @@ class DurableAggregator:
         self._since_snapshot = 0
 
     async def _script(self, script: str, arguments: list[Any]) -> Any:
-        return await self._connection.run(
-            lambda client: client.eval(script, keys=[self._state_key, self._journal], args=arguments)
-        )
+        return await self._connection.command("EVAL", script, 2, self._state_key, self._journal, *arguments)
 
 
 class DurableAggregators:

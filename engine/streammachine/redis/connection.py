@@ -26,7 +26,9 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from streammachine.errors import RedisUnavailableError, SettingsError, StreamMachineError
+from streammachine.errors import RedisTimeoutError, RedisUnavailableError, SettingsError, StreamMachineError
+from streammachine.redis.codec import RespError
+from streammachine.redis.road import Road, SharedRoad, UnsentError, encode_command, refused
 from streammachine.redis.target import Target, choose_target
 from streammachine.redis.url import parse_url, with_db
 from streammachine.settings import Settings
@@ -174,6 +176,50 @@ class RedisConnection:
 
         return await self._twice(host, attempt, self.timeout, repeatable=False)
 
+    async def command(
+        self, *arguments: bytes | str | int, repeatable: bool = False, timeout: float | None = None
+    ) -> Any:
+        """Run one raw command over the fast road; strings in its reply are bytes.
+
+        Raises:
+            What ``run`` raises.
+        """
+        (reply,) = await self.exchange(encode_command(arguments), 1, repeatable=repeatable, timeout=timeout)
+        if isinstance(reply, RespError):
+            raise refused(reply, self.name)
+        return reply
+
+    async def exchange(
+        self, payload: bytes, replies: int, *, repeatable: bool = False, timeout: float | None = None
+    ) -> list[Any]:
+        """Send prepared commands over the fast road and give their replies, error replies as ``RespError`` values."""
+        host = await self._opened_host()
+        limit = timeout or self.timeout
+        try:
+            return await host.opened_road().exchange(payload, replies, limit)
+        except UnsentError:
+            pass
+        except RedisTimeoutError:
+            raise
+        except RedisUnavailableError:
+            if not repeatable:
+                raise
+        await host.revive(limit)
+        try:
+            return await host.opened_road().exchange(payload, replies, limit)
+        except UnsentError as error:
+            raise error.cause from error
+
+    async def open_road(self) -> Road:
+        """A raw connection of the caller's own, for blocking reads and pipelines; the caller closes it."""
+        return await (await self._opened_host()).opened_road().open()
+
+    @property
+    def name(self) -> str:
+        """The server's masked URL, for messages."""
+        target = self.target
+        return target.url if target is not None else "a server that is not chosen yet"
+
     def drop_readers(self) -> None:
         """Close the blocking readers' connections, after one of them turned out to be dead."""
         host = self._current_host()
@@ -224,7 +270,7 @@ class RedisConnection:
     async def health_check(self) -> bool:
         """Whether the server answers PING within the connection's timeout. Never raises for a server that is away."""
         try:
-            await self.run(lambda client: client.ping(), repeatable=True)
+            await self.command("PING", repeatable=True)
         except StreamMachineError as error:
             log.debug("health check: %s", error)
             return False
@@ -281,6 +327,7 @@ class RedisConnection:
         readers = make_client(target.endpoint, MAX_READERS, self.timeout)
         async with commands, readers:
             host.target, host.client, host.reader = target, commands, readers
+            host.shared = shared = SharedRoad(target.endpoint, target.url)
             host.ready.set()
             task_status.started()
             try:
@@ -289,7 +336,8 @@ class RedisConnection:
                 else:
                     await _watch(target.embedded, host.closing)
             finally:
-                host.client = host.reader = None  # before they close: who still uses them learns why
+                host.client = host.reader = host.shared = None  # before they close: who still uses them learns why
+                await shared.aclose()
 
     def _forget(self, host: _Host) -> None:
         loop = asyncio.get_running_loop()
@@ -326,6 +374,13 @@ class _Host:
         self.target: Target | None = None
         self.client: Redis[bytes] | None = None
         self.reader: Redis[bytes] | None = None
+        self.shared: SharedRoad | None = None
+
+    def opened_road(self) -> SharedRoad:
+        """The shared road, or why there is none."""
+        if self.shared is None:
+            raise self.closed()
+        return self.shared
 
     def opened(self, client: Redis[bytes] | None) -> Redis[bytes]:
         """The client, unless the host has left it meanwhile."""

@@ -50,7 +50,7 @@ class RedisObjectStorage:
         started = time.perf_counter()
         name = _name(key)
         stored = self.signer.dump(obj, name)
-        await self._connection.run(lambda client: client.set(name, stored), repeatable=True)
+        await self._connection.command("SET", name, stored, repeatable=True)
         return (time.perf_counter() - started) * 1000
 
     async def retrieve_with_pickle(self, key: str) -> Any:
@@ -74,7 +74,8 @@ class RedisObjectStorage:
     async def read_raw(self, key: str) -> bytes | None:
         """The stored bytes of ``key``, not loaded; None when there are none."""
         name = _name(key)
-        return await self._connection.run(lambda client: client.get(name), repeatable=True)
+        stored: bytes | None = await self._connection.command("GET", name, repeatable=True)
+        return stored
 
     async def list_keys(self, pattern: str = "*") -> list[str]:
         """The keys that match a glob pattern, sorted. Walks with SCAN, which blocks nobody."""

@@ -102,7 +102,7 @@ class Storage:
         key = _checked(key)
         encoded = self.encode(key, value)
         if ttl is None:
-            await self._connection.run(lambda client: client.hset(KEY, {key: encoded}), repeatable=True)
+            await self._connection.command("HSET", KEY, key, encoded, repeatable=True)
             return
         if not ttl > 0 or math.isinf(ttl):
             raise ValueError(f"ttl={ttl!r}: give a number of seconds above 0.")
@@ -120,28 +120,28 @@ class Storage:
     async def delete(self, key: str) -> bool:
         """Delete ``key``; True if it existed."""
         key = _checked(key)
-        return await self._connection.run(lambda client: client.hdel(KEY, [key])) == 1
+        return bool(await self._connection.command("HDEL", KEY, key))
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Delete exactly these keys in one command; gives how many there were."""
         names = [_checked(key) for key in keys]
         if not names:
             return 0
-        return int(await self._connection.run(lambda client: client.hdel(KEY, names)))
+        return int(await self._connection.command("HDEL", KEY, *names))
 
     async def exists(self, key: str) -> bool:
         """Whether ``key`` has a value."""
         key = _checked(key)
-        return bool(await self._connection.run(lambda client: client.hexists(KEY, key), repeatable=True))
+        return bool(await self._connection.command("HEXISTS", KEY, key, repeatable=True))
 
     async def keys(self) -> list[str]:
         """All keys, sorted."""
-        names = await self._connection.run(lambda client: client.hkeys(KEY), repeatable=True)
+        names = await self._connection.command("HKEYS", KEY, repeatable=True)
         return sorted(_text(name) for name in names)
 
     async def count(self) -> int:
         """How many keys there are."""
-        return int(await self._connection.run(lambda client: client.hlen(KEY), repeatable=True))
+        return int(await self._connection.command("HLEN", KEY, repeatable=True))
 
     async def clear(self) -> int:
         """Delete every key; gives how many there were."""
@@ -189,7 +189,7 @@ class Storage:
         whole = isinstance(by, int)
         arguments: list[bytes | str] = [key, str(int(by)) if whole else repr(float(by)), "1" if whole else "0"]
         try:
-            total = await self._connection.run(lambda client: client.eval(_INCREMENT, keys=[KEY], args=arguments))
+            total = await self._connection.command("EVAL", _INCREMENT, 1, KEY, *arguments)
         except RedisCommandError as error:
             if not any(words in str(error) for words in ("hash value is not", "overflow", "out of range")):
                 raise
@@ -209,7 +209,8 @@ class Storage:
     async def read_raw(self, key: str) -> bytes | None:
         """The stored bytes of ``key``, undecoded; None when there are none."""
         key = _checked(key)
-        return await self._connection.run(lambda client: client.hget(KEY, key), repeatable=True)
+        stored: bytes | None = await self._connection.command("HGET", KEY, key, repeatable=True)
+        return stored
 
     def encode(self, key: str, value: Any) -> bytes:
         """JSON where it comes back equal and of the same type, else a signed pickle."""
@@ -268,8 +269,7 @@ class Storage:
             "1" if old is not None else "0",
             "1" if await self._has_field_ttl() else "0",
         ]
-        done = await self._connection.run(lambda client: client.eval(_COMPARE_AND_SET, keys=[KEY], args=arguments))
-        return done == 1
+        return bool(await self._connection.command("EVAL", _COMPARE_AND_SET, 1, KEY, *arguments))
 
 
 def _checked(key: str) -> str:

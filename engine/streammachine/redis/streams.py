@@ -16,7 +16,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from streammachine.errors import RedisCommandError, StreamIdError, StreamNotFoundError, WrongTypeError
-from streammachine.redis.codec import decode_dict_bytes_to_utf8, encode_fields
+from streammachine.redis.codec import (
+    RespError,
+    decode_dict_bytes_to_utf8,
+    encode_fields,
+    encode_xadd_batch,
+    parse_entries,
+)
+from streammachine.redis.road import refused
 
 if TYPE_CHECKING:
     from coredis import Redis
@@ -35,12 +42,34 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
 
-@dataclass(frozen=True)
 class Entry:
-    """One stream entry: its id ("ms-seq") and its fields as text."""
+    """One stream entry: its id ("ms-seq") and its fields as text, decoded when they are asked for.
 
-    id: str
-    data: dict[str, str]
+    ``raw`` holds the fields as the server gave them.
+    """
+
+    __slots__ = ("_data", "id", "raw")
+
+    def __init__(self, id: str, data: dict[str, str] | None = None, raw: dict[bytes, bytes] | None = None) -> None:
+        self.id = id
+        self.raw: dict[bytes, bytes] = raw if raw is not None else {}
+        self._data = data
+
+    @property
+    def data(self) -> dict[str, str]:
+        """The fields as text; bytes that are not UTF-8 show as ``\\xff``."""
+        if self._data is None:
+            self._data = decode_dict_bytes_to_utf8(self.raw)
+        return self._data
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entry) and (self.id, self.data) == (other.id, other.data)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"Entry(id={self.id!r}, data={self.data!r})"
 
 
 @dataclass(frozen=True)
@@ -76,10 +105,10 @@ async def append(
     Raises:
         FieldError: a value is not str, bytes, int, float or bool. WrongTypeError: the key is no stream.
     """
-    fields = encode_fields(record)
-    trim = _trim_options(connection, maxlen)
-    identifier = await _run(connection, stream, lambda client: client.xadd(stream, field_values=fields, **trim))
-    return _text(identifier)
+    flat = [part for pair in encode_fields(record).items() for part in pair]
+    trim = _maxlen(connection, maxlen)
+    options = ("MAXLEN", "~", trim) if trim else ()
+    return _text(await _command(connection, stream, "XADD", stream, *options, "*", *flat))
 
 
 async def append_many(
@@ -90,40 +119,41 @@ async def append_many(
     maxlen: int | None = None,
 ) -> list[str]:
     """XADD the records in order, pipelined; gives their ids. All are checked before anything is sent."""
-    encoded = [encode_fields(record) for record in records]
-    trim = _trim_options(connection, maxlen)
+    payloads = [
+        (encode_xadd_batch(stream, chunk, _maxlen(connection, maxlen)), len(chunk))
+        for chunk in (records[start : start + _PIPELINE_CHUNK] for start in range(0, len(records), _PIPELINE_CHUNK))
+    ]
     identifiers: list[str] = []
-    for start in range(0, len(encoded), _PIPELINE_CHUNK):
-        chunk = encoded[start : start + _PIPELINE_CHUNK]
-
-        async def send(client: Redis[bytes], chunk: list[dict[bytes, bytes]] = chunk) -> list[Any]:
-            async with client.pipeline(transaction=False) as pipe:
-                pending = [pipe.xadd(stream, field_values=fields, **trim) for fields in chunk]
-            return [await one for one in pending]
-
-        identifiers.extend(_text(i) for i in await _run(connection, stream, send))
+    for payload, count in payloads:
+        replies = await connection.exchange(payload, count)
+        for reply in replies:
+            if isinstance(reply, RespError):
+                error = refused(reply, connection.name)
+                if isinstance(error, WrongTypeError):
+                    await require_stream(connection, stream)
+                raise error
+            identifiers.append(_text(reply))
     return identifiers
 
 
 async def read_newest(connection: RedisConnection, stream: str, count: int) -> list[Entry]:
     """The newest ``count`` entries, oldest of them first."""
-    reply = await _run(connection, stream, lambda client: client.xrevrange(stream, count=count), repeatable=True)
-    return [_entry(item) for item in reversed(reply)]
+    reply = await _command(connection, stream, "XREVRANGE", stream, "+", "-", "COUNT", count, repeatable=True)
+    return [Entry(_text(identifier), raw=fields) for identifier, fields in reversed(parse_entries(reply))]
 
 
 async def read_from(
     connection: RedisConnection, stream: str, start: str = "-", end: str = "+", count: int | None = None
 ) -> list[Entry]:
     """Up to ``count`` entries from ``start`` to ``end`` (ids; "(" before one excludes it), in order."""
-    reply = await _run(
-        connection, stream, lambda client: client.xrange(stream, start=start, end=end, count=count), repeatable=True
-    )
-    return [_entry(item) for item in reply]
+    limit = ("COUNT", count) if count is not None else ()
+    reply = await _command(connection, stream, "XRANGE", stream, start, end, *limit, repeatable=True)
+    return [Entry(_text(identifier), raw=fields) for identifier, fields in parse_entries(reply)]
 
 
 async def length(connection: RedisConnection, stream: str) -> int:
     """XLEN: how many entries the stream holds; 0 when there is no such stream."""
-    return int(await _run(connection, stream, lambda client: client.xlen(stream), repeatable=True))
+    return int(await _command(connection, stream, "XLEN", stream, repeatable=True))
 
 
 async def describe(connection: RedisConnection, stream: str) -> StreamInfo:
@@ -293,21 +323,21 @@ def _no_position(text: str) -> StreamIdError:
     )
 
 
-def _trim_options(connection: RedisConnection, maxlen: int | None) -> dict[str, Any]:
-    wanted = connection.settings.stream_maxlen if maxlen is None else maxlen
-    if not wanted:
-        return {}
-    from coredis.tokens import PureToken
+async def _command(connection: RedisConnection, stream: str | bytes, *command: Any, repeatable: bool = False) -> Any:
+    """Run a raw command on a stream; where the key is something else, the error says what."""
+    try:
+        return await connection.command(*command, repeatable=repeatable)
+    except WrongTypeError:
+        await require_stream(connection, stream)
+        raise
 
-    return {
-        "trim_strategy": PureToken.MAXLEN,
-        "threshold": wanted,
-        "trim_operator": PureToken.APPROXIMATELY,
-    }
+
+def _maxlen(connection: RedisConnection, maxlen: int | None) -> int:
+    return connection.settings.stream_maxlen if maxlen is None else maxlen
 
 
 def _entry(item: Any) -> Entry:
-    return Entry(_text(item.identifier), decode_dict_bytes_to_utf8(item.field_values))
+    return Entry(_text(item.identifier), raw=dict(item.field_values))
 
 
 def _group(item: Mapping[Any, Any]) -> Group:

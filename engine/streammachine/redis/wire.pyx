@@ -61,7 +61,7 @@ def decode_dict_bytes_to_utf8(fields):
     cdef Py_ssize_t at = 0
     cdef str text
     cdef dict decoded = {}
-    if type(fields) is dict:
+    if type(fields) is dict:  # an OrderedDict may be ordered otherwise than its dict
         while PyDict_Next(fields, &at, &name, &value):
             # The name first, as in the twin: of two errors both report the same one.
             text = _decode(<object>name)

@@ -1,4 +1,4 @@
-"""How a tool family is declared: methods marked with ``tool``, gathered into one provider.
+"""How a tool family is declared: methods marked with ``tool``, gathered by the server.
 
 Every tool gets a title, all four hints, described parameters and an output schema. The schemas are published without
 what no model reads (pydantic's titles, ``null`` for an argument that may be left out), because every client pays for
@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastmcp.exceptions import ToolError
-from fastmcp.server.providers import LocalProvider
 from fastmcp.tools import Tool
 from mcp_types import ToolAnnotations
 
@@ -66,9 +65,9 @@ class Family:
     def __init__(self, state: ServerState) -> None:
         self.state = state
 
-    def provider(self, *, read_only: bool) -> LocalProvider:
-        """The family's tools as a provider; with ``read_only`` those alone that change nothing."""
-        provider = LocalProvider()
+    def tools(self, *, read_only: bool) -> list[Tool]:
+        """The family's tools; with ``read_only`` those alone that change nothing."""
+        found: list[Tool] = []
         for _, method in inspect.getmembers(self, inspect.ismethod):
             marked = getattr(method, _MARK, None)
             if marked is None:
@@ -87,8 +86,8 @@ class Family:
             built.parameters = slim(built.parameters)
             if built.output_schema is not None:
                 built.output_schema = slim(built.output_schema)
-            provider.add_tool(built)
-        return provider
+            found.append(built)
+        return found
 
 
 def _description(method: Callable[..., Any]) -> str:
