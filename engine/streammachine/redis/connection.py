@@ -26,7 +26,13 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from streammachine.errors import RedisTimeoutError, RedisUnavailableError, SettingsError, StreamMachineError
+from streammachine.errors import (
+    RedisAuthError,
+    RedisTimeoutError,
+    RedisUnavailableError,
+    SettingsError,
+    StreamMachineError,
+)
 from streammachine.redis.codec import RespError
 from streammachine.redis.road import Road, SharedRoad, UnsentError, encode_command, refused
 from streammachine.redis.target import Target, choose_target
@@ -212,7 +218,14 @@ class RedisConnection:
 
     async def open_road(self) -> Road:
         """A raw connection of the caller's own, for blocking reads and pipelines; the caller closes it."""
-        return await (await self._opened_host()).opened_road().open()
+        host = await self._opened_host()
+        try:
+            return await host.opened_road().open()
+        except RedisAuthError:
+            raise
+        except RedisUnavailableError:
+            await host.revive(self.timeout)
+        return await host.opened_road().open()
 
     @property
     def name(self) -> str:

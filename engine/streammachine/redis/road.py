@@ -108,7 +108,7 @@ class Road:
         if self._link.waiting:
             return False
         descriptor = self._link.transport.get_extra_info("socket").fileno()
-        return descriptor < 0 or bool(select.select([descriptor], [], [], 0)[0])
+        return descriptor < 0 or _readable(descriptor)
 
     def close(self) -> None:
         """Close the socket at once. Safe to call twice."""
@@ -284,6 +284,14 @@ def refused(reply: RespError, url: str) -> StreamMachineError:
     if reply.code in ("LOADING", "MASTERDOWN", "CLUSTERDOWN"):
         return RedisUnavailableError(f"Redis at {url} is not ready: {text}")
     return RedisCommandError(f"Redis at {url} refused the command: {text}")
+
+
+def _readable(descriptor: int) -> bool:
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()  # select() ends at descriptor 1023
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _unknown(replies: int) -> str:
