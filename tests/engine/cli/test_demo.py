@@ -151,9 +151,11 @@ def interrupted(cli, when: bytes) -> tuple[bytes, int]:
     return screen, process.wait(DEADLINE)
 
 
-# Makes the terminal on stdin the controlling one, so that its Ctrl-C becomes SIGINT, then becomes the command.
+# Makes the terminal on stdin the controlling one, so that its Ctrl-C becomes SIGINT, then becomes the command. A shell
+# starts what runs in the background with SIGINT ignored, and children inherit that: a person's terminal does not.
 LEADER = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
