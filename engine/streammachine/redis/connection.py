@@ -420,12 +420,13 @@ class _Host:
 
     async def revive(self, limit: float) -> None:
         """Before the second try: bring the embedded server back, or wait a second at most until a socket opens."""
-        if self.target is not None and self.target.embedded is not None:
-            await anyio.to_thread.run_sync(self.target.embedded.ensure)
-            return
+        embedded = self.target.embedded if self.target is not None else None
         location = self.client.connection_pool.location if self.client is not None else None
         with anyio.move_on_after(min(REVIVE_WAIT, limit)):
             while location is not None:
+                if embedded is not None:
+                    # A killed process counts as alive until the kernel is through with it: hence the loop.
+                    await anyio.to_thread.run_sync(embedded.ensure)
                 if await location.check():
                     return
                 await anyio.sleep(0.05)

@@ -129,7 +129,7 @@ async def test_a_reset_link_is_opened_again(proxy: Proxy, far: RedisConnection) 
 async def test_a_reset_under_a_waiting_write_is_an_error_and_no_second_write(
     proxy: Proxy, far: RedisConnection, redis: RedisConnection
 ) -> None:
-    await far.health_check()
+    await far.run(lambda client: client.ping())
     proxy.latency = 0.1
     async with anyio.create_task_group() as tasks:
         found: list[object] = []
