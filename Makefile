@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)-$(shell cksum < constraints.txt | cut -d' ' -f1)
 NATIVE := $(wildcard engine/streammachine/*/*.pyx)
 
-.PHONY: demo test check bench clean setup
+.PHONY: demo test check bench chaos clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -36,6 +36,10 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ONLY)
+
+# The long form of tests/chaos: workers killed and paused, the server restarted, at random.
+chaos: setup
+	$(BIN)/python -m tests.chaos
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info engine/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

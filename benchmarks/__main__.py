@@ -17,6 +17,7 @@ SUBJECTS = {
     "ohlc": "Ticks to candles",
     "frames": "Streams to DataFrames, and the wire codec",
     "redis": "Redis: append, read, storage",
+    "app": "The App beside its peers",
     "mcp": "The MCP server beside an empty one",
 }
 PEERS = ("fastmcp", "mcp", "coredis", "redis", "pandas")

@@ -58,6 +58,10 @@ class WrongTypeError(StreamMachineError, TypeError):
     """The key exists, but it is not of the type that the call needs."""
 
 
+class CrossSlotError(StreamMachineError):
+    """What must be written in one step stands in different slots of a Redis Cluster."""
+
+
 class SerializationError(StreamMachineError, TypeError):
     """A value can be stored neither as JSON nor as a pickle."""
 

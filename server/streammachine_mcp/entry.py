@@ -52,6 +52,7 @@ def _run(options: argparse.Namespace, wire: Wire | None) -> int:
 
     try:
         settings = _settings(options)
+        _check_app(options.app)
         configure_logging(settings.log_level)
         sockets = _listen(options.host, options.port) if wire is None else []
     except StreamMachineError as error:
@@ -59,7 +60,7 @@ def _run(options: argparse.Namespace, wire: Wire | None) -> int:
         return 2
     from streammachine_mcp.server import create_server
 
-    server = create_server(settings)
+    server = create_server(settings, options.app)
     gc.freeze()
     gc.enable()
     if wire is not None:
@@ -203,15 +204,30 @@ def _settings(options: argparse.Namespace) -> Settings:
     return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
+def _check_app(app: str | None) -> None:
+    """Refuse what names no App before anything starts; whether it can be imported shows later, in health_check."""
+    if app is not None:
+        from streammachine.errors import SettingsError
+        from streammachine.runtime.origin import Origin
+
+        try:
+            Origin.parse(app)
+        except ValueError as error:
+            raise SettingsError(f"--app {error}") from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="streammachine-mcp",
         description="The StreamMachine MCP server. Without options it speaks MCP over stdin and stdout.",
         epilog="Every setting is also an environment variable; see the README.",
     )
+    parser.add_argument("--app", metavar="MODULE:APP", help="run this App too: package.module:app or script.py:app")
     parser.add_argument("--redis-url", metavar="URL", help="the Redis or Valkey to use (REDIS_URL)")
     parser.add_argument("--read-only", action="store_true", help="leave out every tool that changes something")
-    parser.add_argument("--toolsets", metavar="A,B", help="only these tool families: stream,storage,health,object,ohlc")
+    parser.add_argument(
+        "--toolsets", metavar="A,B", help="only these tool families: stream,storage,health,object,ohlc,agent"
+    )
     parser.add_argument("--transport", choices=("stdio", "http"), default="stdio")
     parser.add_argument("--host", default="127.0.0.1", help="address for --transport http (loopback only)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port for --transport http")

@@ -20,6 +20,7 @@ import anyio.to_thread
 
 from streammachine.errors import RedisUnavailableError, StreamMachineError
 from streammachine.settings import Settings
+from streammachine_mcp.hosting import Hosting
 
 if TYPE_CHECKING:
     from streammachine.ohlc.durable import DurableAggregators
@@ -32,17 +33,23 @@ log = logging.getLogger(__name__)
 QUIET_START = 1.0  # seconds without a tool call before the Redis client is loaded anyway
 OPEN_WAIT = 15.0  # seconds a tool waits for the first connection (an embedded server loads its data)
 RETRY_WAIT = 2.0  # seconds a tool waits for one more attempt when the last one failed
-# Seconds for the last snapshots; what is not in one is in the journal. Clients kill a server that is still there four
-# seconds after they closed its stdin, and two of them may have gone for requests under way.
-SNAPSHOT_WAIT = 1.5
+# Seconds for what is hosted to drain and for the last snapshots; what is not in one is in the journal. Clients kill a
+# server that is still there four seconds after they closed its stdin, and two of them may have gone for requests under
+# way.
+LAST_WAIT = 1.5
 BACKOFF_FIRST, BACKOFF_LAST = 0.5, 10.0  # seconds between two attempts to choose a server
 
 
 class ServerState:
-    """Connection, storages and aggregators of one server. Attributes exist once ``redis()`` has returned."""
+    """Connection, storages and aggregators of one server, and what it hosts (``hosting.py``).
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        app: the App to host, as ``package.module:app``.
+    """
+
+    def __init__(self, settings: Settings, app: str | None = None) -> None:
         self.settings = settings
+        self.hosting = Hosting(self, app, declared="agent" in settings.toolsets and not settings.read_only)
         self.started = time.time()
         self.problem: StreamMachineError | None = None
         self.restarts = 0
@@ -55,7 +62,8 @@ class ServerState:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[ServerState]:
-        """Run the supervisor for as long as the block lasts; write the snapshots that are due when it ends.
+        """Run the supervisor for as long as the block lasts. At its end what is hosted drains while the snapshots that
+        are due are written; then the connection closes.
 
         The supervisor is a task of its own that this block starts and awaits: FastMCP 4.1 leaves the lifespan inside a
         cancel scope that it did not enter it in, which no task group survives.
@@ -63,14 +71,26 @@ class ServerState:
         self._wanted, self._changed = anyio.Event(), anyio.Event()
         self.started = time.time()
         supervisor = asyncio.create_task(self._supervise(), name="streammachine-supervisor")
+        hosting = asyncio.create_task(self.hosting.run(), name="streammachine-hosting")
         try:
             yield self
         finally:
-            with anyio.move_on_after(SNAPSHOT_WAIT):
+            draining = asyncio.create_task(self.hosting.stop(LAST_WAIT), name="streammachine-draining")
+            with anyio.move_on_after(LAST_WAIT):
                 if self._aggregators is not None and self._connection is not None:
                     await self._aggregators.snapshot_all()
+            await asyncio.wait([draining])
+            hosting.cancel()
             supervisor.cancel()
-            await asyncio.wait([supervisor])
+            for task in (hosting, supervisor):
+                await asyncio.wait([task])
+                if not task.cancelled() and task.exception() is not None:
+                    log.error("%s failed", task.get_name(), exc_info=task.exception())
+
+    @property
+    def connection(self) -> RedisConnection | None:
+        """The open connection, or None; asking opens none."""
+        return self._connection
 
     # -- what tools ask for -------------------------------------------------------------------
 
@@ -142,6 +162,10 @@ class ServerState:
                     "adopted": target.embedded.adopted,
                     "data_dir": str(target.embedded.data_dir),
                 }
+        if apps := self.hosting.describe():
+            facts["apps"] = apps
+            if facts["status"] == "healthy" and any("problem" in app for app in apps):
+                facts["status"] = "degraded"
         facts["uptime_s"] = round(time.time() - self.started, 1)
         facts["read_only"] = self.settings.read_only
         return facts

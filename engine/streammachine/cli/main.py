@@ -27,6 +27,8 @@ app = App(
 )
 install = App(name="install", help="Install the MCP server into a client.")
 app.command(install)
+dlq = App(name="dlq", help="Dead letters: messages that agents gave up.")
+app.command(dlq)
 
 
 @app.command
@@ -80,6 +82,128 @@ def install_claude_desktop(
     from streammachine.cli.claude_desktop import install_entry
 
     return install_entry(config_path, name=name, env=env or [], dry_run=dry_run)
+
+
+@app.command
+def run(target: str, *, workers: Annotated[int, Parameter(validator=Number(gte=1))] = 1, reload: bool = False) -> int:
+    """Run an App in supervised processes until SIGTERM or Ctrl-C.
+
+    Parameters
+    ----------
+    target
+        The App, as package.module:app or path/to/script.py:app.
+    workers
+        How many processes of the whole App; they share the messages.
+    reload
+        Start again when a Python file changes.
+    """
+    from streammachine.cli.run import run_workers
+
+    return run_workers(target, workers=workers, reload=reload)
+
+
+@app.command
+def inspect(
+    pattern: str = "*", *, once: bool = False, every: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0
+) -> int:
+    """Show streams, groups, lag, pending and consumers as a live table.
+
+    Parameters
+    ----------
+    pattern
+        Only streams whose name matches this glob.
+    once
+        Print the table once and end.
+    every
+        Seconds between two looks.
+    """
+    from streammachine.cli.inspect import run_inspect
+
+    return run_inspect(pattern, once=once, every=every)
+
+
+@dlq.command(name="list")
+def dlq_list(
+    stream: str | None = None,
+    *,
+    count: Annotated[int, Parameter(validator=Number(gte=1))] = 20,
+    group: str | None = None,
+    json: bool = False,
+) -> int:
+    """List the dead letters of a stream, the newest first; without a stream, how many each has.
+
+    Parameters
+    ----------
+    stream
+        The stream whose messages were given up.
+    count
+        How many to list.
+    group
+        Only those of this consumer group.
+    json
+        One JSON object a line.
+    """
+    from streammachine.cli.letters import list_letters
+
+    return list_letters(stream, count, group, json)
+
+
+@dlq.command(name="show")
+def dlq_show(stream: str, id: str) -> int:
+    """Show one dead letter with everything known of its end.
+
+    Parameters
+    ----------
+    stream
+        The stream whose message was given up.
+    id
+        The letter's id, as list shows it.
+    """
+    from streammachine.cli.letters import show_letter
+
+    return show_letter(stream, id)
+
+
+@dlq.command(name="redrive")
+def dlq_redrive(
+    stream: str,
+    ids: list[str] | None = None,
+    *,
+    all: bool = False,
+    group: str | None = None,
+) -> int:
+    """Give dead letters back to the group that failed on them, and to no other.
+
+    Parameters
+    ----------
+    stream
+        The stream whose messages were given up.
+    ids
+        The letters' ids, as list shows them.
+    all
+        All letters of the stream.
+    group
+        With --all: only those of this consumer group.
+    """
+    from streammachine.cli.letters import redrive_letters
+
+    return redrive_letters(stream, ids or [], all, group)
+
+
+@dlq.command(name="purge")
+def dlq_purge(stream: str, *, yes: bool = False) -> int:
+    """Delete all dead letters of a stream for good; asks first.
+
+    Parameters
+    ----------
+    stream
+        The stream whose messages were given up.
+    yes
+        Do not ask.
+    """
+    from streammachine.cli.letters import purge_letters
+
+    return purge_letters(stream, yes)
 
 
 def main() -> None:

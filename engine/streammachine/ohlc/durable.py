@@ -82,10 +82,10 @@ return 1
 """
 
 # KEYS[1] the state hash. ARGV[1] a new generation, ARGV[2] the intervals. Creates the aggregator unless it is there;
-# gives the intervals that stand.
+# gives the intervals and the generation that stand.
 _CREATE = """
 if redis.call('HSETNX', KEYS[1], 'generation', ARGV[1]) == 1 then redis.call('HSET', KEYS[1], 'intervals', ARGV[2]) end
-return redis.call('HGET', KEYS[1], 'intervals')
+return redis.call('HMGET', KEYS[1], 'intervals', 'generation')
 """
 
 
@@ -241,9 +241,7 @@ class DurableAggregator:
         self._folded = identifier
 
     async def _load_snapshot(self) -> None:
-        state = await self._connection.run(
-            lambda client: client.hmget(self._state_key, ["generation", "id", "data"]), repeatable=True
-        )
+        state = await self._connection.command("HMGET", self._state_key, "generation", "id", "data", repeatable=True)
         generation, identifier, data = state
         self._reset(_text(generation) if generation is not None else "")
         if identifier is None or data is None:
@@ -296,15 +294,12 @@ class DurableAggregators:
         wanted = sorted(
             create_ohlc_aggregator(list(intervals) if intervals is not None else list(DEFAULT_INTERVALS)).intervals
         )
-        await self._connection.run(lambda client: client.sadd(INDEX, [name]), repeatable=True)
+        await self._connection.command("SADD", INDEX, name, repeatable=True)
         mine = secrets.token_hex(8)
 
-        async def create(client: Any) -> tuple[Any, Any]:
-            key = f"sm:ohlc:{{{name}}}"
-            stands = await client.eval(_CREATE, keys=[key], args=[mine, json.dumps(wanted)])
-            return stands, await client.hget(key, "generation")
-
-        stands, generation = await self._connection.run(create, repeatable=True)
+        stands, generation = await self._connection.command(
+            "EVAL", _CREATE, 1, f"sm:ohlc:{{{name}}}", mine, json.dumps(wanted), repeatable=True
+        )
         existing = [int(interval) for interval in json.loads(stands)]
         if existing != wanted:
             raise AggregatorExistsError(
@@ -323,9 +318,7 @@ class DurableAggregators:
             return known
         intervals = None
         if isinstance(name, str) and _NAME.fullmatch(name):
-            intervals = await self._connection.run(
-                lambda client: client.hget(f"sm:ohlc:{{{name}}}", "intervals"), repeatable=True
-            )
+            intervals = await self._connection.command("HGET", f"sm:ohlc:{{{name}}}", "intervals", repeatable=True)
         if intervals is None:
             names = [listed for listed, _ in await self.list()]
             raise AggregatorNotFoundError(
@@ -335,15 +328,10 @@ class DurableAggregators:
 
     async def list(self) -> list[tuple[str, list[int]]]:
         """Names and intervals of all aggregators, sorted by name."""
-        names = sorted(
-            _text(name) for name in await self._connection.run(lambda client: client.smembers(INDEX), repeatable=True)
-        )
+        names = sorted(_text(name) for name in await self._connection.command("SMEMBERS", INDEX, repeatable=True))
         found = []
         for name in names:
-            intervals = await self._connection.run(
-                lambda client, name=name: client.hget(f"sm:ohlc:{{{name}}}", "intervals"),  # type: ignore[misc]
-                repeatable=True,
-            )
+            intervals = await self._connection.command("HGET", f"sm:ohlc:{{{name}}}", "intervals", repeatable=True)
             if intervals is not None:
                 found.append((name, [int(interval) for interval in json.loads(intervals)]))
         return found

@@ -27,6 +27,7 @@ from coredis.pool import ConnectionPool
 from coredis.retry import NoRetryPolicy
 
 from streammachine.errors import RedisCommandError
+from streammachine.redis.sentinel import primary_of
 from streammachine.redis.url import Endpoint
 
 CONNECT_TIMEOUT = 2.0  # seconds to open a socket
@@ -55,6 +56,7 @@ def make_client(endpoint: Endpoint, connections: int, timeout: float) -> Redis[b
             connection_class=_TCPConnection,
             location=TCPLocation(endpoint.host, endpoint.port),
             ssl_context=endpoint.ssl_context(),
+            endpoint=endpoint,
             **options,
         )
     )
@@ -68,8 +70,9 @@ class Pool(ConnectionPool[Any]):
     connection carries many commands at a time.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, endpoint: Endpoint | None = None, **options: Any) -> None:
         super().__init__(**options)
+        self._endpoint = endpoint  # behind Sentinels: asked before every new connection
         self._places = anyio.Semaphore(self.max_connections)
         self._idle: list[BaseConnection] = []
 
@@ -101,6 +104,9 @@ class Pool(ConnectionPool[Any]):
         return None
 
     async def _opened(self) -> BaseConnection:
+        if self._endpoint is not None and self._endpoint.sentinels:
+            primary = await primary_of(self._endpoint)
+            self.location = TCPLocation(primary.host, primary.port)
         connection: BaseConnection = await self._construct_connection()
         if error := await self.task_group.start(self._host, connection):
             raise error

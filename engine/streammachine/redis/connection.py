@@ -33,6 +33,7 @@ from streammachine.errors import (
     SettingsError,
     StreamMachineError,
 )
+from streammachine.redis.cluster import ClusterRoads, key_of
 from streammachine.redis.codec import RespError
 from streammachine.redis.road import Road, SharedRoad, UnsentError, encode_command, refused
 from streammachine.redis.target import Target, choose_target
@@ -97,7 +98,7 @@ class RedisConnection:
         """
         was_open = self._current_host() is not None
         try:
-            await self.run(lambda client: client.ping(), repeatable=True)
+            await self.command("PING", repeatable=True)
         except BaseException:
             if not was_open:
                 with anyio.CancelScope(shield=True):
@@ -190,19 +191,31 @@ class RedisConnection:
         Raises:
             What ``run`` raises.
         """
-        (reply,) = await self.exchange(encode_command(arguments), 1, repeatable=repeatable, timeout=timeout)
+        (reply,) = await self.exchange(
+            encode_command(arguments), 1, repeatable=repeatable, timeout=timeout, key=key_of(arguments)
+        )
         if isinstance(reply, RespError):
             raise refused(reply, self.name)
         return reply
 
     async def exchange(
-        self, payload: bytes, replies: int, *, repeatable: bool = False, timeout: float | None = None
+        self,
+        payload: bytes,
+        replies: int,
+        *,
+        repeatable: bool = False,
+        timeout: float | None = None,
+        key: str | bytes | None = None,
     ) -> list[Any]:
-        """Send prepared commands over the fast road and give their replies, error replies as ``RespError`` values."""
+        """Send prepared commands over the fast road and give their replies, error replies as ``RespError`` values.
+
+        Args:
+            key: the key they are about; on a Cluster they go to its node.
+        """
         host = await self._opened_host()
         limit = timeout or self.timeout
         try:
-            return await host.opened_road().exchange(payload, replies, limit)
+            return await host.opened_road().exchange(payload, replies, limit, key)
         except UnsentError:
             pass
         except RedisTimeoutError:
@@ -212,26 +225,69 @@ class RedisConnection:
                 raise
         await host.revive(limit)
         try:
-            return await host.opened_road().exchange(payload, replies, limit)
+            return await host.opened_road().exchange(payload, replies, limit, key)
         except UnsentError as error:
             raise error.cause from error
 
-    async def open_road(self) -> Road:
-        """A raw connection of the caller's own, for blocking reads and pipelines; the caller closes it."""
+    async def open_road(self, key: str | bytes | None = None) -> Road:
+        """A raw connection of the caller's own, for blocking reads and pipelines; the caller closes it.
+
+        Args:
+            key: the key it is for; on a Cluster it leads to its node.
+        """
         host = await self._opened_host()
         try:
-            return await host.opened_road().open()
+            return await host.opened_road().open(key)
         except RedisAuthError:
             raise
-        except RedisUnavailableError:
+        except (RedisUnavailableError, UnsentError):
             await host.revive(self.timeout)
-        return await host.opened_road().open()
+        try:
+            return await host.opened_road().open(key)
+        except UnsentError as error:
+            raise error.cause from error
+
+    async def scan(self, pattern: str, kind: str | None = None, *, timeout: float = 60.0) -> set[bytes]:
+        """The keys that match a glob pattern, of one type where ``kind`` names it.
+
+        Walks with SCAN, which blocks nobody; on a Cluster through every primary.
+        """
+        found: set[bytes] = set()
+        options = ["TYPE", kind] if kind is not None else []
+        host = await self._opened_host()
+        with anyio.fail_after(timeout):
+            for road in await host.opened_road().each_primary():
+                cursor = b"0"
+                while True:
+                    command = encode_command(["SCAN", cursor, "MATCH", pattern, "COUNT", 1000, *options])
+                    (reply,) = await road.exchange(command, 1, self.timeout)
+                    if isinstance(reply, RespError):
+                        raise refused(reply, self.name)
+                    cursor, keys = reply
+                    found.update(keys)
+                    if cursor == b"0":
+                        break
+        return found
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the server is a Cluster: what one script touches must then stand in one slot."""
+        target = self.target
+        return target is not None and target.endpoint.cluster
 
     @property
     def name(self) -> str:
         """The server's masked URL, for messages."""
         target = self.target
         return target.url if target is not None else "a server that is not chosen yet"
+
+    @property
+    def url(self) -> str | None:
+        """The chosen server's URL with its password, for a child process; None before the connection is open."""
+        target = self.target
+        if target is None or target.origin != "explicit":
+            return target.url if target is not None else None
+        return self._url if self._url is not None else self.settings.explicit_url()
 
     def drop_readers(self) -> None:
         """Close the blocking readers' connections, after one of them turned out to be dead."""
@@ -334,9 +390,13 @@ class RedisConnection:
             self._forget(host)
 
     async def _hold_clients(self, host: _Host, target: Target, task_status: anyio.abc.TaskStatus[None]) -> None:
+        if target.endpoint.cluster:
+            await self._hold_cluster(host, target, task_status)
+            return
         from streammachine.redis.client import make_client
 
-        commands = make_client(target.endpoint, self.max_connections, self.timeout)
+        # One of the connections is the shared road.
+        commands = make_client(target.endpoint, max(1, self.max_connections - 1), self.timeout)
         readers = make_client(target.endpoint, MAX_READERS, self.timeout)
         async with commands, readers:
             host.target, host.client, host.reader = target, commands, readers
@@ -351,6 +411,21 @@ class RedisConnection:
             finally:
                 host.client = host.reader = host.shared = None  # before they close: who still uses them learns why
                 await shared.aclose()
+
+    async def _hold_cluster(self, host: _Host, target: Target, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """A Cluster is reached over roads alone: they know which node a command is for."""
+        host.target = target
+        host.shared = shared = ClusterRoads(target.endpoint, target.url)
+        try:
+            await shared.each_primary()
+            host.ready.set()
+            task_status.started()
+            await host.closing.wait()
+        except UnsentError as error:
+            raise error.cause from error
+        finally:
+            host.shared = None
+            await shared.aclose()
 
     def _forget(self, host: _Host) -> None:
         loop = asyncio.get_running_loop()
@@ -387,9 +462,9 @@ class _Host:
         self.target: Target | None = None
         self.client: Redis[bytes] | None = None
         self.reader: Redis[bytes] | None = None
-        self.shared: SharedRoad | None = None
+        self.shared: SharedRoad | ClusterRoads | None = None
 
-    def opened_road(self) -> SharedRoad:
+    def opened_road(self) -> SharedRoad | ClusterRoads:
         """The shared road, or why there is none."""
         if self.shared is None:
             raise self.closed()

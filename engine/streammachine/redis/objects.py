@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.signing import Signer, is_unicode
 
-if TYPE_CHECKING:
-    from coredis import Redis
-
 PREFIX = "sm:obj:"
-_SCAN_COUNT = 1000
+_CHUNK = 1000  # keys in one command
 
 
 class RedisObjectStorage:
@@ -104,21 +101,16 @@ class RedisObjectStorage:
 
     async def _unlink(self, names: Sequence[str | bytes]) -> int:
         deleted = 0
-        for start in range(0, len(names), _SCAN_COUNT):
-
-            async def unlink(
-                client: Redis[bytes], chunk: Sequence[str | bytes] = names[start : start + _SCAN_COUNT]
-            ) -> int:
-                return await client.unlink(chunk)
-
-            deleted += await self._connection.run(unlink)
+        if self._connection.is_cluster:  # one command is for one slot
+            for name in names:
+                deleted += int(await self._connection.command("UNLINK", name))
+            return deleted
+        for start in range(0, len(names), _CHUNK):
+            deleted += int(await self._connection.command("UNLINK", *names[start : start + _CHUNK]))
         return deleted
 
     async def _names(self, pattern: str) -> set[bytes]:
-        async def scan(client: Redis[bytes]) -> set[bytes]:
-            return {name async for name in client.scan_iter(match=PREFIX + pattern, count=_SCAN_COUNT)}
-
-        return await self._connection.run(scan, repeatable=True, timeout=60)
+        return await self._connection.scan(PREFIX + pattern)
 
 
 def _name(key: str) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
-from streammachine.errors import RedisTimeoutError
+from streammachine.errors import RedisTimeoutError, StreamMachineError, WrongTypeError
+from streammachine.redis.codec import RespError, parse_entries, parse_stream_reply
+from streammachine.redis.road import Road, encode_command, refused
+from streammachine.redis.streams import ensure_group, require_stream
 
 if TYPE_CHECKING:
-    from coredis import Redis
     from coredis.response.types import StreamEntry
 
     from streammachine.redis.connection import RedisConnection
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 BLOCK_MS = 1000  # one blocking read; short enough to notice a closing connection soon
 BLOCK_MARGIN = 2.0  # seconds beyond BLOCK_MS before the link counts as dead
 _PAGE = 100  # entries claimed at a time
-_GROUP_GONE = object()
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +57,7 @@ class GroupReader:
         self._backlog = backlog
         self._acknowledge = acknowledge
         self._timeout = None if not timeout_ms else timeout_ms / 1000
+        self._road: Road | None = None
         self._ahead: deque[StreamEntry] = deque()  # assigned to this consumer, not handed out yet
 
     def __await__(self) -> Generator[Any, None, GroupReader]:
@@ -70,10 +70,7 @@ class GroupReader:
     async def acknowledge(self, entry: StreamEntry | bytes | str) -> bool:
         """Acknowledge one entry (or id); False when it was not pending any more."""
         identifier = entry if isinstance(entry, (bytes, str)) else entry.identifier
-        done = await self._connection.run(
-            lambda client: client.xack(self._channel, self._group, [identifier]), repeatable=True
-        )
-        return done == 1
+        return bool(await self._connection.command("XACK", self._channel, self._group, identifier, repeatable=True))
 
     async def __aiter__(self) -> AsyncIterator[tuple[str, StreamEntry]]:
         await self._create_group()
@@ -82,16 +79,20 @@ class GroupReader:
             start = await self._claim_page(start)
             async for item in self._deliver():
                 yield item
-        idle_since = time.monotonic()
-        while True:
-            if not self._ahead:
-                self._ahead.extend(await self._read(idle_since))
-            if self._ahead:
-                async for item in self._deliver():
-                    yield item
-                idle_since = time.monotonic()
-            elif self._timeout is not None and time.monotonic() - idle_since >= self._timeout:
-                return
+        try:
+            idle_since = time.monotonic()
+            while True:
+                if not self._ahead:
+                    self._ahead.extend(await self._read(idle_since))
+                if self._ahead:
+                    async for item in self._deliver():
+                        yield item
+                    idle_since = time.monotonic()
+                elif self._timeout is not None and time.monotonic() - idle_since >= self._timeout:
+                    return
+        finally:
+            if self._road is not None:
+                self._road.close()
 
     async def _deliver(self) -> AsyncIterator[tuple[str, StreamEntry]]:
         while self._ahead:
@@ -107,56 +108,64 @@ class GroupReader:
             left = self._timeout - (time.monotonic() - idle_since)
             block = max(1, min(BLOCK_MS, int(left * 1000)))
 
-        async def read(client: Redis[bytes]) -> Any:
-            from coredis.exceptions import StreamConsumerGroupError, UnblockedError
-
-            try:
-                with anyio.fail_after(block / 1000 + BLOCK_MARGIN):
-                    return await client.xreadgroup(
-                        self._group,
-                        self._consumer,
-                        streams={self._channel: ">"},
-                        count=self._connection.settings.count,
-                        block=block,
-                    )
-            except (StreamConsumerGroupError, UnblockedError):  # the stream or its group was deleted
-                return _GROUP_GONE
-            except TimeoutError:
-                self._connection.drop_readers()
-                raise RedisTimeoutError(
-                    f"Redis did not answer a blocking read of {self._channel!r} in time; entries that it had "
-                    "already assigned are given again with start_from_backlog=True."
-                ) from None
-
-        reply = await self._connection.run_reader(read)
-        if reply is _GROUP_GONE:
+        if self._road is None or self._road.broken:
+            self._road = await self._connection.open_road(self._channel)
+        count = self._connection.settings.count
+        command: list[bytes | str | int] = [
+            "XREADGROUP",
+            "GROUP",
+            self._group,
+            self._consumer,
+            "COUNT",
+            count,
+            "BLOCK",
+            block,
+            "STREAMS",
+        ]
+        try:
+            payload = encode_command([*command, self._channel, ">"])
+            (reply,) = await self._road.exchange(payload, 1, block / 1000 + BLOCK_MARGIN)
+        except RedisTimeoutError:
+            raise RedisTimeoutError(
+                f"Redis did not answer a blocking read of {self._channel!r} in time; entries that it had "
+                "already assigned are given again with start_from_backlog=True."
+            ) from None
+        if isinstance(reply, RespError):
+            if reply.code not in ("NOGROUP", "UNBLOCKED"):
+                raise await self._refused(reply)
             log.warning("Group %r of %r is gone; creating it again at the stream's start", self._group, self._channel)
             await self._create_group()
             return ()
-        return next(iter(reply.values())) if reply else ()
+        if reply is None:
+            return ()
+        return [_entry(*pair) for pair in next(iter(parse_stream_reply(reply).values()))]
+
+    async def _refused(self, reply: RespError) -> StreamMachineError:
+        error = refused(reply, self._connection.name)
+        if isinstance(error, WrongTypeError):
+            await require_stream(self._connection, self._channel)
+        return error
 
     async def _claim_page(self, start: str) -> str:
         """Take the next of what this consumer was given before, oldest first; gives where to go on.
 
-        Claimed, since reading history breaks on deleted entries (coredis 6.9).
+        Claimed, since a history read counts as a delivery and stumbles over deleted entries.
         """
-
-        async def pending(client: Redis[bytes]) -> Any:
-            return await client.xpending(
-                self._channel, self._group, start=start, end="+", count=_PAGE, consumer=self._consumer
-            )
-
-        async def claim(client: Redis[bytes]) -> Any:
-            return await client.xclaim(self._channel, self._group, self._consumer, 0, identifiers)
-
-        identifiers: list[bytes] = [item.identifier for item in await self._connection.run(pending, repeatable=True)]
+        where = (self._channel, self._group)
+        page = await self._connection.command("XPENDING", *where, start, "+", _PAGE, self._consumer, repeatable=True)
+        identifiers = [bytes(row[0]) for row in page]
         if not identifiers:
             self._backlog = False
             return start
-        self._ahead.extend(await self._connection.run(claim, repeatable=True))
+        claimed = await self._connection.command("XCLAIM", *where, self._consumer, 0, *identifiers, repeatable=True)
+        self._ahead.extend(_entry(*pair) for pair in parse_entries(claimed))
         return "(" + identifiers[-1].decode()
 
     async def _create_group(self) -> None:
-        from streammachine.redis.streams import ensure_group
-
         await ensure_group(self._connection, self._channel, self._group)
+
+
+def _entry(identifier: bytes, fields: dict[bytes, bytes] | None) -> StreamEntry:
+    from coredis.response.types import StreamEntry
+
+    return StreamEntry(identifier, OrderedDict[Any, Any](fields or {}))

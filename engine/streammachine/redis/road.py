@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import weakref
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -44,8 +45,8 @@ class Road:
         self._name = name
 
     @classmethod
-    async def open(cls, endpoint: Endpoint, name: str) -> Self:
-        """Connect and log in. ``name`` is the masked URL, for errors.
+    async def open(cls, endpoint: Endpoint, name: str, *, named: bool = True) -> Self:
+        """Connect and log in. ``name`` is the masked URL, for errors; ``named`` tells the server who we are.
 
         Raises:
             RedisUnavailableError: nothing answers there. RedisAuthError: the login is refused.
@@ -54,7 +55,7 @@ class Road:
             with anyio.fail_after(CONNECT_TIMEOUT):
                 road = cls(await _connect(endpoint), name)
                 try:
-                    await road._log_in(endpoint)
+                    await road._log_in(endpoint, named=named)
                 except BaseException:
                     road.close()
                     raise
@@ -89,6 +90,10 @@ class Road:
             raise RedisTimeoutError(
                 f"Redis at {self._name} did not answer within {timeout:g} s; {_unknown(replies)}"
             ) from None
+        except ConnectionAbortedError as error:
+            raise RedisUnavailableError(
+                f"The connection to {self._name} was closed meanwhile. Open it again."
+            ) from error
         except OSError as error:
             self.close()
             raise RedisUnavailableError(
@@ -111,23 +116,26 @@ class Road:
         return descriptor < 0 or _readable(descriptor)
 
     def close(self) -> None:
-        """Close the socket at once. Safe to call twice."""
-        self._link.abort()
+        """Close the socket at once; who still waits learns that the connection broke. Safe to call twice."""
+        self._link.abort(ConnectionResetError("the road was given up"))
 
     async def aclose(self) -> None:
-        """Close the socket, and wait until the loop has let go of it."""
-        self._link.abort()
+        """Close the socket, and wait until the loop has let go of it; who still waits learns that it was closed."""
+        self._link.abort(ConnectionAbortedError("the road was closed"))
         with anyio.CancelScope(shield=True):
             await self._link.closed.wait()
 
-    async def _log_in(self, endpoint: Endpoint) -> None:
+    async def _log_in(self, endpoint: Endpoint, *, named: bool) -> None:
         commands: list[list[Any]] = []
         if endpoint.password is not None:
             user = [endpoint.username] if endpoint.username else []
             commands.append(["AUTH", *user, endpoint.password])
         if endpoint.db:
             commands.append(["SELECT", endpoint.db])
-        commands.append(["CLIENT", "SETNAME", "streammachine"])
+        if named:
+            commands.append(["CLIENT", "SETNAME", "streammachine"])
+        if not commands:
+            return
         payload = b"".join(encode_command(command) for command in commands)
         for command, reply in zip(commands, await self.exchange(payload, len(commands), CONNECT_TIMEOUT), strict=True):
             if not isinstance(reply, RespError):
@@ -160,10 +168,10 @@ class _Link(asyncio.Protocol):
         await mine.done
         return mine.found
 
-    def abort(self) -> None:
+    def abort(self, reason: OSError) -> None:
         """Close without sending what is still buffered."""
         if self.lost is None:
-            self.lost = ConnectionAbortedError("the road was closed")
+            self.lost = reason
         self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -185,8 +193,7 @@ class _Link(asyncio.Protocol):
                 if not first.done.done():
                     first.done.set_result(None)
         except ProtocolError as error:
-            self.lost = ConnectionAbortedError(f"what came is no answer of a Redis server: {error}")
-            self.transport.abort()
+            self.abort(ConnectionResetError(f"what came is no answer of a Redis server: {error}"))
 
     def connection_lost(self, error: Exception | None) -> None:
         """The loop's call: the socket is closed."""
@@ -218,13 +225,22 @@ class SharedRoad:
         self._endpoint = endpoint
         self._name = name
         self._road: Road | None = None
+        self._lent: weakref.WeakSet[Road] = weakref.WeakSet()
         self._opening = anyio.Lock()
 
-    async def open(self) -> Road:
+    async def open(self, key: str | bytes | None = None) -> Road:
         """A road of the caller's own, for blocking commands."""
-        return await Road.open(self._endpoint, self._name)
+        from streammachine.redis.sentinel import primary_of
 
-    async def exchange(self, payload: bytes, replies: int, timeout: float) -> list[Any]:
+        road = await Road.open(await primary_of(self._endpoint), self._name)
+        self._lent.add(road)
+        return road
+
+    async def each_primary(self) -> list[SharedRoad]:
+        """The one server there is."""
+        return [self]
+
+    async def exchange(self, payload: bytes, replies: int, timeout: float, key: str | bytes | None = None) -> list[Any]:
         """As ``Road.exchange``, on the shared road.
 
         Raises:
@@ -236,16 +252,17 @@ class SharedRoad:
         return await road.exchange(payload, replies, timeout)
 
     async def aclose(self) -> None:
-        """Close the road; who waits on it gets an error."""
-        road, self._road = self._road, None
-        if road is not None:
+        """Close the road and those that were lent; who waits on one gets an error."""
+        for road in list(self._lent):
             await road.aclose()
+        self._road = None
 
     async def _fresh(self) -> Road:
         async with self._opening:
             if self._road is not None and not self._road.stale:
                 return self._road
-            await self.aclose()
+            if self._road is not None:
+                await self._road.aclose()
             try:
                 self._road = await self.open()
             except RedisUnavailableError as error:
@@ -282,7 +299,11 @@ def refused(reply: RespError, url: str) -> StreamMachineError:
     if reply.code in ("NOAUTH", "WRONGPASS", "NOPERM"):
         return RedisAuthError(f"Redis at {url} refuses the command: {text}. Correct REDIS_URL.")
     if reply.code in ("LOADING", "MASTERDOWN", "CLUSTERDOWN"):
-        return RedisUnavailableError(f"Redis at {url} is not ready: {text}")
+        return RedisUnavailableError(
+            f"Redis at {url} is still loading its data; try again."
+            if reply.code == "LOADING"
+            else f"Redis at {url} is not ready: {text}"
+        )
     return RedisCommandError(f"Redis at {url} refused the command: {text}")
 
 

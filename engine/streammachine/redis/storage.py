@@ -12,16 +12,13 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import anyio
 
 from streammachine.errors import ConflictError, RedisCommandError, UnsupportedServerError, WrongTypeError
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.signing import MAGIC, Signer, is_unicode
-
-if TYPE_CHECKING:
-    from coredis import Redis
 
 KEY = "sm:storage"
 UPDATE_DEADLINE = 30.0  # seconds of losing every race before update() gives up
@@ -58,25 +55,74 @@ return redis.call('HGET', KEYS[1], ARGV[1])
 """
 
 
+# KEYS[1] the hash; ARGV[1] the field, ARGV[2] the value, ARGV[3] milliseconds it lives.
+_WRITE_EXPIRING = """
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('HPEXPIRE', KEYS[1], ARGV[3], 'FIELDS', 1, ARGV[1])
+"""
+
+# KEYS[1] the hash. Deletes it; gives how many fields it had.
+_CLEAR = """
+local count = redis.call('HLEN', KEYS[1])
+redis.call('DEL', KEYS[1])
+return count
+"""
+
+
+class WriteHold(Protocol):
+    """Where writes are held back until a commit (a transactional handler's; the runtime supplies it).
+
+    Values are stored bytes; None is "deleted" or "none there".
+    """
+
+    def get(self, field: str) -> tuple[bool, bytes | None]:
+        """Whether the field was written here, and what."""
+
+    def put(self, field: str, value: bytes | None, ttl_ms: int | None = None, *, keep_ttl: bool = False) -> None:
+        """Hold back a write, or with None a deletion."""
+
+    def check(self, field: str, value: bytes | None) -> None:
+        """The commit must find this value unchanged."""
+
+    def written(self) -> dict[str, bytes | None]:
+        """All fields written here."""
+
+
 class Storage:
     """Values by key, kept in Redis. ``Storage()`` without arguments is one instance per process.
 
     Args:
         connection: the connection to use; without it, one of its own that opens on first use.
+        hold: gives the place where writes are held back now, or None to write at once.
+        key: the Redis hash that holds the values.
     """
 
     _instance: ClassVar[Storage | None] = None
 
-    def __new__(cls, connection: RedisConnection | None = None) -> Self:
+    def __new__(
+        cls,
+        connection: RedisConnection | None = None,
+        *,
+        hold: Callable[[], WriteHold | None] | None = None,
+        key: str = KEY,
+    ) -> Self:
         if connection is not None:
             return super().__new__(cls)
         if cls._instance is None:
             cls._instance = super().__new__(cls)
         return cls._instance  # type: ignore[return-value]
 
-    def __init__(self, connection: RedisConnection | None = None) -> None:
+    def __init__(
+        self,
+        connection: RedisConnection | None = None,
+        *,
+        hold: Callable[[], WriteHold | None] | None = None,
+        key: str = KEY,
+    ) -> None:
         if connection is None and hasattr(self, "_connection"):
             return
+        self.key = key
+        self._hold = hold if hold is not None else _no_hold
         self._connection = connection if connection is not None else RedisConnection()
         self._owned = connection is None
         self._signer: Signer | None = None
@@ -101,12 +147,18 @@ class Storage:
         """
         key = _checked(key)
         encoded = self.encode(key, value)
-        if ttl is None:
-            await self._connection.command("HSET", KEY, key, encoded, repeatable=True)
-            return
-        if not ttl > 0 or math.isinf(ttl):
+        if ttl is not None and (not ttl > 0 or math.isinf(ttl)):
             raise ValueError(f"ttl={ttl!r}: give a number of seconds above 0.")
-        await self._write_expiring(key, encoded, max(1, round(ttl * 1000)))
+        ttl_ms = max(1, round(ttl * 1000)) if ttl is not None else None
+        if ttl_ms is not None:
+            await self._require_field_ttl()
+        held = self._hold()
+        if held is not None:
+            held.put(key, encoded, ttl_ms)
+        elif ttl_ms is None:
+            await self._connection.command("HSET", self.key, key, encoded, repeatable=True)
+        else:
+            await self._write_expiring(key, encoded, ttl_ms)
 
     async def read(self, key: str, default: Any = None) -> Any:
         """The value under ``key``, or ``default`` when there is none.
@@ -120,39 +172,53 @@ class Storage:
     async def delete(self, key: str) -> bool:
         """Delete ``key``; True if it existed."""
         key = _checked(key)
-        return bool(await self._connection.command("HDEL", KEY, key))
+        held = self._hold()
+        if held is not None:
+            existed = await self.read_raw(key) is not None
+            held.put(key, None)
+            return existed
+        return bool(await self._connection.command("HDEL", self.key, key))
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Delete exactly these keys in one command; gives how many there were."""
         names = [_checked(key) for key in keys]
         if not names:
             return 0
-        return int(await self._connection.command("HDEL", KEY, *names))
+        if self._hold() is not None:
+            return sum([await self.delete(name) for name in names])
+        return int(await self._connection.command("HDEL", self.key, *names))
 
     async def exists(self, key: str) -> bool:
         """Whether ``key`` has a value."""
         key = _checked(key)
-        return bool(await self._connection.command("HEXISTS", KEY, key, repeatable=True))
+        if self._hold() is not None:
+            return await self.read_raw(key) is not None
+        return bool(await self._connection.command("HEXISTS", self.key, key, repeatable=True))
 
     async def keys(self) -> list[str]:
         """All keys, sorted."""
-        names = await self._connection.command("HKEYS", KEY, repeatable=True)
-        return sorted(_text(name) for name in names)
+        names = {_text(name) for name in await self._connection.command("HKEYS", self.key, repeatable=True)}
+        held = self._hold()
+        if held is not None:
+            for name, value in held.written().items():
+                (names.add if value is not None else names.discard)(name)
+        return sorted(names)
 
     async def count(self) -> int:
         """How many keys there are."""
-        return int(await self._connection.command("HLEN", KEY, repeatable=True))
+        if self._hold() is not None:
+            return len(await self.keys())
+        return int(await self._connection.command("HLEN", self.key, repeatable=True))
 
     async def clear(self) -> int:
         """Delete every key; gives how many there were."""
-
-        async def clear(client: Redis[bytes]) -> int:
-            async with client.pipeline(transaction=True) as pipe:
-                count = pipe.hlen(KEY)
-                pipe.delete([KEY])
-            return int(await count)
-
-        return await self._connection.run(clear)
+        held = self._hold()
+        if held is not None:
+            names = await self.keys()
+            for name in names:
+                held.put(name, None)
+            return len(names)
+        return int(await self._connection.command("EVAL", _CLEAR, 1, self.key))
 
     async def update(self, key: str, fn: Callable[[Any], Any], *, default: Any = None) -> Any:
         """Replace the value by ``fn(value)`` atomically, and give the new one.
@@ -164,13 +230,14 @@ class Storage:
             ConflictError: others kept changing the value for 30 s.
         """
         key = _checked(key)
+        held = self._hold()
+        if held is not None:
+            return await self._update_held(held, key, fn, default)
         pause = 0.001
         end = time.monotonic() + UPDATE_DEADLINE
         while time.monotonic() < end:
             stored = await self.read_raw(key)
-            value = fn(default if stored is None else self.decode(key, stored))
-            if isinstance(value, Awaitable):
-                value = await value
+            value = await self._applied(key, stored, fn, default)
             if await self._compare_and_set(key, stored, self.encode(key, value)):
                 return value
             await anyio.sleep(random.uniform(0, pause))
@@ -186,10 +253,13 @@ class Storage:
         key = _checked(key)
         if isinstance(by, bool) or not isinstance(by, (int, float)) or not math.isfinite(by):
             raise ValueError(f"by={by!r}: give a finite number.")
+        held = self._hold()
+        if held is not None:
+            return await self._update_held(held, key, lambda now: _added(key, now, by), 0)  # type: ignore[no-any-return]
         whole = isinstance(by, int)
         arguments: list[bytes | str] = [key, str(int(by)) if whole else repr(float(by)), "1" if whole else "0"]
         try:
-            total = await self._connection.command("EVAL", _INCREMENT, 1, KEY, *arguments)
+            total = await self._connection.command("EVAL", _INCREMENT, 1, self.key, *arguments)
         except RedisCommandError as error:
             if not any(words in str(error) for words in ("hash value is not", "overflow", "out of range")):
                 raise
@@ -209,26 +279,31 @@ class Storage:
     async def read_raw(self, key: str) -> bytes | None:
         """The stored bytes of ``key``, undecoded; None when there are none."""
         key = _checked(key)
-        stored: bytes | None = await self._connection.command("HGET", KEY, key, repeatable=True)
+        held = self._hold()
+        if held is not None:
+            known, value = held.get(key)
+            if known:
+                return value
+        stored: bytes | None = await self._connection.command("HGET", self.key, key, repeatable=True)
         return stored
 
     def encode(self, key: str, value: Any) -> bytes:
         """JSON where it comes back equal and of the same type, else a signed pickle."""
         if _survives_json(value):
             return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-        return self.signer.dump(value, KEY, key)
+        return self.signer.dump(value, self.key, key)
 
     def decode(self, key: str, stored: bytes) -> Any:
         """The value behind stored bytes."""
         if stored.startswith(MAGIC):
-            return self.signer.load(stored, KEY, key)
-        return _from_json(key, stored)
+            return self.signer.load(stored, self.key, key)
+        return _from_json(key, stored, self.key)
 
     def decode_plain(self, key: str, stored: bytes) -> Any:
         """As ``decode``, but a pickle of more than plain data raises UnsafePickleError instead of loading."""
         if stored.startswith(MAGIC):
-            return self.signer.load_plain(stored, KEY, key)
-        return _from_json(key, stored)
+            return self.signer.load_plain(stored, self.key, key)
+        return _from_json(key, stored, self.key)
 
     @property
     def signer(self) -> Signer:
@@ -240,13 +315,26 @@ class Storage:
     # -- details ------------------------------------------------------------------------------
 
     async def _write_expiring(self, key: str, encoded: bytes, ttl_ms: int) -> None:
-        async def write(client: Redis[bytes]) -> None:
-            async with client.pipeline(transaction=True) as pipe:
-                pipe.hset(KEY, {key: encoded})
-                pipe.hpexpire(KEY, ttl_ms, [key])
+        await self._connection.command("EVAL", _WRITE_EXPIRING, 1, self.key, key, encoded, ttl_ms, repeatable=True)
 
-        await self._require_field_ttl()
-        await self._connection.run(write, repeatable=True)
+    async def _update_held(self, held: WriteHold, key: str, fn: Callable[[Any], Any], default: Any) -> Any:
+        """``update`` in a transaction: what it read is checked again in the commit."""
+        while True:
+            known, stored = held.get(key)
+            if not known:
+                stored = await self.read_raw(key)
+            value = await self._applied(key, stored, fn, default)
+            now_known, now = held.get(key)
+            if now_known and now != stored:
+                continue  # another task of the same handler wrote it meanwhile
+            if not now_known:
+                held.check(key, stored)
+            held.put(key, self.encode(key, value), keep_ttl=True)
+            return value
+
+    async def _applied(self, key: str, stored: bytes | None, fn: Callable[[Any], Any], default: Any) -> Any:
+        value = fn(default if stored is None else self.decode(key, stored))
+        return await value if isinstance(value, Awaitable) else value
 
     async def _require_field_ttl(self) -> None:
         if not await self._has_field_ttl():
@@ -257,8 +345,8 @@ class Storage:
 
     async def _has_field_ttl(self) -> bool:
         if self._keeps_ttl is None:
-            info = await self._connection.run(lambda client: client.command_info("HPEXPIRE"), repeatable=True)
-            self._keeps_ttl = bool(info) and any(value is not None for value in info.values())
+            info = await self._connection.command("COMMAND", "INFO", "HPEXPIRE", repeatable=True)
+            self._keeps_ttl = bool(info and info[0])
         return self._keeps_ttl
 
     async def _compare_and_set(self, key: str, old: bytes | None, new: bytes) -> bool:
@@ -269,7 +357,18 @@ class Storage:
             "1" if old is not None else "0",
             "1" if await self._has_field_ttl() else "0",
         ]
-        return bool(await self._connection.command("EVAL", _COMPARE_AND_SET, 1, KEY, *arguments))
+        return bool(await self._connection.command("EVAL", _COMPARE_AND_SET, 1, self.key, *arguments))
+
+
+def _no_hold() -> None:
+    """Outside of transactions nothing is held back."""
+
+
+def _added(key: str, now: Any, by: float) -> int | float:
+    if isinstance(now, bool) or not isinstance(now, (int, float)):
+        raise WrongTypeError(f"The value of {key!r} is a {type(now).__name__}, not a number: it cannot be incremented.")
+    total = now + by
+    return int(total) if isinstance(total, float) and total.is_integer() else total
 
 
 def _checked(key: str) -> str:
@@ -282,12 +381,12 @@ def _text(name: bytes | str) -> str:
     return name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
 
 
-def _from_json(key: str, stored: bytes) -> Any:
+def _from_json(key: str, stored: bytes, where: str) -> Any:
     try:
         return json.loads(stored)
     except (ValueError, RecursionError) as error:
         raise WrongTypeError(
-            f"The value of {key!r} in {KEY} was not written by StreamMachine: it is neither JSON nor a signed pickle."
+            f"The value of {key!r} in {where} was not written by StreamMachine: it is neither JSON nor a signed pickle."
         ) from error
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import difflib
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from streammachine.errors import RedisCommandError, StreamIdError, StreamNotFoundError, WrongTypeError
 from streammachine.redis.codec import (
@@ -23,18 +23,13 @@ from streammachine.redis.codec import (
     encode_xadd_batch,
     parse_entries,
 )
-from streammachine.redis.road import refused
+from streammachine.redis.road import encode_command, refused
 
 if TYPE_CHECKING:
-    from coredis import Redis
-
     from streammachine.redis.connection import RedisConnection
 
-T = TypeVar("T")
-
 OWN_PREFIX = "sm:"
-_COMPANION = re.compile(r"^\{.+\}:(dlq|retry:.+|dedup:.+)$|^.*\{.+\}.*:(dlq|retry:.+|dedup:.+)$", re.DOTALL)
-_SCAN_COUNT = 1000
+_COMPANION = re.compile(r"^\{.+\}:(dlq|(retry|dedup|state):.+)$|^.*\{.+\}.*:(dlq|(retry|dedup|state):.+)$", re.DOTALL)
 _PIPELINE_CHUNK = 1000  # commands in one pipeline, so that no one writer fills the socket's buffer
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 _RELATIVE = re.compile(r"now(?:\s*-\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(ms|s|m|h|d|w))?", re.IGNORECASE | re.ASCII)
@@ -92,6 +87,7 @@ class StreamInfo:
     first_entry: Entry | None
     last_entry: Entry | None
     groups: list[Group] = field(default_factory=list)
+    entries_added: int | None = None  # ever; None where the server does not count them
 
 
 async def append(
@@ -125,7 +121,7 @@ async def append_many(
     ]
     identifiers: list[str] = []
     for payload, count in payloads:
-        replies = await connection.exchange(payload, count)
+        replies = await connection.exchange(payload, count, key=stream)
         for reply in replies:
             if isinstance(reply, RespError):
                 error = refused(reply, connection.name)
@@ -164,26 +160,21 @@ async def describe(connection: RedisConnection, stream: str) -> StreamInfo:
     """
     await require_stream(connection, stream)
 
-    async def ask(client: Redis[bytes]) -> tuple[Any, Any]:
-        async with client.pipeline(transaction=True) as pipe:
-            info = pipe.xinfo_stream(stream)
-            groups = pipe.xinfo_groups(stream)
-        return await info, await groups
-
-    try:
-        info, groups = await connection.run(ask, repeatable=True)
-    except RedisCommandError as error:
-        if "no such key" in str(error):
-            raise await not_found(connection, stream) from error
-        raise
-    # coredis 6.9 keys this reply by str where it knows the field and by bytes where not.
-    facts = {_text(key): value for key, value in info.items()}
+    payload = encode_command(["XINFO", "STREAM", stream]) + encode_command(["XINFO", "GROUPS", stream])
+    info, groups = await connection.exchange(payload, 2, repeatable=True, key=stream)
+    for reply in (info, groups):
+        if isinstance(reply, RespError):
+            if "no such key" in reply.message:
+                raise await not_found(connection, stream)
+            raise refused(reply, connection.name)
+    facts = pairs(info)
     return StreamInfo(
         length=int(facts["length"]),
         last_generated_id=_text(facts["last-generated-id"]),
-        first_entry=_entry(facts["first-entry"]) if facts.get("first-entry") else None,
-        last_entry=_entry(facts["last-entry"]) if facts.get("last-entry") else None,
+        first_entry=_entry(facts["first-entry"]),
+        last_entry=_entry(facts["last-entry"]),
         groups=[_group(item) for item in groups],
+        entries_added=int(facts["entries-added"]) if isinstance(facts.get("entries-added"), int) else None,
     )
 
 
@@ -194,17 +185,9 @@ async def find_streams(
 
     Walks with SCAN, which blocks nobody. ``own=False`` leaves out ``sm:*`` and companions (dead letters, retries).
     """
-
-    async def scan(client: Redis[bytes]) -> set[str]:
-        found: set[str] = set()
-        cursor = 0
-        while True:
-            cursor, names = await client.scan(cursor=cursor, match=pattern, count=_SCAN_COUNT, type_="stream")
-            found.update(name for name in map(_text, names) if own or not is_own(name))
-            if not cursor:
-                return found
-
-    names = sorted(await connection.run(scan, repeatable=True, timeout=30))
+    names = sorted(
+        name for name in map(_text, await connection.scan(pattern, "stream", timeout=30)) if own or not is_own(name)
+    )
     more = limit is not None and len(names) > limit
     return (names[:limit] if more else names), more
 
@@ -220,7 +203,7 @@ async def require_stream(connection: RedisConnection, stream: str | bytes) -> No
     Raises:
         StreamNotFoundError, with the nearest name. WrongTypeError: the key holds something else.
     """
-    kind = _text(await connection.run(lambda client: client.type(stream), repeatable=True))
+    kind = _text(await connection.command("TYPE", stream, repeatable=True))
     if kind == "stream":
         return
     if kind == "none":
@@ -247,30 +230,18 @@ def nearest(wanted: str, names: Sequence[str]) -> str:
 
 async def trim(connection: RedisConnection, stream: str, *, maxlen: int) -> int:
     """XTRIM to exactly ``maxlen`` entries; gives how many were deleted."""
-    from coredis.tokens import PureToken
-
-    return int(
-        await _run(
-            connection,
-            stream,
-            lambda client: client.xtrim(stream, PureToken.MAXLEN, maxlen, trim_operator=PureToken.EQUAL),
-            repeatable=True,
-        )
-    )
+    return int(await _command(connection, stream, "XTRIM", stream, "MAXLEN", "=", maxlen, repeatable=True))
 
 
-async def ensure_group(connection: RedisConnection, stream: str, group: str) -> bool:
-    """Create the group at the stream's start (and the stream); False when it was there already."""
-    from coredis.exceptions import StreamDuplicateConsumerGroupError
-
-    async def create(client: Redis[bytes]) -> bool:
-        try:
-            await client.xgroup_create(stream, group, identifier="0", mkstream=True)
-        except StreamDuplicateConsumerGroupError:
+async def ensure_group(connection: RedisConnection, stream: str, group: str, *, start: str = "0") -> bool:
+    """Create the group at ``start`` (an id; "0" the beginning, "$" the end) and the stream; False if it was there."""
+    try:
+        await _command(connection, stream, "XGROUP", "CREATE", stream, group, start, "MKSTREAM", repeatable=True)
+    except RedisCommandError as error:
+        if "BUSYGROUP" in str(error):
             return False
-        return True
-
-    return await _run(connection, stream, create, repeatable=True)
+        raise
+    return True
 
 
 def parse_position(text: str, *, now_ms: int | None = None) -> str:
@@ -301,21 +272,6 @@ def parse_position(text: str, *, now_ms: int | None = None) -> str:
     return str(max(0, (moment - _EPOCH) // timedelta(milliseconds=1)))  # whole numbers: a float loses milliseconds
 
 
-async def _run(
-    connection: RedisConnection,
-    stream: str | bytes,
-    command: Callable[[Redis[bytes]], Awaitable[T]],
-    *,
-    repeatable: bool = False,
-) -> T:
-    """Run a command on a stream; where the key is something else, the error says what."""
-    try:
-        return await connection.run(command, repeatable=repeatable)
-    except WrongTypeError:
-        await require_stream(connection, stream)
-        raise
-
-
 def _no_position(text: str) -> StreamIdError:
     return StreamIdError(
         f"{text!r} is not a position in a stream. Give an entry id ('1717171717000-0'), epoch milliseconds, "
@@ -336,12 +292,18 @@ def _maxlen(connection: RedisConnection, maxlen: int | None) -> int:
     return connection.settings.stream_maxlen if maxlen is None else maxlen
 
 
-def _entry(item: Any) -> Entry:
-    return Entry(_text(item.identifier), raw=dict(item.field_values))
+def pairs(reply: Sequence[Any]) -> dict[str, Any]:
+    """A reply of names and values in turn, by name (the shape that XINFO has in RESP2)."""
+    return {_text(reply[at]): reply[at + 1] for at in range(0, len(reply), 2)}
 
 
-def _group(item: Mapping[Any, Any]) -> Group:
-    facts = {_text(key): value for key, value in item.items()}
+def _entry(item: Any) -> Entry | None:
+    entries = parse_entries([item]) if item is not None else []
+    return Entry(_text(entries[0][0]), raw=entries[0][1]) if entries else None
+
+
+def _group(item: Sequence[Any]) -> Group:
+    facts = pairs(item)
     lag = facts.get("lag")
     return Group(
         name=_text(facts["name"]),

@@ -33,6 +33,9 @@ class Endpoint:
     password: str | None = field(default=None, repr=False)
     tls: bool = False
     options: tuple[tuple[str, str], ...] = ()
+    cluster: bool = False  # host and port are one node of a Redis Cluster
+    sentinels: tuple[tuple[str, int], ...] = ()  # who knows where the primary of ``group`` is
+    group: str = ""
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """The TLS context: certificate and host name are checked unless the URL says otherwise.
@@ -57,32 +60,38 @@ class Endpoint:
 
 
 def parse_url(url: str) -> Endpoint:
-    """Parse ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://`` or ``unix://``.
+    """Parse ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``unix://``; with ``?cluster=true`` a Cluster's
+    node; and ``redis+sentinel://host1:26379,host2/group`` (``rediss+sentinel`` with TLS).
 
     Raises:
-        SettingsError: another scheme, a wrong port or database, an unknown option, a Cluster or
-            Sentinel URL (not supported yet). The message shows no credentials.
+        SettingsError: another scheme, a wrong port or database, an unknown option. The message shows no credentials.
     """
     try:
         parts = urlsplit(url)
     except ValueError:
         raise _refused(url, "it cannot be parsed") from None
     scheme = parts.scheme.lower()
-    if "sentinel" in scheme:
-        raise _refused(url, "Sentinel is not supported yet; give the primary's own redis:// URL")
+    sentinel = scheme.endswith("+sentinel")
+    scheme = scheme.removesuffix("+sentinel")
     if scheme not in SCHEMES:
         raise _refused(url, f"its scheme must be one of {', '.join(s + '://' for s in SCHEMES)}")
     # First of all: a / ? or # in a password ends the host part early, and what follows would be shown below.
     if parts.fragment or ("@" in parts.path + parts.query and parts.netloc):
         raise _refused(url, "characters like / ? # @ : % in a user name or password must be percent-encoded")
     options = _options(url, parts, scheme)
+    cluster = options.pop("cluster", "false").lower() in ("true", "1", "yes")
+    if sentinel:
+        return _sentinel(url, parts, scheme, options)
     common: dict[str, Any] = {
         "db": _database(url, parts, options, scheme),
         "username": unquote(parts.username) if parts.username else None,
         "password": unquote(parts.password) if parts.password else None,
         "tls": scheme in _TLS,
         "options": tuple(sorted((k, v) for k, v in options.items() if k != "db")),
+        "cluster": cluster,
     }
+    if cluster and (scheme == "unix" or common["db"]):
+        raise _refused(url, "a Cluster is reached over TCP and has database 0 alone")
     if scheme == "unix":
         if not parts.path:
             raise _refused(url, "it names no socket; write unix:///path/to/valkey.sock")
@@ -125,9 +134,9 @@ def _mask_option(option: str) -> str:
 
 def _options(url: str, parts: SplitResult, scheme: str) -> dict[str, str]:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if options.pop("cluster", "false").lower() in ("true", "1", "yes"):
-        raise _refused(url, "Redis Cluster is not supported yet; give a single server's URL")
     for name, value in options.items():
+        if name == "cluster":
+            continue
         if name not in _OPTIONS:
             raise _refused(url, f"option {name!r} is not known; known are {', '.join(_OPTIONS)}")
         if name != "db" and scheme not in _TLS:
@@ -135,6 +144,33 @@ def _options(url: str, parts: SplitResult, scheme: str) -> dict[str, str]:
         if name in _CHOICES and value not in _CHOICES[name]:
             raise _refused(url, f"{name} must be one of {', '.join(_CHOICES[name])}")
     return options
+
+
+def _sentinel(url: str, parts: SplitResult, scheme: str, options: dict[str, str]) -> Endpoint:
+    """``redis+sentinel://[user:password@]host1[:26379],host2/group[/db]``: the credentials are the primary's."""
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    user, colon, password = credentials.partition(":")
+    places: list[tuple[str, int]] = []
+    for place in hosts.split(","):
+        host, _, port = place.partition(":")
+        if not host or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
+            raise _refused(url, "write redis+sentinel://host1:26379,host2:26379/group")
+        places.append((unquote(host), int(port or 26379)))
+    group, _, number = parts.path.strip("/").partition("/")
+    if not group:
+        raise _refused(url, "it names no group; write redis+sentinel://host1:26379,host2:26379/group")
+    number = options.get("db") or number
+    if number and not (number.isascii() and number.isdigit() and len(number) < 10):
+        raise _refused(url, f"database {number!r} is not a whole number from 0 up")
+    return Endpoint(
+        db=int(number or 0),
+        username=unquote(user) or None,
+        password=unquote(password) if colon else None,
+        tls=scheme in _TLS,
+        options=tuple(sorted((k, v) for k, v in options.items() if k != "db")),
+        sentinels=tuple(places),
+        group=unquote(group),
+    )
 
 
 def _port(url: str, parts: SplitResult) -> int:

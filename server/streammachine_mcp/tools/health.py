@@ -25,6 +25,7 @@ class Health(TypedDict):
     why: NotRequired[str]
     embedded: NotRequired[Embedded]
     problem: NotRequired[str]
+    apps: NotRequired[list[dict[str, Any]]]
     uptime_s: float
     read_only: bool
 
@@ -39,7 +40,7 @@ class HealthTools(Family):
     @tool("health_check", "Check health", reads=True)
     async def check(self) -> Health:
         """Whether Redis answers, which one it is and why it was chosen. Call it first when another tool fails;
-        `problem` says what to mend."""
+        `problem` says what to mend. `apps` is what this server runs: its --app, and declared agents."""
         return await self.state.health()  # type: ignore[return-value]
 
     @tool("redis_info", "Redis facts", reads=True)

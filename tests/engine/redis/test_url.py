@@ -43,8 +43,6 @@ def test_a_url_is_parsed(url: str, endpoint: Endpoint) -> None:
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("redis://h?cluster=true", "Cluster is not supported yet; give a single server's URL"),
-        ("redis+sentinel://h1,h2/master", "Sentinel is not supported yet; give the primary's own"),
         ("http://h", "scheme must be one of redis://, rediss://"),
         ("localhost:6379", "scheme must be one of"),
         ("", "scheme must be one of"),

@@ -1,0 +1,161 @@
+"""``streammachine dlq``: look at dead letters, have them tried again, throw them away."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from streammachine.errors import SettingsError
+from streammachine.redis.connection import RedisConnection
+from streammachine.redis.streams import parse_position
+from streammachine.runtime.redrive import Box, Letter, boxes
+
+MOST_CHARS = 60  # of a value in the table
+
+
+def list_letters(stream: str | None, count: int, group: str | None, as_json: bool) -> int:
+    """Print the newest letters of a stream, or without one how many each stream has."""
+    if stream is None:
+        return _run(_print_boxes)
+
+    async def show(connection: RedisConnection) -> int:
+        box = await Box.open(connection, stream)
+        found, more = await box.newest(connection, count, group=group)
+        if as_json:
+            for letter in found:
+                print(json.dumps(_facts(letter), ensure_ascii=False))  # noqa: T201
+            return 0
+        total = await box.count(connection)
+        console = _console()
+        if not found:
+            console.print(f"{box.stream} has no dead letters{f' of group {group}' if group else ''}.", markup=False)
+            return 0
+        table = Table(box=SIMPLE_HEAD, show_edge=False)
+        for name in ("id", "reason", "group", "attempts", "failed (UTC)", "error", "message"):
+            table.add_column(name, overflow="fold", no_wrap=name not in ("error", "message"))
+        for letter in found:
+            table.add_row(*(Text(cell) for cell in _cells(letter)))
+        console.print(table)
+        console.print(f"{len(found)} of {total}{', the newest' if more else ''}")
+        return 0
+
+    return _run(show)
+
+
+def show_letter(stream: str, identifier: str) -> int:
+    """Print one letter with all its facts and the traceback."""
+
+    async def show(connection: RedisConnection) -> int:
+        letter = await (await Box.open(connection, stream)).letter(connection, parse_position(identifier))
+        console = _console()
+        for name, value in {**_facts(letter), "data": None}.items():
+            if value is not None:
+                console.print(f"{name}: {value}", markup=False)
+        console.print(json.dumps(letter.data, ensure_ascii=False, indent=2), markup=False)
+        if trace := letter.fact("traceback"):
+            console.print(f"\n{trace}", markup=False, end="")
+        return 0
+
+    return _run(show)
+
+
+def redrive_letters(stream: str, identifiers: list[str], everything: bool, group: str | None) -> int:
+    """Give letters back to the groups that failed on them; 1 when some could not be."""
+    if bool(identifiers) == everything:
+        raise SettingsError("Name the letters to redrive (see streammachine dlq list), or give --all.")
+
+    async def redrive(connection: RedisConnection) -> int:
+        box = await Box.open(connection, stream)
+        chosen = [parse_position(identifier) for identifier in identifiers]
+        if everything:
+            count = await box.count(connection)
+            chosen = [letter.id for letter in (await box.newest(connection, count, group=group))[0]][::-1]
+        done = await box.redrive(connection, chosen)
+        console = _console()
+        console.print(f"{len(done.ids)} of {len(chosen)} given back to their groups.")
+        for identifier in done.missing:
+            console.print(f"{identifier}: there is no such dead letter.", markup=False)
+        for identifier, reason in done.refused.items():
+            console.print(f"{identifier}: refused: {reason}", markup=False)
+        return 1 if done.missing or done.refused else 0
+
+    return _run(redrive)
+
+
+def purge_letters(stream: str, yes: bool) -> int:
+    """Delete all letters of a stream, after asking; those that come while it asks stay."""
+
+    async def purge(connection: RedisConnection) -> int:
+        box = await Box.open(connection, stream)
+        newest, _ = await box.newest(connection, 1)
+        if not newest:
+            _console().print(f"{box.stream} has no dead letters.", markup=False)
+            return 0
+        count = await box.count(connection)
+        if not yes and not await anyio.to_thread.run_sync(_agreed, f"Delete {count} dead letters of {box.stream}?"):
+            _console().print("Nothing was deleted.")
+            return 1
+        _console().print(f"{await box.purge(connection, newest[0].id)} dead letters deleted.")
+        return 0
+
+    return _run(purge)
+
+
+async def _print_boxes(connection: RedisConnection) -> int:
+    found = await boxes(connection)
+    console = _console()
+    for name, count in found:
+        console.print(f"{count:>8}  {name}", markup=False)
+    if not found:
+        console.print("There are no dead letters.")
+    return 0
+
+
+def _run(work: Callable[[RedisConnection], Awaitable[int]]) -> int:
+    async def connected() -> int:
+        async with RedisConnection() as connection:
+            return await work(connection)
+
+    return anyio.run(connected)
+
+
+def _agreed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise SettingsError("This deletes for good, and there is no terminal to ask on. Give --yes.")
+    sys.stdout.write(f"{question} [y/N] ")
+    sys.stdout.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _facts(letter: Letter) -> dict[str, Any]:
+    names = ("reason", "group", "attempts", "error-type", "error", "origin-stream", "origin-id", "consumer")
+    facts = {name.replace("-", "_"): letter.fact(name) for name in names}
+    return {"id": letter.id, **facts, "failed_at": _moment(letter.fact("failed-at")), "data": letter.data}
+
+
+def _cells(letter: Letter) -> list[str]:
+    error = f"{letter.fact('error-type')}: {letter.fact('error')}"
+    message = " ".join(f"{name}={value}" for name, value in letter.data.items())
+    when = _moment(letter.fact("failed-at"))
+    cells = [letter.id, letter.fact("reason"), letter.fact("group"), letter.fact("attempts"), when, error, message]
+    return [cell if len(cell) <= MOST_CHARS else f"{cell[:MOST_CHARS]}…" for cell in cells]
+
+
+def _moment(text: str) -> str:
+    return datetime.fromtimestamp(int(text) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S") if text.isdigit() else text
+
+
+def _console() -> Console:
+    console = Console(highlight=False, soft_wrap=True)
+    # A pipe has no width: what is cut off or wrapped cannot be found again.
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=10_000)

@@ -1,0 +1,80 @@
+-- Write finished candles, refused ticks, the symbols' state and the position in one step, and keep the lease.
+--
+-- KEYS[1] the state, a hash; KEYS[2] the lease; KEYS[3] the tick stream; KEYS[4] its dead letters; KEYS[5+] the candle streams
+-- ARGV    the lease's value, lease in ms (0 gives it up), group, the number of commits before this one, MAXLEN of the candle
+--         streams (0: all) and of the dead letters, the id reached, entries read with this commit,
+--         how many state fields and these: field, value; how many field names a candle has and these; how many candles and
+--         these: key's index, the values; how many dead letters and these: number of arguments, the arguments.
+--
+-- Invariant: only the holder of the lease commits, each commit once and in its order; the group's position, which is the
+-- acknowledgement, moves with the outputs. What can be refused is looked at first: a script that fails is not undone.
+-- Gives {1} when it was done, {0} when the lease is another's or gone, {-1} when this commit was done before,
+-- {-2, key, type} when a key is of another type, {-3} when the stream was deleted and begins anew. Nothing was written then.
+
+local at = 0
+local function take()
+  at = at + 1
+  return ARGV[at]
+end
+
+local value, lease, group, number = take(), tonumber(take()), take(), take()
+local maxlen, letters, id, count = take(), take(), take(), tonumber(take())
+
+if redis.call('GET', KEYS[2]) ~= value then return {0} end
+if (redis.call('HGET', KEYS[1], 'commits') or '0') ~= number then return {-1} end
+for n = 3, #KEYS do
+  local kind = redis.call('TYPE', KEYS[n]).ok
+  if kind ~= 'none' and kind ~= 'stream' then return {-2, KEYS[n], kind} end
+end
+
+local last, added = '0-0', 0
+if redis.call('EXISTS', KEYS[3]) == 1 then
+  local facts = redis.call('XINFO', 'STREAM', KEYS[3])
+  for i = 1, #facts, 2 do
+    if facts[i] == 'last-generated-id' then last = facts[i + 1] end
+    if facts[i] == 'entries-added' then added = facts[i + 1] end
+  end
+end
+local lm, ls = string.match(last, '^(%d+)-(%d+)$')
+local im, is = string.match(id, '^(%d+)-(%d+)$')
+lm, ls, im, is = tonumber(lm), tonumber(ls), tonumber(im), tonumber(is)
+if count == 0 and (im > lm or (im == lm and is > ls)) then return {-3} end
+
+local fields = tonumber(take())
+local states = at
+at = at + 2 * fields
+local candle = {}
+local width = tonumber(take())
+for n = 1, width do candle[2 * n - 1] = take() end
+local candles = tonumber(take())
+local first = at
+at = at + candles * (1 + width)
+local refused = tonumber(take())
+
+local function append(key, most, arguments)
+  if most == '0' then return redis.call('XADD', key, '*', unpack(arguments)) end
+  return redis.call('XADD', key, 'MAXLEN', '~', most, '*', unpack(arguments))
+end
+
+if count > 0 or fields > 0 or candles > 0 then
+  local read = tonumber(redis.call('HGET', KEYS[1], 'read') or -1)
+  if id == last then read = added elseif read >= 0 then read = read + count end
+  redis.call('HSET', KEYS[1], 'commits', number + 1, 'id', id, 'read', read)
+  for n = states + 1, states + 2 * fields, 2 do redis.call('HSET', KEYS[1], ARGV[n], ARGV[n + 1]) end
+  for _ = 1, refused do
+    local size = tonumber(take())
+    append(KEYS[4], letters, {unpack(ARGV, at + 1, at + size)})
+    at = at + size
+  end
+  at = first
+  for _ = 1, candles do
+    local key = KEYS[tonumber(take())]
+    for n = 1, width do candle[2 * n] = take() end
+    append(key, maxlen, candle)
+  end
+  local set = {'XGROUP', 'SETID', KEYS[3], group, id}
+  if read >= 0 then set[6], set[7] = 'ENTRIESREAD', read end
+  if redis.pcall(unpack(set)).err then redis.call('XGROUP', 'CREATE', KEYS[3], group, id, 'MKSTREAM') end
+end
+if lease > 0 then redis.call('PEXPIRE', KEYS[2], lease) else redis.call('DEL', KEYS[2]) end
+return {1}

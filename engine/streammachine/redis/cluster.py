@@ -1,0 +1,167 @@
+"""Roads through a Redis Cluster: a command goes to the primary that serves its key's slot.
+
+Source: the Redis Cluster specification (hash tags, CRC16 modulo 16384, MOVED). CRC16 there is the XMODEM variant, which
+is ``binascii.crc_hqx``. The map of slots is read from any node that answers, and again when a node is gone or moved.
+"""
+
+from __future__ import annotations
+
+import binascii
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import anyio
+
+from streammachine.errors import RedisUnavailableError
+from streammachine.redis.codec import RespError
+from streammachine.redis.road import Road, SharedRoad, UnsentError, encode_command
+from streammachine.redis.url import Endpoint
+
+log = logging.getLogger(__name__)
+
+SLOTS = 16384
+MOVES = 5  # MOVED answers followed for one command
+MOVE_PAUSE = 0.1  # seconds between two of them: a failover takes a moment
+_ELSEWHERE = ("MOVED", "CLUSTERDOWN")  # nothing ran: the map is old, or the Cluster is electing
+_AFTER_SUBCOMMAND = {"XGROUP", "XINFO", "OBJECT", "MEMORY"}
+_KEYLESS = {"PING", "INFO", "CLIENT", "CONFIG", "SCRIPT", "COMMAND", "CLUSTER", "SCAN", "DBSIZE", "TIME", "FLUSHALL"}
+
+
+def slot_of(key: str | bytes) -> int:
+    """The Cluster slot of a key; of a key with a hash tag, that of its tag."""
+    raw = key.encode() if isinstance(key, str) else key
+    start = raw.find(b"{")
+    if start >= 0:
+        end = raw.find(b"}", start + 1)
+        if end > start + 1:
+            raw = raw[start + 1 : end]
+    return binascii.crc_hqx(raw, 0) % SLOTS
+
+
+def key_of(arguments: Sequence[bytes | str | int]) -> str | bytes | None:
+    """The first key of a command that this project sends; None where it has none."""
+    name = _text(arguments[0]).upper()
+    if name in _KEYLESS or len(arguments) < 2:
+        return None
+    place = 1
+    if name in ("EVAL", "EVALSHA"):
+        if int(arguments[2]) == 0:
+            return None
+        place = 3
+    elif name in ("XREADGROUP", "XREAD"):
+        place = next(i for i, part in enumerate(arguments) if _text(part).upper() == "STREAMS") + 1
+    elif name in _AFTER_SUBCOMMAND:
+        place = 2
+    key = arguments[place]
+    return str(key) if isinstance(key, int) else key
+
+
+class ClusterRoads:
+    """What ``SharedRoad`` is for one server: one road to each primary, opened when it is needed."""
+
+    def __init__(self, seed: Endpoint, name: str) -> None:
+        self._seed = seed
+        self._name = name
+        self._roads: dict[tuple[str, int], SharedRoad] = {}
+        self._ranges: list[tuple[int, int, tuple[str, int]]] = []
+        self._reading = anyio.Lock()
+
+    async def open(self, key: str | bytes | None = None) -> Road:
+        """A road of the caller's own, to the primary of ``key``."""
+        try:
+            return await (await self._road(key)).open()
+        except RedisUnavailableError:
+            await self._read_map()
+            return await (await self._road(key)).open()
+
+    async def exchange(self, payload: bytes, replies: int, timeout: float, key: str | bytes | None = None) -> list[Any]:
+        """As ``Road.exchange``, at the primary of ``key``.
+
+        Raises:
+            UnsentError: no node could be reached, so nothing was sent.
+        """
+        for _ in range(MOVES):
+            try:
+                road = await self._road(key)
+                found = await road.exchange(payload, replies, timeout)
+            except UnsentError:
+                await self._read_map()
+                road = await self._road(key)
+                found = await road.exchange(payload, replies, timeout)
+            moved = [
+                reply for reply in found if isinstance(reply, RespError) and reply.code in ("MOVED", "CLUSTERDOWN")
+            ]
+            if len(moved) < len(found) or not found:
+                return found  # done, or done in part: what moved meanwhile is an error of its own
+            await anyio.sleep(MOVE_PAUSE)
+            await self._read_map()
+        return found
+
+    async def each_primary(self) -> list[SharedRoad]:
+        """A road to every primary, for commands that look at all keys."""
+        if not self._ranges:
+            await self._read_map()
+        return [self._to(place) for place in sorted({place for _, _, place in self._ranges})]
+
+    async def aclose(self) -> None:
+        """Close all roads."""
+        roads, self._roads = self._roads, {}
+        for road in roads.values():
+            await road.aclose()
+
+    async def _road(self, key: str | bytes | None) -> SharedRoad:
+        if not self._ranges:
+            await self._read_map()
+        if key is None:
+            return self._to(self._ranges[0][2])
+        slot = slot_of(key)
+        for first, last, place in self._ranges:
+            if first <= slot <= last:
+                return self._to(place)
+        await self._read_map()
+        for first, last, place in self._ranges:
+            if first <= slot <= last:
+                return self._to(place)
+        raise UnsentError(RedisUnavailableError(f"No node of the Cluster at {self._name} serves slot {slot}."))
+
+    def _to(self, place: tuple[str, int]) -> SharedRoad:
+        if place not in self._roads:
+            endpoint = replace(self._seed, host=place[0], port=place[1])
+            self._roads[place] = SharedRoad(endpoint, f"{place[0]}:{place[1]}")
+        return self._roads[place]
+
+    async def _read_map(self) -> None:
+        """CLUSTER SLOTS of the first node that answers."""
+        async with self._reading:
+            known = [place for _, _, place in self._ranges]
+            problem: Exception | None = None
+            for place in dict.fromkeys([*known, (self._seed.host, self._seed.port)]):
+                try:
+                    (reply,) = await self._to(place).exchange(encode_command(["CLUSTER", "SLOTS"]), 1, 2.0)
+                except (UnsentError, RedisUnavailableError) as error:
+                    problem = error
+                    continue
+                if isinstance(reply, RespError):
+                    problem = RedisUnavailableError(
+                        f"{self._name} is no Cluster: {reply.message}. Leave ?cluster=true out."
+                    )
+                    continue
+                ranges = [_range(row, place) for row in reply if len(row) > 2]
+                if ranges:
+                    self._ranges = sorted(ranges)
+                    return
+                problem = RedisUnavailableError(f"The Cluster at {self._name} serves no slots yet.")
+            cause = problem.cause if isinstance(problem, UnsentError) else problem
+            assert isinstance(cause, RedisUnavailableError)
+            raise UnsentError(cause)
+
+
+def _range(row: Any, asked: tuple[str, int]) -> tuple[int, int, tuple[str, int]]:
+    """First slot, last slot and primary of a row of CLUSTER SLOTS; a node without a name is the one that was asked."""
+    return int(row[0]), int(row[1]), (_text(row[2][0]) or asked[0], int(row[2][1]))
+
+
+def _text(part: Any) -> str:
+    return part.decode() if isinstance(part, bytes) else str(part)

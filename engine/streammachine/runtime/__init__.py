@@ -1,0 +1,1 @@
+"""The App: agents and timers on Redis Streams."""

@@ -1,0 +1,703 @@
+"""App: the registry of agents and timers, and their life cycle.
+
+``start()`` blocks and owns loop and signals; ``async with app`` and ``run_async()`` run it headless inside somebody
+else's
+loop: no signal handlers, no loop policy, any number of Apps side by side. What runs, runs in one task group: the Redis
+connection outermost, then the agents' consumers, timers and worker processes, each under a supervisor that logs
+and starts it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import importlib
+import logging
+import os
+import pkgutil
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, Self, TypeVar
+
+import anyio
+import anyio.abc
+
+from streammachine.errors import SettingsError, StreamMachineError
+from streammachine.redis import streams
+from streammachine.redis.appender import Appender
+from streammachine.redis.connection import RedisConnection
+from streammachine.redis.storage import Storage
+from streammachine.runtime import companions
+from streammachine.runtime.agent import Agent, DeclaredTimer, name_of
+from streammachine.runtime.alone import AloneRunner
+from streammachine.runtime.config import AppConfig, Batch, ConsumerConfig, TimerConfig, Transactional
+from streammachine.runtime.consumer import StreamConsumer
+from streammachine.runtime.delivery import Guard
+from streammachine.runtime.message import Message
+from streammachine.runtime.origin import CHILD_NAME, Origin
+from streammachine.runtime.partitions import Partitions
+from streammachine.runtime.presence import Presence
+from streammachine.runtime.retry import RetryPolicy
+from streammachine.runtime.sending import send_once
+from streammachine.runtime.timer import Timer
+from streammachine.runtime.topics import Key, Topic
+from streammachine.runtime.transaction import active, fields_of, hold, transactional
+from streammachine.runtime.workers import WorkerPool
+from streammachine.settings import Settings
+
+H = TypeVar("H", bound=Callable[..., Any])
+log = logging.getLogger(__name__)
+
+_inside: contextvars.ContextVar[App | None] = contextvars.ContextVar("streammachine_app", default=None)
+
+BACKOFF_FIRST, BACKOFF_LAST = 0.5, 30.0  # seconds before a failed part is started again
+HEALTHY_AFTER = 10.0  # seconds of running after which the backoff begins anew
+
+
+class App:
+    """Agents and timers on Redis Streams.
+
+    Args:
+        name: the app's name in logs and consumer names; without it the calling module's, for a script its stem.
+        to_scan: import the sub-modules of the app's package at the start, so that their handlers register.
+        max_processes: most worker processes. max_threads: most sync handlers at once.
+        dashboard_enabled: serve /livez, /readyz, /metrics and a status page on dashboard_host:dashboard_port.
+        stream_maxlen: keep about so many entries of every stream this app sends to (STREAMMACHINE_STREAM_MAXLEN).
+        redis_url: the server, instead of the settings'. settings: instead of the environment's.
+        grace: seconds that running handlers get when the app ends. send_limit: most sends under way at once.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        to_scan: bool = True,
+        max_processes: int = 5,
+        max_threads: int = 5,
+        dashboard_enabled: bool = False,
+        dashboard_port: int = 8000,
+        dashboard_host: str = "localhost",
+        dashboard_refresh_interval: int = 5,
+        stream_maxlen: int | None = None,
+        *,
+        redis_url: str | None = None,
+        settings: Settings | None = None,
+        grace: float = 25.0,
+        send_limit: int = 1000,
+    ) -> None:
+        frame = sys._getframe(1)
+        self._module = str(frame.f_globals.get("__name__", "__main__"))
+        self._package = str(frame.f_globals.get("__package__") or "")
+        self._settings = settings if settings is not None else Settings()
+        self.config = AppConfig(
+            name=name or _default_name(self._module, frame.f_globals.get("__file__")),
+            to_scan=to_scan,
+            max_processes=max_processes,
+            max_threads=max_threads,
+            redis_url=redis_url,
+            redis_max_connections=self._settings.redis_max_connections,
+            dashboard_enabled=dashboard_enabled,
+            dashboard_port=dashboard_port,
+            dashboard_host=dashboard_host,
+            dashboard_refresh_interval=dashboard_refresh_interval,
+            stream_maxlen=self._settings.stream_maxlen if stream_maxlen is None else stream_maxlen,
+            grace=grace,
+            send_limit=send_limit,
+        )
+        self._agents: list[Agent] = []
+        self._timers: list[DeclaredTimer] = []
+        self._topics: dict[str, Topic] = {}  # by stream
+        self._startup: list[Callable[[], Any]] = []
+        self._shutdown: list[Callable[[], Any]] = []
+        self._redis = RedisConnection(url=redis_url, settings=self._settings)
+        self._storage = Storage(self._redis, hold=hold(self))
+        self._appender: Appender | None = None
+        self._slots: anyio.Semaphore | None = None
+        self._consumers: list[tuple[Agent, StreamConsumer]] = []
+        self._running_timers: list[Timer] = []
+        self._workers: WorkerPool | None = None
+        self._stop: anyio.Event | None = None
+        self._ended: anyio.Event | None = None
+        self._main: asyncio.Task[None] | None = None
+        self._only: str | None = None  # in a worker process: the one agent to run
+        self._origin: Origin | None = None  # in a child: where it was loaded from
+        self._started_at: float | None = None
+        self.restarts = 0
+
+    # -- registry -----------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The app's name."""
+        return self.config.name
+
+    @property
+    def agents(self) -> Sequence[Agent]:
+        """The agents registered so far."""
+        return tuple(self._agents)
+
+    @property
+    def timers(self) -> Sequence[DeclaredTimer]:
+        """The timers registered so far."""
+        return tuple(self._timers)
+
+    def agent(
+        self,
+        stream: str | Sequence[str],
+        group: str | None = None,
+        concurrency: int = 1,
+        processes: int | None = None,
+        *,
+        batch: Batch | int | None = None,
+        key: str | Callable[[Message], Any] | None = None,
+        retry: RetryPolicy | int | None = None,
+        timeout: float | None = None,
+        lease: float = 30.0,
+        dead_letter: bool = True,
+        max_deliveries: int = 4,
+        dedup: Callable[[Message], str | None] | None = None,
+        dedup_window: float = 3600.0,
+        prefetch: int | None = None,
+        start: str = "0",
+        transactional: Transactional = False,
+        retain: Literal["all", "acked"] = "all",
+    ) -> Callable[[H], H]:
+        """Register a handler for the messages of one stream, or of several.
+
+        Consumers of one group share the messages; several groups each get every message. A message is acknowledged when
+        its handler has returned; one that raises is tried again by ``retry`` and ends in ``{stream}:dlq``.
+
+        Args:
+            stream: a name or a list of names. group: STREAMMACHINE_DEFAULT_GROUP when not given.
+            concurrency: handlers at once in one process. processes: run in so many spawned worker processes.
+            batch: hand over lists of up to this many messages. key: a field (or function) whose values keep their
+            order.
+            retry: a policy, or just the number of attempts. timeout: seconds a handler may take.
+            lease: seconds after which a message of a dead process is given to another.
+            dead_letter: False drops what is given up. max_deliveries: starts without an end before that.
+            dedup: gives a key; a message whose key was finished within ``dedup_window`` seconds is skipped.
+            prefetch: most messages held at once. start: where a new group begins ("0" the beginning, "$" the end, an
+            id).
+            transactional: sends and storage writes become visible with the acknowledgement, once.
+            retain: "acked" trims what every group has acknowledged.
+
+        Raises:
+            SettingsError: a combination that makes no sense, in one sentence.
+        """
+        config = ConsumerConfig(
+            topic=stream if isinstance(stream, str) else tuple(stream),
+            group=group if group is not None else self._settings.default_group,
+            concurrency=concurrency,
+            processes=processes,
+            batch=Batch(batch) if type(batch) is int else batch,  # type: ignore[arg-type]
+            key=key,
+            retry=RetryPolicy() if retry is None else _attempts(retry),
+            timeout=timeout,
+            lease=lease,
+            dead_letter=dead_letter,
+            max_deliveries=max_deliveries,
+            dedup=dedup,
+            dedup_window=dedup_window,
+            prefetch=prefetch,
+            start=start,
+            transactional=transactional,
+            retain=retain,
+        )
+
+        def register(handler: H) -> H:
+            self._add(Agent.declare(config, handler))
+            return handler
+
+        return register
+
+    def timer(
+        self,
+        t: float | str,
+        *,
+        scope: Literal["process", "fleet"] = "process",
+        overlap: bool = False,
+        timezone: str = "UTC",
+    ) -> Callable[[H], H]:
+        """Register a handler that runs every ``t`` seconds, or by a cron string in ``timezone``.
+
+        Args:
+            scope: "fleet" runs each tick in one process of all that run the app. overlap: begin a tick while the last
+            one runs.
+
+        Raises:
+            SettingsError: t is 0 or less, or no cron string.
+        """
+        config = TimerConfig(t=t, scope=scope, overlap=overlap, timezone=timezone)
+
+        def register(handler: H) -> H:
+            self._timers.append(DeclaredTimer(config, handler, f"{name_of(handler)}/{t}"))
+            return handler
+
+        return register
+
+    def topic(self, name: str, partitions: int = 8, key: Key = "symbol", *, ordered: bool = True) -> Topic:
+        """A partitioned topic: ``await topic.send(record)``, and ``@app.agent(topic)`` for its streams.
+
+        Args:
+            key: a field (or function of the record) whose values keep their order: each has its partition for ever.
+            ordered: each partition is consumed by one process of a group at a time. False: all share all.
+
+        Raises:
+            SettingsError: an argument is refused; at the start, another number of partitions than the topic has.
+        """
+        topic = Topic(self, name, partitions, key, ordered=ordered)
+        self._topics |= dict.fromkeys(topic.streams, topic)
+        self.on_startup(topic.check)
+        return topic
+
+    def on_startup(self, hook: H) -> H:
+        """Register a hook (async or sync) that runs when Redis is there and before the first message."""
+        self._startup.append(hook)
+        return hook
+
+    def on_shutdown(self, hook: H) -> H:
+        """Register a hook that runs after the last message, while Redis is still there."""
+        self._shutdown.append(hook)
+        return hook
+
+    def include(self, module: ModuleType | str | App) -> None:
+        """Take over the handlers of other Apps: those in a module (or its name), or one App's."""
+        if isinstance(module, str):
+            module = importlib.import_module(module)
+        others = [module] if isinstance(module, App) else [v for v in vars(module).values() if isinstance(v, App)]
+        for other in others:
+            if other is self:
+                continue
+            for agent in other._agents:
+                self._add(agent)
+            self._timers += [timer for timer in other._timers if timer not in self._timers]
+            self._topics |= other._topics
+            self._startup += [hook for hook in other._startup if hook not in self._startup]
+            self._shutdown += [hook for hook in other._shutdown if hook not in self._shutdown]
+
+    def _add(self, agent: Agent) -> None:
+        if agent in self._agents:
+            return
+        if any(known.name == agent.name for known in self._agents):
+            raise SettingsError(
+                f"The agent {agent.name!r} is registered twice. Give one of the handlers another name or group."
+            )
+        self._agents.append(agent)
+
+    # -- sending ------------------------------------------------------------------------------
+
+    @property
+    def storage(self) -> Storage:
+        """The shared storage. In a transactional handler writes are held back until the commit."""
+        return self._storage
+
+    @property
+    def redis(self) -> RedisConnection:
+        """The app's connection."""
+        return self._redis
+
+    rc = redis
+
+    def _use_connection(self, connection: RedisConnection) -> None:
+        """Use another connection (the test kit's); only while the app does not run."""
+        self._redis = connection
+        self._storage = Storage(connection, hold=hold(self))
+
+    async def send(
+        self,
+        topic: str,
+        record: Mapping[Any, Any],
+        *,
+        dedup_key: str | None = None,
+        dedup_window: float = 3600.0,
+    ) -> str | None:
+        """Append a record to a stream; gives its id ("ms-seq"), in a transactional handler None (it is held back).
+
+        The caller's mapping is not changed. Many sends at once travel together; at most ``send_limit`` are under way.
+
+        Args:
+            dedup_key: a second send with this key within ``dedup_window`` seconds gives the first one's id instead.
+
+        Raises:
+            FieldError: names the field that is not str, bytes, int, float or bool.
+        """
+        fields = fields_of(record, time.time_ns() // 1_000_000)
+        window = max(1, int(dedup_window * 1000))
+        transaction = active(self)
+        if transaction is not None:
+            guard = Guard(companions.dedup_key(topic, dedup_key), window) if dedup_key is not None else None
+            transaction.send(topic, fields, self.config.stream_maxlen, guard)
+            return None
+        if dedup_key is not None:
+            return await send_once(self._redis, topic, fields, dedup_key, window, self.config.stream_maxlen)
+        if self._appender is None or self._slots is None or self._redis.is_cluster:  # one pipeline is for one node
+            return await streams.append(self._redis, topic, fields, maxlen=self.config.stream_maxlen)
+        async with self._slots:
+            return await self._appender.append(topic, fields, self.config.stream_maxlen)
+
+    async def send_batch(self, topic: str, records: Iterable[Mapping[Any, Any]]) -> list[str]:
+        """Append the records in order, pipelined; gives their ids. All are checked before any is sent."""
+        now = time.time_ns() // 1_000_000
+        encoded = [fields_of(record, now) for record in records]
+        transaction = active(self)
+        if transaction is not None:
+            for fields in encoded:
+                transaction.send(topic, fields, self.config.stream_maxlen)
+            return []
+        return await streams.append_many(self._redis, topic, encoded, maxlen=self.config.stream_maxlen)
+
+    # -- life cycle ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run until SIGTERM or SIGINT (or ``shutdown()``); blocks. A second signal ends the process at once."""
+        if not logging.getLogger().handlers:
+            logging.basicConfig(
+                level=self._settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+            )
+        anyio.run(self._run_with_signals, backend_options={"use_uvloop": _has_uvloop()})
+
+    async def run_async(self) -> None:
+        """Run headless in the current task until ``shutdown()`` or cancellation."""
+        try:
+            await self._run()
+        except BaseExceptionGroup as group:
+            raise _single(group) from None
+
+    async def __aenter__(self) -> Self:
+        ready = anyio.Event()
+        self._main = asyncio.create_task(self._run(ready), name=f"streammachine-app-{self.name}")
+        waiting = asyncio.create_task(ready.wait())
+        try:
+            await asyncio.wait([self._main, waiting], return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            self._main.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([self._main])
+            self._main = None
+            raise
+        finally:
+            waiting.cancel()
+        if self._main.done():
+            await self._finish_main()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.shutdown()
+        await self._finish_main()
+
+    async def shutdown(self) -> None:
+        """Drain and end: running handlers finish within the grace, the rest is handed back. Returns when all is done.
+
+        Called by one of the app's own handlers, timers or hooks it returns at once, since the app waits for those.
+        """
+        if self._stop is not None and self._ended is not None:
+            self._stop.set()
+            if _inside.get() is not self:
+                await self._ended.wait()
+
+    async def health_check(self) -> dict[str, Any]:
+        """The app's health by progress: "degraded" when Redis is away, a consumer stands still or a worker is down."""
+        from streammachine.runtime.health import check_app
+
+        return await check_app(self)
+
+    async def _finish_main(self) -> None:
+        main, self._main = self._main, None
+        if main is None:
+            return
+        try:
+            await main
+        except BaseExceptionGroup as group:
+            raise _single(group) from None
+
+    async def _run_with_signals(self, *, in_child: bool = False) -> None:
+        try:
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(self._watch_signals, in_child)
+                await self._run()
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise _single(group) from None
+
+    async def _watch_signals(self, in_child: bool, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        if sys.platform == "win32":
+            task_status.started()
+            await anyio.sleep_forever()
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            seen = 0
+            async for received in signals:
+                # A worker gets SIGTERM from its parent, and perhaps one more from a service manager: that is one.
+                if in_child and (received == signal.SIGINT or seen):
+                    continue
+                seen += 1
+                if seen > 1:
+                    os._exit(1)
+                log.info("%s: ending, %g s for what runs", signal.Signals(received).name, self.config.grace)
+                if self._stop is not None:
+                    self._stop.set()
+
+    async def _run(self, ready: anyio.Event | None = None) -> None:
+        if self._stop is not None:
+            raise StreamMachineError(f"The app {self.name!r} runs already.")
+        self._stop, self._ended = anyio.Event(), anyio.Event()
+        token = _inside.set(self)
+        try:
+            self._scan()
+            async with anyio.create_task_group() as outer:
+                base = anyio.CancelScope(shield=True)  # outlives what uses it, whoever cancels us
+                try:
+                    await outer.start(self._hold_base, base)
+                    await self._run_hooks_around(ready)
+                finally:
+                    base.cancel()
+        finally:
+            _inside.reset(token)
+            self._consumers, self._running_timers, self._workers = [], [], None
+            self._appender = self._slots = None
+            ended, self._stop, self._ended = self._ended, None, None
+            ended.set()
+
+    async def _hold_base(self, scope: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Hold the connection and the appender until the scope is cancelled."""
+        with scope:
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(self._redis.serve)
+                await self._redis.command("PING", repeatable=True)
+                self._appender, self._slots = Appender(self._redis), anyio.Semaphore(self.config.send_limit)
+                tasks.start_soon(self._supervise, "the appender", self._appender.run)
+                task_status.started()
+
+    async def _run_hooks_around(self, ready: anyio.Event | None) -> None:
+        self._started_at = time.monotonic()
+        for hook in self._startup:
+            await run_hook(hook)
+        try:
+            await self._work(ready)
+        finally:
+            with anyio.CancelScope(shield=True):
+                for hook in self._shutdown:
+                    try:
+                        await run_hook(hook)
+                    except Exception:
+                        log.exception("The shutdown hook %s failed", name_of(hook))
+
+    async def _work(self, ready: anyio.Event | None) -> None:
+        """Run consumers, timers and workers until stopped, then drain."""
+        assert self._stop is not None
+        limiter = anyio.CapacityLimiter(self.config.max_threads)
+        origin = self._origin or Origin.of(self, self._module)
+        self._workers = WorkerPool(origin, self._redis, self.config.max_processes)
+        async with anyio.create_task_group() as beside:
+            if self._only is None and self.config.dashboard_enabled:
+                from streammachine.runtime.status import serve_status
+
+                beside.start_soon(self._supervise, "the status page", lambda: serve_status(self))
+            presence = Presence(self._redis, self.name, lambda: ((a.name, c) for a, c in self._consumers))
+            async with anyio.create_task_group() as parts:
+                await self._start_parts(parts, limiter, origin, presence)
+                beside.start_soon(presence.run)
+                if ready is not None:
+                    ready.set()
+                await self._stop.wait()
+                parts.cancel_scope.deadline = anyio.current_time() + self.config.grace
+                for timer in self._running_timers:
+                    timer.stop()
+                for _, consumer in self._consumers:
+                    parts.start_soon(consumer.drain)
+                # The workers have the same grace, so they are waited for a little longer.
+                with anyio.CancelScope(shield=True):
+                    await self._workers.stop(self.config.grace)
+            if parts.cancel_scope.cancelled_caught:
+                log.warning(
+                    "Handlers still running after %g s were cancelled; their messages come again", self.config.grace
+                )
+            beside.cancel_scope.cancel()
+
+    async def _start_parts(
+        self,
+        parts: anyio.abc.TaskGroup,
+        limiter: anyio.CapacityLimiter,
+        origin: Origin | None,
+        presence: Presence,
+    ) -> None:
+        """Start what runs; returns when every consumer reads, or when the app is stopped before."""
+        assert self._stop is not None and self._workers is not None
+        stop = self._stop
+        waits: list[tuple[Agent, StreamConsumer]] = []
+        partitioned: list[tuple[Agent, list[str]]] = []
+        for agent in self._agents:
+            if self._only is not None and agent.name != self._only:
+                continue
+            if agent.config.processes is not None and self._only is None:
+                parts.start_soon(self._supervise, agent.name, self._workers.runner(agent))
+                continue
+            shared = [topic for topic in agent.config.topics if topic in self._topics and self._topics[topic].ordered]
+            if shared:
+                partitioned.append((agent, shared))
+            waits += [
+                (agent, self._consumer(agent, topic, limiter, origin))
+                for topic in agent.config.topics
+                if topic not in shared
+            ]
+        self._consumers = waits
+        await presence.look()  # a paused agent must not read first
+        if self._only is None:
+            self._start_timers(parts, limiter)
+
+        async def end_with_stop(scope: anyio.CancelScope) -> None:
+            await stop.wait()
+            scope.cancel()
+
+        async with anyio.create_task_group() as starting:
+            starting.start_soon(end_with_stop, starting.cancel_scope)
+            for agent, consumer in list(waits):
+                await parts.start(self._start_consumer, agent, consumer)
+            for agent, shared in partitioned:
+                await parts.start(self._start_partitions, agent, shared, limiter, origin)
+            starting.cancel_scope.cancel()
+
+    def _consumer(
+        self, agent: Agent, topic: str, limiter: anyio.CapacityLimiter, origin: Origin | None
+    ) -> StreamConsumer:
+        return StreamConsumer(
+            agent.config,
+            agent.handler,
+            connection=self._redis,
+            topic=topic,
+            consumer=consumer_name(self.name),
+            limiter=limiter,
+            alone=AloneRunner(origin, agent) if origin is not None else None,
+            committer=transactional(self) if agent.config.transactional else None,
+            owner=self,
+        )
+
+    async def _start_consumer(
+        self, agent: Agent, consumer: StreamConsumer, *, task_status: anyio.abc.TaskStatus[None]
+    ) -> None:
+        await self._supervise(f"{agent.name} on {consumer.topic}", lambda: consumer.run(task_status=_Once(task_status)))
+
+    async def _start_partitions(
+        self,
+        agent: Agent,
+        shared: list[str],
+        limiter: anyio.CapacityLimiter,
+        origin: Origin | None,
+        *,
+        task_status: anyio.abc.TaskStatus[None],
+    ) -> None:
+        assert self._stop is not None
+        topic = self._topics[shared[0]]
+        agent = topic.keyed(agent)
+        partitions = Partitions(
+            agent, shared, topic.name, connection=self._redis, running=self._consumers,
+            make=lambda topic: self._consumer(agent, topic, limiter, origin), stop=self._stop,
+        )  # fmt: skip
+        status = _Once(task_status)
+        await self._supervise(f"{agent.name}, partitions", lambda: partitions.run(task_status=status))
+
+    def _start_timers(self, parts: anyio.abc.TaskGroup, limiter: anyio.CapacityLimiter) -> None:
+        for declared in self._timers:
+            timer = Timer(
+                declared.config,
+                declared.handler,
+                app_name=self.name,
+                name=declared.name,
+                connection=self._redis,
+                limiter=limiter,
+            )
+            self._running_timers.append(timer)
+            parts.start_soon(self._supervise, declared.name, timer.run)
+
+    async def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a part; when it fails log it and start it again with backoff. Ends when the part ends by itself."""
+        assert self._stop is not None
+        stop = self._stop
+        backoff = BACKOFF_FIRST
+        while True:
+            began = time.monotonic()
+            try:
+                await run()
+            except Exception:
+                if stop.is_set():
+                    log.exception("%s failed", name)
+                    return
+                self.restarts += 1
+                log.exception("%s failed; starting it again in %.1f s", name, backoff)
+            else:
+                return
+            if time.monotonic() - began > HEALTHY_AFTER:
+                backoff = BACKOFF_FIRST
+            with anyio.move_on_after(random.uniform(backoff / 2, backoff)):
+                await stop.wait()
+                return
+            backoff = min(backoff * 2, BACKOFF_LAST)
+
+    def _scan(self) -> None:
+        """Import the sub-modules of the app's package; a script on its own has none."""
+        if not self.config.to_scan or not self._package or self._module == CHILD_NAME:
+            return
+        spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+        if self._module == "__main__" and spec is not None:
+            # python -m package.module: a sub-module that imports it must find this App, not a second one.
+            sys.modules.setdefault(spec.name, sys.modules["__main__"])
+        package = sys.modules.get(self._package)
+        for found in pkgutil.walk_packages(getattr(package, "__path__", None) or [], f"{self._package}."):
+            if not found.name.endswith(".__main__"):
+                importlib.import_module(found.name)
+
+
+class _Once:
+    """A task status that may be reported again by a restarted consumer."""
+
+    def __init__(self, status: anyio.abc.TaskStatus[None]) -> None:
+        self._status: anyio.abc.TaskStatus[None] | None = status
+
+    def started(self, value: None = None) -> None:
+        """Report the first time; later ones say nothing."""
+        status, self._status = self._status, None
+        if status is not None:
+            status.started()
+
+
+def consumer_name(app: str) -> str:
+    """A consumer name that no other process has."""
+    return f"{app}-{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
+
+
+def _default_name(module: str, file: Any) -> str:
+    if module not in ("__main__", CHILD_NAME):
+        return module
+    return Path(str(file)).stem if file else "app"
+
+
+def _has_uvloop() -> bool:
+    try:
+        import uvloop  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _attempts(retry: RetryPolicy | int) -> RetryPolicy:
+    return RetryPolicy(max_attempts=retry) if type(retry) is int else retry  # type: ignore[return-value]
+
+
+async def run_hook(hook: Callable[[], Any]) -> None:
+    """Run a start-up or shutdown hook, async or sync."""
+    result = hook()
+    if isinstance(result, Awaitable):
+        await result
+
+
+def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one exception in a group; the group itself where there are several."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+        found = found.exceptions[0]
+    return found

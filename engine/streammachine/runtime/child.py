@@ -1,0 +1,133 @@
+"""The process that a worker or a message alone runs in: ``python -m streammachine.runtime.child``.
+
+It imports the App from where its parent has it, and ends when its stdin ends: a parent that dies takes its children
+along.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+
+from streammachine.redis.codec import parse_entries
+from streammachine.redis.connection import RedisConnection
+from streammachine.runtime.agent import Agent
+from streammachine.runtime.alone import TROUBLE, UNKNOWN
+from streammachine.runtime.app import App, _has_uvloop, run_hook
+from streammachine.runtime.consumer import StreamConsumer
+from streammachine.runtime.delivery import Item
+from streammachine.runtime.origin import CHILD_URL, Origin
+from streammachine.runtime.transaction import transactional
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Run what the parent asked for: a worker, or with ``--alone`` the entries that it names on stdin."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("origin")
+    parser.add_argument("agent")
+    parser.add_argument("--alone", nargs=2, metavar=("TOPIC", "CONSUMER"))
+    parser.add_argument("--log-level", default="INFO")
+    options = parser.parse_args()
+    answers = -1
+    if options.alone is not None:
+        answers = os.dup(1)
+        os.dup2(2, 1)  # what a handler prints must not be taken for an answer
+    logging.basicConfig(
+        level=options.log_level,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s [%(process)d]: %(message)s",
+    )
+    try:
+        app = Origin.parse(options.origin).load()
+        agent = next(agent for agent in app.agents if agent.name == options.agent)
+    except (ImportError, ValueError, StopIteration) as error:
+        log.error("%s cannot be loaded: %s", options.origin, error)
+        sys.exit(UNKNOWN)
+    url = os.environ.pop(CHILD_URL, None)
+    if url is not None:
+        app._use_connection(RedisConnection(url=url, settings=app._settings))
+    backend = {"use_uvloop": _has_uvloop()}
+    if options.alone is None:
+        threading.Thread(target=_drain_with_parent, daemon=True).start()
+        app._only = agent.name
+        anyio.run(partial(app._run_with_signals, in_child=True), backend_options=backend)
+        return
+    try:
+        anyio.run(partial(_run_alone, app, agent, answers, *options.alone), backend_options=backend)
+    except Exception:
+        log.exception("The process of messages that run alone failed outside of their handler")
+        sys.exit(TROUBLE)
+
+
+def _drain_with_parent() -> None:
+    """Wait for the end of stdin, which is the end of the parent."""
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def _run_alone(app: App, agent: Agent, answers: int, topic: str, consumer_name: str) -> None:
+    """Run entries as they come, with the app's hooks around them; how each ends is committed here."""
+    orders, coming = anyio.create_memory_object_stream[bytes](1)
+    busy = threading.Event()
+    token = anyio.lowlevel.current_token()
+
+    def send(line: bytes | None) -> None:
+        if line is None:
+            anyio.from_thread.run_sync(orders.close, token=token)
+        else:
+            anyio.from_thread.run(orders.send, line, token=token)
+
+    threading.Thread(target=_read_orders, args=(send, busy), daemon=True).start()
+    async with anyio.create_task_group() as tasks, coming:
+        await tasks.start(app.redis.serve)
+        for hook in app._startup:
+            await run_hook(hook)
+        consumer = StreamConsumer(
+            agent.config,
+            agent.handler,
+            connection=app.redis,
+            topic=topic,
+            consumer=consumer_name,
+            limiter=anyio.CapacityLimiter(1),
+            committer=transactional(app) if agent.config.transactional else None,
+            owner=app,
+        )
+        async for line in coming:
+            deliveries, identifier, key = line.decode().rstrip("\n").split(" ", 2)
+            lane = consumer.delivery.main if key == topic else consumer.delivery.retry
+            for name, fields in parse_entries(await app.redis.command("XRANGE", key, identifier, identifier)):
+                if fields is not None:
+                    await consumer.run_one(Item(lane, name, fields, int(deliveries)))
+            busy.clear()
+            os.write(answers, b"done\n")
+        for hook in app._shutdown:
+            await run_hook(hook)
+        tasks.cancel_scope.cancel()
+
+
+def _read_orders(send: Callable[[bytes | None], None], busy: threading.Event) -> None:
+    """Pass on the lines of stdin. Its end is the parent's: what runs then is left undone for another."""
+    # Not sys.stdin: a daemon thread that waits in it makes the interpreter abort at its end.
+    while line := os.read(0, 65536):  # one line: the parent waits for each answer
+        busy.set()
+        send(line)
+    if busy.is_set():
+        os.kill(os.getpid(), signal.SIGKILL)
+    send(None)
+
+
+if __name__ == "__main__":
+    main()

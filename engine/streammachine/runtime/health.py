@@ -1,0 +1,116 @@
+"""Health by progress: a consumer is well when its reads come back, not when Redis answers a ping."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from streammachine.errors import StreamMachineError
+from streammachine.redis.streams import describe
+from streammachine.runtime.metrics import ConsumerMetrics
+
+if TYPE_CHECKING:
+    from streammachine.redis.connection import RedisConnection
+    from streammachine.runtime.app import App
+    from streammachine.runtime.consumer import StreamConsumer
+
+STALE_POLL = 5.0  # seconds without a finished read (one takes a second at most) after which a consumer stands still
+STALE_HANDLER = 60.0  # seconds in which no handler has ended (three leases where that is longer)
+LAG_LOOK = 1000  # entries counted where the server does not know the lag
+
+
+async def check_app(app: App) -> dict[str, Any]:
+    """The state of an App; ``status`` is "healthy" only when everything that should run does."""
+    connected = await app.redis.health_check()
+    running = app._started_at is not None and app._stop is not None
+    consumers = [consumer_facts(agent.name, consumer) for agent, consumer in app._consumers]
+    problems = [] if connected else ["Redis does not answer"]
+    if not running:
+        problems.append("the app is not running")
+    problems += [f"{facts['agent']} on {facts['stream']} {facts['problem']}" for facts in consumers if facts["problem"]]
+    workers = app._workers
+    if workers is not None and len(workers.alive) < workers.wanted:
+        problems.append(f"{workers.wanted - len(workers.alive)} of {workers.wanted} worker processes are down")
+    active = sum(facts["in_flight"] for facts in consumers) + sum(timer.running for timer in app._running_timers)
+    return {
+        "status": "degraded" if problems else "healthy",
+        "redis": "connected" if connected else "disconnected",
+        "active_tasks": active,
+        "registered_agents": len(app.agents),
+        "registered_timers": len(app.timers),
+        "problems": problems,
+        "consumers": consumers,
+        "workers": len(workers.alive) if workers is not None else 0,
+        "restarts": app.restarts + (workers.restarts if workers is not None else 0),
+    }
+
+
+def consumer_facts(agent: str, consumer: StreamConsumer) -> dict[str, Any]:
+    """What one consumer is doing."""
+    metrics = consumer.metrics
+    now = time.monotonic()
+    silent, unfinished = now - metrics.last_poll, now - max(metrics.last_end, metrics.last_poll)
+    problem = ""
+    if not consumer.running:
+        problem = "is not running"
+    elif consumer.active and unfinished > max(STALE_HANDLER, 3 * consumer.config.lease):
+        problem = f"has finished nothing for {unfinished:.0f} s"
+    elif silent > STALE_POLL and not consumer.active and not consumer.paused and not consumer.quarantine.busy:
+        problem = "stands still"
+    return {
+        "agent": agent,
+        "stream": consumer.topic,
+        "group": consumer.config.group,
+        "consumed": metrics.consumed,
+        "failed": metrics.failed,
+        "retried": metrics.retried,
+        "dead": metrics.dead,
+        "reclaimed": metrics.reclaimed,
+        "rate": round(metrics.rate(), 1),
+        "in_flight": consumer.active,
+        "held": consumer.held,
+        "paused": consumer.paused,
+        "stalled": bool(problem),
+        "problem": problem,
+        "seconds_since_poll": round(silent, 3),
+    }
+
+
+async def group_gauges(connection: RedisConnection, stream: str, group: str) -> dict[str, float]:
+    """Lag, pending and the age of the oldest pending entry of a group; empty when it cannot be asked.
+
+    The age is taken from the entry's id. A lag that the server does not know is counted, up to LAG_LOOK.
+    """
+    try:
+        info = await describe(connection, stream)
+        found = next((found for found in info.groups if found.name == group), None)
+        if found is None:
+            return {}
+        gauges: dict[str, float] = {"pending": found.pending}
+        if found.lag is not None:
+            gauges["lag"] = found.lag
+        else:
+            behind = f"({found.last_delivered_id}"
+            gauges["lag"] = len(
+                await connection.command("XRANGE", stream, behind, "+", "COUNT", LAG_LOOK, repeatable=True)
+            )
+        summary = await connection.command("XPENDING", stream, group, repeatable=True)
+    except StreamMachineError:
+        return {}
+    if int(summary[0]):
+        oldest = int(bytes(summary[1]).decode().partition("-")[0])
+        gauges["oldest_pending_seconds"] = max(0.0, time.time() - oldest / 1000)
+    return gauges
+
+
+async def metrics_rows(app: App) -> list[tuple[dict[str, str], ConsumerMetrics, dict[str, float]]]:
+    """The app's consumers as rows for ``prometheus_text``."""
+    rows = []
+    for agent, consumer in app._consumers:
+        gauges = await group_gauges(app.redis, consumer.topic, consumer.config.group)
+        gauges["in_flight"] = consumer.active
+        gauges["held"] = consumer.held
+        gauges["latency_seconds"] = consumer.metrics.latency_seconds
+        labels = {"app": app.name, "agent": agent.name, "stream": consumer.topic, "group": consumer.config.group}
+        rows.append((labels, consumer.metrics, gauges))
+    return rows

@@ -1,0 +1,189 @@
+"""The process that hosts an App, or the declared agents, for a supervisor: ``python -m streammachine.runtime.hosted``.
+
+It takes its stdin and stdout for itself before it imports the App: what the App prints goes to stderr, what it reads is
+nothing. On stdout it reports once a second how it is, one JSON object a line; when its stdin ends, its supervisor is
+gone
+and it drains (``supervised.py`` is the other side).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from streammachine.runtime.origin import CHILD_URL, Origin
+
+if TYPE_CHECKING:
+    from streammachine.runtime.app import App
+
+log = logging.getLogger("streammachine.runtime.hosted")
+
+REPORT_PERIOD = 1.0  # seconds between two reports
+UNLOADABLE = 113  # exit status: the App cannot be imported
+ORPHAN_LIFE = 10.0  # seconds beyond the grace before a process whose supervisor is gone and that hangs ends itself
+MOST_TEXT = 2000  # characters of a problem
+
+
+class Reporter:
+    """Says to the supervisor how things are. Its descriptor is private, so nothing else gets in between."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def say(self, state: str, **facts: Any) -> None:
+        """One line; a supervisor that is gone is noticed by the end of stdin."""
+        with contextlib.suppress(OSError):
+            os.write(self._descriptor, json.dumps({"state": state, **facts}).encode() + b"\n")
+
+    async def keep(self, facts: Callable[[], Awaitable[dict[str, Any] | None]]) -> None:
+        """Report until cancelled; ``facts`` gives None while it is starting."""
+        while True:
+            found = await facts()
+            self.say("starting") if found is None else self.say("running", **found)
+            await anyio.sleep(REPORT_PERIOD)
+
+
+def main() -> None:
+    """Host what the arguments name until a signal or the supervisor's end."""
+    options = _parser().parse_args()
+    reporter = _take_streams(ORPHAN_LIFE + (25.0 if options.grace is None else options.grace))
+    logging.basicConfig(
+        level=options.log_level,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s [%(process)d]: %(message)s",
+    )
+    url = os.environ.pop(CHILD_URL, None)
+    backend = {"use_uvloop": sys.platform != "win32"}
+    try:
+        if options.app is None:
+            anyio.run(_host_declared, url, reporter, backend_options=backend)
+        else:
+            app = _load(options, url, reporter)
+            anyio.run(_host_app, app, reporter, backend_options=backend)
+    except Exception as error:
+        log.exception("%s failed", options.app or "The host of the declared agents")
+        reporter.say("failed", problem=_text(error))
+        sys.exit(1)
+
+
+def _load(options: argparse.Namespace, url: str | None, reporter: Reporter) -> App:
+    """Import the App; what goes wrong there ends the process with UNLOADABLE."""
+    from streammachine.redis.connection import RedisConnection
+
+    here = os.getcwd()  # noqa: PTH109 - as a string, for sys.path
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        app = Origin.parse(options.app).load()
+    except (Exception, SystemExit) as error:
+        log.exception("%s cannot be loaded", options.app)
+        reporter.say("failed", problem=f"It cannot be loaded: {_text(error)}")
+        sys.exit(UNLOADABLE)
+    if url is not None:
+        app._use_connection(RedisConnection(url=url, settings=app._settings))
+    changes: dict[str, Any] = {} if options.grace is None else {"grace": min(options.grace, app.config.grace)}
+    if options.no_dashboard:
+        changes["dashboard_enabled"] = False
+    app.config = dataclasses.replace(app.config, **changes)
+    return app
+
+
+async def _host_app(app: App, reporter: Reporter) -> None:
+    async def facts() -> dict[str, Any] | None:
+        if app._stop is None or app._started_at is None:  # asking would open a connection of its own
+            return None
+        found = await app.health_check()
+        return {
+            "app": app.name,
+            "status": found["status"],
+            "problems": [str(problem)[:MOST_TEXT] for problem in found["problems"][:5]],
+            "agents": found["registered_agents"],
+            "timers": found["registered_timers"],
+            "part_restarts": found["restarts"],
+        }
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(reporter.keep, facts)
+        await app._run_with_signals(in_child=True)
+        tasks.cancel_scope.cancel()
+    await app.redis.close()  # a question may have come while it ended
+
+
+async def _host_declared(url: str | None, reporter: Reporter) -> None:
+    from streammachine.redis.connection import RedisConnection
+    from streammachine.runtime.declared import DeclaredHost
+
+    async with RedisConnection(url=url) as connection:
+        host = DeclaredHost(connection)
+
+        async def facts() -> dict[str, Any]:
+            problems = [f"{name}: {text}"[:MOST_TEXT] for name, text in list(host.problems.items())[:5]]
+            return {
+                "app": "declared agents",
+                "status": "degraded" if problems else "healthy",
+                "problems": problems,
+                "agents": host.running,
+            }
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_stop_at_signal, host.stop)
+            tasks.start_soon(reporter.keep, facts)
+            await host.run()
+            tasks.cancel_scope.cancel()
+
+
+async def _stop_at_signal(stop: Callable[[], None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for received in signals:
+            if received == signal.SIGTERM:  # Ctrl-C is the supervisor's to handle
+                stop()
+
+
+def _take_streams(orphan_life: float) -> Reporter:
+    """Move stdin and stdout to private descriptors; end with the supervisor, ``orphan_life`` seconds after it."""
+    stdin, stdout = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    threading.Thread(target=_end_with_supervisor, args=(stdin, orphan_life), daemon=True).start()
+    return Reporter(stdout)
+
+
+def _end_with_supervisor(stdin: int, orphan_life: float) -> None:
+    while os.read(stdin, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(orphan_life)
+    os._exit(1)  # something blocks the event loop, and nobody is left to kill us
+
+
+def _text(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"[:MOST_TEXT]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Hosts an App, or without --app the declared agents.")
+    parser.add_argument("--app", metavar="MODULE:NAME")
+    parser.add_argument("--grace", type=float, help="most seconds that running handlers get at the end")
+    parser.add_argument("--no-dashboard", action="store_true", help="leave the status page to another process")
+    parser.add_argument("--log-level", default="INFO")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Sends that must happen once: a deduplication key beside the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from streammachine.runtime.companions import dedup_key
+
+if TYPE_CHECKING:
+    from streammachine.redis.connection import RedisConnection
+
+_SEND_ONCE = files(__package__).joinpath("send_once.lua").read_text()
+
+
+async def send_once(
+    connection: RedisConnection, stream: str, fields: Mapping[bytes, bytes], key: str, window_ms: int, maxlen: int
+) -> str:
+    """Append the fields unless a send with this key came within the window; the id of the one that stands."""
+    flat = [part for pair in fields.items() for part in pair]
+    # Safe to repeat: the second run finds the key.
+    reply = await connection.command(
+        "EVAL", _SEND_ONCE, 2, stream, dedup_key(stream, key), window_ms, maxlen, *flat, repeatable=True
+    )
+    return bytes(reply[1]).decode()

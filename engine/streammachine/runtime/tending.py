@@ -1,0 +1,70 @@
+"""What a consumer does beside its messages: renewing the lease, moving what is due, marking, burying, trimming."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+
+from streammachine.errors import StreamMachineError
+from streammachine.runtime.delivery import NoGroupError
+from streammachine.runtime.retention import trim_acknowledged
+
+if TYPE_CHECKING:
+    from streammachine.runtime.consumer import StreamConsumer
+
+log = logging.getLogger(__name__)
+
+TEND_PERIOD = 1.0  # seconds between two rounds; a quarter of the lease where that is shorter
+BURY_PERIOD = 60.0  # seconds between two looks for consumers of dead processes
+DEAD_AFTER = 3600.0  # seconds without a read after which an empty consumer counts as dead
+
+
+async def keep_lease(consumer: StreamConsumer) -> None:
+    """Renew the lease until cancelled; the last task of a consumer to end."""
+    while True:
+        await anyio.sleep(consumer.config.lease / 3)
+        try:
+            lost = await consumer.delivery.renew()
+        except NoGroupError:
+            continue  # the reader creates it again
+        except StreamMachineError as error:
+            log.warning("Renewing the lease of %r: %s", consumer.topic, error)
+            continue
+        if lost:
+            consumer.metrics.lost += len(lost)
+            consumer.settler.freed.ring()
+            log.warning(
+                "%d messages of %r were taken over by others while this process was paused", len(lost), consumer.topic
+            )
+
+
+async def tend(consumer: StreamConsumer) -> None:
+    """Do the rounds until the consumer stops."""
+    delivery = consumer.delivery
+    period = min(TEND_PERIOD, consumer.config.lease / 4)
+    buried = time.monotonic()
+    wait: float | None = None
+    while not consumer.stopping:
+        pause = period * random.uniform(0.75, 1.25)
+        await consumer.pause(pause if wait is None else min(pause, wait))
+        if consumer.stopping:
+            return
+        wait = None
+        try:
+            _, wait = await delivery.move_due()
+            await delivery.open_retry()
+            await delivery.write_mark()
+            if time.monotonic() - buried > BURY_PERIOD:
+                buried = time.monotonic()
+                await delivery.bury_consumers(int(DEAD_AFTER * 1000))
+            if consumer.config.retain == "acked":
+                await trim_acknowledged(consumer.connection, consumer.topic)
+        except NoGroupError:
+            consumer.settler.group_lost = True  # the reader creates it again, even if it has no room to read
+            consumer.settler.freed.ring()
+        except StreamMachineError as error:
+            log.warning("Tending %r: %s", consumer.topic, error)

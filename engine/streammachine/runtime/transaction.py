@@ -1,0 +1,181 @@
+"""Transactional handlers: what they send and store becomes visible together with the acknowledgement, once.
+
+While such a handler runs, ``app.send`` and every storage write of its App go to a buffer; storage reads see the
+handler's own writes. When it returns, one ``commit.lua`` acknowledges the message and writes the buffer. Values that
+``update`` or ``incr`` read are checked there; if one has changed, nothing is written and the handler runs again.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from streammachine.errors import StreamMachineError
+from streammachine.redis.codec import encode_fields
+from streammachine.redis.storage import KEY as STORAGE_KEY
+from streammachine.runtime.delivery import ChangedError, Check, Effect, Guard, Item
+
+if TYPE_CHECKING:
+    from streammachine.runtime.delivery import Delivery
+
+MAX_RERUNS = 100  # of a handler whose values kept changing; then the retry policy takes over
+RERUN_PAUSE = 0.05  # seconds before a rerun, at most
+
+# Runs a handler call and commits it: False when the guard's key was there already.
+Committer = Callable[["Delivery", Sequence[Item], Callable[[], Awaitable[None]], Guard | None], Awaitable[bool]]
+
+
+class TransactionClosed(StreamMachineError):  # noqa: N818 - the contract's name
+    """A send or write of a transactional handler came after the handler had returned. It was not done."""
+
+
+class Transaction:
+    """The buffer of one handler call."""
+
+    def __init__(self, owner: object) -> None:
+        self.owner = owner  # the App it belongs to
+        self.sealed = False
+        self._sends: list[Effect] = []
+        self._hashes: dict[str, HeldHash] = {}
+
+    def send(self, topic: str, fields: Mapping[bytes, bytes], maxlen: int, guard: Guard | None = None) -> None:
+        """Hold back an XADD; not done where the guard's key exists."""
+        self.refuse_if_sealed()
+        flat = [part for pair in fields.items() for part in pair]
+        trim: list[Any] = ["MAXLEN", "~", maxlen] if maxlen else []
+        self._sends.append(Effect("XADD", topic, [*trim, "*", *flat], guard))
+
+    def hash(self, key: str = STORAGE_KEY) -> HeldHash:
+        """The writes to one Redis hash."""
+        if key not in self._hashes:
+            self._hashes[key] = HeldHash(self, key)
+        return self._hashes[key]
+
+    def seal(self) -> None:
+        """The handler has returned: nothing more is taken."""
+        self.sealed = True
+
+    def effects(self) -> list[Effect]:
+        """The commands of the commit, sends in the order they were made."""
+        return [*self._sends, *(effect for held in self._hashes.values() for effect in held.effects())]
+
+    def checks(self) -> list[Check]:
+        """The values that must not have changed."""
+        return [check for held in self._hashes.values() for check in held.checks()]
+
+    def refuse_if_sealed(self) -> None:
+        """Raise TransactionClosed once the handler has returned."""
+        if self.sealed:
+            raise TransactionClosed(
+                "The transactional handler has returned, so its transaction is closed; nothing was sent or written. "
+                "Await every send and write inside the handler."
+            )
+
+
+class HeldHash:
+    """What one handler call writes to one Redis hash. Implements the storage's ``WriteHold``."""
+
+    def __init__(self, transaction: Transaction, key: str) -> None:
+        self._transaction = transaction
+        self._key = key
+        self._values: dict[str, bytes | None] = {}  # as the handler sees them; None is deleted
+        self._ttls: dict[str, int] = {}
+        self._keeps_ttl: set[str] = set()
+        self._checks: dict[str, bytes | None] = {}
+
+    def get(self, field: str) -> tuple[bool, bytes | None]:
+        """Whether the handler wrote the field, and what (None: deleted)."""
+        return (field in self._values, self._values.get(field))
+
+    def put(self, field: str, value: bytes | None, ttl_ms: int | None = None, *, keep_ttl: bool = False) -> None:
+        """Hold back a write, or with None a deletion. ``keep_ttl`` leaves the time to live as it is."""
+        self._transaction.refuse_if_sealed()
+        if not keep_ttl:
+            self._ttls.pop(field, None)
+            self._keeps_ttl.discard(field)
+        elif field not in self._values:
+            self._keeps_ttl.add(field)
+        self._values[field] = value
+        if ttl_ms is not None:
+            self._ttls[field] = ttl_ms
+
+    def check(self, field: str, value: bytes | None) -> None:
+        """Note what an update read, to be compared in the commit."""
+        self._transaction.refuse_if_sealed()
+        self._checks.setdefault(field, value)
+
+    def written(self) -> dict[str, bytes | None]:
+        """All fields the handler wrote; None is deleted."""
+        return dict(self._values)
+
+    def effects(self) -> list[Effect]:
+        """The commands of the commit."""
+        effects = []
+        for field, value in self._values.items():
+            if value is None:
+                effects.append(Effect("HDEL", self._key, [field]))
+                continue
+            effects.append(Effect("HSETKEEP" if field in self._keeps_ttl else "HSET", self._key, [field, value]))
+            if field in self._ttls:
+                effects.append(Effect("HPEXPIRE", self._key, [self._ttls[field], "FIELDS", 1, field]))
+        return effects
+
+    def checks(self) -> list[Check]:
+        """The values that must not have changed."""
+        return [Check(self._key, field, value) for field, value in self._checks.items()]
+
+
+_current: contextvars.ContextVar[Transaction | None] = contextvars.ContextVar("streammachine_transaction", default=None)
+
+
+def active(owner: object) -> Transaction | None:
+    """The transaction of the running handler if it belongs to ``owner``.
+
+    A sealed one too, so that late sends are refused.
+    """
+    transaction = _current.get()
+    return transaction if transaction is not None and transaction.owner is owner else None
+
+
+def hold(owner: object, key: str = STORAGE_KEY) -> Callable[[], HeldHash | None]:
+    """A storage's view: a function that gives the place to hold writes back in, or None."""
+
+    def find() -> HeldHash | None:
+        transaction = active(owner)
+        return transaction.hash(key) if transaction is not None else None
+
+    return find
+
+
+def transactional(owner: object) -> Committer:
+    """What a transactional agent's consumer runs its handler through."""
+
+    async def call(
+        delivery: Delivery, items: Sequence[Item], body: Callable[[], Awaitable[None]], guard: Guard | None = None
+    ) -> bool:
+        for run in range(MAX_RERUNS):
+            transaction = Transaction(owner)
+            token = _current.set(transaction)
+            try:
+                await body()
+            finally:
+                transaction.seal()
+                _current.reset(token)
+            try:
+                return await delivery.commit(items, transaction.effects(), transaction.checks(), guard)
+            except ChangedError:
+                await anyio.sleep(random.uniform(0, min(RERUN_PAUSE, 0.001 * 2 ** min(run, 10))))
+        raise ChangedError(f"Values that the handler updates kept changing for {MAX_RERUNS} runs.")
+
+    return call
+
+
+def fields_of(record: Mapping[Any, Any], sent_ms: int) -> dict[bytes, bytes]:
+    """The encoded record with its sent time, which never replaces a field of the user's."""
+    fields = encode_fields(record)
+    fields.setdefault(b"sm-sent", b"%d" % sent_ms)
+    return fields

@@ -1,0 +1,129 @@
+"""What the server hosts beside its tools: the user's App (``--app``) and the agents that a model has declared.
+
+Each runs in a supervised child process, not in the server's own: a message whose handler ends its process
+(``os._exit``, a crash in a C library, the kernel's memory killer) can be survived by no task of the same process, and
+the server's tools must keep answering (DESIGN decision 10). The child's prints go to stderr, it talks to the server's
+Redis, and its streams, storage, agents and dead letters are seen by the tools through Redis.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from streammachine.errors import StreamMachineError
+
+if TYPE_CHECKING:
+    from streammachine.runtime.supervised import Supervised
+    from streammachine_mcp.state import ServerState
+
+log = logging.getLogger(__name__)
+
+GRACE = 1.0  # seconds that handlers get when the server ends
+DECLARED = "declared agents"
+LOOK = 2.0  # seconds between two looks for declared agents, and for a Redis that has moved
+QUIET = 2.0  # seconds after the start before the first look: it must not slow the first tools/list
+
+
+class Hosting:
+    """The App and the declared agents of one server.
+
+    Args:
+        app: where the App is, as ``package.module:app`` or ``path/to/script.py:app``. declared: host declared agents.
+    """
+
+    def __init__(self, state: ServerState, app: str | None, *, declared: bool) -> None:
+        self._state = state
+        self._app = app
+        self._declared = declared
+        self._hosted: dict[str, Supervised] = {}
+        self._urls: dict[str, str | None] = {}
+        self._stop = anyio.Event()
+        self._look_now = anyio.Event()
+
+    def describe(self) -> list[dict[str, Any]]:
+        """How each is, for health_check."""
+        found = [hosted.describe() for hosted in self._hosted.values()]
+        if self._app is not None and self._app not in self._hosted:
+            found.insert(0, {"app": self._app, "state": "waiting", "restarts": 0})
+        return found
+
+    def nudge(self) -> None:
+        """Look for declared agents now."""
+        self._look_now.set()
+
+    async def run(self) -> None:
+        """Host until ``stop``; returns when everything has ended."""
+        self._stop, self._look_now = anyio.Event(), anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            if self._app is not None:
+                tasks.start_soon(self._keep, self._app, ["--app", self._app])
+            else:
+                with anyio.move_on_after(QUIET):
+                    await self._look_now.wait()
+            while not self._stop.is_set():
+                try:
+                    await self._look(tasks)
+                except StreamMachineError as error:
+                    log.debug("Looking for what to host: %s", error)
+                except Exception:
+                    log.exception("Looking for what to host failed")
+                with anyio.move_on_after(LOOK):
+                    await self._look_now.wait()
+                self._look_now = anyio.Event()
+
+    async def stop(self, within: float) -> None:
+        """Drain what is hosted, ``within`` seconds; what does not end is killed, and its messages come again."""
+        self._stop.set()
+        self._look_now.set()
+        async with anyio.create_task_group() as tasks:
+            for hosted in list(self._hosted.values()):
+                tasks.start_soon(hosted.stop, within)
+
+    async def _look(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Start or end the host of the declared agents as they are there; restart what talks to a Redis we left."""
+        from streammachine.runtime.declared import KEY
+
+        connection = self._state.connection
+        if connection is None:
+            return
+        for name, hosted in list(self._hosted.items()):
+            if hosted.pid is not None and self._urls.get(name) != connection.url:
+                log.warning("%s talked to another Redis; it is started again", name)
+                await hosted.restart(5 * GRACE)
+        if not self._declared:
+            return
+        wanted = bool(await connection.command("HLEN", KEY, repeatable=True))
+        running = self._hosted.get(DECLARED)
+        if wanted and running is None:
+            tasks.start_soon(self._keep, DECLARED, [])
+        elif not wanted and running is not None:
+            await running.stop(within=5 * GRACE)
+
+    async def _keep(self, name: str, arguments: list[str]) -> None:
+        from streammachine.runtime.supervised import Supervised
+
+        level = self._state.settings.log_level
+        options = [*arguments, "--grace", str(GRACE), "--log-level", level]
+
+        async def environment() -> Mapping[str, str]:
+            return await self._environment(name)
+
+        self._hosted[name] = hosted = Supervised(name, options, environment, kill_silent=name == DECLARED)
+        try:
+            await hosted.run()
+        except Exception:
+            log.exception("Hosting %s failed", name)
+        finally:
+            if name == DECLARED or self._stop.is_set():
+                del self._hosted[name]
+
+    async def _environment(self, name: str) -> dict[str, str]:
+        from streammachine.runtime.supervised import child_environment
+
+        connection = await self._state.redis()
+        self._urls[name] = connection.url
+        return child_environment(connection.url)

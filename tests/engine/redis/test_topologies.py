@@ -1,0 +1,180 @@
+"""A Cluster, a Sentinel group and TLS: the same calls as on one plain server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+import redis as redis_py
+
+from streammachine.errors import RedisCommandError, RedisUnavailableError, SettingsError, StreamMachineError
+from streammachine.ohlc.durable import DurableAggregators, Tick
+from streammachine.redis import streams
+from streammachine.redis.cluster import key_of, slot_of
+from streammachine.redis.connection import RedisConnection
+from streammachine.redis.objects import RedisObjectStorage
+from streammachine.redis.storage import Storage
+from streammachine.redis.url import parse_url
+from streammachine.settings import Settings
+from support_cluster import Sentinels, TlsFront, cluster
+from support_valkey import Valkey, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Valkey]]:
+    with cluster(tmp_path_factory.mktemp("cluster")) as started:
+        yield started
+
+
+def cluster_settings(nodes: list[Valkey], folder: Path, number: int = 0) -> Settings:
+    return Settings(redis_url=f"{nodes[number].url}?cluster=true", data_dir=folder)
+
+
+def test_slots_are_those_of_the_server(nodes: list[Valkey]) -> None:
+    with redis_py.Redis(port=nodes[0].port) as client:
+        for key in ("orders", "{orders}:dlq", "a{b}c", "{}x", "{", "ä", "a{}{b}", "{a}{b}"):
+            assert slot_of(key) == client.execute_command("CLUSTER", "KEYSLOT", key), key
+
+
+def test_the_key_of_a_command_is_found() -> None:
+    assert key_of(["XADD", "s", "*", "a", "b"]) == "s"
+    assert key_of(["EVAL", "return 1", 2, "k1", "k2", "x"]) == "k1"
+    assert key_of(["EVAL", "return 1", 0]) is None
+    assert key_of(["XREADGROUP", "GROUP", "g", "c", "COUNT", 1, "STREAMS", "s", ">"]) == "s"
+    assert key_of(["XINFO", "GROUPS", "s"]) == "s"
+    assert key_of(["PING"]) is None
+
+
+async def test_streams_storage_objects_and_aggregators_on_a_cluster(nodes: list[Valkey], tmp_path: Path) -> None:
+    async with RedisConnection(settings=cluster_settings(nodes, tmp_path)) as connection:
+        assert connection.is_cluster
+        assert await connection.health_check()
+        names = [f"stream-{number}" for number in range(20)]
+        for name in names:
+            ids = await connection.pipeline_xadd(name, [{"n": n} for n in range(50)])
+            assert len(ids) == 50
+            assert [entry.data["n"] for entry in await streams.read_newest(connection, name, 2)] == ["48", "49"]
+            assert (await streams.describe(connection, name)).length == 50
+        found, _ = await streams.find_streams(connection, "stream-*")
+        assert found == sorted(names)
+        seen = 0
+        async for _ in connection.consumer("stream-3", "c", "g", timeout=500):
+            seen += 1
+        assert seen == 50
+
+        storage = Storage(connection)
+        await storage.write("a", {"x": 1}, ttl=100)
+        assert await storage.read("a") == {"x": 1}
+        assert [await storage.incr("n") for _ in range(3)] == [1, 2, 3]
+        assert await storage.update("n", lambda value: value + 10) == 13
+        objects = RedisObjectStorage(connection=connection)
+        for number in range(30):
+            await objects.store_with_pickle(f"o{number}", number)
+        assert len(await objects.list_keys()) == 30
+        assert await objects.delete_keys("o*") == 30
+        aggregator, _ = await DurableAggregators(connection).create("btc")
+        assert await aggregator.update([Tick("BTC", 1.0, 1.0, 1_700_000_000_000)]) == 1
+        await aggregator.snapshot()
+        assert (await (await DurableAggregators(connection).get("btc")).stats())["tick_count"] == 1
+
+
+async def test_a_slot_that_moved_is_followed(nodes: list[Valkey], tmp_path: Path) -> None:
+    async with RedisConnection(settings=cluster_settings(nodes, tmp_path, 1)) as connection:
+        await connection.command("SET", "moving", "1")
+        slot = slot_of("moving")
+        clients = [redis_py.Redis(port=node.port) for node in nodes]
+        ids = [client.execute_command("CLUSTER", "MYID").decode() for client in clients]
+        owner = slot // (16384 // len(nodes))
+        other = (owner + 1) % len(clients)
+        clients[owner].delete("moving")
+        for client in (clients[other], clients[owner], clients[3 - owner - other]):
+            client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[other])
+        await connection.command("SET", "moving", "2")
+        assert await connection.command("GET", "moving") == b"2"
+        for client in clients:
+            client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[other])
+            client.close()
+
+
+async def test_a_script_across_slots_is_an_error_by_name(nodes: list[Valkey], tmp_path: Path) -> None:
+    async with RedisConnection(settings=cluster_settings(nodes, tmp_path)) as connection:
+        with pytest.raises(RedisCommandError, match="CROSSSLOT"):
+            await connection.command("EVAL", "return 1", 2, "a", "b")
+
+
+async def test_a_plain_server_is_no_cluster(tmp_path: Path) -> None:
+    with Valkey(tmp_path / "plain") as server, pytest.raises(RedisUnavailableError, match="is no Cluster"):
+        async with RedisConnection(settings=Settings(redis_url=f"{server.url}?cluster=true", data_dir=tmp_path)):
+            pass
+
+
+async def test_a_failover_is_followed_through_sentinel(tmp_path: Path) -> None:
+    with Sentinels(tmp_path) as group:
+        async with RedisConnection(settings=Settings(redis_url=group.url, data_dir=tmp_path)) as connection:
+            await connection.pipeline_xadd("s", [{"n": 1}])
+            assert await connection.run(lambda client: client.xlen("s")) == 1
+
+            async def copied() -> bool:
+                with redis_py.Redis(port=group.replica.port) as replica:
+                    return replica.xlen("s") == 1
+
+            await until(copied, 10)
+            group.primary.stop()
+
+            async def written() -> bool:
+                try:
+                    await connection.pipeline_xadd("s", [{"n": 2}])
+                except StreamMachineError:
+                    await anyio.sleep(0.05)
+                    return False
+                return True
+
+            await until(written, 30)
+            assert next(entry.data["n"] for entry in await streams.read_from(connection, "s")) == "1"
+            assert await connection.run(lambda client: client.xlen("s"), repeatable=True) >= 2
+
+
+async def test_no_sentinel_is_an_error_that_names_them(tmp_path: Path) -> None:
+    settings = Settings(redis_url="redis+sentinel://127.0.0.1:1,127.0.0.1:2/mymaster", data_dir=tmp_path)
+    with pytest.raises(RedisUnavailableError, match=r"mymaster.*127.0.0.1:1 does not answer.*127.0.0.1:2"):
+        async with RedisConnection(settings=settings):
+            pass
+
+
+async def test_tls_is_checked_and_used(tmp_path: Path) -> None:
+    with Valkey(tmp_path / "plain") as server, TlsFront(tmp_path, server.port) as front:
+        trusted = f"rediss://localhost:{front.port}?ssl_ca_certs={front.certificate}"
+        async with RedisConnection(settings=Settings(redis_url=trusted, data_dir=tmp_path)) as connection:
+            await connection.pipeline_xadd("s", [{"n": 1}])
+            assert await connection.run(lambda client: client.xlen("s")) == 1
+        for untrusted in (f"rediss://localhost:{front.port}", trusted.replace("localhost", "127.0.0.2")):
+            with pytest.raises(RedisUnavailableError):
+                async with RedisConnection(settings=Settings(redis_url=untrusted, data_dir=tmp_path)):
+                    pass
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("redis+sentinel://a:1,b/group", (("a", 1), ("b", 26379))),
+        ("rediss+sentinel://u:p@a/group/3", (("a", 26379),)),
+    ],
+)
+def test_sentinel_urls(url: str, wanted: object) -> None:
+    endpoint = parse_url(url)
+    assert endpoint.sentinels == wanted
+    assert endpoint.group == "group"
+    assert "p@" not in repr(endpoint)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis+sentinel://a", "redis+sentinel:///g", "redis+sentinel://a:0/g", "redis+sentinel://a/g/x",
+            "redis://a/1?cluster=true", "unix:///x?cluster=true"],
+)  # fmt: skip
+def test_wrong_topology_urls_are_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="is not accepted"):
+        parse_url(url)

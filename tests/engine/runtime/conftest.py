@@ -1,0 +1,44 @@
+"""What the runtime's tests share: Apps on the shared Valkey, and scripts that run as processes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streammachine.redis.connection import RedisConnection
+from streammachine.runtime.app import App
+from streammachine.settings import Settings
+from support_runtime import MakeApp, Probe, Script
+
+
+@pytest.fixture
+def make_app(redis: RedisConnection, settings: Settings) -> MakeApp:
+    """Makes Apps on the shared server, which is empty when the test begins."""
+
+    def make(name: str = "test", *, count: int = 10, **options: Any) -> App:
+        return App(name, to_scan=False, settings=settings.model_copy(update={"count": count}), **options)
+
+    return make
+
+
+@pytest.fixture
+def script(redis: RedisConnection, settings: Settings, tmp_path: Path) -> Iterator[Callable[..., Script]]:
+    """Writes a script on the shared server; whatever of it still runs at the test's end is killed."""
+    made: list[Script] = []
+
+    def make(body: str, name: str = "script") -> Script:
+        assert settings.redis_url is not None
+        made.append(Script(tmp_path, settings.redis_url.get_secret_value(), body, name))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
+
+
+@pytest.fixture
+async def probe(redis: RedisConnection, anyio_backend: str) -> AsyncIterator[Probe]:
+    yield Probe(redis)

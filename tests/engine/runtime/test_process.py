@@ -1,0 +1,197 @@
+"""app.start() in a process of its own: signals, worker processes, and what a dying parent leaves."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from support_runtime import Probe, Script
+from support_servers import running
+from support_valkey import until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
+DEADLINE = 60.0
+MakeScript = Callable[..., Script]
+
+TOLD = """
+@app.agent("s", concurrency=5, prefetch=55, lease=30.0)
+async def handle(message):
+    await app.redis.command("RPUSH", "started", message.message["n"])
+    while not await app.redis.command("EXISTS", "gate"):
+        await anyio.sleep(0.02)
+    await app.redis.command("RPUSH", "finished", message.message["n"])
+"""
+
+
+async def length(probe: Probe, key: str) -> int:
+    return int(await probe.ask("LLEN", key))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_finishes_what_runs_and_hands_back_the_rest(
+    script: MakeScript, probe: Probe, number: int
+) -> None:
+    """Five run and 50 are prefetched: five finish, 50 are readable at once elsewhere, as if never read."""
+    ours = script("app = App('drain', grace=50)\n" + TOLD)
+    await probe.redis.pipeline_xadd("s", [{"n": n} for n in range(55)])
+    process = ours.start(STREAMMACHINE_COUNT="100")
+    await until(lambda: length_is(probe, "started", 5), DEADLINE)
+    await until(lambda: pending_is(probe, 55), DEADLINE)
+    process.send_signal(number)
+    await until(lambda: "ending" in ours.log, DEADLINE)
+
+    async def handed_back() -> bool:
+        rows = await probe.rows("s")
+        return sum(consumer == "sm-handed-back" and count == 0 for _, consumer, count in rows) == 50
+
+    await until(handed_back, DEADLINE)
+    other = script("app = App('other')\n" + TOLD.replace("concurrency=5, prefetch=55", "concurrency=50"), "other")
+    other.start(STREAMMACHINE_COUNT="100")
+    await until(lambda: length_is(probe, "started", 55), DEADLINE)  # the lease of 30 s has long not run out
+    await probe.ask("SET", "gate", 1)
+    await until(lambda: length_is(probe, "finished", 55), DEADLINE)
+    await until(lambda: process.poll() is not None, DEADLINE)
+    assert process.returncode == 0
+    started = await probe.ask("LRANGE", "started", 0, -1)
+    assert len(set(started)) == 55
+    await until(lambda: pending_is(probe, 0), DEADLINE)
+    assert not [name for name in await probe.consumers("s") if name.startswith("drain")]
+    assert "sm-handed-back" not in await probe.consumers("s")
+
+
+async def length_is(probe: Probe, key: str, count: int) -> bool:
+    return await length(probe, key) == count
+
+
+async def pending_is(probe: Probe, count: int) -> bool:
+    return await probe.pending("s") == count
+
+
+async def test_a_second_signal_ends_at_once(script: MakeScript, probe: Probe) -> None:
+    ours = script("app = App('twice', grace=500)\n" + TOLD)
+    await probe.redis.pipeline_xadd("s", [{"n": 1}])
+    process = ours.start()
+    await until(lambda: length_is(probe, "started", 1), DEADLINE)
+    process.terminate()
+    await until(lambda: "ending" in ours.log, DEADLINE)
+    assert process.poll() is None
+    process.terminate()
+    await until(lambda: process.poll() is not None, DEADLINE)
+    assert process.returncode == 1
+
+
+async def test_a_failing_startup_hook_ends_the_process_with_its_error(script: MakeScript) -> None:
+    ours = script("app = App('hooked')\n@app.on_startup\nasync def begin():\n    raise KeyError('no table')\n")
+    process = ours.start()
+    await until(lambda: process.poll() is not None, DEADLINE)
+    assert process.returncode == 1
+    assert "KeyError: 'no table'" in ours.log
+    assert "ExceptionGroup" not in ours.log
+
+
+WORKERS = """
+app = App("fleet", grace=20)
+
+@app.on_startup
+async def begin():
+    await app.redis.command("RPUSH", "begun", os.getpid())
+
+@app.on_shutdown
+async def end():
+    await app.redis.command("RPUSH", "ended", os.getpid())
+
+@app.agent("s", processes=2, lease=1.0)
+async def handle(message):
+    await app.redis.command("SADD", "pids", os.getpid())
+    if message.message["n"] == "hold":
+        await app.redis.command("SET", "holder", os.getpid())
+        while await app.redis.command("EXISTS", "hold"):
+            await anyio.sleep(0.02)
+
+@app.timer(0.2)
+async def tick():
+    await app.redis.command("SADD", "ticks", os.getpid())
+"""
+
+
+async def pids(probe: Probe) -> set[int]:
+    return {int(pid) for pid in await probe.ask("SMEMBERS", "pids")}
+
+
+async def test_worker_processes_are_spawned_supervised_and_drained(script: MakeScript, probe: Probe) -> None:
+    ours = script(WORKERS)
+    parent = ours.start()
+    await until(lambda: length_is(probe, "begun", 3), DEADLINE)
+
+    async def both_work() -> bool:
+        await probe.redis.pipeline_xadd("s", [{"n": 1}] * 20)
+        return len(await pids(probe)) == 2
+
+    await until(both_work, DEADLINE)
+    workers = await pids(probe)
+    assert parent.pid not in workers
+    assert set(ours.children()) == workers
+    # One that is killed is replaced, and what it held comes to another.
+    await probe.ask("SET", "hold", 1)
+    await probe.redis.pipeline_xadd("s", [{"n": "hold"}])
+    await until(lambda: probe.ask("EXISTS", "holder"), DEADLINE)
+    victim = int(await probe.ask("GET", "holder"))
+    os.kill(victim, signal.SIGKILL)
+    await until(lambda: length_is(probe, "begun", 4), DEADLINE)
+    await until(lambda: holder_is_not(probe, victim), DEADLINE)
+    await probe.ask("DEL", "hold")
+    await until(lambda: pending_is(probe, 0), DEADLINE)
+    assert re.search(r"A worker of handle@s/eventengine ended with status -9", ours.log)
+    assert await probe.ask("SMEMBERS", "ticks") == [b"%d" % parent.pid]
+    parent.terminate()
+    await until(lambda: parent.poll() is not None, DEADLINE)
+    assert parent.returncode == 0
+    assert ours.children() == []
+    assert await length(probe, "ended") == 3
+
+
+async def holder_is_not(probe: Probe, pid: int) -> bool:
+    return int(await probe.ask("GET", "holder")) != pid
+
+
+async def test_ctrl_c_reaches_the_workers_through_their_parent(script: MakeScript, probe: Probe) -> None:
+    ours = script(WORKERS)
+    parent = ours.start()
+    await until(lambda: length_is(probe, "begun", 3), DEADLINE)
+    for child in ours.children():
+        os.kill(child, signal.SIGINT)  # a terminal that sends it to everybody
+    parent.send_signal(signal.SIGINT)
+    await until(lambda: parent.poll() is not None, DEADLINE)
+    assert parent.returncode == 0
+    assert await length(probe, "ended") == 3
+
+
+async def test_a_killed_parent_leaves_no_child(script: MakeScript, probe: Probe) -> None:
+    ours = script(WORKERS)
+    parent = ours.start()
+    await until(lambda: length_is(probe, "begun", 3), DEADLINE)
+    children = ours.children()
+    assert len(children) == 2
+    parent.kill()
+    parent.wait()
+    await until(lambda: not any(running(child) for child in children), DEADLINE)
+
+
+async def test_processes_that_cannot_be_are_refused(script: MakeScript) -> None:
+    ours = script("app = App('many', max_processes=2)\n@app.agent('s', processes=3)\nasync def handle(m): ...\n")
+    process = ours.start()
+    await until(lambda: process.poll() is not None, DEADLINE)
+    assert "asks for processes=3; the app has 2 left (max_processes)" in ours.log
+    hidden = script(
+        "def make():\n    hidden = App('hidden')\n    @hidden.agent('s', processes=1)\n    async def h(m): ...\n"
+        "    return hidden\nclass Holder: pass\nholder = Holder()\nholder.app = make()\n"
+        "app = type('Door', (), {'start': staticmethod(lambda: holder.app.start())})\n",
+        "hidden",
+    )
+    process = hidden.start()
+    await until(lambda: process.poll() is not None, DEADLINE)
+    assert "no other process can import its App" in hidden.log

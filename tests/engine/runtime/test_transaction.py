@@ -1,0 +1,268 @@
+"""transactional=True: what a handler sends and stores becomes visible together with the acknowledgement, once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import pytest
+
+from streammachine.runtime.consumer import MessageBatch
+from streammachine.runtime.message import Message
+from streammachine.runtime.retry import RetryPolicy
+from streammachine.runtime.transaction import TransactionClosed
+from support_runtime import MakeApp, Probe
+from support_valkey import until
+
+pytestmark = pytest.mark.anyio
+QUICK = RetryPolicy(max_attempts=3, initial=0.001, maximum=0.002)
+
+
+async def test_nothing_is_visible_before_the_acknowledgement(make_app: MakeApp, probe: Probe) -> None:
+    app, watcher = make_app(), make_app("watcher")
+    inside, gate = anyio.Event(), anyio.Event()
+    seen: list[object] = []
+
+    @app.agent("s", transactional=True)
+    async def handle(message: Message) -> None:
+        assert await app.send("out", {"n": message.message["n"]}) is None
+        assert await app.send_batch("out", [{"n": "batch"}]) == []
+        await app.storage.write("last", message.message["n"])
+        await app.storage.write("gone", 1)
+        await app.storage.delete("gone")
+        seen.append(await app.storage.read("last"))
+        seen.append(await app.storage.keys())
+        seen.append(await app.storage.exists("gone"))
+        await message.state.write("count", 5)
+        inside.set()
+        await gate.wait()
+
+    async with app:
+        await app.send("s", {"n": "1"})
+        await inside.wait()
+        assert await probe.ask("EXISTS", "out", "sm:storage", "{s}:state:eventengine") == 0
+        assert await watcher.storage.read("last") is None
+        gate.set()
+        await until(lambda: probe.done("s", 1))
+        assert await watcher.storage.read("last") == "1"
+    assert seen == ["1", ["last"], False]
+    assert [fields["n"] for fields in await probe.fields("out")] == ["1", "batch"]
+    assert await probe.ask("HGET", "{s}:state:eventengine", "count") == b"5"
+    await watcher.redis.close()
+
+
+async def test_a_failed_attempt_leaves_nothing(make_app: MakeApp, probe: Probe) -> None:
+    app = make_app()
+
+    @app.agent("s", transactional=True, retry=QUICK)
+    async def handle(message: Message) -> None:
+        await app.send("out", {"attempt": message.attempt})
+        await app.storage.incr("attempts")
+        if message.attempt < 3:
+            raise ValueError("not yet")
+
+    async with app:
+        await app.send("s", {"n": 1})
+        await until(lambda: probe.done("s", 1))
+        assert await app.storage.read("attempts") == 1
+    assert [fields["attempt"] for fields in await probe.fields("out")] == ["3"]
+
+
+async def test_a_conflicting_update_runs_the_handler_again(make_app: MakeApp, probe: Probe) -> None:
+    app, other = make_app(), make_app("other")
+    runs = 0
+
+    @app.agent("s", transactional=True)
+    async def handle(message: Message) -> None:
+        nonlocal runs
+        runs += 1
+        value = await app.storage.update("count", lambda now: now + 1, default=0)
+        if runs == 1:
+            await other.storage.write("count", 10)
+        await app.send("out", {"value": value})
+
+    async with app:
+        await app.send("s", {"n": 1})
+        await until(lambda: probe.done("s", 1))
+        assert await app.storage.read("count") == 11
+        assert app._consumers[0][1].metrics.failed == 0
+    assert runs == 2
+    assert [fields["value"] for fields in await probe.fields("out")] == ["11"]
+    await other.redis.close()
+
+
+async def test_concurrent_handlers_count_exactly(make_app: MakeApp, probe: Probe) -> None:
+    apps = [make_app(f"app{number}", count=100) for number in range(2)]
+    for app in apps:
+
+        def register(app=app) -> None:  # type: ignore[no-untyped-def]
+            @app.agent("s", transactional=True, concurrency=8)
+            async def handle(message: Message) -> None:
+                # Two in one handler, at a time: neither is lost.
+                await asyncio.gather(app.storage.incr("a"), app.storage.incr("a"), message.state.incr("b", 0.5))
+
+        register()
+    async with apps[0], apps[1]:
+        await apps[0].send_batch("s", [{"n": number} for number in range(200)])
+        await until(lambda: probe.done("s", 200), 60)
+        assert await apps[0].storage.read("a") == 400
+    assert await probe.ask("HGET", "{s}:state:eventengine", "b") in (b"100", b"100.0")
+
+
+async def test_a_time_to_live_is_kept_by_updates_and_set_by_writes(make_app: MakeApp, probe: Probe) -> None:
+    app = make_app()
+    await app.storage.write("kept", 1, ttl=500)
+    await app.storage.write("dropped", 1, ttl=500)
+
+    @app.agent("s", transactional=True)
+    async def handle(message: Message) -> None:
+        await app.storage.incr("kept")
+        await app.storage.write("dropped", 2)
+        await app.storage.write("new", 3, ttl=500)
+
+    async with app:
+        await app.send("s", {"n": 1})
+        await until(lambda: probe.done("s", 1))
+    kept, dropped, new = await probe.ask("HPTTL", "sm:storage", "FIELDS", 3, "kept", "dropped", "new")
+    assert kept > 0
+    assert dropped == -1
+    assert new > 0
+
+
+async def test_what_comes_late_is_refused(make_app: MakeApp, probe: Probe) -> None:
+    app = make_app()
+    tasks: list[asyncio.Task[object]] = []
+    gate = anyio.Event()
+
+    @app.agent("s", transactional=True)
+    async def handle(message: Message) -> None:
+        async def late(action: str) -> None:
+            await gate.wait()
+            if action == "send":
+                await app.send("out", {"n": 1})
+            elif action == "write":
+                await app.storage.write("k", 1)
+            else:
+                await app.storage.incr("k")
+
+        tasks.extend(asyncio.create_task(late(action)) for action in ("send", "write", "incr"))
+
+    async with app:
+        await app.send("s", {"n": 1})
+        await until(lambda: probe.done("s", 1))
+        gate.set()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        await app.send("out", {"n": "outside"})  # nobody's transaction
+    assert [type(error) for error in done] == [TransactionClosed] * 3
+    assert [fields["n"] for fields in await probe.fields("out")] == ["outside"]
+
+
+async def test_another_apps_sends_are_not_held_back(make_app: MakeApp, probe: Probe) -> None:
+    app, other = make_app(), make_app("other")
+    sent: list[str | None] = []
+
+    @app.agent("s", transactional=True, retry=1)
+    async def handle(message: Message) -> None:
+        sent.append(await other.send("direct", {"n": 1}))
+        raise ValueError("discarded")
+
+    async with app, other:
+        await app.send("s", {"n": 1})
+        await until(lambda: probe.ask("XLEN", "{s}:dlq"))
+    assert sent[0] is not None
+    assert len(await probe.fields("direct")) == 1
+
+
+async def test_sync_handlers_in_threads_have_their_transaction_too(make_app: MakeApp, probe: Probe) -> None:
+    app = make_app()
+
+    @app.agent("s", transactional=True, retry=QUICK, concurrency=3)
+    def handle(message: Message) -> None:
+        assert anyio.from_thread.run(app.send, "out", {"n": message.message["n"]}) is None
+        anyio.from_thread.run(app.storage.incr, "count")
+        if message.attempt == 1:
+            raise ValueError("not yet")
+
+    async with app:
+        await app.send_batch("s", [{"n": number} for number in range(10)])
+        await until(lambda: probe.done("s", 10))
+        assert await app.storage.read("count") == 10
+    assert sorted(int(fields["n"]) for fields in await probe.fields("out")) == list(range(10))
+
+
+async def test_one_failed_item_discards_the_batchs_effects(make_app: MakeApp, probe: Probe) -> None:
+    app = make_app(count=100)
+
+    @app.agent("s", transactional=True, batch=16, retry=QUICK)
+    async def handle(batch: MessageBatch) -> None:
+        for message in batch:
+            await app.send("out", {"n": message.message["n"]})
+            await app.storage.incr("count")
+            if message.message["n"] == "5":
+                batch.fail(message, "poison")
+            if message.message["n"] == "11":
+                raise ValueError("poison, too")
+
+    await app.send_batch("s", [{"n": number} for number in range(16)])
+    async with app:
+        await until(lambda: probe.done("s", 16), 20)
+        assert await app.storage.read("count") == 14
+    out = sorted(int(fields["n"]) for fields in await probe.fields("out"))
+    assert out == [number for number in range(16) if number not in (5, 11)]
+    assert sorted(letter["n"] for letter in await probe.fields("{s}:dlq")) == ["11", "5"]
+
+
+async def test_an_output_of_another_type_is_refused_before_anything_is_written(make_app: MakeApp, probe: Probe) -> None:
+    app = make_app()
+    await probe.ask("SET", "out", "text")
+
+    @app.agent("s", transactional=True, retry=QUICK)
+    async def handle(message: Message) -> None:
+        await app.storage.incr("count")
+        await app.send("out", {"n": 1})
+
+    async with app:
+        await app.send("s", {"n": 1})
+        await until(lambda: probe.ask("XLEN", "{s}:dlq"))
+        assert await app.storage.read("count") is None
+    (letter,) = await probe.fields("{s}:dlq")
+    assert (letter["sm-error-type"], letter["n"]) == ("WrongTypeError", "1")
+
+
+async def test_dedup_keys_are_part_of_the_commit(make_app: MakeApp, probe: Probe) -> None:
+    app = make_app()
+
+    @app.agent("s", transactional=True, concurrency=4, prefetch=10, dedup=lambda message: message.message["id"])
+    async def handle(message: Message) -> None:
+        await anyio.lowlevel.checkpoint()
+        await app.send("out", {"id": message.message["id"]})
+        await app.send("once", {"id": message.message["id"]}, dedup_key="one for all")
+
+    await app.send_batch("s", [{"id": number % 3} for number in range(12)])
+    async with app:
+        await until(lambda: probe.done("s", 12))
+        assert app._consumers[0][1].metrics.repeats == 9
+    assert sorted(fields["id"] for fields in await probe.fields("out")) == ["0", "1", "2"]
+    assert len(await probe.fields("once")) == 1
+
+
+async def test_what_another_has_finished_is_not_committed_again(make_app: MakeApp, probe: Probe) -> None:
+    app = make_app()
+    inside, gate = anyio.Event(), anyio.Event()
+
+    @app.agent("s", transactional=True)
+    async def handle(message: Message) -> None:
+        await app.send("out", {"n": 1})
+        inside.set()
+        await gate.wait()
+
+    async with app:
+        identifier = await app.send("s", {"n": 1})
+        assert identifier is not None
+        await inside.wait()
+        await probe.ask("XACK", "s", "eventengine", identifier)
+        gate.set()
+        await until(lambda: app._consumers[0][1].metrics.lost == 1)
+    assert await probe.ask("EXISTS", "out") == 0
