@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from streammachine.settings import Settings
 
 for _name in [name for name in os.environ if name.startswith(("REDIS_", "STREAMMACHINE_"))]:
     del os.environ[_name]
+
+# A shell starts what runs in the background with SIGINT ignored, and children inherit that: then no test's Ctrl-C arrives.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
