@@ -16,7 +16,7 @@ from streammachine.settings import Settings
 for _name in [name for name in os.environ if name.startswith(("REDIS_", "STREAMMACHINE_"))]:
     del os.environ[_name]
 
-# A shell starts what runs in the background with SIGINT ignored, and children inherit that: then no test's Ctrl-C arrives.
+# A shell starts what runs in the background with SIGINT ignored, and children inherit that: no Ctrl-C would arrive.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
