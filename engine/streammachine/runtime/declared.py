@@ -29,7 +29,7 @@ from streammachine.runtime.companions import Companions, tagged
 from streammachine.runtime.config import ConsumerConfig
 from streammachine.runtime.consumer import StreamConsumer
 from streammachine.runtime.expressions import Expression, values_of
-from streammachine.runtime.presence import PAUSED, Presence, paused_agents
+from streammachine.runtime.presence import PAUSED, Presence
 from streammachine.runtime.transaction import active, fields_of, transactional
 
 if TYPE_CHECKING:
@@ -243,6 +243,7 @@ class DeclaredHost:
         self._token = uuid.uuid4().hex
         self._runs: dict[str, _Run] = {}
         self._stop = anyio.Event()
+        self._presence = Presence(connection, HOST_NAME, self._consumers, declared=True)
         self.problems: dict[str, str] = {}
 
     @property
@@ -256,9 +257,8 @@ class DeclaredHost:
 
     async def run(self) -> None:
         """Run what is declared until ``stop``."""
-        presence = Presence(self._connection, HOST_NAME, self._consumers, declared=True)
         async with anyio.create_task_group() as beside:
-            beside.start_soon(presence.run)
+            beside.start_soon(self._presence.run)
             async with anyio.create_task_group() as runs:
                 while not self._stop.is_set():
                     try:
@@ -347,7 +347,7 @@ class DeclaredHost:
             committer=transactional(self),
             owner=self,
         )
-        consumer.paused = agent.name in await paused_agents(self._connection)  # then it must not read first
+        await self._presence.look([(agent.name, consumer)])  # one that is paused must not read first
         try:
             async with anyio.create_task_group() as tasks:
                 await tasks.start(consumer.run)

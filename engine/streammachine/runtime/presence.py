@@ -14,6 +14,7 @@ import logging
 import os
 import random
 import socket
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,7 @@ class Presence:
     ) -> None:
         self._connection = connection
         self._consumers = consumers
-        self._paused: set[str] = set()  # the agents that Redis named when it was last asked
+        self._paused: weakref.WeakSet[StreamConsumer] = weakref.WeakSet()  # those that were paused here
         self._host, self._pid = socket.gethostname(), os.getpid()
         self._process = f"{self._host}:{self._pid}:{random.getrandbits(32):08x}"
         self._says = {"app": app, "host": self._host, "pid": self._pid, "declared": declared}
@@ -105,19 +106,24 @@ class Presence:
                 except StreamMachineError as error:
                     log.debug("Taking the announcement back: %s", error)
 
-    async def look(self) -> None:
-        """Pause and resume the consumers as Redis says; with Redis away they stay as they are."""
+    async def look(self, more: Iterable[tuple[str, StreamConsumer]] = ()) -> None:
+        """Pause the consumers (and ``more``) that Redis names, and resume those that were paused here and are named no
+        more. With Redis away they stay as they are; a pause that was set on the consumer itself stays.
+        """
         try:
             paused = await paused_agents(self._connection)
         except StreamMachineError as error:
             log.debug("Looking for paused agents: %s", error)
             return
-        said, self._paused = self._paused, paused
-        for name, consumer in self._consumers():
-            # Only what Redis says anew: a pause set on the consumer itself stays.
-            if (name in said) != (name in paused) and consumer.paused != (name in paused):
-                consumer.paused = name in paused
-                log.info("%s on %s is %s", name, consumer.topic, "paused" if consumer.paused else "resumed")
+        for name, consumer in (*self._consumers(), *more):
+            if name in paused and not consumer.paused:
+                consumer.paused = True
+                self._paused.add(consumer)
+                log.info("%s on %s is paused", name, consumer.topic)
+            elif name not in paused and consumer in self._paused:
+                consumer.paused = False
+                self._paused.discard(consumer)
+                log.info("%s on %s is resumed", name, consumer.topic)
 
     async def _announce(self) -> None:
         agents = [consumer_facts(name, consumer) for name, consumer in self._consumers()]
