@@ -283,6 +283,44 @@ class Handlers:
         assert self.call("ohlc_list")["aggregators"] == ["btc"]
         return "1 aggregator"
 
+    # -- agents -------------------------------------------------------------------------------
+
+    def agent_create(self) -> str:
+        self.call("stream_send", stream="raw", message={"price": "5"})
+        made = self.call("agent_create", name="dear", stream="raw", filter="num.price > 1.0", output_stream="dear")
+        return f"{made['name']} is declared"
+
+    def agent_list(self) -> str:
+        assert any("dear" in agent["name"] for agent in self.call("agent_list")["agents"])
+        return "the declared one is there"
+
+    def agent_stats(self) -> str:
+        return str(self.call("agent_stats", name="dear")["name"])
+
+    def agent_pause(self) -> str:
+        assert self.call("agent_pause", name="dear")["paused"] is True
+        return "reads nothing more"
+
+    def agent_resume(self) -> str:
+        assert self.call("agent_resume", name="dear")["paused"] is False
+        return "reads again"
+
+    def dead_letter_list(self) -> str:
+        assert self.call("dead_letter_list", stream="raw")["count"] == 0
+        return "none"
+
+    def dead_letter_redrive(self) -> str:
+        self.call("dead_letter_redrive", stream="raw", all=True)
+        return "none"
+
+    def dead_letter_purge(self) -> str:
+        self.call("dead_letter_purge", stream="raw", confirm=True)
+        return "none"
+
+    def agent_delete(self) -> str:
+        self.call("agent_delete", name="dear", confirm=True)
+        return "no agent is left"
+
     # -- resources and prompts ----------------------------------------------------------------
 
     def config(self) -> str:
@@ -335,6 +373,8 @@ ORDER = (
     *("obj_list", "obj_get", "obj_delete"),
     *("ohlc_create", "ohlc_update", "ohlc_get_candles", "ohlc_get_completed", "ohlc_flush"),
     *("ohlc_stats", "ohlc_clear", "ohlc_list"),
+    *("agent_create", "agent_list", "agent_stats", "agent_pause", "agent_resume"),
+    *("dead_letter_list", "dead_letter_redrive", "dead_letter_purge", "agent_delete"),
     *("config", "status", "guide", "patterns"),
 )
 
