@@ -84,7 +84,8 @@ class StreamConsumer:
         self.settler = Settler(config, self.delivery, self.metrics)
         self.queue = WorkQueue(config, self.topic)
         self.quarantine = Quarantine(self, alone)
-        self.paused = False
+        self.held_back = False  # paused by its owner
+        self.paused_by_name = False  # paused for every process, in Redis (presence.py)
         self.running = False  # whether run() is under way
         self.active = 0  # handlers that run now
         self.idle = 0  # workers with nothing to do
@@ -96,6 +97,11 @@ class StreamConsumer:
     def stopping(self) -> bool:
         """Whether ``drain`` was called."""
         return self._stop.is_set()
+
+    @property
+    def paused(self) -> bool:
+        """Whether it reads nothing new for now. Each kind of pause is ended by whoever began it."""
+        return self.held_back or self.paused_by_name
 
     @property
     def held(self) -> int:

@@ -129,7 +129,7 @@ class Partitions:
         try:
             async with anyio.create_task_group() as keeping:
                 keeping.start_soon(self._keep, stream, consumer)
-                consumer.paused = self._agent.name in await paused_agents(self._connection)
+                consumer.paused_by_name = self._agent.name in await paused_agents(self._connection)
                 await self._wait_for_the_dead(consumer)
                 if not self._stop.is_set() and not consumer.stopping:
                     self._running.append(entry)  # from here on the App's end drains it

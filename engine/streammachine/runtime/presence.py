@@ -14,7 +14,6 @@ import logging
 import os
 import random
 import socket
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -84,7 +83,6 @@ class Presence:
     ) -> None:
         self._connection = connection
         self._consumers = consumers
-        self._paused: weakref.WeakSet[StreamConsumer] = weakref.WeakSet()  # those that were paused here
         self._host, self._pid = socket.gethostname(), os.getpid()
         self._process = f"{self._host}:{self._pid}:{random.getrandbits(32):08x}"
         self._says = {"app": app, "host": self._host, "pid": self._pid, "declared": declared}
@@ -107,8 +105,8 @@ class Presence:
                     log.debug("Taking the announcement back: %s", error)
 
     async def look(self, more: Iterable[tuple[str, StreamConsumer]] = ()) -> None:
-        """Pause the consumers (and ``more``) that Redis names, and resume those that were paused here and are named no
-        more. With Redis away they stay as they are; a pause that was set on the consumer itself stays.
+        """Pause the consumers (and ``more``) that Redis names, and resume those that it names no more. With Redis away
+        they stay as they are; one that its owner holds back stays so.
         """
         try:
             paused = await paused_agents(self._connection)
@@ -116,14 +114,9 @@ class Presence:
             log.debug("Looking for paused agents: %s", error)
             return
         for name, consumer in (*self._consumers(), *more):
-            if name in paused and not consumer.paused:
-                consumer.paused = True
-                self._paused.add(consumer)
-                log.info("%s on %s is paused", name, consumer.topic)
-            elif name not in paused and consumer in self._paused:
-                consumer.paused = False
-                self._paused.discard(consumer)
-                log.info("%s on %s is resumed", name, consumer.topic)
+            if consumer.paused_by_name != (name in paused):
+                consumer.paused_by_name = name in paused
+                log.info("%s on %s is %s", name, consumer.topic, "paused" if name in paused else "resumed")
 
     async def _announce(self) -> None:
         agents = [consumer_facts(name, consumer) for name, consumer in self._consumers()]
