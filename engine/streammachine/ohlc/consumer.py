@@ -42,8 +42,9 @@ from streammachine.ohlc.closing import CandleBook, TickFields
 from streammachine.ohlc.session import BACKOFF_FIRST, BACKOFF_LAST, READ_COUNT, Job, LeaseLostError, Session
 from streammachine.redis.cluster import slot_of
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime.app import App, _inside
+from streammachine.runtime.app import App
 from streammachine.runtime.companions import dead_letters, tagged
+from streammachine.runtime.life import inside
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ class FastOHLCConsumer:
         """
         if self._task is not None:
             return
-        app = self._app if self._app is not None else _inside.get()
+        app = self._app if self._app is not None else inside.get()
         connection = self._given or (app.redis if app is not None else RedisConnection())
         if app is not None and self.stop not in app._shutdown:
             app.on_shutdown(self.stop)

@@ -1,63 +1,48 @@
-"""App: the registry of agents and timers, and their life cycle.
+"""App: the registry of agents and timers, sending, and the ways to run it.
 
 ``start()`` blocks and owns loop and signals; ``async with app`` and ``run_async()`` run it headless inside somebody
-else's
-loop: no signal handlers, no loop policy, any number of Apps side by side. What runs, runs in one task group: the Redis
-connection outermost, then the agents' consumers, timers and worker processes, each under a supervisor that logs
-and starts it again.
+else's loop: no signal handlers, no loop policy, any number of Apps side by side. What a run does stands in ``life.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import importlib
 import logging
-import os
 import pkgutil
-import random
-import signal
-import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import anyio
-import anyio.abc
 
 from streammachine.errors import SettingsError, StreamMachineError
 from streammachine.redis import streams
-from streammachine.redis.appender import Appender
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.storage import Storage
 from streammachine.runtime import companions
 from streammachine.runtime.agent import Agent, DeclaredTimer, name_of
-from streammachine.runtime.alone import AloneRunner
 from streammachine.runtime.config import AppConfig, Batch, ConsumerConfig, TimerConfig, Transactional
-from streammachine.runtime.consumer import StreamConsumer
 from streammachine.runtime.delivery import Guard
+from streammachine.runtime.life import Life, has_uvloop, inside, watch_signals
 from streammachine.runtime.message import Message
 from streammachine.runtime.origin import CHILD_NAME, Origin
-from streammachine.runtime.partitions import Partitions
-from streammachine.runtime.presence import Presence
 from streammachine.runtime.retry import RetryPolicy
 from streammachine.runtime.sending import send_once
-from streammachine.runtime.timer import Timer
 from streammachine.runtime.topics import Key, Topic
-from streammachine.runtime.transaction import active, fields_of, hold, transactional
-from streammachine.runtime.workers import WorkerPool
+from streammachine.runtime.transaction import active, fields_of, hold
 from streammachine.settings import Settings
 
+if TYPE_CHECKING:
+    from streammachine.redis.appender import Appender
+    from streammachine.runtime.consumer import StreamConsumer
+    from streammachine.runtime.timer import Timer
+    from streammachine.runtime.workers import WorkerPool
+
 H = TypeVar("H", bound=Callable[..., Any])
-log = logging.getLogger(__name__)
-
-_inside: contextvars.ContextVar[App | None] = contextvars.ContextVar("streammachine_app", default=None)
-
-BACKOFF_FIRST, BACKOFF_LAST = 0.5, 30.0  # seconds before a failed part is started again
-HEALTHY_AFTER = 10.0  # seconds of running after which the backoff begins anew
 
 
 class App:
@@ -116,17 +101,10 @@ class App:
         self._shutdown: list[Callable[[], Any]] = []
         self._redis = RedisConnection(url=redis_url, settings=self._settings)
         self._storage = Storage(self._redis, hold=hold(self))
-        self._appender: Appender | None = None
-        self._slots: anyio.Semaphore | None = None
-        self._consumers: list[tuple[Agent, StreamConsumer]] = []
-        self._running_timers: list[Timer] = []
-        self._workers: WorkerPool | None = None
-        self._stop: anyio.Event | None = None
-        self._ended: anyio.Event | None = None
+        self._life: Life | None = None  # while it runs
         self._main: asyncio.Task[None] | None = None
         self._only: str | None = None  # in a worker process: the one agent to run
         self._origin: Origin | None = None  # in a child: where it was loaded from
-        self._started_at: float | None = None
         self.restarts = 0
 
     # -- registry -----------------------------------------------------------------------------
@@ -335,10 +313,11 @@ class App:
             return None
         if dedup_key is not None:
             return await send_once(self._redis, topic, fields, dedup_key, window, self.config.stream_maxlen)
-        if self._appender is None or self._slots is None or self._redis.is_cluster:  # one pipeline is for one node
+        life = self._life
+        if life is None or life.appender is None or self._redis.is_cluster:  # one pipeline is for one node
             return await streams.append(self._redis, topic, fields, maxlen=self.config.stream_maxlen)
-        async with self._slots:
-            return await self._appender.append(topic, fields, self.config.stream_maxlen)
+        async with life.slots:
+            return await life.appender.append(topic, fields, self.config.stream_maxlen)
 
     async def send_batch(self, topic: str, records: Iterable[Mapping[Any, Any]]) -> list[str]:
         """Append the records in order, pipelined; gives their ids. All are checked before any is sent."""
@@ -359,7 +338,7 @@ class App:
             logging.basicConfig(
                 level=self._settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
             )
-        anyio.run(self._run_with_signals, backend_options={"use_uvloop": _has_uvloop()})
+        anyio.run(self._run_with_signals, backend_options={"use_uvloop": has_uvloop()})
 
     async def run_async(self) -> None:
         """Run headless in the current task until ``shutdown()`` or cancellation."""
@@ -395,10 +374,11 @@ class App:
 
         Called by one of the app's own handlers, timers or hooks it returns at once, since the app waits for those.
         """
-        if self._stop is not None and self._ended is not None:
-            self._stop.set()
-            if _inside.get() is not self:
-                await self._ended.wait()
+        life = self._life
+        if life is not None:
+            life.stop.set()
+            if inside.get() is not self:
+                await life.ended.wait()
 
     async def health_check(self) -> dict[str, Any]:
         """The app's health by progress: "degraded" when Redis is away, a consumer stands still or a worker is down."""
@@ -418,225 +398,42 @@ class App:
     async def _run_with_signals(self, *, in_child: bool = False) -> None:
         try:
             async with anyio.create_task_group() as tasks:
-                await tasks.start(self._watch_signals, in_child)
+                await tasks.start(watch_signals, self._end, self.config.grace, in_child)
                 await self._run()
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise _single(group) from None
 
-    async def _watch_signals(self, in_child: bool, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        if sys.platform == "win32":
-            task_status.started()
-            await anyio.sleep_forever()
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
-            seen = 0
-            async for received in signals:
-                # A worker gets SIGTERM from its parent, and perhaps one more from a service manager: that is one.
-                if in_child and (received == signal.SIGINT or seen):
-                    continue
-                seen += 1
-                if seen > 1:
-                    os._exit(1)
-                log.info("%s: ending, %g s for what runs", signal.Signals(received).name, self.config.grace)
-                if self._stop is not None:
-                    self._stop.set()
+    def _end(self) -> None:
+        if self._life is not None:
+            self._life.stop.set()
 
     async def _run(self, ready: anyio.Event | None = None) -> None:
-        if self._stop is not None:
+        if self._life is not None:
             raise StreamMachineError(f"The app {self.name!r} runs already.")
-        self._stop, self._ended = anyio.Event(), anyio.Event()
-        token = _inside.set(self)
+        self._life = Life(self)
         try:
-            self._scan()
-            async with anyio.create_task_group() as outer:
-                base = anyio.CancelScope(shield=True)  # outlives what uses it, whoever cancels us
-                try:
-                    await outer.start(self._hold_base, base)
-                    await self._run_hooks_around(ready)
-                finally:
-                    base.cancel()
+            await self._life.run(ready)
         finally:
-            _inside.reset(token)
-            self._consumers, self._running_timers, self._workers = [], [], None
-            self._appender = self._slots = None
-            ended, self._stop, self._ended = self._ended, None, None
-            ended.set()
+            self._life = None
 
-    async def _hold_base(self, scope: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """Hold the connection and the appender until the scope is cancelled."""
-        with scope:
-            async with anyio.create_task_group() as tasks:
-                await tasks.start(self._redis.serve)
-                await self._redis.command("PING", repeatable=True)
-                self._appender, self._slots = Appender(self._redis), anyio.Semaphore(self.config.send_limit)
-                tasks.start_soon(self._supervise, "the appender", self._appender.run)
-                task_status.started()
+    # -- what runs now ------------------------------------------------------------------------
 
-    async def _run_hooks_around(self, ready: anyio.Event | None) -> None:
-        self._started_at = time.monotonic()
-        for hook in self._startup:
-            await run_hook(hook)
-        try:
-            await self._work(ready)
-        finally:
-            with anyio.CancelScope(shield=True):
-                for hook in self._shutdown:
-                    try:
-                        await run_hook(hook)
-                    except Exception:
-                        log.exception("The shutdown hook %s failed", name_of(hook))
+    @property
+    def _consumers(self) -> list[tuple[Agent, StreamConsumer]]:
+        return self._life.consumers if self._life is not None else []
 
-    async def _work(self, ready: anyio.Event | None) -> None:
-        """Run consumers, timers and workers until stopped, then drain."""
-        assert self._stop is not None
-        limiter = anyio.CapacityLimiter(self.config.max_threads)
-        origin = self._origin or Origin.of(self, self._module)
-        self._workers = WorkerPool(origin, self._redis, self.config.max_processes)
-        async with anyio.create_task_group() as beside:
-            if self._only is None and self.config.dashboard_enabled:
-                from streammachine.runtime.status import serve_status
+    @property
+    def _running_timers(self) -> list[Timer]:
+        return self._life.timers if self._life is not None else []
 
-                beside.start_soon(self._supervise, "the status page", lambda: serve_status(self))
-            presence = Presence(self._redis, self.name, lambda: ((a.name, c) for a, c in self._consumers))
-            async with anyio.create_task_group() as parts:
-                await self._start_parts(parts, limiter, origin, presence)
-                beside.start_soon(presence.run)
-                if ready is not None:
-                    ready.set()
-                await self._stop.wait()
-                parts.cancel_scope.deadline = anyio.current_time() + self.config.grace
-                for timer in self._running_timers:
-                    timer.stop()
-                for _, consumer in self._consumers:
-                    parts.start_soon(consumer.drain)
-                # The workers have the same grace, so they are waited for a little longer.
-                with anyio.CancelScope(shield=True):
-                    await self._workers.stop(self.config.grace)
-            if parts.cancel_scope.cancelled_caught:
-                log.warning(
-                    "Handlers still running after %g s were cancelled; their messages come again", self.config.grace
-                )
-            beside.cancel_scope.cancel()
+    @property
+    def _workers(self) -> WorkerPool | None:
+        return self._life.workers if self._life is not None else None
 
-    async def _start_parts(
-        self,
-        parts: anyio.abc.TaskGroup,
-        limiter: anyio.CapacityLimiter,
-        origin: Origin | None,
-        presence: Presence,
-    ) -> None:
-        """Start what runs; returns when every consumer reads, or when the app is stopped before."""
-        assert self._stop is not None and self._workers is not None
-        stop = self._stop
-        waits: list[tuple[Agent, StreamConsumer]] = []
-        partitioned: list[tuple[Agent, list[str]]] = []
-        for agent in self._agents:
-            if self._only is not None and agent.name != self._only:
-                continue
-            if agent.config.processes is not None and self._only is None:
-                parts.start_soon(self._supervise, agent.name, self._workers.runner(agent))
-                continue
-            shared = [topic for topic in agent.config.topics if topic in self._topics and self._topics[topic].ordered]
-            if shared:
-                partitioned.append((agent, shared))
-            waits += [
-                (agent, self._consumer(agent, topic, limiter, origin))
-                for topic in agent.config.topics
-                if topic not in shared
-            ]
-        self._consumers = waits
-        await presence.look()  # a paused agent must not read first
-        if self._only is None:
-            self._start_timers(parts, limiter)
-
-        async def end_with_stop(scope: anyio.CancelScope) -> None:
-            await stop.wait()
-            scope.cancel()
-
-        async with anyio.create_task_group() as starting:
-            starting.start_soon(end_with_stop, starting.cancel_scope)
-            for agent, consumer in list(waits):
-                await parts.start(self._start_consumer, agent, consumer)
-            for agent, shared in partitioned:
-                await parts.start(self._start_partitions, agent, shared, limiter, origin)
-            starting.cancel_scope.cancel()
-
-    def _consumer(
-        self, agent: Agent, topic: str, limiter: anyio.CapacityLimiter, origin: Origin | None
-    ) -> StreamConsumer:
-        return StreamConsumer(
-            agent.config,
-            agent.handler,
-            connection=self._redis,
-            topic=topic,
-            consumer=consumer_name(self.name),
-            limiter=limiter,
-            alone=AloneRunner(origin, agent) if origin is not None else None,
-            committer=transactional(self) if agent.config.transactional else None,
-            owner=self,
-        )
-
-    async def _start_consumer(
-        self, agent: Agent, consumer: StreamConsumer, *, task_status: anyio.abc.TaskStatus[None]
-    ) -> None:
-        await self._supervise(f"{agent.name} on {consumer.topic}", lambda: consumer.run(task_status=_Once(task_status)))
-
-    async def _start_partitions(
-        self,
-        agent: Agent,
-        shared: list[str],
-        limiter: anyio.CapacityLimiter,
-        origin: Origin | None,
-        *,
-        task_status: anyio.abc.TaskStatus[None],
-    ) -> None:
-        assert self._stop is not None
-        topic = self._topics[shared[0]]
-        agent = topic.keyed(agent)
-        partitions = Partitions(
-            agent, shared, topic.name, connection=self._redis, running=self._consumers,
-            make=lambda topic: self._consumer(agent, topic, limiter, origin), stop=self._stop,
-        )  # fmt: skip
-        status = _Once(task_status)
-        await self._supervise(f"{agent.name}, partitions", lambda: partitions.run(task_status=status))
-
-    def _start_timers(self, parts: anyio.abc.TaskGroup, limiter: anyio.CapacityLimiter) -> None:
-        for declared in self._timers:
-            timer = Timer(
-                declared.config,
-                declared.handler,
-                app_name=self.name,
-                name=declared.name,
-                connection=self._redis,
-                limiter=limiter,
-            )
-            self._running_timers.append(timer)
-            parts.start_soon(self._supervise, declared.name, timer.run)
-
-    async def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a part; when it fails log it and start it again with backoff. Ends when the part ends by itself."""
-        assert self._stop is not None
-        stop = self._stop
-        backoff = BACKOFF_FIRST
-        while True:
-            began = time.monotonic()
-            try:
-                await run()
-            except Exception:
-                if stop.is_set():
-                    log.exception("%s failed", name)
-                    return
-                self.restarts += 1
-                log.exception("%s failed; starting it again in %.1f s", name, backoff)
-            else:
-                return
-            if time.monotonic() - began > HEALTHY_AFTER:
-                backoff = BACKOFF_FIRST
-            with anyio.move_on_after(random.uniform(backoff / 2, backoff)):
-                await stop.wait()
-                return
-            backoff = min(backoff * 2, BACKOFF_LAST)
+    @property
+    def _appender(self) -> Appender | None:
+        return self._life.appender if self._life is not None else None
 
     def _scan(self) -> None:
         """Import the sub-modules of the app's package; a script on its own has none."""
@@ -652,47 +449,14 @@ class App:
                 importlib.import_module(found.name)
 
 
-class _Once:
-    """A task status that may be reported again by a restarted consumer."""
-
-    def __init__(self, status: anyio.abc.TaskStatus[None]) -> None:
-        self._status: anyio.abc.TaskStatus[None] | None = status
-
-    def started(self, value: None = None) -> None:
-        """Report the first time; later ones say nothing."""
-        status, self._status = self._status, None
-        if status is not None:
-            status.started()
-
-
-def consumer_name(app: str) -> str:
-    """A consumer name that no other process has."""
-    return f"{app}-{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
-
-
 def _default_name(module: str, file: Any) -> str:
     if module not in ("__main__", CHILD_NAME):
         return module
     return Path(str(file)).stem if file else "app"
 
 
-def _has_uvloop() -> bool:
-    try:
-        import uvloop  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 def _attempts(retry: RetryPolicy | int) -> RetryPolicy:
     return RetryPolicy(max_attempts=retry) if type(retry) is int else retry  # type: ignore[return-value]
-
-
-async def run_hook(hook: Callable[[], Any]) -> None:
-    """Run a start-up or shutdown hook, async or sync."""
-    result = hook()
-    if isinstance(result, Awaitable):
-        await result
 
 
 def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:

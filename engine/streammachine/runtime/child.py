@@ -23,9 +23,10 @@ from streammachine.redis.codec import parse_entries
 from streammachine.redis.connection import RedisConnection
 from streammachine.runtime.agent import Agent
 from streammachine.runtime.alone import TROUBLE, UNKNOWN
-from streammachine.runtime.app import App, _has_uvloop, run_hook
+from streammachine.runtime.app import App
 from streammachine.runtime.consumer import StreamConsumer
 from streammachine.runtime.delivery import Item
+from streammachine.runtime.life import has_uvloop, run_hook
 from streammachine.runtime.origin import CHILD_URL, Origin
 from streammachine.runtime.transaction import transactional
 
@@ -58,7 +59,7 @@ def main() -> None:
     url = os.environ.pop(CHILD_URL, None)
     if url is not None:
         app._use_connection(RedisConnection(url=url, settings=app._settings))
-    backend = {"use_uvloop": _has_uvloop()}
+    backend = {"use_uvloop": has_uvloop()}
     if options.alone is None:
         threading.Thread(target=_drain_with_parent, daemon=True).start()
         app._only = agent.name

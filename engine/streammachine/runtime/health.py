@@ -22,7 +22,7 @@ LAG_LOOK = 1000  # entries counted where the server does not know the lag
 async def check_app(app: App) -> dict[str, Any]:
     """The state of an App; ``status`` is "healthy" only when everything that should run does."""
     connected = await app.redis.health_check()
-    running = app._started_at is not None and app._stop is not None
+    running = app._life is not None and app._life.began
     consumers = [consumer_facts(agent.name, consumer) for agent, consumer in app._consumers]
     problems = [] if connected else ["Redis does not answer"]
     if not running:

@@ -102,7 +102,7 @@ def _load(options: argparse.Namespace, url: str | None, reporter: Reporter) -> A
 
 async def _host_app(app: App, reporter: Reporter) -> None:
     async def facts() -> dict[str, Any] | None:
-        if app._stop is None or app._started_at is None:  # asking would open a connection of its own
+        if app._life is None or not app._life.began:  # asking would open a connection of its own
             return None
         found = await app.health_check()
         return {

@@ -172,7 +172,7 @@ async def test_run_async_ends_with_shutdown_and_runs_again(make_app: MakeApp) ->
     for number in range(2):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(app.run_async)
-            await until(lambda: app._slots is not None)
+            await until(lambda: app._appender is not None)
             await app.send("s", {"n": number})
             await until(lambda number=number: len(got) == number + 1)  # type: ignore[misc]
             await app.shutdown()
@@ -189,7 +189,7 @@ async def test_shutdown_from_a_handler_ends_the_app(make_app: MakeApp) -> None:
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(app.run_async)
-            await until(lambda: app._slots is not None)
+            await until(lambda: app._appender is not None)
             await app.send("s", {"n": 1})
 
 
@@ -211,7 +211,7 @@ async def test_cancelling_run_async_ends_everything(make_app: MakeApp, probe: Pr
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(app.run_async)
-        await until(lambda: app._slots is not None)
+        await until(lambda: app._appender is not None)
         await app.send("s", {"n": 1})
         await started.wait()
         tasks.cancel_scope.cancel()

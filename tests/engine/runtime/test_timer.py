@@ -196,7 +196,7 @@ async def test_the_end_waits_for_a_running_tick(make_app: MakeApp) -> None:
     async def tick() -> None:
         nonlocal finished
         inside.set()
-        await until(lambda: app._stop is not None and app._stop.is_set())
+        await until(lambda: app._life is not None and app._life.stop.is_set())
         await anyio.sleep(0.05)
         finished = True
 
