@@ -33,6 +33,7 @@ from streammachine.runtime.origin import CHILD_NAME, Origin
 from streammachine.runtime.retry import RetryPolicy
 from streammachine.runtime.sending import send_once
 from streammachine.runtime.topics import Key, Topic
+from streammachine.runtime.tracing import Tracing, find_tracing
 from streammachine.runtime.transaction import active, fields_of, hold
 from streammachine.settings import Settings
 
@@ -56,6 +57,8 @@ class App:
         stream_maxlen: keep about so many entries of every stream this app sends to (STREAMMACHINE_STREAM_MAXLEN).
         redis_url: the server, instead of the settings'. settings: instead of the environment's.
         grace: seconds that running handlers get when the app ends. send_limit: most sends under way at once.
+        tracing: OpenTelemetry spans for sends and handlers (extra ``monitoring``). None: where the program has set a
+            tracer provider; True: always, False: never.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class App:
         settings: Settings | None = None,
         grace: float = 25.0,
         send_limit: int = 1000,
+        tracing: bool | None = None,
     ) -> None:
         frame = sys._getframe(1)
         self._module = str(frame.f_globals.get("__name__", "__main__"))
@@ -93,6 +97,7 @@ class App:
             stream_maxlen=self._settings.stream_maxlen if stream_maxlen is None else stream_maxlen,
             grace=grace,
             send_limit=send_limit,
+            tracing=tracing,
         )
         self._agents: list[Agent] = []
         self._timers: list[DeclaredTimer] = []
@@ -306,29 +311,50 @@ class App:
         """
         fields = fields_of(record, time.time_ns() // 1_000_000)
         window = max(1, int(dedup_window * 1000))
+        tracing = self._tracing
+        if tracing is None:
+            return await self._send(topic, fields, dedup_key, window)
+        with tracing.sending(topic, [fields]) as span:
+            identifier = await self._send(topic, fields, dedup_key, window)
+            if identifier is not None:
+                span.set_attribute("messaging.message.id", identifier)
+        return identifier
+
+    async def send_batch(self, topic: str, records: Iterable[Mapping[Any, Any]]) -> list[str]:
+        """Append the records in order, pipelined; gives their ids. All are checked before any is sent."""
+        now = time.time_ns() // 1_000_000
+        encoded = [fields_of(record, now) for record in records]
+        tracing = self._tracing
+        if tracing is None:
+            return await self._send_batch(topic, encoded)
+        with tracing.sending(topic, encoded, batch=True):
+            return await self._send_batch(topic, encoded)
+
+    async def _send(self, topic: str, fields: dict[bytes, bytes], dedup_key: str | None, window_ms: int) -> str | None:
         transaction = active(self)
         if transaction is not None:
-            guard = Guard(companions.dedup_key(topic, dedup_key), window) if dedup_key is not None else None
+            guard = Guard(companions.dedup_key(topic, dedup_key), window_ms) if dedup_key is not None else None
             transaction.send(topic, fields, self.config.stream_maxlen, guard)
             return None
         if dedup_key is not None:
-            return await send_once(self._redis, topic, fields, dedup_key, window, self.config.stream_maxlen)
+            return await send_once(self._redis, topic, fields, dedup_key, window_ms, self.config.stream_maxlen)
         life = self._life
         if life is None or life.appender is None or self._redis.is_cluster:  # one pipeline is for one node
             return await streams.append(self._redis, topic, fields, maxlen=self.config.stream_maxlen)
         async with life.slots:
             return await life.appender.append(topic, fields, self.config.stream_maxlen)
 
-    async def send_batch(self, topic: str, records: Iterable[Mapping[Any, Any]]) -> list[str]:
-        """Append the records in order, pipelined; gives their ids. All are checked before any is sent."""
-        now = time.time_ns() // 1_000_000
-        encoded = [fields_of(record, now) for record in records]
+    async def _send_batch(self, topic: str, encoded: list[dict[bytes, bytes]]) -> list[str]:
         transaction = active(self)
         if transaction is not None:
             for fields in encoded:
                 transaction.send(topic, fields, self.config.stream_maxlen)
             return []
         return await streams.append_many(self._redis, topic, encoded, maxlen=self.config.stream_maxlen)
+
+    @property
+    def _tracing(self) -> Tracing | None:
+        return self._life.tracing if self._life is not None else find_tracing(self.config.tracing)
 
     # -- life cycle ---------------------------------------------------------------------------
 

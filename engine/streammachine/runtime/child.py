@@ -28,6 +28,7 @@ from streammachine.runtime.consumer import StreamConsumer
 from streammachine.runtime.delivery import Item
 from streammachine.runtime.life import has_uvloop, run_hook
 from streammachine.runtime.origin import CHILD_URL, Origin
+from streammachine.runtime.tracing import find_tracing
 from streammachine.runtime.transaction import transactional
 
 log = logging.getLogger(__name__)
@@ -96,9 +97,10 @@ async def _run_alone(app: App, agent: Agent, answers: int, topic: str, consumer_
         await tasks.start(app.redis.serve)
         for hook in app._startup:
             await run_hook(hook)
+        tracing = find_tracing(app.config.tracing)
         consumer = StreamConsumer(
             agent.config,
-            agent.handler,
+            agent.handler if tracing is None else tracing.handler_of(agent),
             connection=app.redis,
             topic=topic,
             consumer=consumer_name,

@@ -26,6 +26,7 @@ class AppConfig:
         grace: seconds that running handlers get at the end. dashboard_*: the status page.
         stream_maxlen: keep about so many entries of a stream the app sends to (0 is off).
         send_limit: most sends under way at once; a further one waits (back-pressure).
+        tracing: OpenTelemetry spans; None where the program has set a tracer provider.
     """
 
     name: str = ""
@@ -41,6 +42,7 @@ class AppConfig:
     stream_maxlen: int = 0
     grace: float = 25.0
     send_limit: int = 1000
+    tracing: bool | None = None
 
     def __post_init__(self) -> None:
         _at_least("max_processes", self.max_processes, 1)

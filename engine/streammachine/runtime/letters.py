@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 from streammachine.errors import StreamMachineError
 from streammachine.runtime.companions import Companions, dead_letters
 from streammachine.runtime.delivery import Delivery, Effect, Item, first_seen, origin_id
-from streammachine.runtime.message import ATTEMPT, FIRST_SEEN, ORIGIN_ID, ORIGIN_STREAM, SENT
+from streammachine.runtime.message import ATTEMPT, FIRST_SEEN, ORIGIN_ID, ORIGIN_STREAM
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
 
 TEXT_BYTES = 4096  # of the error's text, and the end of its traceback
+# What a letter tells of the message's end. Its other fields are the message's own, sender's time and trace included.
+FACTS = frozenset(
+    b"sm-" + name
+    for name in (
+        b"reason", b"group", b"consumer", b"attempts", b"origin-stream", b"origin-id", b"first-seen", b"failed-at",
+        b"error-type", b"error", b"traceback",
+    )
+)  # fmt: skip
 _REDRIVE = files(__package__).joinpath("redrive.lua").read_text()
 
 
@@ -58,7 +66,7 @@ async def bury(
 
 def redrive_fields(letter: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """The fields of a dead letter as they go back to its group: a first attempt again, its origin noted."""
-    kept = {name: value for name, value in letter.items() if not name.startswith(b"sm-") or name == SENT}
+    kept = {name: value for name, value in letter.items() if name not in FACTS}
     kept[ORIGIN_ID] = letter[b"sm-origin-id"]
     kept[ORIGIN_STREAM] = letter[b"sm-origin-stream"]
     kept[ATTEMPT] = b"0"

@@ -28,6 +28,7 @@ from streammachine.runtime.origin import Origin
 from streammachine.runtime.partitions import Partitions
 from streammachine.runtime.presence import Presence
 from streammachine.runtime.timer import Timer
+from streammachine.runtime.tracing import find_tracing
 from streammachine.runtime.transaction import transactional
 from streammachine.runtime.workers import WorkerPool
 
@@ -50,7 +51,7 @@ class Life:
         stop: set it to drain and end. ended: set when all is done.
         began: whether the connection is open and the start-up hooks run.
         consumers, timers, workers: what works. appender: what sends go through while the connection is open.
-        slots: bounds the sends under way.
+        slots: bounds the sends under way. tracing: makes the spans, where there are to be any.
     """
 
     def __init__(self, app: App) -> None:
@@ -62,6 +63,7 @@ class Life:
         self.workers: WorkerPool | None = None
         self.appender: Appender | None = None
         self.slots = anyio.Semaphore(app.config.send_limit)
+        self.tracing = find_tracing(app.config.tracing)
         self._app = app
         self._limiter = anyio.CapacityLimiter(app.config.max_threads)
 
@@ -96,6 +98,7 @@ class Life:
         self.began = True
         for hook in self._app._startup:
             await run_hook(hook)
+        self.tracing = find_tracing(self._app.config.tracing)  # a hook may have set the tracer provider
         try:
             await self._work(ready)
         finally:
@@ -177,7 +180,7 @@ class Life:
         app = self._app
         return StreamConsumer(
             agent.config,
-            agent.handler,
+            agent.handler if self.tracing is None else self.tracing.handler_of(agent),
             connection=app.redis,
             topic=topic,
             consumer=consumer_name(app.name),
