@@ -27,7 +27,7 @@ from streammachine.runtime import companions
 from streammachine.runtime.agent import Agent, DeclaredTimer, name_of
 from streammachine.runtime.config import AppConfig, Batch, ConsumerConfig, TimerConfig, Transactional
 from streammachine.runtime.delivery import Guard
-from streammachine.runtime.life import Life, has_uvloop, inside, watch_signals
+from streammachine.runtime.life import Life, has_uvloop, inside, single, watch_signals
 from streammachine.runtime.message import Message
 from streammachine.runtime.origin import CHILD_NAME, Origin
 from streammachine.runtime.retry import RetryPolicy
@@ -110,6 +110,7 @@ class App:
         self._main: asyncio.Task[None] | None = None
         self._only: str | None = None  # in a worker process: the one agent to run
         self._origin: Origin | None = None  # in a child: where it was loaded from
+        self._collected = False  # whether a registry collects its metrics
         self.restarts = 0
 
     # -- registry -----------------------------------------------------------------------------
@@ -371,7 +372,7 @@ class App:
         try:
             await self._run()
         except BaseExceptionGroup as group:
-            raise _single(group) from None
+            raise single(group) from None
 
     async def __aenter__(self) -> Self:
         ready = anyio.Event()
@@ -419,7 +420,7 @@ class App:
         try:
             await main
         except BaseExceptionGroup as group:
-            raise _single(group) from None
+            raise single(group) from None
 
     async def _run_with_signals(self, *, in_child: bool = False) -> None:
         try:
@@ -428,7 +429,7 @@ class App:
                 await self._run()
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            raise _single(group) from None
+            raise single(group) from None
 
     def _end(self) -> None:
         if self._life is not None:
@@ -483,11 +484,3 @@ def _default_name(module: str, file: Any) -> str:
 
 def _attempts(retry: RetryPolicy | int) -> RetryPolicy:
     return RetryPolicy(max_attempts=retry) if type(retry) is int else retry  # type: ignore[return-value]
-
-
-def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one exception in a group; the group itself where there are several."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
-        found = found.exceptions[0]
-    return found

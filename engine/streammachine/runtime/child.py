@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import anyio
 import anyio.from_thread
@@ -26,8 +26,10 @@ from streammachine.runtime.alone import TROUBLE, UNKNOWN
 from streammachine.runtime.app import App
 from streammachine.runtime.consumer import StreamConsumer
 from streammachine.runtime.delivery import Item
-from streammachine.runtime.life import has_uvloop, run_hook
+from streammachine.runtime.health import consumer_facts
+from streammachine.runtime.life import has_uvloop, run_hook, single
 from streammachine.runtime.origin import CHILD_URL, Origin
+from streammachine.runtime.reporting import Reporter
 from streammachine.runtime.tracing import find_tracing
 from streammachine.runtime.transaction import transactional
 
@@ -42,10 +44,8 @@ def main() -> None:
     parser.add_argument("--alone", nargs=2, metavar=("TOPIC", "CONSUMER"))
     parser.add_argument("--log-level", default="INFO")
     options = parser.parse_args()
-    answers = -1
-    if options.alone is not None:
-        answers = os.dup(1)
-        os.dup2(2, 1)  # what a handler prints must not be taken for an answer
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what a handler prints must not be taken for an answer
     logging.basicConfig(
         level=options.log_level,
         stream=sys.stderr,
@@ -64,13 +64,37 @@ def main() -> None:
     if options.alone is None:
         threading.Thread(target=_drain_with_parent, daemon=True).start()
         app._only = agent.name
-        anyio.run(partial(app._run_with_signals, in_child=True), backend_options=backend)
+        anyio.run(_run_worker, app, Reporter(answers), backend_options=backend)
         return
     try:
-        anyio.run(partial(_run_alone, app, agent, answers, *options.alone), backend_options=backend)
+        anyio.run(_run_alone, app, agent, answers, *options.alone, backend_options=backend)
     except Exception:
         log.exception("The process of messages that run alone failed outside of their handler")
         sys.exit(TROUBLE)
+
+
+async def _run_worker(app: App, reporter: Reporter) -> None:
+    """Run the app's one agent, and report how far it is."""
+    consumers: list[tuple[Agent, StreamConsumer]] = []
+
+    async def facts() -> dict[str, Any] | None:
+        if app._life is None or not app._life.began:
+            return None
+        consumers[:] = app._consumers
+        return {"consumers": [_report(*each) for each in consumers]}
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reporter.keep, facts)
+            await app._run_with_signals(in_child=True)
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise single(group) from None
+    reporter.say("running", consumers=[_report(*each) for each in consumers])  # what it did while it drained
+
+
+def _report(agent: Agent, consumer: StreamConsumer) -> dict[str, Any]:
+    return {**consumer_facts(agent.name, consumer), "counts": consumer.metrics.counts()}
 
 
 def _drain_with_parent() -> None:

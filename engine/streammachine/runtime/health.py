@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from streammachine.errors import StreamMachineError
 from streammachine.redis.streams import describe
-from streammachine.runtime.metrics import ConsumerMetrics
+from streammachine.runtime.metrics import rows_of
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
@@ -23,12 +23,13 @@ async def check_app(app: App) -> dict[str, Any]:
     """The state of an App; ``status`` is "healthy" only when everything that should run does."""
     connected = await app.redis.health_check()
     running = app._life is not None and app._life.began
+    workers = app._workers
     consumers = [consumer_facts(agent.name, consumer) for agent, consumer in app._consumers]
+    consumers += workers.reports.facts() if workers is not None else []
     problems = [] if connected else ["Redis does not answer"]
     if not running:
         problems.append("the app is not running")
     problems += [f"{facts['agent']} on {facts['stream']} {facts['problem']}" for facts in consumers if facts["problem"]]
-    workers = app._workers
     if workers is not None and len(workers.alive) < workers.wanted:
         problems.append(f"{workers.wanted - len(workers.alive)} of {workers.wanted} worker processes are down")
     active = sum(facts["in_flight"] for facts in consumers) + sum(timer.running for timer in app._running_timers)
@@ -46,7 +47,7 @@ async def check_app(app: App) -> dict[str, Any]:
 
 
 def consumer_facts(agent: str, consumer: StreamConsumer) -> dict[str, Any]:
-    """What one consumer is doing."""
+    """What one consumer is doing, for people, other processes and models."""
     metrics = consumer.metrics
     now = time.monotonic()
     silent, unfinished = now - metrics.last_poll, now - max(metrics.last_end, metrics.last_poll)
@@ -103,14 +104,7 @@ async def group_gauges(connection: RedisConnection, stream: str, group: str) -> 
     return gauges
 
 
-async def metrics_rows(app: App) -> list[tuple[dict[str, str], ConsumerMetrics, dict[str, float]]]:
-    """The app's consumers as rows for ``prometheus_text``."""
-    rows = []
-    for agent, consumer in app._consumers:
-        gauges = await group_gauges(app.redis, consumer.topic, consumer.config.group)
-        gauges["in_flight"] = consumer.active
-        gauges["held"] = consumer.held
-        gauges["latency_seconds"] = consumer.metrics.latency_seconds
-        labels = {"app": app.name, "agent": agent.name, "stream": consumer.topic, "group": consumer.config.group}
-        rows.append((labels, consumer.metrics, gauges))
-    return rows
+async def read_gauges(app: App) -> dict[tuple[str, str], dict[str, float]]:
+    """What Redis says of the groups of all the app's consumers, by (stream, group)."""
+    groups = dict.fromkeys((row.stream, row.group) for row in rows_of(app))
+    return {(stream, group): await group_gauges(app.redis, stream, group) for stream, group in groups}

@@ -1,58 +1,36 @@
 """The process that hosts an App, or the declared agents, for a supervisor: ``python -m streammachine.runtime.hosted``.
 
 It takes its stdin and stdout for itself before it imports the App: what the App prints goes to stderr, what it reads is
-nothing. On stdout it reports once a second how it is, one JSON object a line; when its stdin ends, its supervisor is
-gone
+nothing. On stdout it reports once a second how it is (``reporting.py``); when its stdin ends, its supervisor is gone
 and it drains (``supervised.py`` is the other side).
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import json
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from streammachine.runtime.origin import CHILD_URL, Origin
+from streammachine.runtime.reporting import Reporter
 
 if TYPE_CHECKING:
     from streammachine.runtime.app import App
 
 log = logging.getLogger("streammachine.runtime.hosted")
 
-REPORT_PERIOD = 1.0  # seconds between two reports
 UNLOADABLE = 113  # exit status: the App cannot be imported
 ORPHAN_LIFE = 10.0  # seconds beyond the grace before a process whose supervisor is gone and that hangs ends itself
 MOST_TEXT = 2000  # characters of a problem
-
-
-class Reporter:
-    """Says to the supervisor how things are. Its descriptor is private, so nothing else gets in between."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def say(self, state: str, **facts: Any) -> None:
-        """One line; a supervisor that is gone is noticed by the end of stdin."""
-        with contextlib.suppress(OSError):
-            os.write(self._descriptor, json.dumps({"state": state, **facts}).encode() + b"\n")
-
-    async def keep(self, facts: Callable[[], Awaitable[dict[str, Any] | None]]) -> None:
-        """Report until cancelled; ``facts`` gives None while it is starting."""
-        while True:
-            found = await facts()
-            self.say("starting") if found is None else self.say("running", **found)
-            await anyio.sleep(REPORT_PERIOD)
 
 
 def main() -> None:

@@ -24,6 +24,8 @@ from streammachine.redis.appender import Appender
 from streammachine.runtime.agent import Agent, name_of
 from streammachine.runtime.alone import AloneRunner
 from streammachine.runtime.consumer import StreamConsumer
+from streammachine.runtime.health import read_gauges
+from streammachine.runtime.metrics import Gauges
 from streammachine.runtime.origin import Origin
 from streammachine.runtime.partitions import Partitions
 from streammachine.runtime.presence import Presence
@@ -41,6 +43,7 @@ log = logging.getLogger(__name__)
 inside: contextvars.ContextVar[App | None] = contextvars.ContextVar("streammachine_app", default=None)
 
 BACKOFF_FIRST, BACKOFF_LAST = 0.5, 30.0  # seconds before a failed part is started again
+GAUGES_PERIOD = 5.0  # seconds between two looks at the groups, for collectors
 HEALTHY_AFTER = 10.0  # seconds of running after which the backoff begins anew
 
 
@@ -52,6 +55,7 @@ class Life:
         began: whether the connection is open and the start-up hooks run.
         consumers, timers, workers: what works. appender: what sends go through while the connection is open.
         slots: bounds the sends under way. tracing: makes the spans, where there are to be any.
+        gauges: what Redis last said of the groups, where a collector wants to know (``metrics.collector``).
     """
 
     def __init__(self, app: App) -> None:
@@ -64,6 +68,7 @@ class Life:
         self.appender: Appender | None = None
         self.slots = anyio.Semaphore(app.config.send_limit)
         self.tracing = find_tracing(app.config.tracing)
+        self.gauges: Gauges = {}
         self._app = app
         self._limiter = anyio.CapacityLimiter(app.config.max_threads)
 
@@ -123,6 +128,7 @@ class Life:
             async with anyio.create_task_group() as parts:
                 await self._start_parts(parts, self.workers, origin, presence)
                 beside.start_soon(presence.run)
+                beside.start_soon(self._keep_gauges)
                 if ready is not None:
                     ready.set()
                 await self.stop.wait()
@@ -137,6 +143,12 @@ class Life:
             if parts.cancel_scope.cancelled_caught:
                 log.warning("Handlers still running after %g s were cancelled; their messages come again", grace)
             beside.cancel_scope.cancel()
+
+    async def _keep_gauges(self) -> None:
+        while True:
+            if self._app._collected:
+                self.gauges = await read_gauges(self._app)
+            await anyio.sleep(GAUGES_PERIOD)
 
     # -- starting -----------------------------------------------------------------------------
 
@@ -285,6 +297,14 @@ def has_uvloop() -> bool:
     except ImportError:
         return False
     return True
+
+
+def single(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one exception in a group; the group itself where there are several."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+        found = found.exceptions[0]
+    return found
 
 
 class _Once:

@@ -1,19 +1,45 @@
-"""What a consumer counts, and the Prometheus text of it."""
+"""What is counted, and how Prometheus gets it: as text at ``/metrics``, or through a registry of the program's own."""
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
+
+from streammachine.errors import SettingsError
 
 if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
+    from streammachine.runtime.app import App
     from streammachine.runtime.message import Message
 
 # Upper bounds in seconds of the handler-time histogram.
 BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
+PREFIX = "streammachine_"
 RATE_WINDOW = 10.0  # seconds that a rate is taken over
+COUNTERS = {
+    "consumed": "Messages handled",
+    "failed": "Handler calls that failed",
+    "retried": "Attempts repeated",
+    "dead": "Messages given up to the dead-letter stream",
+    "lost": "Messages that another consumer had taken over",
+    "reclaimed": "Messages taken over from others",
+    "repeats": "Messages skipped as repeats",
+    "alone": "Messages run alone",
+    "reconnects": "Times the reader lost its connection",
+    "groups_recreated": "Times the group had to be created again",
+}
+GAUGES = {
+    "lag": "Messages not given out yet",
+    "pending": "Messages given out and not finished",
+    "oldest_pending_seconds": "Age of the oldest unfinished message",
+    "in_flight": "Messages whose handler runs now",
+    "held": "Messages read and not finished in this process and its workers",
+    "latency_seconds": "Seconds from sending to reading of the last message",
+}
 
 
 @dataclass
@@ -59,53 +85,150 @@ class ConsumerMetrics:
         then, count = self._marks[0]
         return (self.consumed - count) / (now - then) if now - then > 0.01 else 0.0
 
+    def counts(self) -> dict[str, Any]:
+        """What ``of`` takes: the counters, for another process."""
+        found: dict[str, Any] = {name: getattr(self, name) for name in COUNTERS}
+        return found | {
+            "handler_seconds": self.handler_seconds,
+            "latency_seconds": self.latency_seconds,
+            "buckets": self.buckets,
+        }
 
-COUNTERS = {
-    "consumed": "Messages handled",
-    "failed": "Handler calls that failed",
-    "retried": "Attempts repeated",
-    "dead": "Messages given up to the dead-letter stream",
-    "lost": "Messages that another consumer had taken over",
-    "reclaimed": "Messages taken over from others",
-    "repeats": "Messages skipped as repeats",
-    "alone": "Messages run alone",
-    "reconnects": "Times the reader lost its connection",
-    "groups_recreated": "Times the group had to be created again",
-}
-GAUGES = {
-    "lag": "Messages not given out yet",
-    "pending": "Messages given out and not finished",
-    "oldest_pending_seconds": "Age of the oldest unfinished message",
-    "in_flight": "Messages whose handler runs now",
-    "held": "Messages read and not finished in this process",
-    "latency_seconds": "Seconds from sending to reading of the last message",
-}
+    @classmethod
+    def of(cls, counts: Mapping[str, Any]) -> ConsumerMetrics:
+        """The inverse of ``counts``."""
+        return cls(**counts)
+
+    def add(self, other: ConsumerMetrics) -> None:
+        """Add another's counters; of the latencies the longer one stays."""
+        for name in COUNTERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.handler_seconds += other.handler_seconds
+        self.latency_seconds = max(self.latency_seconds, other.latency_seconds)
+        self.buckets = [ours + theirs for ours, theirs in zip(self.buckets, other.buckets, strict=True)]
 
 
-def prometheus_text(rows: Iterable[tuple[dict[str, str], ConsumerMetrics, dict[str, float]]]) -> str:
-    """The Prometheus text format (version 0.0.4) of consumers: their labels, counters and gauges."""
-    rows = list(rows)
-    lines: list[str] = []
-    for name, help_text in COUNTERS.items():
-        lines += [f"# HELP streammachine_{name}_total {help_text}.", f"# TYPE streammachine_{name}_total counter"]
-        lines += [f"streammachine_{name}_total{_labels(labels)} {getattr(m, name)}" for labels, m, _ in rows]
-    for name, help_text in GAUGES.items():
-        lines += [f"# HELP streammachine_{name} {help_text}.", f"# TYPE streammachine_{name} gauge"]
-        lines += [
-            f"streammachine_{name}{_labels(labels)} {values[name]}" for labels, _, values in rows if name in values
-        ]
-    lines += [
-        "# HELP streammachine_handler_seconds Time a handler took.",
-        "# TYPE streammachine_handler_seconds histogram",
+@dataclass
+class Row:
+    """One agent on one stream, here or in all its workers together."""
+
+    agent: str
+    stream: str
+    group: str
+    metrics: ConsumerMetrics
+    in_flight: int = 0
+    held: int = 0
+
+
+@dataclass
+class Family:
+    """One metric of Prometheus' data model.
+
+    ``samples``: what follows the name (``_total``, ``_bucket``), labels, value.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    samples: list[tuple[str, dict[str, str], float]] = field(default_factory=list)
+
+    @classmethod
+    def simple(
+        cls, name: str, kind: Literal["counter", "gauge"], text: str, values: Iterable[tuple[dict[str, str], float]]
+    ) -> Family:
+        """A counter or a gauge, with a value for each set of labels."""
+        suffix = "_total" if kind == "counter" else ""
+        return cls(PREFIX + name, kind, f"{text}.", [(suffix, labels, value) for labels, value in values])
+
+    def observe(self, labels: dict[str, str], counts: Sequence[int], total: float) -> None:
+        """Add a histogram's buckets, which Prometheus has summed up, and the sum of its values."""
+        below = 0
+        for bound, count in zip((*map(str, BUCKETS), "+Inf"), counts, strict=True):
+            below += count
+            self.samples.append(("_bucket", {**labels, "le": bound}, below))
+        self.samples += [("_sum", labels, total), ("_count", labels, below)]
+
+
+def rows_of(app: App) -> list[Row]:
+    """The app's consumers as they are now, those in its worker processes included. Asks nobody, so any thread may."""
+    rows = [
+        Row(agent.name, consumer.topic, consumer.config.group, consumer.metrics, consumer.active, consumer.held)
+        for agent, consumer in list(app._consumers)
     ]
-    for labels, metrics, _ in rows:
-        total = 0
-        for bound, count in zip((*map(str, BUCKETS), "+Inf"), metrics.buckets, strict=True):
-            total += count
-            lines.append(f"streammachine_handler_seconds_bucket{_labels({**labels, 'le': bound})} {total}")
-        lines.append(f"streammachine_handler_seconds_sum{_labels(labels)} {metrics.handler_seconds}")
-        lines.append(f"streammachine_handler_seconds_count{_labels(labels)} {total}")
+    return rows + (app._workers.reports.rows() if app._workers is not None else [])
+
+
+Gauges = Mapping[tuple[str, str], Mapping[str, float]]  # of a group, by (stream, group): lag, pending, ...
+
+
+def families(app: App, gauges: Gauges) -> list[Family]:
+    """All metrics of an App. ``gauges``: what Redis says of the groups (``health.read_gauges``)."""
+    consumers = [
+        ({"app": app.name, "agent": row.agent, "stream": row.stream, "group": row.group}, row) for row in rows_of(app)
+    ]
+    found = [
+        Family.simple(name, "counter", text, [(labels, getattr(row.metrics, name)) for labels, row in consumers])
+        for name, text in COUNTERS.items()
+    ]
+    values = [
+        (labels, {**gauges.get((row.stream, row.group), {}), "in_flight": row.in_flight, "held": row.held,
+                  "latency_seconds": row.metrics.latency_seconds})
+        for labels, row in consumers
+    ]  # fmt: skip
+    found += [
+        Family.simple(name, "gauge", text, [(labels, known[name]) for labels, known in values if name in known])
+        for name, text in GAUGES.items()
+    ]
+    seconds = Family(f"{PREFIX}handler_seconds", "histogram", "Time a handler took.")
+    for labels, row in consumers:
+        seconds.observe(labels, row.metrics.buckets, row.metrics.handler_seconds)
+    timers = [({"app": app.name, "timer": timer.name}, timer) for timer in list(app._running_timers)]
+    pool, own = app._workers, {"app": app.name}
+    alive, wanted, restarts = (len(pool.alive), pool.wanted, pool.restarts) if pool is not None else (0, 0, 0)
+    return [
+        *found,
+        seconds,
+        Family.simple("timer_ticks", "counter", "Ticks of a timer", [(labels, each.ticks) for labels, each in timers]),
+        Family.simple(
+            "timer_failures", "counter", "Ticks of a timer that failed",
+            [(labels, each.failures) for labels, each in timers],
+        ),
+        Family.simple(
+            "timer_lateness_seconds", "gauge", "Time by which the last tick came late",
+            [(labels, each.lateness) for labels, each in timers],
+        ),
+        Family.simple("workers", "gauge", "Worker processes that run", [(own, alive)]),
+        Family.simple("workers_wanted", "gauge", "Worker processes that there should be", [(own, wanted)]),
+        Family.simple("restarts", "counter", "Parts and workers started again", [(own, app.restarts + restarts)]),
+    ]  # fmt: skip
+
+
+def prometheus_text(found: Iterable[Family]) -> str:
+    """The Prometheus text format, version 0.0.4."""
+    lines: list[str] = []
+    for family in found:
+        typed = f"{family.name}_total" if family.kind == "counter" else family.name
+        lines += [f"# HELP {typed} {family.help}", f"# TYPE {typed} {family.kind}"]
+        lines += [f"{family.name}{suffix}{_labels(labels)} {value}" for suffix, labels, value in family.samples]
     return "\n".join(lines) + "\n"
+
+
+def collector(*apps: App) -> Collector:
+    """The apps' metrics for a registry of prometheus-client's: ``REGISTRY.register(collector(app))``.
+
+    Counters are as of the moment of the scrape, what Redis knows (lag, pending) is a few seconds old at most. Give all
+    Apps of a program to one collector: a registry takes each metric's name once.
+
+    Raises:
+        SettingsError: prometheus-client is not installed.
+    """
+    try:
+        from streammachine.runtime.collecting import AppsCollector
+    except ImportError as error:
+        raise SettingsError(
+            "collector() needs prometheus-client, which is not installed: pip install 'streammachine-mcp[monitoring]'"
+        ) from error
+    return AppsCollector(apps)
 
 
 def _labels(labels: dict[str, str]) -> str:

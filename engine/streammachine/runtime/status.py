@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from streammachine.runtime.health import check_app, group_gauges, metrics_rows
-from streammachine.runtime.metrics import prometheus_text
+from streammachine.runtime.health import check_app, group_gauges, read_gauges
+from streammachine.runtime.metrics import families, prometheus_text
 
 if TYPE_CHECKING:
     from streammachine.runtime.app import App
@@ -56,7 +56,7 @@ def status_app(app: App) -> Starlette:
         return JSONResponse(facts, status_code=200 if facts["status"] == "healthy" else 503)
 
     async def metrics(_: Request) -> Response:
-        text = prometheus_text(await metrics_rows(app))
+        text = prometheus_text(families(app, await read_gauges(app)))
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     return Starlette(

@@ -8,7 +8,6 @@ MCP server answering.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import random
@@ -24,6 +23,7 @@ import anyio.abc
 from streammachine.errors import StreamMachineError
 from streammachine.runtime.hosted import UNLOADABLE
 from streammachine.runtime.origin import CHILD_URL
+from streammachine.runtime.reporting import reports
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ BACKOFF_FIRST, BACKOFF_LAST = 0.5, 30.0  # seconds before it is started again
 HEALTHY_AFTER = 10.0  # seconds of running after which the backoff begins anew
 SLOW_START = 30.0  # seconds after which a start counts as a problem
 SILENT = 10.0  # seconds without a report after which it counts as hanging
-LONGEST_LINE = 1 << 20  # bytes of one report
 
 
 class Supervised:
@@ -192,20 +191,11 @@ class Supervised:
 
     async def _listen(self, process: anyio.abc.Process) -> None:
         assert process.stdout is not None
-        buffer = b""
-        async for chunk in process.stdout:
-            *lines, buffer = (buffer + chunk).split(b"\n")
-            for line in lines:
-                self._hear(line)
-            if len(buffer) > LONGEST_LINE:
-                buffer = b""
+        async for report in reports(process.stdout):
+            self._hear(report)
 
-    def _hear(self, line: bytes) -> None:
-        try:
-            report = json.loads(line)
-            state = report.pop("state")
-        except (ValueError, KeyError, AttributeError):
-            return
+    def _hear(self, report: dict[str, Any]) -> None:
+        state = report.pop("state")
         self._heard = anyio.current_time()
         if state == "failed":
             self._said = str(report.get("problem", ""))

@@ -2,7 +2,8 @@
 
 Spawned, never forked: a child imports the App anew. A worker runs its one agent and the start-up and shutdown hooks;
 timers stay in the parent. A worker that dies is started again with backoff; when the parent ends its workers drain;
-when the parent dies they see the end of their stdin and drain too.
+when the parent dies they see the end of their stdin and drain too. Each reports to its parent
+(``worker_reports.py``), so that health, metrics and the status page tell of all of them together.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from anyio.abc import Process
 
 from streammachine.errors import SettingsError
 from streammachine.runtime.alone import open_child
+from streammachine.runtime.reporting import reports
+from streammachine.runtime.worker_reports import WorkerReports
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
@@ -29,6 +32,7 @@ log = logging.getLogger(__name__)
 
 BACKOFF_FIRST, BACKOFF_LAST = 0.5, 30.0  # seconds before a dead worker is started again
 HEALTHY_AFTER = 10.0
+LAST_WORDS = 1.0  # seconds for a worker's last report
 KILL_AFTER = 5.0  # seconds beyond the grace before a worker that does not end is killed
 
 
@@ -43,6 +47,7 @@ class WorkerPool:
         self.wanted = 0
         self.restarts = 0
         self.alive: dict[int, Process] = {}
+        self.reports = WorkerReports()
 
     def runner(self, agent: Agent) -> Callable[[], Awaitable[None]]:
         """What runs the agent's workers until the pool is stopped.
@@ -63,6 +68,7 @@ class WorkerPool:
             )
         self._free -= count
         self.wanted += count
+        self.reports.expect(agent)
 
         async def run() -> None:
             async with anyio.create_task_group() as tasks:
@@ -102,14 +108,29 @@ class WorkerPool:
 
     async def _run(self, origin: Origin, agent: Agent) -> int:
         command = [sys.executable, "-m", "streammachine.runtime.child", str(origin), agent.name]
-        async with await open_child(command, origin, self._connection.url) as process:
+        async with await open_child(command, origin, self._connection.url, answers=True) as process:
             self.alive[process.pid] = process
+            self.reports.begin(process.pid, agent)
             try:
                 if self._stop.is_set():
                     _terminate(process)
-                return await process.wait()
+                async with anyio.create_task_group() as tasks:
+                    said_all = anyio.Event()
+                    tasks.start_soon(self._listen, process, said_all)
+                    status = await process.wait()
+                    with anyio.move_on_after(LAST_WORDS):  # a process that it left behind may hold the pipe open
+                        await said_all.wait()
+                    tasks.cancel_scope.cancel()
+                return status
             finally:
+                self.reports.end(process.pid)
                 del self.alive[process.pid]
+
+    async def _listen(self, process: Process, said_all: anyio.Event) -> None:
+        assert process.stdout is not None
+        async for report in reports(process.stdout):
+            self.reports.hear(process.pid, report)
+        said_all.set()
 
 
 def _terminate(process: Process) -> None:

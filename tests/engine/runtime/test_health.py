@@ -1,8 +1,7 @@
-"""health_check, the metrics' text and the status page."""
+"""health_check and the status page."""
 
 from __future__ import annotations
 
-import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ import pytest
 from streammachine.redis.connection import RedisConnection
 from streammachine.runtime import health
 from streammachine.runtime.app import App
-from streammachine.runtime.health import group_gauges, metrics_rows
+from streammachine.runtime.health import group_gauges
 from streammachine.runtime.message import Message
-from streammachine.runtime.metrics import prometheus_text
 from streammachine.runtime.status import status_app
 from streammachine.settings import Settings
 from support_proxy import Proxy
@@ -26,9 +24,6 @@ from support_valkey import until
 
 pytestmark = pytest.mark.anyio
 EVIL = "<img src=x>"
-LINE = re.compile(
-    r'^(streammachine_[a-z_]+)(\{[a-z]+="(?:[^"\\\n]|\\["\\n])*"(?:,[a-z]+="(?:[^"\\\n]|\\["\\n])*")*\}) (\S+)$'
-)
 
 
 async def test_an_app_that_does_not_run_is_not_healthy(make_app: MakeApp) -> None:
@@ -129,37 +124,6 @@ async def test_redis_away_is_degraded_and_comes_back(settings: Settings, redis: 
                 return bool((await app.health_check())["status"] == "healthy")
 
             await until(back, 30)
-
-
-async def test_the_metrics_text_parses(make_app: MakeApp, probe: Probe) -> None:
-    app = make_app('a"b\\c\nd')
-
-    @app.agent("s", retry=1)
-    async def handle(message: Message) -> None:
-        if message.message["n"] == "3":
-            raise ValueError("wrong")
-
-    async with app:
-        await app.send_batch("s", [{"n": number} for number in range(10)])
-        await until(lambda: probe.done("s", 10))
-        text = prometheus_text(await metrics_rows(app))
-    values: dict[str, float] = {}
-    types: dict[str, str] = {}
-    for line in text.splitlines():
-        if line.startswith("# TYPE "):
-            _, _, name, kind = line.split(" ")
-            types[name] = kind
-        elif not line.startswith("# HELP "):
-            found = LINE.match(line)
-            assert found, line
-            values[found[1] + (re.search(r'le="([^"]*)"', found[2]) or ["", ""])[1]] = float(found[3])
-    assert text.endswith("\n")
-    assert values["streammachine_consumed_total"] == 9
-    assert values["streammachine_failed_total"] == values["streammachine_dead_total"] == 1
-    assert values["streammachine_pending"] == values["streammachine_lag"] == 0
-    assert values["streammachine_handler_seconds_count"] == values["streammachine_handler_seconds_bucket+Inf"] == 9
-    assert types["streammachine_consumed_total"] == "counter"
-    assert types["streammachine_handler_seconds"] == "histogram"
 
 
 async def test_gauges_of_a_group(redis: RedisConnection, probe: Probe) -> None:

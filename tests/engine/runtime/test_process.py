@@ -7,10 +7,11 @@ import re
 import signal
 from collections.abc import Callable
 
+import httpx2
 import pytest
 
 from support_runtime import Probe, Script
-from support_servers import running
+from support_servers import free_port, running
 from support_valkey import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
@@ -152,6 +153,65 @@ async def test_worker_processes_are_spawned_supervised_and_drained(script: MakeS
     assert parent.returncode == 0
     assert ours.children() == []
     assert await length(probe, "ended") == 3
+
+
+WATCHED = """
+app = App("watched", grace=20, dashboard_enabled=True, dashboard_host="127.0.0.1", dashboard_port=PORT)
+
+@app.agent("s", processes=2, concurrency=2, lease=1.0, retry=2)
+async def handle(message):
+    if message.message["n"] == "bad":
+        raise ValueError("bad")
+    while message.message["n"] == "hold" and not await app.redis.command("EXISTS", "gate"):
+        await anyio.sleep(0.02)
+"""
+
+
+async def test_the_parent_tells_what_its_workers_do(script: MakeScript, probe: Probe) -> None:
+    port = free_port()
+    ours = script(WATCHED.replace("PORT", str(port)))
+    parent = ours.start()
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+
+        async def metric(name: str) -> float:
+            try:
+                text = (await client.get("/metrics")).text
+            except httpx2.TransportError:
+                return -1.0
+            lines = [line for line in text.splitlines() if line.startswith(f"streammachine_{name}{{")]
+            return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+        async def is_now(**wanted: float) -> bool:
+            return all([await metric(name) == number for name, number in wanted.items()])
+
+        await until(lambda: is_now(workers=2, consumed_total=0), DEADLINE)
+        await probe.redis.pipeline_xadd("s", [{"n": "bad"}, *[{"n": n} for n in range(40)], {"n": "hold"}])
+        expected = {"consumed_total": 40, "failed_total": 2, "retried_total": 1, "dead_total": 1, "in_flight": 1}
+        await until(lambda: is_now(handler_seconds_count=40, lag=0, pending=1, **expected), DEADLINE)
+        (facts,) = (await client.get("/readyz")).json()["consumers"]
+        assert (facts["processes"], facts["consumed"], facts["in_flight"]) == (2, 40, 1)
+        page = (await client.get("/")).text
+        assert "handle@s/eventengine" in page
+        # What a worker had counted is not forgotten with it.
+        for child in ours.children():
+            os.kill(child, signal.SIGKILL)
+        await until(lambda: is_now(workers=2, restarts_total=2), DEADLINE)
+        assert await metric("consumed_total") == 40
+        await probe.ask("SET", "gate", 1)
+        await until(lambda: is_now(consumed_total=41, in_flight=0, pending=0), DEADLINE)
+        # One that hangs is told.
+        os.kill(ours.children()[0], signal.SIGSTOP)
+
+        async def told() -> bool:
+            return (await client.get("/livez")).status_code == 503
+
+        await until(told, DEADLINE)
+        assert "has reported nothing for" in str((await client.get("/readyz")).json()["problems"])
+        for child in ours.children():
+            os.kill(child, signal.SIGCONT)
+    parent.terminate()
+    await until(lambda: parent.poll() is not None, DEADLINE)
+    assert parent.returncode == 0
 
 
 async def holder_is_not(probe: Probe, pid: int) -> bool:
