@@ -104,6 +104,11 @@ class StreamConsumer:
         return self.held_back or self.paused_by_name
 
     @property
+    def trouble(self) -> str:
+        """Why it cannot read just now; "" when it can."""
+        return self._reader.trouble
+
+    @property
     def held(self) -> int:
         """Messages read and not finished."""
         return self.delivery.held

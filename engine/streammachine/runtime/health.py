@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from streammachine.errors import StreamMachineError
 from streammachine.redis.streams import describe
 from streammachine.runtime.metrics import rows_of
@@ -16,20 +18,19 @@ if TYPE_CHECKING:
 
 STALE_POLL = 5.0  # seconds without a finished read (one takes a second at most) after which a consumer stands still
 STALE_HANDLER = 60.0  # seconds in which no handler has ended (three leases where that is longer)
+GAUGES_WAIT = 3.0  # seconds for all groups: a scrape must not wait for a Redis that is away
 LAG_LOOK = 1000  # entries counted where the server does not know the lag
 
 
 async def check_app(app: App) -> dict[str, Any]:
     """The state of an App; ``status`` is "healthy" only when everything that should run does."""
     connected = await app.redis.health_check()
-    running = app._life is not None and app._life.began
-    workers = app._workers
-    consumers = [consumer_facts(agent.name, consumer) for agent, consumer in app._consumers]
-    consumers += workers.reports.facts() if workers is not None else []
+    consumers = consumers_of(app)
     problems = [] if connected else ["Redis does not answer"]
-    if not running:
+    if app._life is None or not app._life.began:
         problems.append("the app is not running")
     problems += [f"{facts['agent']} on {facts['stream']} {facts['problem']}" for facts in consumers if facts["problem"]]
+    workers = app._workers
     if workers is not None and len(workers.alive) < workers.wanted:
         problems.append(f"{workers.wanted - len(workers.alive)} of {workers.wanted} worker processes are down")
     active = sum(facts["in_flight"] for facts in consumers) + sum(timer.running for timer in app._running_timers)
@@ -46,13 +47,25 @@ async def check_app(app: App) -> dict[str, Any]:
     }
 
 
+def consumers_of(app: App) -> list[dict[str, Any]]:
+    """The facts of all consumers, those in worker processes included."""
+    found = [consumer_facts(agent.name, consumer) for agent, consumer in app._consumers]
+    return found + (app._workers.reports.facts() if app._workers is not None else [])
+
+
 def consumer_facts(agent: str, consumer: StreamConsumer) -> dict[str, Any]:
-    """What one consumer is doing, for people, other processes and models."""
+    """What one consumer is doing, for people, other processes and models.
+
+    ``stalled`` is a standstill that only a new start would end; a Redis that is away or refuses is a problem, and no
+    standstill.
+    """
     metrics = consumer.metrics
     now = time.monotonic()
     silent, unfinished = now - metrics.last_poll, now - max(metrics.last_end, metrics.last_poll)
-    problem = ""
-    if not consumer.running:
+    problem, stalled = "", True
+    if consumer.trouble:
+        problem, stalled = f"cannot read: {consumer.trouble}", False
+    elif not consumer.running:
         problem = "is not running"
     elif consumer.active and unfinished > max(STALE_HANDLER, 3 * consumer.config.lease):
         problem = f"has finished nothing for {unfinished:.0f} s"
@@ -71,7 +84,7 @@ def consumer_facts(agent: str, consumer: StreamConsumer) -> dict[str, Any]:
         "in_flight": consumer.active,
         "held": consumer.held,
         "paused": consumer.paused,
-        "stalled": bool(problem),
+        "stalled": bool(problem) and stalled,
         "problem": problem,
         "seconds_since_poll": round(silent, 3),
     }
@@ -105,6 +118,17 @@ async def group_gauges(connection: RedisConnection, stream: str, group: str) -> 
 
 
 async def read_gauges(app: App) -> dict[tuple[str, str], dict[str, float]]:
-    """What Redis says of the groups of all the app's consumers, by (stream, group)."""
-    groups = dict.fromkeys((row.stream, row.group) for row in rows_of(app))
-    return {(stream, group): await group_gauges(app.redis, stream, group) for stream, group in groups}
+    """What Redis says of the groups of all the app's consumers, by (stream, group).
+
+    Groups that it has not told of within GAUGES_WAIT seconds are left out.
+    """
+    found: dict[tuple[str, str], dict[str, float]] = {}
+
+    async def read(stream: str, group: str) -> None:
+        found[stream, group] = await group_gauges(app.redis, stream, group)
+
+    with anyio.move_on_after(GAUGES_WAIT):
+        async with anyio.create_task_group() as tasks:
+            for stream, group in dict.fromkeys((row.stream, row.group) for row in rows_of(app)):
+                tasks.start_soon(read, stream, group)
+    return found

@@ -39,6 +39,7 @@ class Reader:
         self._worthwhile = max(1, min(self._count, self._limit) // 2)
         self._period = min(SWEEP_PERIOD, consumer.config.lease / 4)
         self._client_id: int | None = None
+        self.trouble = ""  # why the last read failed, until one comes back
 
     async def open_group(self) -> None:
         """Create the group unless it is there; waits for a Redis that is away."""
@@ -48,6 +49,7 @@ class Reader:
                 await self._delivery.open_group(self._consumer.config.start)
                 await self._delivery.open_retry()
             except RedisUnavailableError as error:
+                self.trouble = str(error)
                 log.warning("Opening group %r on %r: %s", self._delivery.group, self._delivery.stream, error)
                 await self._consumer.pause(random.uniform(backoff / 2, backoff))
                 backoff = min(backoff * 2, BACKOFF_LAST)
@@ -69,6 +71,7 @@ class Reader:
                         await self._reopen(error)
                 except StreamMachineError as error:
                     self._metrics.reconnects += 1
+                    self.trouble = str(error)
                     log.warning("Reading %r for group %r: %s", self._delivery.stream, self._delivery.group, error)
                     if road is not None:
                         await road.aclose()  # a reply that comes late must not be taken for another's
@@ -103,6 +106,7 @@ class Reader:
             except BaseException:
                 self._settler.recover = True
                 raise
+            self.trouble = ""
         free = await self._room()
         if not free:
             return
@@ -115,6 +119,7 @@ class Reader:
         block_ms = max(1, int((self._next_sweep - time.monotonic()) * 1000))
         items = await self._delivery.read(road, min(free, self._count), block_ms)
         self._metrics.polled()
+        self.trouble = ""
         if items:
             self._consumer.queue.put(items)
 

@@ -1,6 +1,8 @@
-"""The status page: /livez, /readyz, /metrics, and a plain live page. Loopback unless the host says otherwise.
+"""The status page: /livez, /readyz, /metrics, and a plain live page (``status.html``). Loopback unless the host says
+otherwise.
 
-Imported only when ``dashboard_enabled`` is set. Every value that comes from outside is escaped.
+Imported only when ``dashboard_enabled`` is set. Every value that comes from outside is escaped. The page renews what is
+in its ``main`` from the server; without scripts it loads itself again.
 """
 
 from __future__ import annotations
@@ -8,7 +10,12 @@ from __future__ import annotations
 import contextlib
 import html
 import logging
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.resources import files
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -18,37 +25,35 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from streammachine.runtime.health import check_app, group_gauges, read_gauges
-from streammachine.runtime.metrics import families, prometheus_text
+from streammachine.runtime.health import check_app, consumers_of, read_gauges
+from streammachine.runtime.metrics import Gauges, families, prometheus_text
 
 if TYPE_CHECKING:
     from streammachine.runtime.app import App
 
 log = logging.getLogger(__name__)
 
-_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="{refresh}">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>
-:root {{ color-scheme: light dark; font-family: system-ui, sans-serif; }}
-body {{ margin: 2rem auto; max-width: 70rem; padding: 0 1rem; line-height: 1.4; }}
-h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin-top: 2rem; }}
-table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ text-align: right; padding: .35rem .6rem; border-bottom: 1px solid #8884; font-variant-numeric: tabular-nums;
-}} th:nth-child(-n+3), td:nth-child(-n+3) {{ text-align: left; overflow-wrap: anywhere; }} .ok {{ color: #1a7f37; }}
-.bad {{ color: #cf222e; }} @media (prefers-color-scheme: dark) {{ .ok {{ color: #4ac26b; }} .bad {{ color: #ff7b72; }}
-}} </style></head><body><h1>{title} <span class="{mark}">{status}</span></h1><p>{summary}</p>
-<h2>Agents</h2>{agents}<h2>Timers</h2>{timers} <p>Also here: <a href="/livez">/livez</a>, <a href="/readyz">/readyz</a>,
-<a href="/metrics">/metrics</a>. The page loads itself again every {refresh} s.</p></body></html>"""
+_PAGE = files(__package__).joinpath("status.html").read_text("utf-8")
+_SCRIPT = _PAGE.partition("<script>")[2].partition("</script>")[0]
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        f"frame-ancestors 'none'; script-src 'sha256-{b64encode(sha256(_SCRIPT.encode()).digest()).decode()}'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 def status_app(app: App) -> Starlette:
     """The ASGI application of an App's status page."""
 
     async def page(_: Request) -> Response:
-        return HTMLResponse(await _page(app), headers={"Cache-Control": "no-store", "Content-Security-Policy": _CSP})
+        return HTMLResponse(await _page(app), headers=_HEADERS)
 
     async def live(_: Request) -> Response:
-        facts = await check_app(app)
-        stalled = [c["agent"] for c in facts["consumers"] if c["stalled"]]
+        stalled = [facts["agent"] for facts in consumers_of(app) if facts["stalled"]]  # Redis is not asked
         return JSONResponse({"alive": not stalled, "stalled": stalled}, status_code=503 if stalled else 200)
 
     async def ready(_: Request) -> Response:
@@ -105,63 +110,135 @@ async def serve_status(app: App) -> None:
         tasks.cancel_scope.cancel()
 
 
-_CSP = "default-src 'none'; style-src 'unsafe-inline'"
+# -- the page -------------------------------------------------------------------------------------
 
 
 async def _page(app: App) -> str:
+    """The page with everything in it that changes; every value from outside goes through ``_text``."""
     facts = await check_app(app)
-    rows = []
-    for found in facts["consumers"]:
-        gauges = await group_gauges(app.redis, found["stream"], found["group"])
-        rows.append(
-            [
-                found["agent"],
-                found["stream"],
-                found["group"],
-                f"{found['rate']:,}",
-                f"{found['consumed']:,}",
-                _shown(gauges.get("lag")),
-                _shown(gauges.get("pending")),
-                _shown(gauges.get("oldest_pending_seconds")),
-                found["in_flight"],
-                f"{found['retried']:,}",
-                f"{found['dead']:,}",
-                "paused" if found["paused"] else found["problem"] or "reads",
-            ]
-        )
-    heads = ["agent", "stream", "group", "msg/s", "handled", "lag", "pending", "oldest s", "running", "retried", "dead"]
-    timers = [
-        [
-            timer.name,
-            str(timer.config.t),
-            timer.config.scope,
-            timer.ticks,
-            timer.failures,
-            f"{timer.lateness * 1000:.1f}",
-        ]
-        for timer in app._running_timers
-    ]
-    problems = "; ".join(facts["problems"]) or "Everything runs."
-    return _PAGE.format(
-        title=html.escape(app.name),
-        status=html.escape(facts["status"]),
-        mark="ok" if facts["status"] == "healthy" else "bad",
-        summary=html.escape(f"Redis {facts['redis']}. {problems} Worker processes: {facts['workers']}."),
-        refresh=app.config.dashboard_refresh_interval,
-        agents=_table([*heads, "state"], rows),
-        timers=_table(["timer", "every", "scope", "ticks", "failures", "late ms"], timers),
+    gauges = await read_gauges(app) if facts["redis"] == "connected" else {}
+    live = "".join((_head(app, facts), _tiles(facts, gauges), _agents(facts, gauges), _timers(app)))
+    values = {
+        "title": f"{facts['status']} · {_text(app.name)}",
+        "every": app.config.dashboard_refresh_interval,
+        "live": live,
+    }
+    return Template(_PAGE).substitute(values)
+
+
+def _head(app: App, facts: dict[str, Any]) -> str:
+    well = facts["status"] == "healthy"
+    problems = "".join(f"<li>{_text(problem)}</li>" for problem in facts["problems"])
+    told = f'<div class="box bad"><strong>What is wrong</strong><ul>{problems}</ul></div>' if problems else ""
+    moment = datetime.now(UTC).strftime("%H:%M:%S")
+    workers = f" · {facts['workers']} worker processes" if facts["workers"] else ""
+    restarts = f" · {facts['restarts']} restarts" if facts["restarts"] else ""
+    return (
+        f"<header><h1><span>{_text(app.name)}</span>{_pill(facts['status'], 'ok' if well else 'bad')}</h1>"
+        f'<p class="soft">Redis {_text(facts["redis"])} ({_text(app.redis.name)}){workers}{restarts} · as of '
+        f"{moment} UTC</p>{told}</header>"
     )
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def _tiles(facts: dict[str, Any], gauges: Gauges) -> str:
+    consumers = facts["consumers"]
+    known = [group for group in gauges.values() if "lag" in group]
+    tiles = {
+        "messages a second": _number(round(sum(each["rate"] for each in consumers), 1)),
+        "handled": _number(sum(each["consumed"] for each in consumers)),
+        "waiting": _number(sum(group["lag"] for group in known) if known else None),
+        "running now": _number(sum(each["in_flight"] for each in consumers)),
+        "failed calls": _number(sum(each["failed"] for each in consumers)),
+        "dead letters made": _number(sum(each["dead"] for each in consumers)),
+    }
+    return '<dl class="tiles">' + "".join(f"<div><dt>{n}</dt><dd>{v}</dd></div>" for n, v in tiles.items()) + "</dl>"
+
+
+def _agents(facts: dict[str, Any], gauges: Gauges) -> str:
+    heads = [
+        "agent", "stream", "group", "state", "msg/s", "handled", "waiting", "pending", "oldest", "running", "retried",
+        "dead",
+    ]  # fmt: skip
+    rows = []
+    for found in facts["consumers"]:
+        group = gauges.get((found["stream"], found["group"]), {})
+        oldest = group.get("oldest_pending_seconds")
+        rows.append(
+            [
+                _name(found["agent"], found["agent"].partition("@")[0]),
+                _text(found["stream"]),
+                _text(found["group"]),
+                _state(found),
+                _number(found["rate"]),
+                _number(found["consumed"]),
+                _number(group.get("lag")),
+                _number(group.get("pending")),
+                "–" if oldest is None else f"{_number(round(oldest, 1))} s",
+                _number(found["in_flight"]),
+                _number(found["retried"]),
+                _number(found["dead"]),
+            ]
+        )
+    return _table("Agents", heads, rows, texts=4, none="There are no agents here.")
+
+
+def _timers(app: App) -> str:
+    heads = ["timer", "every", "scope", "ticks", "failures", "last was late"]
+    rows = []
+    for timer in app._running_timers:
+        every = timer.config.t if isinstance(timer.config.t, str) else f"{timer.config.t:g} s"
+        late = f"{timer.lateness * 1000:,.1f} ms"
+        name = _name(timer.name, timer.name.removesuffix(f"/{timer.config.t}"))
+        rows.append([name, _text(every), timer.config.scope, _number(timer.ticks), _number(timer.failures), late])
+    return _table("Timers", heads, rows, texts=3, none="There are no timers here.")
+
+
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int, none: str) -> str:
+    """A table of cells that are HTML already; the first ``texts`` columns hold text, the others numbers.
+
+    The roles stay with the table where a narrow screen shows each row as a card.
+    """
     if not rows:
-        return "<p>None.</p>"
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f'<h2>{title}</h2><p class="soft">{none}</p>'
+    marks = [' class="text"' if place < texts else "" for place in range(len(heads))]
+    head = "".join(
+        f'<th role="columnheader" scope="col"{mark}>{name}</th>' for mark, name in zip(marks, heads, strict=True)
+    )
+    body = ""
+    for row in rows:
+        cells = zip(marks, heads, row, strict=True)
+        body += '<tr role="row">'
+        body += "".join(f'<td role="cell"{mark} data-head="{name}">{cell}</td>' for mark, name, cell in cells)
+        body += "</tr>"
+    return (
+        f'<h2 id="{title}">{title}</h2><table role="table" aria-labelledby="{title}"><thead role="rowgroup">'
+        f'<tr role="row">{head}</tr></thead><tbody role="rowgroup">{body}</tbody></table>'
+    )
 
 
-def _shown(value: float | None) -> str:
+def _state(found: dict[str, Any]) -> str:
+    if found["problem"]:
+        return f'{_pill("problem", "bad")}<div class="why">{_text(found["problem"])}</div>'
+    if found["paused"]:
+        return _pill("paused", "still")
+    processes = found.get("processes")
+    return _pill("reads" if processes is None else f"reads in {processes} workers", "ok")
+
+
+def _name(whole: str, shown: str) -> str:
+    """The part of a name that the other columns do not say again."""
+    return f'<span title="{_text(whole)}">{_text(shown)}</span>'
+
+
+def _pill(text: str, mark: str) -> str:
+    return f'<span class="pill {mark}">{_text(text)}</span>'
+
+
+def _number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.1f}" if isinstance(value, float) and not value.is_integer() else f"{int(value):,}"
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))

@@ -87,18 +87,20 @@ class WorkerReports:
         if place in self._ended:
             totals |= {name: getattr(self._ended[place], name) for name in SUMMED if name in COUNTERS}
         problems: set[str] = set()
-        paused, processes, oldest_poll = False, 0, 0.0
+        paused = stalled = False
+        processes, oldest_poll = 0, 0.0
         for pid, worker in self._workers.items():
             silent = now - worker.heard
             if worker.agent.name == agent and silent > (SLOW_START if worker.consumers is None else SILENT):
                 problems.add(f"is not heard of: its worker {pid} has reported nothing for {silent:.0f} s")
+                stalled = True
             facts = (worker.consumers or {}).get(place)
             if facts is None:
                 continue
             processes += 1
             for name in SUMMED:
                 totals[name] += facts[name]
-            paused = paused or facts["paused"]
+            paused, stalled = paused or facts["paused"], stalled or facts["stalled"]
             problems |= {facts["problem"]} - {""}
             oldest_poll = max(oldest_poll, facts["seconds_since_poll"] + silent)
         return {
@@ -108,7 +110,7 @@ class WorkerReports:
             **totals,
             "rate": round(totals["rate"], 1),
             "paused": paused,
-            "stalled": bool(problems),
+            "stalled": stalled,
             "problem": "; ".join(sorted(problems)),
             "seconds_since_poll": round(oldest_poll, 3),
             "processes": processes,
