@@ -15,6 +15,7 @@ from pathlib import Path
 
 import redis
 
+from streammachine.redis.cluster import slot_of
 from streammachine.redis.embedded import find_binary
 from support_valkey import Valkey, free_port, wait_until
 
@@ -32,12 +33,17 @@ def _cluster_port() -> int:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[list[Valkey]]:
-    """Three primaries that share the slots; ends them all."""
+def cluster(folder: Path, *, replicas: bool = False, durable: bool = False) -> Iterator[list[Valkey]]:
+    """Three primaries that share the slots, then with ``replicas`` the replica of each in this order; ends them all.
+
+    ``durable``: what was acknowledged survives kill -9.
+    """
     nodes: list[Valkey] = []
+    count = 2 * NODES if replicas else NODES
     try:
-        for number in range(NODES):
-            options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--appendonly", "no")
+        for number in range(count):
+            options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--repl-diskless-sync-delay", "0"]
+            options += ["--appendonly", "yes", "--appendfsync", "always"] if durable else ["--appendonly", "no"]
             node = Valkey(folder / f"node{number}", *options)
             node.port = _cluster_port()
             node.start()
@@ -45,23 +51,42 @@ def cluster(folder: Path) -> Iterator[list[Valkey]]:
         clients = [redis.Redis(port=node.port) for node in nodes]
         share = 16384 // NODES
         for number, client in enumerate(clients):
-            last = 16383 if number == NODES - 1 else (number + 1) * share - 1
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", number * share, last)
+            if number < NODES:
+                last = 16383 if number == NODES - 1 else (number + 1) * share - 1
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", number * share, last)
             client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for node in nodes[1:]:
             clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
 
         def settled() -> bool:
             infos = [bytes(client.execute_command("CLUSTER", "INFO")) for client in clients]
-            return all(b"cluster_state:ok" in info and b"cluster_known_nodes:%d\r" % NODES in info for info in infos)
+            return all(b"cluster_state:ok" in info and b"cluster_known_nodes:%d\r" % count in info for info in infos)
 
         wait_until(settled, 20)
+        for primary, replica in zip(clients[:NODES], clients[NODES:], strict=False):
+            replica.execute_command("CLUSTER", "REPLICATE", primary.execute_command("CLUSTER", "MYID"))
+        replicas_of = clients[NODES:]
+        wait_until(lambda: all(each.info("replication").get("master_link_status") == "up" for each in replicas_of), 20)
         for client in clients:
             client.close()
         yield nodes
     finally:
         for node in nodes:
             node.stop()
+
+
+def serving(nodes: list[Valkey], key: str) -> Valkey:
+    """The node that serves a key's slot."""
+    slot = slot_of(key)
+    for node in nodes:
+        try:
+            with redis.Redis(port=node.port) as client:
+                rows = client.execute_command("CLUSTER", "SLOTS")
+        except redis.ConnectionError:
+            continue
+        port = next(int(row[2][1]) for row in rows if row[0] <= slot <= row[1])
+        return next(node for node in nodes if node.port == port)
+    raise AssertionError("no node answers")
 
 
 class Sentinels:

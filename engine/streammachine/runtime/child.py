@@ -129,7 +129,7 @@ async def _run_alone(app: App, agent: Agent, answers: int, topic: str, consumer_
             topic=topic,
             consumer=consumer_name,
             limiter=anyio.CapacityLimiter(1),
-            committer=transactional(app) if agent.config.transactional else None,
+            committer=transactional(app, agent.config.transactional) if agent.config.transactional else None,
             owner=app,
         )
         async for line in coming:

@@ -1,6 +1,6 @@
 -- Acknowledge entries and make their effects visible, together and once.
 --
--- KEYS[1]  the stream that the entries stand in
+-- KEYS[1]  the stream that the entries stand in; without entries, any key of the slot
 -- KEYS[2+] the keys that the effects touch (all in one Cluster slot with KEYS[1])
 -- ARGV     group, "1" to delete the entries too (companion streams), number of ids, the ids,
 --          guard: its key's index or "0" for none, its life in ms (a key that must not exist yet; it is set here),

@@ -344,7 +344,33 @@ class Delivery:
             effect's key is of another type. Nothing was written in these cases. UncommittedError: Redis went away.
         """
         lane = items[0].lane
-        keys = [lane.key]
+        verdict, *detail = await self._commit(lane.key, items, effects, checks, guard, delete=lane.companion)
+        for item in items:
+            self.drop(item)
+        if verdict == 0:
+            raise LostError(bytes(identifier) for identifier in detail[0])
+        return bool(verdict == 1)
+
+    async def write(self, effects: Sequence[Effect], checks: Sequence[Check] = ()) -> None:
+        """Write effects (of one Cluster slot) in one step, and acknowledge nothing.
+
+        Raises:
+            ChangedError, WrongTypeError, UncommittedError: as ``commit``.
+        """
+        await self._commit(checks[0].key if checks else effects[0].key, (), effects, checks)
+
+    async def _commit(
+        self,
+        key: str,
+        items: Sequence[Item],
+        effects: Sequence[Effect],
+        checks: Sequence[Check],
+        guard: Guard | None = None,
+        *,
+        delete: bool = False,
+    ) -> Any:
+        """Run ``commit.lua``; gives its verdict."""
+        keys = [key]
 
         def place(key: str) -> int:
             if key not in keys:
@@ -354,7 +380,7 @@ class Delivery:
         def guarded(by: Guard | None) -> tuple[int, int]:
             return (place(by.key), by.life_ms) if by is not None else (0, 0)
 
-        arguments: list[Any] = [self.group, "1" if lane.companion else "0", len(items), *(item.id for item in items)]
+        arguments: list[Any] = [self.group, "1" if delete else "0", len(items), *(item.id for item in items)]
         arguments += [*guarded(guard), len(checks)]
         for check in checks:
             was = check.value is not None
@@ -374,11 +400,7 @@ class Delivery:
         if verdict == -2:
             key, kind = (bytes(part).decode(errors="replace") for part in detail)
             raise WrongTypeError(f"The key {key!r} is a {kind}, so the handler's write to it is refused.")
-        for item in items:
-            self.drop(item)
-        if verdict == 0:
-            raise LostError(bytes(identifier) for identifier in detail[0])
-        return bool(verdict == 1)
+        return verdict, *detail
 
     async def delay(self, item: Item, seconds: float, attempts: int) -> None:
         """Acknowledge the item and have it tried again by this group after ``seconds``."""

@@ -198,7 +198,7 @@ class Life:
             consumer=consumer_name(app.name),
             limiter=self._limiter,
             alone=AloneRunner(origin, agent) if origin is not None else None,
-            committer=transactional(app) if agent.config.transactional else None,
+            committer=transactional(app, agent.config.transactional) if agent.config.transactional else None,
             owner=app,
         )
 

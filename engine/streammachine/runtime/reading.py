@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from streammachine.errors import RedisUnavailableError, StreamMachineError
-from streammachine.redis.road import Road
+from streammachine.redis.road import Road, encode_command
 from streammachine.runtime.delivery import NoGroupError
 
 if TYPE_CHECKING:
@@ -88,7 +88,9 @@ class Reader:
     async def unblock(self) -> None:
         """End a blocking read that is under way."""
         if self._client_id is not None:
-            await self._consumer.connection.command("CLIENT", "UNBLOCK", self._client_id)
+            command = encode_command(("CLIENT", "UNBLOCK", self._client_id))
+            # On a Cluster at the node that serves the stream: the id is that node's.
+            await self._consumer.connection.exchange(command, 1, key=self._delivery.stream)
 
     async def _connect(self) -> Road:
         road = await self._consumer.connection.open_road(self._delivery.stream)

@@ -3,6 +3,9 @@
 While such a handler runs, ``app.send`` and every storage write of its App go to a buffer; storage reads see the
 handler's own writes. When it returns, one ``commit.lua`` acknowledges the message and writes the buffer. Values that
 ``update`` or ``incr`` read are checked there; if one has changed, nothing is written and the handler runs again.
+
+On a Cluster one script writes in one slot, that of the message's stream. A write elsewhere is refused by name, or with
+``transactional="best-effort"`` made just before the commit: at least once, since a crash in between repeats it.
 """
 
 from __future__ import annotations
@@ -14,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from streammachine.errors import StreamMachineError
+from streammachine.errors import CrossSlotError, StreamMachineError
+from streammachine.redis.cluster import slot_of
 from streammachine.redis.codec import encode_fields
 from streammachine.redis.storage import KEY as STORAGE_KEY
+from streammachine.runtime.companions import tagged
+from streammachine.runtime.config import Transactional
 from streammachine.runtime.delivery import ChangedError, Check, Effect, Guard, Item
 
 if TYPE_CHECKING:
@@ -34,17 +40,23 @@ class TransactionClosed(StreamMachineError):  # noqa: N818 - the contract's name
 
 
 class Transaction:
-    """The buffer of one handler call."""
+    """The buffer of one handler call.
 
-    def __init__(self, owner: object) -> None:
-        self.owner = owner  # the App it belongs to
+    Args:
+        owner: the App it belongs to. home: the stream whose Cluster slot all writes must stand in; None: no matter.
+    """
+
+    def __init__(self, owner: object, home: str | None = None) -> None:
+        self.owner = owner
         self.sealed = False
+        self._home = home
         self._sends: list[Effect] = []
         self._hashes: dict[str, HeldHash] = {}
 
     def send(self, topic: str, fields: Mapping[bytes, bytes], maxlen: int, guard: Guard | None = None) -> None:
         """Hold back an XADD; not done where the guard's key exists."""
         self.refuse_if_sealed()
+        self.refuse_if_elsewhere(topic)
         flat = [part for pair in fields.items() for part in pair]
         trim: list[Any] = ["MAXLEN", "~", maxlen] if maxlen else []
         self._sends.append(Effect("XADD", topic, [*trim, "*", *flat], guard))
@@ -75,6 +87,21 @@ class Transaction:
                 "Await every send and write inside the handler."
             )
 
+    def refuse_if_elsewhere(self, key: str) -> None:
+        """Raise CrossSlotError for a key that cannot be written together with the acknowledgement."""
+        if self._home is None or slot_of(key) == slot_of(self._home):
+            return
+        tag = tagged(self._home)
+        tag = tag[tag.index("{") : tag.index("}") + 1]
+        what, instead = f"the stream {key!r}", f"Use the tag, as in '{tag}:{key}'"
+        if key == STORAGE_KEY:
+            what, instead = "app.storage", f"Keep the value in record.state, which has the tag {tag}"
+        raise CrossSlotError(
+            f"On a Cluster {what} stands in another slot than {self._home!r}, so it cannot be written together with "
+            f"the acknowledgement. {instead}, or declare the agent with transactional='best-effort' (then such a write "
+            "happens at least once)."
+        )
+
 
 class HeldHash:
     """What one handler call writes to one Redis hash. Implements the storage's ``WriteHold``."""
@@ -94,6 +121,7 @@ class HeldHash:
     def put(self, field: str, value: bytes | None, ttl_ms: int | None = None, *, keep_ttl: bool = False) -> None:
         """Hold back a write, or with None a deletion. ``keep_ttl`` leaves the time to live as it is."""
         self._transaction.refuse_if_sealed()
+        self._transaction.refuse_if_elsewhere(self._key)
         if not keep_ttl:
             self._ttls.pop(field, None)
             self._keeps_ttl.discard(field)
@@ -151,27 +179,52 @@ def hold(owner: object, key: str = STORAGE_KEY) -> Callable[[], HeldHash | None]
     return find
 
 
-def transactional(owner: object) -> Committer:
+def transactional(owner: object, mode: Transactional = True) -> Committer:
     """What a transactional agent's consumer runs its handler through."""
 
     async def call(
         delivery: Delivery, items: Sequence[Item], body: Callable[[], Awaitable[None]], guard: Guard | None = None
     ) -> bool:
+        clustered = delivery.connection.is_cluster
+        home = delivery.stream if clustered and mode != "best-effort" else None
         for run in range(MAX_RERUNS):
-            transaction = Transaction(owner)
+            transaction = Transaction(owner, home)
             token = _current.set(transaction)
             try:
                 await body()
             finally:
                 transaction.seal()
                 _current.reset(token)
+            effects, checks = transaction.effects(), transaction.checks()
             try:
-                return await delivery.commit(items, transaction.effects(), transaction.checks(), guard)
+                if clustered and home is None:
+                    effects, checks = await _write_elsewhere(delivery, effects, checks)
+                return await delivery.commit(items, effects, checks, guard)
             except ChangedError:
                 await anyio.sleep(random.uniform(0, min(RERUN_PAUSE, 0.001 * 2 ** min(run, 10))))
         raise ChangedError(f"Values that the handler updates kept changing for {MAX_RERUNS} runs.")
 
     return call
+
+
+async def _write_elsewhere(
+    delivery: Delivery, effects: Sequence[Effect], checks: Sequence[Check]
+) -> tuple[list[Effect], list[Check]]:
+    """Write what stands in other slots than the stream, slot by slot; give what is left for the commit."""
+    home = slot_of(delivery.stream)
+    left = [effect for effect in effects if slot_of(effect.key) == home]
+    checked = [check for check in checks if slot_of(check.key) == home]
+    # What may fail a check comes first: a rerun repeats what was written before it.
+    slots = [*(slot_of(check.key) for check in checks), *(slot_of(effect.key) for effect in effects)]
+    elsewhere = [slot for slot in dict.fromkeys(slots) if slot != home]
+    if elsewhere and checked:
+        await delivery.write((), checked)
+    for slot in elsewhere:
+        await delivery.write(
+            [effect for effect in effects if slot_of(effect.key) == slot],
+            [check for check in checks if slot_of(check.key) == slot],
+        )
+    return left, checked
 
 
 def fields_of(record: Mapping[Any, Any], sent_ms: int) -> dict[bytes, bytes]:
