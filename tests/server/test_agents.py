@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 import redis
+from anyio.from_thread import start_blocking_portal
 
+from streammachine.ohlc.consumer import FastOHLCConsumer
+from streammachine.redis.connection import RedisConnection
 from streammachine.redis.embedded import EmbeddedServer
+from streammachine.settings import Settings
 from support_mcp import RawClient, ToolFailure
 from support_servers import redis_at, until
 
@@ -100,6 +104,38 @@ def test_pause_and_resume(client: RawClient, store: redis.Redis) -> None:
     until(lambda: sent(client, "big_trades") == [{"qty": "2.0"}])
     with pytest.raises(ToolFailure, match=r"no agent 'bigg'\. Did you mean 'big'"):
         client.call("agent_pause", name="bigg")
+
+
+def test_makers_of_candles_are_agents_too(
+    client: RawClient, store: redis.Redis, server_env: dict[str, str], tmp_path: Path
+) -> None:
+    name = "FastOHLCConsumer@ticks/ohlc_workers"
+    for number in range(5):
+        store.xadd("ticks", {"symbol": "BTC", "price": number + 1, "volume": 1})
+    settings = Settings(redis_url=server_env["REDIS_URL"], data_dir=tmp_path)
+    with start_blocking_portal() as portal:
+        connection = RedisConnection(settings=settings)
+        consumer = FastOHLCConsumer("ticks", connection=connection)
+        portal.call(consumer.start)
+        row = until(lambda: (r := agents(client).get(name)) and r["lag"] == 0 and r["status"] == "active" and r)
+        assert (row["kind"], row["stream"], row["group"], row["processes"]) == ("candles", "ticks", "ohlc_workers", 1)
+
+        def state() -> str:
+            (process,) = client.call("agent_stats", name=name)["processes"]
+            return str(process["state"])
+
+        assert state() == "active"
+        client.call("agent_pause", name="FastOHLCConsumer")
+        until(lambda: state() == "paused")
+        store.xadd("ticks", {"symbol": "BTC", "price": 9, "volume": 1})
+        assert agents(client)[name]["lag"] == 1
+        client.call("agent_resume", name=name)
+        until(lambda: agents(client)[name]["lag"] == 0)
+        with pytest.raises(ToolFailure, match="belongs to an App"):
+            client.call("agent_delete", name=name)
+        portal.call(consumer.stop)
+        portal.call(connection.close)
+    assert agents(client) == {}
 
 
 def test_delete_wants_a_confirmation_bound_to_the_agent(client: RawClient, store: redis.Redis) -> None:

@@ -42,9 +42,12 @@ from streammachine.ohlc.closing import CandleBook, TickFields
 from streammachine.ohlc.session import BACKOFF_FIRST, BACKOFF_LAST, READ_COUNT, Job, LeaseLostError, Session
 from streammachine.redis.cluster import slot_of
 from streammachine.redis.connection import RedisConnection
+from streammachine.redis.streams import ensure_group
 from streammachine.runtime.app import App
 from streammachine.runtime.companions import dead_letters, tagged
-from streammachine.runtime.life import inside
+from streammachine.runtime.life import inside, single
+from streammachine.runtime.metrics import Rate
+from streammachine.runtime.presence import Presence
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +130,16 @@ class FastOHLCConsumer:
         self._task: asyncio.Task[None] | None = None
         self._session: Session | None = None
         self._stop = anyio.Event()
+        self._leave = anyio.Event()  # ends the session: at the stop, or at a pause
+        self._paused = False
+        self._rate = Rate()
+        self._problem = ""
         self._takeovers = 0
+
+    @property
+    def name(self) -> str:
+        """What ``agent_list`` and ``streammachine inspect`` call it; the same for all that stand in for each other."""
+        return f"FastOHLCConsumer@{self.input_stream}/{self.group}"
 
     # -- names --------------------------------------------------------------------------------
 
@@ -163,6 +175,46 @@ class FastOHLCConsumer:
         found: dict[str, Any] = {"active": session is not None, "takeovers": self._takeovers}
         return found if session is None else found | session.counts()
 
+    # -- as an agent (presence.py) ------------------------------------------------------------
+
+    @property
+    def topic(self) -> str:
+        """The stream it reads."""
+        return self.input_stream
+
+    @property
+    def paused_by_name(self) -> bool:
+        """Whether it is paused for every process: none of them is active then."""
+        return self._paused
+
+    @paused_by_name.setter
+    def paused_by_name(self, paused: bool) -> None:
+        self._paused = paused
+        if paused:
+            self._end_session()
+
+    def facts(self, agent: str) -> dict[str, Any]:
+        """How it is, under its name."""
+        session, counts = self._session, self.stats()
+        ticks = counts.get("ticks", 0)
+        if session is None:
+            self._rate = Rate()
+        return {
+            "agent": agent,
+            "kind": "candles",
+            "stream": self.input_stream,
+            "group": self.group,
+            "state": "active" if session is not None else "paused" if self._paused else "standby",
+            "consumed": ticks,
+            "dead": counts.get("bad", 0),
+            "late": counts.get("late", 0),
+            "candles": counts.get("candles", 0),
+            "rate": round(self._rate.of(ticks), 1) if session is not None else 0.0,
+            "paused": self._paused,
+            "stalled": False,
+            "problem": self._problem,
+        }
+
     async def start(self) -> None:
         """Consume from now on; returns when the group exists and this instance is active or stands by.
 
@@ -196,17 +248,32 @@ class FastOHLCConsumer:
         task, self._task = self._task, None
         if task is not None:
             self._stop.set()
-            if self._session is not None:
-                self._session.wake()
+            self._end_session()
             await asyncio.wait([task])
+
+    def _end_session(self) -> None:
+        self._leave.set()
+        if self._session is not None:
+            self._session.wake()
 
     async def _host(self, connection: RedisConnection, own: bool, started: asyncio.Future[None]) -> None:
         """The task that runs until ``stop`` or the end of its loop."""
+        app = self._app if self._app is not None else inside.get()
+        presence = Presence(connection, app.name if app is not None else "candles", lambda: [(self.name, self)])
+
+        async def announce() -> None:
+            await asyncio.wait([started])
+            await presence.run()
+
         try:
-            await self._run(connection, started)
-        except Exception as error:
+            async with anyio.create_task_group() as beside:
+                beside.start_soon(announce)
+                await self._run(connection, presence, started)
+                beside.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            error = single(group)
             if started.done():
-                raise
+                raise error from None
             started.set_exception(error)
         finally:
             if not started.done():
@@ -214,15 +281,16 @@ class FastOHLCConsumer:
             if own:
                 await connection.close()
 
-    async def _run(self, connection: RedisConnection, started: asyncio.Future[None]) -> None:
+    async def _run(self, connection: RedisConnection, presence: Presence, started: asyncio.Future[None]) -> None:
         backoff = BACKOFF_FIRST
         while not self._stop.is_set():
             try:
-                wait = await self._serve(connection, started)
+                wait = await self._serve(connection, presence, started)
                 backoff = BACKOFF_FIRST
             except Exception as error:
                 if not started.done():
                     raise
+                self._problem = f"fails: {error}"
                 if isinstance(error, StreamMachineError):
                     log.warning("Candles of %r, group %r: %s", self.input_stream, self.group, error)
                 else:
@@ -232,12 +300,21 @@ class FastOHLCConsumer:
             with anyio.move_on_after(wait):
                 await self._stop.wait()
 
-    async def _serve(self, connection: RedisConnection, started: asyncio.Future[None]) -> float:
+    async def _serve(self, connection: RedisConnection, presence: Presence, started: asyncio.Future[None]) -> float:
         """Be active for as long as the lease is held; gives the seconds until the next try."""
-        held = await self._acquire(connection)
+        self._leave = leave = anyio.Event()
+        await connection.open()
+        await presence.look()  # one that is paused must not become active first
+        if self._paused:
+            await ensure_group(connection, self.input_stream, self.group, start=self._start_at)
+            held: Session | float = STANDBY_LOOK
+        else:
+            held = await self._acquire(connection)
+        self._problem = ""
         if isinstance(held, float):
             if not started.done():
-                log.info("Candles of %r, group %r: another instance is active", self.input_stream, self.group)
+                why = "paused" if self._paused else "another instance is active"
+                log.info("Candles of %r, group %r: %s", self.input_stream, self.group, why)
                 started.set_result(None)
             return held
         self._session = held
@@ -245,7 +322,7 @@ class FastOHLCConsumer:
         if not started.done():
             started.set_result(None)
         try:
-            await held.run(self._stop)
+            await held.run(leave)
         except LeaseLostError as error:
             log.warning("Candles of %r, group %r: %s Standing by.", self.input_stream, self.group, error)
         finally:
@@ -254,7 +331,6 @@ class FastOHLCConsumer:
 
     async def _acquire(self, connection: RedisConnection) -> Session | float:
         """The session, with its state loaded, or the seconds until the other holder's lease ends."""
-        await connection.open()
         if connection.is_cluster:
             for key in self._job.keys[4:]:
                 if slot_of(key) != slot_of(self.input_stream):

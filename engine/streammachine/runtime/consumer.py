@@ -20,6 +20,7 @@ import anyio.lowlevel
 from streammachine.errors import SettingsError, StreamMachineError
 from streammachine.runtime.config import ConsumerConfig
 from streammachine.runtime.delivery import Delivery, Item
+from streammachine.runtime.health import consumer_facts
 from streammachine.runtime.metrics import ConsumerMetrics
 from streammachine.runtime.quarantine import Quarantine
 from streammachine.runtime.queues import WorkQueue
@@ -112,6 +113,10 @@ class StreamConsumer:
     def held(self) -> int:
         """Messages read and not finished."""
         return self.delivery.held
+
+    def facts(self, agent: str) -> dict[str, Any]:
+        """How it is, under its agent's name."""
+        return consumer_facts(agent, self)
 
     # -- life cycle ---------------------------------------------------------------------------
 

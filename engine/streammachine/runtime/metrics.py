@@ -42,6 +42,22 @@ GAUGES = {
 }
 
 
+class Rate:
+    """How fast a counter rises, over the last ten seconds as far as anybody asked."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[float, int]] = []
+
+    def of(self, count: int) -> float:
+        """Per second, now that the counter stands at ``count``."""
+        now = time.monotonic()
+        self._marks.append((now, count))
+        while len(self._marks) > 2 and now - self._marks[1][0] > RATE_WINDOW:
+            self._marks.pop(0)
+        then, before = self._marks[0]
+        return (count - before) / (now - then) if now - then > 0.01 else 0.0
+
+
 @dataclass
 class ConsumerMetrics:
     """Counters of one consumer since it started. Times are seconds."""
@@ -61,7 +77,7 @@ class ConsumerMetrics:
     last_poll: float = field(default_factory=time.monotonic)
     last_end: float = field(default_factory=time.monotonic)
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
-    _marks: list[tuple[float, int]] = field(default_factory=list)
+    _rate: Rate = field(default_factory=Rate)
 
     def handled(self, seconds: float, message: Message) -> None:
         """Count a handled message and the time its handler took."""
@@ -78,12 +94,7 @@ class ConsumerMetrics:
 
     def rate(self) -> float:
         """Messages per second over the last ten seconds, as far as anybody asked."""
-        now = time.monotonic()
-        self._marks.append((now, self.consumed))
-        while len(self._marks) > 2 and now - self._marks[1][0] > RATE_WINDOW:
-            self._marks.pop(0)
-        then, count = self._marks[0]
-        return (self.consumed - count) / (now - then) if now - then > 0.01 else 0.0
+        return self._rate.of(self.consumed)
 
     def counts(self) -> dict[str, Any]:
         """What ``of`` takes: the counters, for another process."""

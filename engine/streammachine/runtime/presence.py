@@ -1,10 +1,9 @@
 """Which agents run where, and which of them are paused: what the processes of all Apps tell each other through Redis.
 
 Every process that runs agents writes one field of the hash ``sm:agents:running`` once a second, and takes it away when
-it
-ends. One that is not renewed belongs to a process that died or hangs. The hash ``sm:agents:paused`` names the agents
-that must not read; every process looks there at the same time, so a pause holds everywhere within about a second, and
-for processes that start later.
+it ends (a FastOHLCConsumer writes one of its own). One that is not renewed belongs to a process that died or hangs. The
+hash ``sm:agents:paused`` names the agents that must not read; every process looks there at the same time, so a pause
+holds everywhere within about a second, and for processes that start later.
 """
 
 from __future__ import annotations
@@ -16,16 +15,14 @@ import random
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
 from streammachine.errors import StreamMachineError
-from streammachine.runtime.health import consumer_facts
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
-    from streammachine.runtime.consumer import StreamConsumer
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +39,23 @@ local now = redis.call('TIME')
 return redis.call('HSET', KEYS[1], ARGV[1], (now[1] * 1000 + math.floor(now[2] / 1000)) .. ' ' .. ARGV[2])
 """
 _ASK = "return {redis.call('TIME'), redis.call('HGETALL', KEYS[1])}"
+
+
+class Announced(Protocol):
+    """What can be announced and paused: a StreamConsumer, a FastOHLCConsumer.
+
+    Attributes:
+        topic: the stream it reads. paused_by_name: set while its name stands among the paused ones.
+    """
+
+    @property
+    def topic(self) -> str: ...
+
+    paused_by_name: bool
+
+    def facts(self, agent: str) -> dict[str, Any]:
+        """How it is (``health.consumer_facts``); ``agent`` is its name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,7 @@ class Presence:
         self,
         connection: RedisConnection,
         app: str,
-        consumers: Callable[[], Iterable[tuple[str, StreamConsumer]]],
+        consumers: Callable[[], Iterable[tuple[str, Announced]]],
         *,
         declared: bool = False,
     ) -> None:
@@ -104,7 +118,7 @@ class Presence:
                 except StreamMachineError as error:
                     log.debug("Taking the announcement back: %s", error)
 
-    async def look(self, more: Iterable[tuple[str, StreamConsumer]] = ()) -> None:
+    async def look(self, more: Iterable[tuple[str, Announced]] = ()) -> None:
         """Pause the consumers (and ``more``) that Redis names, and resume those that it names no more. With Redis away
         they stay as they are; one that its owner holds back stays so.
         """
@@ -119,7 +133,7 @@ class Presence:
                 log.info("%s on %s is %s", name, consumer.topic, "paused" if name in paused else "resumed")
 
     async def _announce(self) -> None:
-        agents = [consumer_facts(name, consumer) for name, consumer in self._consumers()]
+        agents = [consumer.facts(name) for name, consumer in self._consumers()]
         text = json.dumps({**self._says, "agents": agents})
         await self._connection.command("EVAL", _ANNOUNCE, 1, RUNNING, self._process, text, repeatable=True)
 

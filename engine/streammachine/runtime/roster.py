@@ -15,7 +15,8 @@ from streammachine.runtime.presence import Running, paused_agents, running_proce
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
 
-Status = Literal["running", "paused", "waiting", "failing", "lost"]
+Kind = Literal["app", "declared", "candles"]
+Status = Literal["running", "active", "standby", "paused", "waiting", "failing", "lost"]
 COUNTED = ("consumed", "failed", "retried", "dead", "reclaimed", "in_flight", "rate")
 
 
@@ -24,13 +25,13 @@ class RosterEntry:
     """One agent on all its streams and in all its processes.
 
     Attributes:
-        kind: "app" for a handler of an App, "declared" for one that a model declared.
+        kind: "app" for a handler of an App, "declared" for one that a model declared, "candles" for a FastOHLCConsumer.
         streams: its streams, with the group that reads them. facts: what each process says of each stream.
         definition: of a declared agent.
     """
 
     name: str
-    kind: Literal["app", "declared"]
+    kind: Kind
     app: str
     streams: dict[str, str] = field(default_factory=dict)
     facts: list[tuple[Running, Mapping[str, Any]]] = field(default_factory=list)
@@ -54,12 +55,18 @@ class RosterEntry:
 
     @property
     def status(self) -> Status:
-        """How it is: "waiting" for a host, "lost" when the processes that ran it died without a word."""
+        """How it is: "waiting" for a host, "lost" when the processes that ran it died without a word. Of
+        FastOHLCConsumers one is "active"; "standby" is it when all wait until the lease of one that died runs out.
+        """
         if self.paused:
             return "paused"
         if not self.alive:
             return "waiting" if self.kind == "declared" else "lost"
-        return "failing" if self.problem else "running"
+        if self.problem:
+            return "failing"
+        if self.kind == "candles":
+            return "active" if any(facts.get("state") == "active" for _, facts in self.alive) else "standby"
+        return "running"
 
     def counted(self, stream: str | None = None) -> dict[str, float]:
         """The counters of all its processes together, on one stream or on all."""
@@ -78,7 +85,8 @@ async def roster(connection: RedisConnection) -> list[RosterEntry]:
             name = str(facts.get("agent"))
             if process.declared and name not in entries:
                 continue  # deleted; its host has not noticed yet
-            entry = entries.setdefault(name, RosterEntry(name, "app", process.app))
+            kind: Kind = "candles" if facts.get("kind") == "candles" else "app"
+            entry = entries.setdefault(name, RosterEntry(name, kind, process.app))
             entry.streams.setdefault(str(facts.get("stream")), str(facts.get("group")))
             entry.facts.append((process, facts))
     for entry in entries.values():

@@ -1,6 +1,7 @@
 """Agent tools: which agents run and how far they are, declaring new ones, and their dead letters."""
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Required, cast
 
 from fastmcp import Context
@@ -19,6 +20,7 @@ from streammachine_mcp.tools.family import Family, tool
 if TYPE_CHECKING:  # the runtime is loaded by the first call that needs it: it would delay the first tools/list
     from streammachine.redis.connection import RedisConnection
     from streammachine.runtime.declared import DeclaredAgent
+    from streammachine.runtime.presence import Running
     from streammachine.runtime.redrive import Letter
     from streammachine.runtime.roster import RosterEntry
 
@@ -125,8 +127,8 @@ class AgentTools(Family):
 
     @tool("agent_list", "List agents", reads=True)
     async def find(self) -> Agents:
-        """List the agents that work on streams: handlers of running Apps (on any machine) and declared ones, with
-        lag (messages to come), pending (under way) and rate (a second)."""
+        """List the agents that work on streams: handlers of running Apps (on any machine), FastOHLCConsumers and
+        declared ones, with lag (messages to come), pending (under way) and rate (a second)."""
         from streammachine.runtime import roster
 
         connection = await self.state.redis()
@@ -155,8 +157,8 @@ class AgentTools(Family):
             "status": entry.status,
             "streams": [await _stream_stats(connection, entry, *pair) for pair in list(entry.streams.items())[:100]],
             "processes": [
-                {"host": one.host, "pid": one.pid, "seen_s_ago": round(one.age, 1), "alive": one.alive}
-                for one in {process.process: process for process, _ in entry.facts[:200]}.values()
+                _process(one, facts)
+                for one, facts in {process.process: (process, facts) for process, facts in entry.facts[:200]}.values()
             ],
         }
         if entry.problem:
@@ -366,6 +368,11 @@ async def _row(connection: "RedisConnection", entry: "RosterEntry", stream: str,
     if entry.problem:
         row["problem"] = cut_text(entry.problem, 200)
     return row
+
+
+def _process(one: "Running", facts: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {"host": one.host, "pid": one.pid, "seen_s_ago": round(one.age, 1), "alive": one.alive}
+    return shown | {name: facts[name] for name in ("state", "candles", "late") if name in facts}
 
 
 async def _stream_stats(connection: "RedisConnection", entry: "RosterEntry", stream: str, group: str) -> dict[str, Any]:
