@@ -25,6 +25,7 @@ from streammachine.redis.connection import RedisConnection
 from streammachine.redis.storage import Storage
 from streammachine.runtime import companions
 from streammachine.runtime.agent import Agent, DeclaredTimer, name_of
+from streammachine.runtime.calling import end_without_threads
 from streammachine.runtime.config import AppConfig, Batch, ConsumerConfig, TimerConfig, Transactional
 from streammachine.runtime.delivery import Guard
 from streammachine.runtime.life import Life, has_uvloop, inside, single, watch_signals
@@ -110,6 +111,7 @@ class App:
         self._main: asyncio.Task[None] | None = None
         self._only: str | None = None  # in a worker process: the one agent to run
         self._origin: Origin | None = None  # in a child: where it was loaded from
+        self._signalled = False  # whether the process was asked to end
         self._collected = False  # whether a registry collects its metrics
         self.restarts = 0
 
@@ -360,12 +362,23 @@ class App:
     # -- life cycle ---------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Run until SIGTERM or SIGINT (or ``shutdown()``); blocks. A second signal ends the process at once."""
+        """Run until SIGTERM or SIGINT (or ``shutdown()``); blocks. A second signal ends the process at once.
+
+        Raises:
+            StreamMachineError: a loop runs in this thread already; ``run_async`` is for there.
+        """
+        if asyncio._get_running_loop() is not None:
+            raise StreamMachineError(
+                "start() runs a loop of its own, and one runs here already. Use 'async with app:' or "
+                "'await app.run_async()' inside of it."
+            )
         if not logging.getLogger().handlers:
             logging.basicConfig(
                 level=self._settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
             )
         anyio.run(self._run_with_signals, backend_options={"use_uvloop": has_uvloop()})
+        if self._signalled:
+            end_without_threads()
 
     async def run_async(self) -> None:
         """Run headless in the current task until ``shutdown()`` or cancellation."""
@@ -425,6 +438,7 @@ class App:
     async def _run_with_signals(self, *, in_child: bool = False) -> None:
         try:
             async with anyio.create_task_group() as tasks:
+                self._signalled = False
                 await tasks.start(watch_signals, self._end, self.config.grace, in_child)
                 await self._run()
                 tasks.cancel_scope.cancel()
@@ -432,6 +446,7 @@ class App:
             raise single(group) from None
 
     def _end(self) -> None:
+        self._signalled = True
         if self._life is not None:
             self._life.stop.set()
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import math
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +15,10 @@ import anyio
 import anyio.to_thread
 
 from streammachine.errors import StreamMachineError
+
+log = logging.getLogger(__name__)
+
+_in_threads: set[object] = set()  # the sync handlers that run now, in all Apps: what they run in is the process
 
 # A handler's failure is anything that must not end what runs it; sys.exit() in a handler is one too.
 FAILURES = (Exception, SystemExit, asyncio.CancelledError)
@@ -50,4 +57,24 @@ def being_cancelled() -> bool:
 
 async def in_thread(handler: Callable[..., Any], *arguments: Any, limiter: anyio.CapacityLimiter | None) -> Any:
     """Run a sync handler in a thread. When cancelled, the thread is left to end by itself: it cannot be stopped."""
-    return await anyio.to_thread.run_sync(handler, *arguments, limiter=limiter, abandon_on_cancel=True)
+
+    def run() -> Any:
+        mark = object()
+        _in_threads.add(mark)
+        try:
+            return handler(*arguments)
+        finally:
+            _in_threads.discard(mark)
+
+    return await anyio.to_thread.run_sync(run, limiter=limiter, abandon_on_cancel=True)
+
+
+def end_without_threads() -> None:
+    """End the process here if sync handlers still run that outlived the grace: Python would wait for them."""
+    if not _in_threads:
+        return
+    log.warning("The process ends with %d sync handlers still running; their messages come again", len(_in_threads))
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -24,6 +24,7 @@ from streammachine.redis.connection import RedisConnection
 from streammachine.runtime.agent import Agent
 from streammachine.runtime.alone import TROUBLE, UNKNOWN
 from streammachine.runtime.app import App
+from streammachine.runtime.calling import end_without_threads
 from streammachine.runtime.consumer import StreamConsumer
 from streammachine.runtime.delivery import Item
 from streammachine.runtime.health import consumer_facts
@@ -65,6 +66,7 @@ def main() -> None:
         threading.Thread(target=_drain_with_parent, daemon=True).start()
         app._only = agent.name
         anyio.run(_run_worker, app, Reporter(answers), backend_options=backend)
+        end_without_threads()
         return
     try:
         anyio.run(_run_alone, app, agent, answers, *options.alone, backend_options=backend)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from streammachine.runtime.calling import end_without_threads
 from streammachine.runtime.origin import CHILD_URL, Origin
 from streammachine.runtime.reporting import Reporter
 
@@ -50,6 +51,7 @@ def main() -> None:
         else:
             app = _load(options, url, reporter)
             anyio.run(_host_app, app, reporter, backend_options=backend)
+            end_without_threads()
     except Exception as error:
         log.exception("%s failed", options.app or "The host of the declared agents")
         reporter.say("failed", problem=_text(error))

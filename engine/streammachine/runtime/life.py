@@ -101,8 +101,8 @@ class Life:
 
     async def _run_hooks_around(self, ready: anyio.Event | None) -> None:
         self.began = True
-        for hook in self._app._startup:
-            await run_hook(hook)
+        if not await self._run_startup_hooks():
+            return
         self.tracing = find_tracing(self._app.config.tracing)  # a hook may have set the tracer provider
         try:
             await self._work(ready)
@@ -113,6 +113,22 @@ class Life:
                         await run_hook(hook)
                     except Exception:
                         log.exception("The shutdown hook %s failed", name_of(hook))
+
+    async def _run_startup_hooks(self) -> bool:
+        """Run them to their end; False when the app was stopped and the grace was over before."""
+        async with anyio.create_task_group() as hooks:
+
+            async def end_with_grace() -> None:
+                await self.stop.wait()
+                hooks.cancel_scope.deadline = anyio.current_time() + self._app.config.grace
+
+            hooks.start_soon(end_with_grace)
+            for hook in self._app._startup:
+                await run_hook(hook)
+            hooks.cancel_scope.cancel()
+            return True
+        log.warning("The start-up hooks were cancelled: the app was to end %g s ago", self._app.config.grace)
+        return False
 
     async def _work(self, ready: anyio.Event | None) -> None:
         """Run consumers, timers and workers until stopped, then drain."""
@@ -126,7 +142,8 @@ class Life:
                 beside.start_soon(self._supervise, "the status page", lambda: serve_status(app))
             presence = Presence(app.redis, app.name, lambda: ((a.name, c) for a, c in self.consumers))
             async with anyio.create_task_group() as parts:
-                await self._start_parts(parts, self.workers, origin, presence)
+                self._start_workers(beside, self.workers)
+                await self._start_parts(parts, origin, presence)
                 beside.start_soon(presence.run)
                 beside.start_soon(self._keep_gauges)
                 if ready is not None:
@@ -152,18 +169,19 @@ class Life:
 
     # -- starting -----------------------------------------------------------------------------
 
-    async def _start_parts(
-        self, parts: anyio.abc.TaskGroup, workers: WorkerPool, origin: Origin | None, presence: Presence
-    ) -> None:
+    def _start_workers(self, beside: anyio.abc.TaskGroup, workers: WorkerPool) -> None:
+        """Start the worker processes: not among what the grace cancels, or they were killed before they have ended."""
+        for agent in self._app.agents if self._app._only is None else ():
+            if agent.config.processes is not None:
+                beside.start_soon(self._supervise, agent.name, workers.runner(agent))
+
+    async def _start_parts(self, parts: anyio.abc.TaskGroup, origin: Origin | None, presence: Presence) -> None:
         """Start what runs; returns when every consumer reads, or when the app is stopped before."""
         app, only = self._app, self._app._only
         waits: list[tuple[Agent, StreamConsumer]] = []
         partitioned: list[tuple[Agent, list[str]]] = []
         for agent in app.agents:
-            if only is not None and agent.name != only:
-                continue
-            if agent.config.processes is not None and only is None:
-                parts.start_soon(self._supervise, agent.name, workers.runner(agent))
+            if agent.name != only if only is not None else agent.config.processes is not None:
                 continue
             shared = [topic for topic in agent.config.topics if topic in app._topics and app._topics[topic].ordered]
             if shared:

@@ -86,8 +86,8 @@ class WorkerPool:
             for process in list(self.alive.values()):
                 await process.wait()
         for process in self.alive.values():
-            log.error("The worker %d did not end; it is killed", process.pid)
             if process.returncode is None:
+                log.error("The worker %d did not end; it is killed", process.pid)
                 process.kill()
 
     async def _keep(self, origin: Origin, agent: Agent) -> None:

@@ -200,6 +200,11 @@ async def test_a_running_app_cannot_be_started_again(make_app: MakeApp) -> None:
             await app.run_async()
 
 
+async def test_start_inside_a_loop_says_what_to_use(make_app: MakeApp) -> None:
+    with pytest.raises(StreamMachineError, match="run_async"):
+        make_app().start()
+
+
 async def test_cancelling_run_async_ends_everything(make_app: MakeApp, probe: Probe) -> None:
     app = make_app()
     started = anyio.Event()

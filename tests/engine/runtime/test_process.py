@@ -85,6 +85,56 @@ async def test_a_second_signal_ends_at_once(script: MakeScript, probe: Probe) ->
     assert process.returncode == 1
 
 
+SYNC = """
+app = App("threads", grace=0.5)
+
+@app.agent("s"PROCESSES)
+def handle(message):
+    log = open(os.path.join(os.path.dirname(__file__), "started"), "w")
+    log.close()
+    time.sleep(600)
+
+@app.on_shutdown
+async def bye():
+    await app.redis.command("INCR", "byes")
+"""
+
+
+@pytest.mark.parametrize("processes", ["", ", processes=1"])
+async def test_a_sync_handler_that_outlives_the_grace_does_not_hold_the_process(
+    script: MakeScript, probe: Probe, processes: str
+) -> None:
+    ours = script(SYNC.replace("PROCESSES", processes))
+    await probe.redis.pipeline_xadd("s", [{"n": 1}])
+    process = ours.start()
+    await until((ours.path.parent / "started").exists, DEADLINE)
+    process.terminate()
+    await until(lambda: process.poll() is not None, DEADLINE)
+    assert process.returncode == 0
+    assert "1 sync handlers still running" in ours.log
+    assert ours.children() == []
+    assert "is killed" not in ours.log
+    assert await probe.ask("GET", "byes") == (b"2" if processes else b"1")
+    assert await probe.pending("s") == 1  # it comes again
+
+
+async def test_a_startup_hook_that_hangs_ends_with_the_grace(script: MakeScript) -> None:
+    ours = script("""
+    app = App("hooked", grace=0.5)
+
+    @app.on_startup
+    async def wait_for_the_database():
+        print("waiting", flush=True)
+        await anyio.sleep_forever()
+    """)
+    process = ours.start()
+    await until(lambda: "waiting" in ours.log, DEADLINE)
+    process.terminate()
+    await until(lambda: process.poll() is not None, DEADLINE)
+    assert process.returncode == 0
+    assert "The start-up hooks were cancelled" in ours.log
+
+
 async def test_a_failing_startup_hook_ends_the_process_with_its_error(script: MakeScript) -> None:
     ours = script("app = App('hooked')\n@app.on_startup\nasync def begin():\n    raise KeyError('no table')\n")
     process = ours.start()
@@ -188,8 +238,15 @@ async def test_the_parent_tells_what_its_workers_do(script: MakeScript, probe: P
         await probe.redis.pipeline_xadd("s", [{"n": "bad"}, *[{"n": n} for n in range(40)], {"n": "hold"}])
         expected = {"consumed_total": 40, "failed_total": 2, "retried_total": 1, "dead_total": 1, "in_flight": 1}
         await until(lambda: is_now(handler_seconds_count=40, lag=0, pending=1, **expected), DEADLINE)
-        (facts,) = (await client.get("/readyz")).json()["consumers"]
-        assert (facts["processes"], facts["consumed"], facts["in_flight"]) == (2, 40, 1)
+
+        async def facts() -> tuple[int, int, int]:
+            (found,) = (await client.get("/readyz")).json()["consumers"]
+            return found["processes"], found["consumed"], found["in_flight"]
+
+        async def both_report() -> bool:
+            return await facts() == (2, 40, 1)
+
+        await until(both_report, DEADLINE)
         page = (await client.get("/")).text
         assert "handle@s/eventengine" in page
         # What a worker had counted is not forgotten with it.
