@@ -345,10 +345,12 @@ class Delivery:
         """
         lane = items[0].lane
         verdict, *detail = await self._commit(lane.key, items, effects, checks, guard, delete=lane.companion)
+        gone = {bytes(identifier) for identifier in detail[0]} if verdict == 0 else None
         for item in items:
-            self.drop(item)
-        if verdict == 0:
-            raise LostError(bytes(identifier) for identifier in detail[0])
+            if gone is None or item.id in gone:  # the rest of a batch runs again, and keeps its lease
+                self.drop(item)
+        if gone is not None:
+            raise LostError(gone)
         return bool(verdict == 1)
 
     async def write(self, effects: Sequence[Effect], checks: Sequence[Check] = ()) -> None:
