@@ -30,7 +30,7 @@ from streammachine.runtime.origin import Origin
 from streammachine.runtime.partitions import Partitions
 from streammachine.runtime.presence import Presence
 from streammachine.runtime.timer import Timer
-from streammachine.runtime.tracing import find_tracing
+from streammachine.runtime.tracing import find_tracing, has_provider
 from streammachine.runtime.transaction import transactional
 from streammachine.runtime.workers import WorkerPool
 
@@ -104,6 +104,8 @@ class Life:
         if not await self._run_startup_hooks():
             return
         self.tracing = find_tracing(self._app.config.tracing)  # a hook may have set the tracer provider
+        if self.tracing is not None and not has_provider():
+            log.warning("tracing=True, but no tracer provider is set (trace.set_tracer_provider): spans go nowhere")
         try:
             await self._work(ready)
         finally:

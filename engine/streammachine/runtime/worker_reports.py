@@ -91,9 +91,10 @@ class WorkerReports:
         processes, oldest_poll = 0, 0.0
         for pid, worker in self._workers.items():
             silent = now - worker.heard
-            if worker.agent.name == agent and silent > (SLOW_START if worker.consumers is None else SILENT):
+            starting = worker.consumers is None
+            if worker.agent.name == agent and silent > (SLOW_START if starting else SILENT):
                 problems.add(f"is not heard of: its worker {pid} has reported nothing for {silent:.0f} s")
-                stalled = True
+                stalled = stalled or not starting
             facts = (worker.consumers or {}).get(place)
             if facts is None:
                 continue

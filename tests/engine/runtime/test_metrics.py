@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from streammachine.errors import SettingsError
 from streammachine.runtime import life
 from streammachine.runtime.app import App
 from streammachine.runtime.health import read_gauges
@@ -167,6 +168,12 @@ def test_counts_pass_to_another_process() -> None:
     assert (again.consumed, again.failed, again.handler_seconds, again.latency_seconds) == (7, 1, 0.5, 2.0)
     assert again.buckets[2] == 3
     assert metrics.consumed == 3
+
+
+def test_without_prometheus_it_names_what_to_install(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "streammachine.runtime.collecting", None)
+    with pytest.raises(SettingsError, match=r"pip install 'streammachine-mcp\[monitoring\]'"):
+        collector(make_app())
 
 
 def test_prometheus_is_not_imported_unless_it_is_used() -> None:

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from streammachine.errors import SettingsError
 from streammachine.runtime import tracing
 from streammachine.runtime.config import Batch
 from streammachine.runtime.consumer import MessageBatch
@@ -234,6 +235,19 @@ async def test_without_a_provider_or_with_false_there_is_no_tracing(make_app: Ma
         await app.send("s", {"n": 1})
         assert app._consumers[0][1]._runner._handler is handle  # as it is
     assert list((await probe.fields("s"))[0]) == ["n", "sm-sent"]
+
+
+async def test_tracing_that_goes_nowhere_is_told(make_app: MakeApp, caplog: pytest.LogCaptureFixture) -> None:
+    async with make_app(tracing=True) as app:
+        assert await app.send("s", {"n": 1})
+    assert "no tracer provider is set" in caplog.text
+
+
+async def test_without_opentelemetry_it_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    assert find_tracing(False) is None
+    with pytest.raises(SettingsError, match=r"pip install 'streammachine-mcp\[monitoring\]'"):
+        find_tracing(True)
 
 
 async def test_a_provider_does_not_trace_an_app_that_wants_none(make_app: MakeApp, spans: Spans) -> None:
