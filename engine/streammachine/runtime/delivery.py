@@ -374,10 +374,12 @@ class Delivery:
         if verdict == -2:
             key, kind = (bytes(part).decode(errors="replace") for part in detail)
             raise WrongTypeError(f"The key {key!r} is a {kind}, so the handler's write to it is refused.")
+        gone = {bytes(identifier) for identifier in detail[0]} if verdict == 0 else None
         for item in items:
-            self.drop(item)
-        if verdict == 0:
-            raise LostError(bytes(identifier) for identifier in detail[0])
+            if gone is None or item.id in gone:  # the rest of a batch runs again, and keeps its lease
+                self.drop(item)
+        if gone is not None:
+            raise LostError(gone)
         return bool(verdict == 1)
 
     async def delay(self, item: Item, seconds: float, attempts: int) -> None:
