@@ -7,6 +7,7 @@ import os
 import re
 import socket
 from pathlib import Path
+from typing import Self
 
 import redis
 
@@ -29,11 +30,18 @@ class Leaks:
         self._sockets = _sockets()
         self._children = _children()
 
-    def check_process(self) -> None:
+    @classmethod
+    def of_nothing(cls) -> Self:
+        """As if there had been none."""
+        leaks = cls()
+        leaks._sockets, leaks._children = set(), {}
+        return leaks
+
+    def check_process(self, seconds: float = DEADLINE) -> None:
         """No socket and no child more than before. The loop that the test ran in must have ended."""
         gc.collect()
-        until(lambda: _sockets() <= self._sockets, "no socket is left open", DEADLINE)
-        until(lambda: set(_children()) <= set(self._children), f"no child is left: {_children()}", DEADLINE)
+        until(lambda: _sockets() <= self._sockets, "no socket is left open", seconds)
+        until(lambda: set(_children()) <= set(self._children), f"no child is left: {_children()}", seconds)
 
 
 def check_server(client: redis.Redis) -> None:
@@ -44,7 +52,8 @@ def check_server(client: redis.Redis) -> None:
     for stream in client.scan_iter(count=1000, _type="stream"):
         for group in client.xinfo_groups(stream):
             names = [facts["name"] for facts in client.xinfo_consumers(stream, group["name"])]
-            assert [name for name in names if mine in name] == [], (stream, group)
+            left = [name for name in names if mine in name]
+            assert not left, f"consumers left on {stream!r} in group {group['name']!r}: {left}"
 
 
 def _sockets() -> set[str]:
