@@ -111,7 +111,7 @@ class Sentinels:
         config.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\n"
             f"sentinel monitor mymaster 127.0.0.1 {self.primary.port} 1\n"
-            "sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 3000\n"
+            "sentinel down-after-milliseconds mymaster 2000\nsentinel failover-timeout mymaster 3000\n"
         )
         with (self.folder / "sentinel.log").open("ab") as log:
             self._process = subprocess.Popen(

@@ -15,7 +15,8 @@ class Proxy:
 
     Faults, to be set at any time: ``blackhole`` swallows everything both ways; ``latency`` delays every portion by so
     many seconds; ``lose_reply_to(b"XADD")`` lets the next such command reach the server, then swallows the reply and
-    cuts the link; ``reset()`` cuts all links with RST; ``refuse()`` stops listening until ``listen()``.
+    cuts the link; ``reset()`` cuts all links with RST; ``half_open()`` lets the links that stand swallow everything for
+    good, while new ones work (a router that lost its table); ``refuse()`` stops listening until ``listen()``.
     """
 
     def __init__(self, target: Path | tuple[str, int]) -> None:
@@ -25,6 +26,8 @@ class Proxy:
         self.latency = 0.0
         self.connections = 0
         self.lost_replies = 0
+        self.swallowed = 0  # portions
+        self._links: set[_Link] = set()
         self._doomed: bytes | None = None
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,6 +65,10 @@ class Proxy:
         for writer in list(self._writers):
             _abort(writer)
 
+    def half_open(self) -> None:
+        for link in self._links:
+            link.dead = True
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         if isinstance(self.target, Path):
@@ -70,6 +77,7 @@ class Proxy:
             there = await asyncio.open_connection(*self.target)
         link = _Link(self, (reader, writer), there)
         self._writers |= {writer, there[1]}
+        self._links.add(link)
         pumps = [asyncio.create_task(link.requests()), asyncio.create_task(link.replies())]
         self._tasks.update(pumps)
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -77,6 +85,7 @@ class Proxy:
             pump.cancel()
         await asyncio.wait(pumps)
         self._tasks.difference_update(pumps)
+        self._links.discard(link)
         for each in (writer, there[1]):
             self._writers.discard(each)
             each.close()
@@ -95,6 +104,14 @@ class _Link:
         self.client, self.to_client = here
         self.server, self.to_server = there
         self.losing = False
+        self.dead = False
+
+    @property
+    def swallows(self) -> bool:
+        if self.dead or self.proxy.blackhole:
+            self.proxy.swallowed += 1
+            return True
+        return False
 
     async def requests(self) -> None:
         with contextlib.suppress(OSError):
@@ -103,7 +120,7 @@ class _Link:
                 if self.proxy._doomed is not None and self.proxy._doomed in data:
                     self.proxy._doomed = None
                     self.losing = True
-                if not self.proxy.blackhole:
+                if not self.swallows:
                     self.to_server.write(data)
                     await self.to_server.drain()
 
@@ -115,7 +132,7 @@ class _Link:
                     self.proxy.lost_replies += 1
                     _abort(self.to_client)
                     return
-                if not self.proxy.blackhole:
+                if not self.swallows:
                     self.to_client.write(data)
                     await self.to_client.drain()
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,16 @@ class Script:
         self._data = folder / "data"
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, **environment: str) -> subprocess.Popen[bytes]:
+    def start(self, *, command: Sequence[str] | None = None, **environment: str) -> subprocess.Popen[bytes]:
+        """Run the script, or a command about it."""
         environ = {**os.environ, "REDIS_URL": self._url, "STREAMMACHINE_DATA_DIR": str(self._data), **environment}
         with self.log_path.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, str(self.path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ
+                command or [sys.executable, str(self.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environ,
             )
         self.processes.append(process)
         return process
@@ -72,7 +77,7 @@ class Script:
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            ours = os.fsencode(self.path) in command and b"streammachine.runtime.child" in command
+            ours = os.fsencode(self.path) in command and b"streammachine.runtime." in command
             if ours and running(int(entry.name)):
                 found.append(int(entry.name))
         return found

@@ -13,6 +13,8 @@ from typing import Any, Self
 
 from streammachine.redis.embedded import find_binary
 
+DEADLINE = 60.0  # seconds: generous, for a busy machine
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -21,11 +23,15 @@ def free_port() -> int:
 
 
 class Valkey:
-    """A server of the test's own: ``with Valkey(tmp_path, "--requirepass", "x") as server``."""
+    """A server of the test's own: ``with Valkey(tmp_path, "--requirepass", "x") as server``.
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    Without ``binary`` it is the bundled one.
+    """
+
+    def __init__(self, directory: Path, *options: str, binary: str | None = None) -> None:
         self.directory = directory
         self.options = options
+        self.binary = binary
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -45,7 +51,7 @@ class Valkey:
         self.directory.mkdir(exist_ok=True)
         with (self.directory / "valkey.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [find_binary(), *fixed, *self.options], stdin=subprocess.DEVNULL, stdout=log
+                [self.binary or find_binary(), *fixed, *self.options], stdin=subprocess.DEVNULL, stdout=log
             )
         wait_until(self.listens)
 
@@ -64,14 +70,14 @@ class Valkey:
             return False
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the condition did not come true"
         time.sleep(0.005)
 
 
-async def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+async def until(condition: Callable[[], Any], seconds: float = DEADLINE) -> Any:
     """Wait until the condition (sync or async) gives something true, and give that."""
     end = time.monotonic() + seconds
     while True:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import binascii
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -67,6 +68,8 @@ class ClusterRoads:
         self._roads: dict[tuple[str, int], SharedRoad] = {}
         self._ranges: list[tuple[int, int, tuple[str, int]]] = []
         self._reading = anyio.Lock()
+        self._readings = 0  # of the map, failed ones too
+        self._failure: Callable[[], RedisUnavailableError] | None = None  # the last one's
 
     async def open(self, key: str | bytes | None = None) -> Road:
         """A road of the caller's own, to the primary of ``key``."""
@@ -133,8 +136,13 @@ class ClusterRoads:
         return self._roads[place]
 
     async def _read_map(self) -> None:
-        """CLUSTER SLOTS of the first node that answers."""
+        """CLUSTER SLOTS of the first node that answers. Who waited for another's reading shares how it ended."""
+        readings = self._readings
         async with self._reading:
+            if self._readings > readings:
+                if self._failure is not None:
+                    raise UnsentError(self._failure())
+                return
             known = [place for _, _, place in self._ranges]
             problem: Exception | None = None
             for place in dict.fromkeys([*known, (self._seed.host, self._seed.port)]):
@@ -151,10 +159,12 @@ class ClusterRoads:
                 ranges = [_range(row, place) for row in reply if len(row) > 2]
                 if ranges:
                     self._ranges = sorted(ranges)
+                    self._readings, self._failure = self._readings + 1, None
                     return
                 problem = RedisUnavailableError(f"The Cluster at {self._name} serves no slots yet.")
             cause = problem.cause if isinstance(problem, UnsentError) else problem
             assert isinstance(cause, RedisUnavailableError)
+            self._readings, self._failure = self._readings + 1, partial(type(cause), str(cause))
             raise UnsentError(cause)
 
 

@@ -12,8 +12,9 @@ import select
 import socket
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self, cast
 
 import anyio
@@ -227,6 +228,8 @@ class SharedRoad:
         self._road: Road | None = None
         self._lent: weakref.WeakSet[Road] = weakref.WeakSet()
         self._opening = anyio.Lock()
+        self._failures = 0  # attempts to open the road that failed
+        self._failure: Callable[[], RedisUnavailableError] = RedisUnavailableError  # the last one's
 
     async def open(self, key: str | bytes | None = None) -> Road:
         """A road of the caller's own, for blocking commands."""
@@ -258,14 +261,19 @@ class SharedRoad:
         self._road = None
 
     async def _fresh(self) -> Road:
+        failures = self._failures
         async with self._opening:
             if self._road is not None and not self._road.stale:
                 return self._road
+            if self._failures > failures:
+                # Who waited for an attempt shares how it ended: one by one they would wait for minutes.
+                raise UnsentError(self._failure())
             if self._road is not None:
                 await self._road.aclose()
             try:
                 self._road = await self.open()
             except RedisUnavailableError as error:
+                self._failures, self._failure = self._failures + 1, partial(type(error), str(error))
                 raise UnsentError(error) from error
             return self._road
 

@@ -73,6 +73,7 @@ class Timer:
         self.failures = 0
         self.lateness = 0.0  # seconds, of the last tick
         self.running = 0
+        self.due = 0.0  # the next tick's time, by the timer's clock
         by_day = isinstance(config.t, str) or config.scope == "fleet"
         self._handler = handler
         self._async = is_async(handler)
@@ -92,7 +93,7 @@ class Timer:
         try:
             async with anyio.create_task_group() as running:
                 while not self._stopping.is_set():
-                    due = self._next_due()
+                    self.due = due = self._next_due()
                     if not await self._sleep_until(due):
                         continue
                     self.lateness = max(0.0, self._clock() - due)

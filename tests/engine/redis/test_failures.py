@@ -23,10 +23,11 @@ from streammachine.errors import (
     UnsupportedServerError,
     WrongTypeError,
 )
-from streammachine.redis import streams
+from streammachine.redis import road, streams
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.embedded import EmbeddedServer
 from streammachine.redis.failures import translate
+from streammachine.redis.url import Endpoint
 from streammachine.settings import Settings
 from support_proxy import Proxy
 from support_valkey import Valkey, free_port, until
@@ -117,6 +118,40 @@ async def test_all_who_wait_on_a_blackholed_link_get_a_named_error(proxy: Proxy,
     assert all(isinstance(error, RedisUnavailableError) for error in found)
     proxy.blackhole = False
     assert sorted(await asyncio.gather(*(incr(far) for _ in range(5)))) == [2, 3, 4, 5, 6]
+
+
+async def test_who_waits_for_an_opening_that_fails_does_not_wait_again(
+    proxy: Proxy, far: RedisConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by one, twenty tasks would each wait for an attempt of their own, twice."""
+    attempts = 0
+    connect = road._connect
+
+    async def counted(endpoint: Endpoint) -> road._Link:
+        nonlocal attempts
+        attempts += 1
+        return await connect(endpoint)
+
+    assert await far.command("INCR", "n") == 1
+    monkeypatch.setattr(road, "_connect", counted)
+    monkeypatch.setattr(road, "CONNECT_TIMEOUT", 0.2)
+    proxy.blackhole = True
+    proxy.reset()
+    found = await asyncio.gather(*(far.command("INCR", "n") for _ in range(20)), return_exceptions=True)
+    assert {type(error) for error in found} == {RedisUnavailableError}
+    assert attempts < 20
+    proxy.blackhole = False
+    assert await far.command("INCR", "n") == 2
+
+
+async def test_half_open_links_are_given_up_and_new_ones_work(proxy: Proxy, far: RedisConnection) -> None:
+    assert await far.command("INCR", "n") == await incr(far) - 1 == 1
+    proxy.half_open()
+    for write in (far.command("INCR", "n"), incr(far)):
+        with pytest.raises(RedisTimeoutError, match="is not known"):
+            await write
+    assert proxy.swallowed
+    assert await far.command("INCR", "n") == await incr(far) - 1 == 3
 
 
 async def test_a_reset_link_is_opened_again(proxy: Proxy, far: RedisConnection) -> None:

@@ -9,9 +9,23 @@ from typing import Any
 import pytest
 
 from streammachine.redis.connection import RedisConnection
+from streammachine.redis.embedded import EmbeddedServer
 from streammachine.runtime.app import App
 from streammachine.settings import Settings
+from support_leaks import Leaks, check_server
 from support_runtime import MakeApp, Probe, Script
+from support_servers import redis_at
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(shared_server: EmbeddedServer, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Set up first and so torn down last: by then the test's loop and connections have ended."""
+    leaks = Leaks()
+    yield
+    leaks.check_process()
+    if "redis" in request.fixturenames:  # which empties the server before the test
+        with redis_at(shared_server.url) as client:
+            check_server(client)
 
 
 @pytest.fixture

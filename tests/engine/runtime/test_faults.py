@@ -242,7 +242,8 @@ async def test_links_that_are_reset(proxied: tuple[App, Proxy], probe: Probe) ->
         await everything_once(probe, 600)
 
 
-async def test_a_link_that_swallows_everything(proxied: tuple[App, Proxy], probe: Probe) -> None:
+@pytest.mark.parametrize("heals", ["by itself", "by a reset"])
+async def test_a_link_that_swallows_everything(proxied: tuple[App, Proxy], probe: Probe, heals: str) -> None:
     app, proxy = proxied
     outputs(app)
     async with app:
@@ -250,16 +251,46 @@ async def test_a_link_that_swallows_everything(proxied: tuple[App, Proxy], probe
         await until(lambda: app._consumers[0][1].metrics.consumed > 50, DEADLINE)
         proxy.blackhole = True
         await until(lambda: app._consumers[0][1].metrics.reconnects >= 1, DEADLINE)
+        assert (await app.health_check())["redis"] == "disconnected"
         proxy.blackhole = False
-        proxy.reset()
+        if heals == "by a reset":
+            proxy.reset()
         await everything_once(probe, 300)
+        await until(lambda: is_back(app), DEADLINE)
+
+
+async def test_half_open_links_are_noticed_and_replaced(proxied: tuple[App, Proxy], probe: Probe) -> None:
+    """The links that stood are dead and say nothing; nobody repairs them, and new ones work."""
+    app, proxy = proxied
+    outputs(app)
+    async with app:
+        await probe.redis.pipeline_xadd("s", [{"n": number} for number in range(300)])
+        await until(lambda: app._consumers[0][1].metrics.consumed > 50, DEADLINE)
+        proxy.half_open()
+        links = proxy.connections
+        await everything_once(probe, 300)
+        assert proxy.connections > links
+
+        async def sent() -> bool:
+            with contextlib.suppress(ConnectionError):  # the sender's own link is dead, too
+                return bool(await app.send("s", {"n": 300}))
+            return False
+
+        await until(sent, DEADLINE)
+        await until(lambda: probe.done("s", 301), DEADLINE)
+        assert {fields["n"] for fields in (await probe.fields("s"))[300:]} == {"300"}
+        await until(lambda: is_healthy(app), DEADLINE)
+
+
+async def is_healthy(app: App) -> bool:
+    return bool((await app.health_check())["status"] == "healthy")
 
 
 async def test_a_slow_link(proxied: tuple[App, Proxy], probe: Probe) -> None:
     app, proxy = proxied
     outputs(app)
     async with app:
-        proxy.latency = 0.05
+        proxy.latency = 0.2  # each way
         await probe.redis.pipeline_xadd("s", [{"n": number} for number in range(20)])
         await everything_once(probe, 20)
         assert app._consumers[0][1].metrics.reconnects == 0
