@@ -12,6 +12,14 @@ from cyclopts.validators import Number
 
 from streammachine.errors import StreamMachineError
 
+# A list in one argument, "5m,15m", or in several.
+Commas = Annotated[
+    list[str] | None,
+    Parameter(
+        converter=lambda _, tokens: [part for token in tokens for part in token.value.split(",") if part], negative=""
+    ),
+]
+
 
 def _version() -> str:
     try:
@@ -120,6 +128,102 @@ def inspect(
     from streammachine.cli.inspect import run_inspect
 
     return run_inspect(pattern, once=once, every=every)
+
+
+@app.command
+def stream(
+    exchange: str,
+    symbols: list[str],
+    *,
+    timeframe: str | None = None,
+    aggregate: Commas = None,
+    to: Annotated[list[str] | None, Parameter(negative="")] = None,
+    type: str = "kline",
+    market: str = "SPOT",
+    simulated: bool = False,
+    speed: Annotated[float, Parameter(validator=Number(gt=0))] = 60.0,
+    candles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    seconds: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+) -> int:
+    """Stream an exchange's live candles into sinks, with a live table, until Ctrl-C.
+
+    Parameters
+    ----------
+    exchange
+        binance, okx, kraken or bybit.
+    symbols
+        As the exchange writes them: BTCUSDT, BTC-USDT (okx), BTC/USD (kraken).
+    timeframe
+        Of the candles (default 1m); with --type trade none means the trades themselves.
+    aggregate
+        Higher timeframes to build too, separated by commas: 5m,15m.
+    to
+        A sink, once for each: log, csv:FILE, parquet:FOLDER, redis, redis:URL, postgres:URL, kafka:HOST:PORT/TOPIC.
+    type
+        kline or trade.
+    market
+        SPOT; binance also USDM and COINM, bybit LINEAR and INVERSE.
+    simulated
+        From a simulated exchange in this process, which needs no network.
+    speed
+        With --simulated: market seconds per second.
+    candles
+        End after so many closed candles.
+    seconds
+        End after so long.
+    """
+    from streammachine.cli.stream import StreamOptions, run_stream
+
+    base = timeframe if timeframe is not None or type.startswith("trade") else "1m"
+    return run_stream(
+        StreamOptions(
+            exchange, symbols, base, aggregate or (), to or (), type, market, simulated, speed, candles, seconds
+        )
+    )
+
+
+@app.command
+def backfill(
+    exchange: str,
+    symbols: list[str],
+    *,
+    timeframe: str = "1m",
+    from_: Annotated[str, Parameter(name="--from")],
+    to: Annotated[list[str] | None, Parameter(negative="")] = None,
+    market: str = "SPOT",
+    parallel: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    again: Annotated[bool, Parameter(negative="")] = False,
+    simulated: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Load an exchange's candles of the past into sinks, with a progress bar. Goes on where a killed run ended.
+
+    Parameters
+    ----------
+    exchange
+        binance, okx, kraken or bybit.
+    symbols
+        As the exchange writes them: BTCUSDT, BTC-USDT (okx), BTC/USD (kraken).
+    timeframe
+        Of the candles.
+    from_
+        The first day (2024-01-31) or moment (2024-01-31T12:00), UTC.
+    to
+        The last day, a moment, or now (the default), and once for each sink: csv:FILE, parquet:FOLDER, redis,
+        redis:URL, postgres:URL, kafka:HOST:PORT/TOPIC, log. Without a sink: a CSV named after the request.
+    market
+        SPOT; binance also USDM and COINM, okx and bybit LINEAR and INVERSE.
+    parallel
+        Requests at once (default: as the exchange likes it).
+    again
+        Do it all again, whatever earlier runs have done.
+    simulated
+        From a simulated exchange in this process, which needs no network.
+    """
+    from streammachine.cli.backfill import BackfillOptions, run_backfill
+
+    return run_backfill(
+        BackfillOptions(exchange, symbols, timeframe, from_, to or (), market, parallel, again, simulated)
+    )
 
 
 @dlq.command(name="list")

@@ -128,9 +128,18 @@ class VirtualClock(Clock):
     Client and simulator must run in this loop, on this clock. Something waited for elsewhere (a thread, another
     process, a real timer) counts as no work: tests that use those hold the clock (``with clock.held():``).
     Run ``drive`` in a task beside them.
+
+    Args:
+        start_ms: what it shows first, epoch milliseconds.
+        speed: at most so many of its seconds pass per real second (a slow machine makes it slower, never late); None:
+            as fast as the work is done.
     """
 
-    def __init__(self, start_ms: int = 1_700_000_000_000) -> None:
+    def __init__(self, start_ms: int = 1_700_000_000_000, speed: float | None = None) -> None:
+        if speed is not None and not speed > 0:
+            raise ValueError(f"speed={speed!r} is not accepted: give a number above 0, or None")
+        self.speed = speed
+        self._jumped = time.monotonic()
         self._start_ms = start_ms
         self._now = 0.0  # seconds since start_ms
         self._order = itertools.count()
@@ -170,9 +179,24 @@ class VirtualClock(Clock):
                 self._stirred.clear()
                 await self._stirred.wait()
                 continue
+            if self.speed is not None and not await self._pace(self._heap[0][0]):
+                continue  # something else came first
             moment, _, entry = heapq.heappop(self._heap)
             self._now = max(self._now, moment)
+            self._jumped = time.monotonic()
             entry.fire()
+
+    async def _pace(self, moment: float) -> bool:
+        """Wait for the real time that goes by until the moment; False when there was news meanwhile."""
+        assert self.speed is not None
+        left = (moment - self._now) / self.speed - (time.monotonic() - self._jumped)
+        if left <= 0:
+            return True
+        self._stirred.clear()
+        with anyio.move_on_after(left):
+            await self._stirred.wait()
+            return False
+        return True
 
     async def _settle(self) -> None:
         """Return once the loop had nothing to do for a few turns, the kernel's deliveries included."""

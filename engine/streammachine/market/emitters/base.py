@@ -9,11 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-from streammachine.errors import TransformError
+from streammachine.errors import EmitterError, TransformError
 from streammachine.market.kline import Gap, Kline, Trade
 
 Row = Kline | Trade | Gap
 Transformer = Callable[[dict[str, Any]], Mapping[str, Any] | None]
+
+
+class RowsRefusedError(EmitterError):
+    """Raised by ``emit_batch``: some rows will never be taken; all the others were.
+
+    Attributes:
+        refused: why, by the row's place in the batch.
+    """
+
+    def __init__(self, refused: Mapping[int, Exception]) -> None:
+        first = next(iter(refused.values()))
+        super().__init__(f"{len(refused)} rows were refused; the first: {first}")
+        self.refused = dict(refused)
 
 
 class DataEmitter:
@@ -31,11 +44,18 @@ class DataEmitter:
 
     name = ""
     transformer: Transformer | None = None
+    batch_size = 1_000  # most rows of one emit_batch
+    _made: dict[int, Any] | None = None  # what the outlet had transformed of the batch under way, by id(row)
+    _sharing: Any = None  # the outlets that have it open
 
     def set_transformer(self, transformer: Transformer | None) -> Self:
         """Change every row before it is emitted: a dict in, a dict out, None drops the row. Returns the emitter."""
         self.transformer = transformer
         return self
+
+    def wants(self, row: Row) -> bool:
+        """Whether the row is for this emitter at all; others are left out before the transformer sees them."""
+        return True
 
     async def connect(self) -> None:
         """Open what is needed; called once before the first row. Raises EmitterError when it can never work."""
@@ -45,7 +65,11 @@ class DataEmitter:
         raise NotImplementedError(f"{type(self).__name__} has neither emit nor emit_batch")
 
     async def emit_batch(self, rows: Sequence[Row]) -> None:
-        """Take rows, in order; they are not transformed yet: ``self.transformed(row)`` does that."""
+        """Take rows, in order; they are not transformed yet: ``self.transformed(row)`` does that.
+
+        All or none of them, or so that the same rows again do no harm: after a failure they come again. A
+        ``RowsRefusedError`` says that all but the rows it names were taken.
+        """
         for row in rows:
             value = self.transformed(row)
             if value is not None:
@@ -60,26 +84,45 @@ class DataEmitter:
     def transformed(self, row: Row) -> Any:
         """What is to be emitted for a row: the row itself, the transformer's dict, or None (dropped).
 
+        The transformer runs once for a row, however often its batch is tried.
+
         Raises:
             TransformError: the transformer failed, or gave something else; the text names the row.
         """
         if self.transformer is None:
             return row
+        if self._made is not None and id(row) in self._made:
+            return self._made[id(row)]
         values = row.model_dump()
         try:
             made = self.transformer(values)
         except Exception as error:
-            raise TransformError(f"the transformer failed on {_named(row)}: {type(error).__name__}: {error}") from error
+            raise TransformError(f"the transformer failed on {named(row)}: {type(error).__name__}: {error}") from error
         if made is not None and not isinstance(made, Mapping):
             raise TransformError(
-                f"the transformer gave {type(made).__name__} for {_named(row)}: return a dict, or None to drop the row"
+                f"the transformer gave {type(made).__name__} for {named(row)}: return a dict, or None to drop the row"
             )
         return made
 
 
-def _named(row: Row) -> str:
+def values_of(row: Any) -> Mapping[str, Any]:
+    """A row's fields by name: a mapping is taken as it is. Do not change it."""
+    if isinstance(row, (Kline, Trade)):
+        return vars(row)
+    return row.model_dump() if isinstance(row, Gap) else row
+
+
+def extra_missing(extra: str, error: ImportError) -> EmitterError:
+    """The error for a library that an optional part of the package brings."""
+    return EmitterError(f'{error.name} is not installed: pip install "streammachine-mcp[{extra}]"')
+
+
+def named(row: object) -> str:
+    """A row in words, for messages."""
     if isinstance(row, Trade):
         return f"the trade {row.trade_id} of {row.symbol}"
     if isinstance(row, Gap):
         return f"the gap of {row.symbol} {row.timeframe} at {row.start}"
-    return f"the {row.timeframe} candle of {row.symbol} at {row.open_ts}"
+    if isinstance(row, Kline):
+        return f"the {row.timeframe} candle of {row.symbol} at {row.open_ts}"
+    return f"the row {str(row)[:200]}"

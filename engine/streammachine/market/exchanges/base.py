@@ -66,12 +66,16 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A request was refused; trying the same again would not help unless ``retry``."""
+    """A request was refused; trying the same again would not help unless ``retry``.
+
+    ``subscription``, or ``request_id`` with ``symbol`` (Kraken), or ``request_id`` alone says which streams.
+    """
 
     reason: str
     request_id: int | None = None
     subscription: Subscription | None = None
     retry: bool = False
+    symbol: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +179,9 @@ class Adapter:
         env: the prefix of the variables that override its URLs, "STREAMMACHINE_BINANCE".
         default_urls, socket, rest: see their classes.
         closes: "flag" where a candle's last push says that it is closed; "next" where nothing says so (Kraken).
-        contiguous_ids: whether the trade ids of one symbol (``trade_id`` as int) rise by one.
+        contiguous_ids: whether the trade ids of one symbol (``trade_id`` as int) rise by one (by ``Trade.fills``).
+        trades_by_id: whether REST gives the trades behind a trade's id; else they are asked for by time.
+        klines_span: milliseconds that one ``klines`` request may cover at most; None: as many as a page of candles.
         symbol_example: for error texts.
     """
 
@@ -190,6 +196,8 @@ class Adapter:
     socket: SocketLimits
     rest: RestLimits
     contiguous_ids: bool = False
+    klines_span: int | None = None
+    trades_by_id: bool = False
 
     def __init__(self, market_type: MarketType = "SPOT") -> None:
         self.market_type = market_type
@@ -263,9 +271,9 @@ class Adapter:
         """The symbols (in our form) that the answer holds and that can be traded."""
         raise NotImplementedError
 
-    def klines(self, symbol: str, timeframe: str, start: int, end: int) -> Request:
+    def klines(self, symbol: str, timeframe: str, start: int, end: int, now: int | None = None) -> Request:
         """Asks for the candles that begin within [start, end) (epoch ms): at most ``rest.page`` of them, which the
-        caller sees to."""
+        caller sees to. ``now`` (epoch ms) helps where the newest candles and old ones have different homes (OKX)."""
         raise NotImplementedError
 
     def decode_klines(self, body: bytes, symbol: str, timeframe: str) -> list[Kline]:

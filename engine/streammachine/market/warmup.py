@@ -1,0 +1,120 @@
+"""Warm-up: what happened before we came, so far as the candles now running need it.
+
+For candles: every closed base candle since the start of the earliest target candle that is now running (without
+targets: since 00:00 UTC), from REST. Kraken gives 720 back and no more; a target that began before stays incomplete.
+For trades: those of the base candle now running, and the closed base candles before it as for candles.
+
+What closes between warm-up and the first live frame is the feed's to heal: ``after`` tells it where to go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+
+from streammachine.market import history
+from streammachine.market import timeframe as timeframes
+from streammachine.market.data_input import DataInput
+from streammachine.market.kline import Gap, Kline, Trade
+
+if TYPE_CHECKING:
+    from streammachine.market.rest import RestClient
+
+log = logging.getLogger(__name__)
+
+LAG = 3  # candles that REST may be behind, which are then folded from trades
+After = dict[tuple[str, str | None], int | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Warmup:
+    """What was loaded.
+
+    Attributes:
+        live_from: where the candle begins that was running when we began; what begins earlier is history.
+        rows: closed base candles, and a Gap for each that the exchange does not have between them, by time.
+        trades: (type trade) by symbol: from which moment on they are known, the last price before, the trades.
+        after: for the feed: (symbol, timeframe) to the open_ts of the last candle, (symbol, None) to the last trade id.
+    """
+
+    live_from: int = 0
+    rows: list[Kline | Gap] = field(default_factory=list)
+    trades: dict[str, tuple[int, float | None, list[Trade]]] = field(default_factory=dict)
+    after: After = field(default_factory=dict)
+
+
+async def load(rest: RestClient, data_input: DataInput) -> Warmup:
+    """Load what ``data_input`` needs, several symbols at a time within the exchange's limits.
+
+    Raises:
+        ExchangeError, ExchangeUnavailableError: REST refuses, or does not answer.
+    """
+    base = data_input.timeframe
+    if base is None:
+        return Warmup()
+    now = rest.clock.time_ms()
+    found = Warmup(timeframes.floor(base, now))
+    limiter = anyio.CapacityLimiter(max(1, rest.adapter.rest.parallel))
+    load_symbol = _load_trades if data_input.kind == "trade" else _load_klines
+
+    async def one(symbol: str) -> None:
+        async with limiter:
+            await load_symbol(rest, data_input, symbol, now, found)
+
+    async with anyio.create_task_group() as group:
+        for symbol in data_input.symbols:
+            group.start_soon(one, symbol)
+    found.rows.sort(key=_start)
+    return found
+
+
+def begin(data_input: DataInput, base: str, now: int) -> int:
+    """Where warm-up begins: the start of the earliest running target; without targets, of the (UTC) day."""
+    targets = data_input.aggregate_list or (["1d"] if timeframes.nests(base, "1d") else [base])
+    return min(timeframes.floor(target, now) for target in targets)
+
+
+async def _load_klines(rest: RestClient, data_input: DataInput, symbol: str, now: int, found: Warmup) -> None:
+    base = data_input.timeframe or ""
+    start = begin(data_input, base, now)
+    klines = await history.fetch_klines(rest, symbol, base, start, found.live_from)
+    found.rows.extend(_with_gaps(klines, rest.adapter.source, symbol, base))
+    found.after[symbol, base] = klines[-1].open_ts if klines else timeframes.shift(base, found.live_from, -1)
+
+
+async def _load_trades(rest: RestClient, data_input: DataInput, symbol: str, now: int, found: Warmup) -> None:
+    base = data_input.timeframe or ""
+    since, price = found.live_from, None
+    if base in rest.adapter.timeframes:
+        start = begin(data_input, base, now)
+        klines = await history.fetch_klines(rest, symbol, base, start, since)
+        found.rows.extend(_with_gaps(klines, rest.adapter.source, symbol, base))
+        if klines:
+            price = klines[-1].close
+            end = timeframes.end_of(base, klines[-1].open_ts)
+            if end >= timeframes.shift(base, since, -LAG):
+                since = end
+    trades = await history.fetch_trades(rest, symbol, since=since)
+    found.trades[symbol] = (since, price, trades)
+    if trades:
+        found.after[symbol, None] = trades[-1].trade_id
+
+
+def _with_gaps(klines: list[Kline], source: str, symbol: str, base: str) -> list[Kline | Gap]:
+    """The candles with a Gap in place of those that are missing between them."""
+    rows: list[Kline | Gap] = []
+    due: int | None = None
+    for kline in klines:
+        if due is not None and kline.open_ts > due:
+            log.warning("%s REST lacks the %s candles of %s from %d to %d", source, base, symbol, due, kline.open_ts)
+            rows.append(Gap(source, symbol, base, due, kline.open_ts, "REST does not have them"))
+        rows.append(kline)
+        due = timeframes.end_of(base, kline.open_ts)
+    return rows
+
+
+def _start(row: Kline | Gap) -> int:
+    return row.start if isinstance(row, Gap) else row.open_ts
