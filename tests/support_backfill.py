@@ -86,7 +86,7 @@ async def market(
 Candle = tuple[int, float, float, float, float, int]  # open_ts, open, high, low, close, trades
 
 
-def golden(tape: Tape, timeframe: str, start: int, end: int, symbol: str = SYMBOL) -> list[tuple[Candle, float]]:
+def golden(tape: Tape, timeframe: str, start: int, end: int, *, symbol: str = SYMBOL) -> list[tuple[Candle, float]]:
     """The candles that begin within [start, end) and their volumes, folded by DuckDB; empty ones flat."""
     trades = [(trade.id, trade.ts, trade.price, trade.quantity) for trade in tape.rows(symbol, start, end)]
     before = tape.last_before(symbol, start)
@@ -135,10 +135,12 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def assert_golden(rows: Sequence[dict[str, Any]], tape: Tape, timeframe: str, start: int, end: int) -> None:
+def assert_golden(
+    rows: Sequence[dict[str, Any]], tape: Tape, timeframe: str, start: int, end: int, *, symbol: str = SYMBOL
+) -> None:
     """The rows are exactly the range's candles, in order, each once: prices and counts (where the exchange tells them)
     exact, volumes to 1e-9."""
-    expected = golden(tape, timeframe, start, end)
+    expected = golden(tape, timeframe, start, end, symbol=symbol)
     starts = [int(row["open_ts"]) for row in rows]
     assert starts == [candle[0] for candle, _ in expected]
     for row, (candle, volume) in zip(rows, expected, strict=True):

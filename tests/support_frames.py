@@ -11,8 +11,8 @@ from typing import Any
 from streammachine.market.exchanges import adapter_for
 from streammachine.market.exchanges.base import Adapter, Event
 
-START = 1_786_538_760_000  # 2026-08-12T12:06:00Z
-ISO = "2026-08-12T12:06:00.000000000Z"
+START = 1_786_538_760_000  # 2026-08-12T12:46:00Z
+ISO = "2026-08-12T12:46:00.000000000Z"
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,26 @@ def put(message: Any, path: tuple[str | int, ...], value: object) -> None:
 
 
 def binance_kline(**changes: Any) -> dict[str, Any]:
-    row = {
-        **{"t": START, "T": START + 59_999, "s": "BTCUSDT", "i": "1m", "f": 100, "L": 200},
-        **{"o": "64040.20000000", "c": "64033.50000000", "h": "64041.00000000", "l": "64025.70000000"},
-        **{"v": "2.16787395", "n": 101, "x": False, "q": "138825.26544681", "V": "1.5", "Q": "96050.1", "B": "0"},
-    }
+    row: dict[str, Any] = {"t": START, "T": START + 59_999, "s": "BTCUSDT", "i": "1m", "f": 100, "L": 200}
+    row |= {"o": "64040.20000000", "c": "64033.50000000", "h": "64041.00000000", "l": "64025.70000000"}
+    row |= {"v": "2.16787395", "n": 101, "x": False, "q": "138825.26544681", "V": "1.5", "Q": "96050.1", "B": "0"}
     return {"e": "kline", "E": START + 2000, "s": row["s"], "k": row | changes}
 
 
 def binance_trade(**changes: Any) -> dict[str, Any]:
-    row = {"e": "trade", "E": START + 10, "s": "BTCUSDT", "t": 12345, "p": "64040.20000000", "q": "0.50000000"}
+    row: dict[str, Any] = {
+        "e": "trade",
+        "E": START + 10,
+        "s": "BTCUSDT",
+        "t": 12345,
+        "p": "64040.20000000",
+        "q": "0.50000000",
+    }
     return row | {"T": START + 9, "m": True, "M": True} | changes
 
 
 def binance_agg_trade(**changes: Any) -> dict[str, Any]:
-    row = {"e": "aggTrade", "E": START + 10, "a": 5933014, "s": "BTCUSDT", "p": "64040.20", "q": "0.5"}
+    row: dict[str, Any] = {"e": "aggTrade", "E": START + 10, "a": 5933014, "s": "BTCUSDT", "p": "64040.20", "q": "0.5"}
     return row | {"f": 100, "l": 105, "T": START + 9, "m": False} | changes
 
 
@@ -88,33 +93,59 @@ def okx_candle(symbol: str = "BTC-USDT", channel: str = "candle1m", **changes: s
 
 
 def okx_trade(**changes: Any) -> dict[str, Any]:
-    row = {"instId": "BTC-USDT", "tradeId": "1040968613", "px": "64040.2", "sz": "0.00240857", "side": "buy"}
+    row: dict[str, Any] = {
+        "instId": "BTC-USDT",
+        "tradeId": "1040968613",
+        "px": "64040.2",
+        "sz": "0.00240857",
+        "side": "buy",
+    }
     row |= {"ts": str(START + 9), "count": "2", "source": "0", "seqId": 79706765242} | changes
     return {"arg": {"channel": "trades", "instId": row["instId"]}, "data": [row]}
 
 
 def kraken_ohlc(**changes: Any) -> dict[str, Any]:
-    row = {"symbol": "BTC/USD", "open": 63301.6, "high": 63301.6, "low": 63297.7, "close": 63297.7, "trades": 27}
+    row: dict[str, Any] = {
+        "symbol": "BTC/USD",
+        "open": 63301.6,
+        "high": 63301.6,
+        "low": 63297.7,
+        "close": 63297.7,
+        "trades": 27,
+    }
     row |= {"volume": 0.04121249, "vwap": 63298.2, "interval_begin": ISO, "interval": 1}
-    row |= {"timestamp": "2026-08-12T12:07:00.000000Z"} | changes
-    return {"channel": "ohlc", "type": "update", "timestamp": "2026-08-12T12:06:44.084233010Z", "data": [row]}
+    row |= {"timestamp": "2026-08-12T12:47:00.000000Z"} | changes
+    return {"channel": "ohlc", "type": "update", "timestamp": "2026-08-12T12:46:44.084233010Z", "data": [row]}
 
 
 def kraken_trade(**changes: Any) -> dict[str, Any]:
-    row = {"symbol": "BTC/USD", "side": "sell", "price": 63297.7, "qty": 0.02, "ord_type": "market"}
-    row |= {"trade_id": 10218209, "timestamp": "2026-08-12T12:06:37.708706Z"} | changes
+    row: dict[str, Any] = {"symbol": "BTC/USD", "side": "sell", "price": 63297.7, "qty": 0.02, "ord_type": "market"}
+    row |= {"trade_id": 10218209, "timestamp": "2026-08-12T12:46:37.708706Z"} | changes
     return {"channel": "trade", "type": "update", "data": [row]}
 
 
 def bybit_kline(topic: str = "kline.1.BTCUSDT", **changes: Any) -> dict[str, Any]:
-    row = {"start": START, "end": START + 59_999, "interval": "1", "open": "64104.5", "close": "64096.4"}
+    row: dict[str, Any] = {
+        "start": START,
+        "end": START + 59_999,
+        "interval": "1",
+        "open": "64104.5",
+        "close": "64096.4",
+    }
     row |= {"high": "64104.5", "low": "64096.4", "volume": "1.01673", "turnover": "65173.1079222"}
     row |= {"confirm": False, "timestamp": START + 14_563} | changes
     return {"type": "snapshot", "topic": topic, "data": [row], "ts": START + 14_563}
 
 
 def bybit_trade(**changes: Any) -> dict[str, Any]:
-    row = {"T": START + 9, "s": "BTCUSDT", "S": "Buy", "v": "0.015", "p": "63976.10", "L": "ZeroPlusTick"}
+    row: dict[str, Any] = {
+        "T": START + 9,
+        "s": "BTCUSDT",
+        "S": "Buy",
+        "v": "0.015",
+        "p": "63976.10",
+        "L": "ZeroPlusTick",
+    }
     row |= {"i": "e799c7b7-1ccc-53d9-b84a-fb7a460397bc", "BT": False, "RPI": False, "seq": 760579112851} | changes
     return {"topic": f"publicTrade.{row['s']}", "type": "snapshot", "ts": START + 10, "data": [row]}
 
@@ -148,15 +179,11 @@ def samples() -> Iterator[Sample]:
         yield Sample("okx", market_type, trade, (("data", 0, "px"),), (("data", 0, "sz"),), ("data", 0, "ts"))
     ohlc, trade = _paths(("data", 0), "open high low close"), kraken_trade()
     yield Sample("kraken", "SPOT", kraken_ohlc(), ohlc, (("data", 0, "volume"),), ("data", 0, "interval_begin"))
-    yield Sample(
-        "kraken", "SPOT", trade, (("data", 0, "price"),), (("data", 0, "qty"),), ("data", 0, "timestamp")
-    )
+    yield Sample("kraken", "SPOT", trade, (("data", 0, "price"),), (("data", 0, "qty"),), ("data", 0, "timestamp"))
     for market_type in ("SPOT", "LINEAR", "INVERSE"):
         volume = "turnover" if market_type == "INVERSE" else "volume"
         yield Sample("bybit", market_type, bybit_kline(), ohlc, (("data", 0, volume),), ("data", 0, "start"))
-        yield Sample(
-            "bybit", market_type, bybit_trade(), (("data", 0, "p"),), (("data", 0, "v"),), ("data", 0, "T")
-        )
+        yield Sample("bybit", market_type, bybit_trade(), (("data", 0, "p"),), (("data", 0, "v"),), ("data", 0, "T"))
 
 
 SAMPLES = tuple(samples())

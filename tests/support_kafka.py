@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from typing import Any, Self
 
 _HOST = """
@@ -53,10 +54,12 @@ class Kafka:
             partitions = consumer.list_topics(topic, timeout=seconds).topics[topic].partitions
             consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
             found: list[Any] = []
-            while True:
-                messages = consumer.consume(1000, timeout=seconds if len(found) < count else 1.0)
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                messages = consumer.consume(1000, timeout=0.5)
                 found += [message for message in messages if message.error() is None]
-                if not messages:
-                    return found
+                if len(found) >= count and not messages:
+                    break
+            return found
         finally:
             consumer.close()

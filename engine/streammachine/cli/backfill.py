@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 from rich.console import Console
 
+from streammachine.cli.single_error import single_error
 from streammachine.errors import DataInputError
 from streammachine.market.backfill import Backfilling, backfill_for
 from streammachine.market.emitters.targets import emitter_for
@@ -89,8 +90,9 @@ async def _exchange(options: BackfillOptions) -> AsyncIterator[dict[str, Any]]:
     from streammachine.cli.simulated import simulated
 
     adapter = adapter_for(options.exchange, options.market)
-    async with simulated(adapter, options.symbols, speed=None) as (clock, urls):
-        yield {"clock": clock, "rest_url": urls.rest, "bulk_url": urls.bulk or None}
+    with single_error():
+        async with simulated(adapter, options.symbols, speed=None) as (clock, urls):
+            yield {"clock": clock, "rest_url": urls.rest, "bulk_url": urls.bulk or None}
 
 
 def _report(console: Console, backfill: Backfilling, sinks: Sequence[str]) -> None:

@@ -226,6 +226,42 @@ def backfill(
     )
 
 
+@app.command
+def simulate(
+    *,
+    exchange: Commas = None,
+    speed: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0,
+    fault: Annotated[list[str] | None, Parameter(negative="")] = None,
+    tape: Path | None = None,
+    seed: int = 0,
+    symbols: Commas = None,
+    port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_532))] = 0,
+) -> int:
+    """Simulate exchanges on this machine: their real protocols over one market, for other processes, until Ctrl-C.
+
+    Parameters
+    ----------
+    exchange
+        Which, separated by commas (default: binance,okx,kraken,bybit).
+    speed
+        Market seconds per second.
+    fault
+        What goes wrong, once for each: kind@seconds:name=value,..., e.g. reset@30, missing@60:symbol=BTC/USDT,lasts=20.
+    tape
+        A CSV file (.gz too) of recorded trades with the columns trade_ms, trade_id, price, qty, buyer_is_maker.
+        Without it the trades are generated from the seed.
+    seed
+        Of the trades and of whatever else is drawn by chance.
+    symbols
+        As BASE/QUOTE, separated by commas (default: BTC/USDT,ETH/USDT).
+    port
+        Of the first exchange, the next ones follow (default: any that are free).
+    """
+    from streammachine.cli.simulate import SimulateOptions, run_simulate
+
+    return run_simulate(SimulateOptions(exchange or (), speed, fault or (), tape, seed, symbols or (), port))
+
+
 @dlq.command(name="list")
 def dlq_list(
     stream: str | None = None,

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -13,8 +14,10 @@ from streammachine.errors import SymbolError
 from streammachine.market.clock import VirtualClock
 from streammachine.market.exchanges.base import Adapter, Urls
 
+if TYPE_CHECKING:
+    from streammachine.market.simulator import Fault, Tape
+
 QUOTES = ("USDT", "USDC", "FDUSD", "USD", "EUR", "BTC", "ETH")
-MINUTES_BEFORE = 24 * 60  # of the tape before now: for warm-up
 
 
 def canonical(adapter: Adapter, symbol: str) -> str:
@@ -35,22 +38,31 @@ def canonical(adapter: Adapter, symbol: str) -> str:
 
 @asynccontextmanager
 async def simulated(
-    adapter: Adapter, symbols: Sequence[str], *, speed: float | None, seed: int = 1, start_ms: int | None = None
+    adapter: Adapter,
+    symbols: Sequence[str],
+    *,
+    speed: float | None,
+    seed: int = 1,
+    tape: Tape | None = None,
+    faults: Sequence[Fault] = (),
 ) -> AsyncIterator[tuple[VirtualClock, Urls]]:
     """Run a simulated exchange that has the symbols; gives the clock to use and its URLs.
 
     Args:
-        speed: market seconds per real second; None: as fast as they are worked off. start_ms: by default now.
+        speed: market seconds per real second; None: as fast as they are worked off.
+        tape: what is traded, from its start on; by default it is generated from ``seed``, from now on.
+        faults: what goes wrong.
     """
     from streammachine.market.simulator import Simulator, Tape
 
-    now = int(time.time() * 1000) // 60_000 * 60_000 if start_ms is None else start_ms
-    clock = VirtualClock(now, speed)
-    tape = Tape.generate(seed, symbols=[canonical(adapter, symbol) for symbol in symbols], start_ms=now)
+    if tape is None:
+        now = int(time.time() * 1000) // 60_000 * 60_000
+        tape = Tape.generate(seed, symbols=[canonical(adapter, symbol) for symbol in symbols], start_ms=now)
+    clock = VirtualClock(tape.start_ms, speed)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(clock.drive)
         try:
-            async with Simulator(tape, exchanges=(adapter.name,), clock=clock, seed=seed) as simulator:
+            async with Simulator(tape, (adapter.name,), clock, faults, seed) as simulator:
                 yield clock, simulator.urls(adapter.name, adapter.market_type)
         finally:
             tasks.cancel_scope.cancel()

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from streammachine.cli.single_error import single_error
 from streammachine.market.data_input import DataInput
 from streammachine.market.emitters.targets import emitter_for
 from streammachine.market.exchanges import adapter_for
@@ -46,7 +47,8 @@ class StreamOptions:
 
 def run_stream(options: StreamOptions) -> int:
     """Stream until Ctrl-C, or as long as was asked for."""
-    return anyio.run(_stream, Console(highlight=False), options)
+    with single_error():
+        return anyio.run(_stream, Console(highlight=False), options)
 
 
 async def _stream(console: Console, options: StreamOptions) -> int:
@@ -69,7 +71,8 @@ async def _stream(console: Console, options: StreamOptions) -> int:
                         break
             await runner.close()
             tasks.cancel_scope.cancel()
-        console.print(watch.summary())
+        if not console.is_terminal:  # there the live table still stands
+            console.print(watch.table())
     return 0
 
 
@@ -136,11 +139,11 @@ class Watch:
 
     def table(self) -> Group:
         """The last candle of each symbol and timeframe, and how the runner is."""
-        table = Table(title=self._title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1))
+        table = Table(title=self._title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 0))
         table.add_column("symbol", no_wrap=True)
         table.add_column("", no_wrap=True)
-        table.add_column("start (UTC)", no_wrap=True)
-        for name in ("open", "high", "low", "close", "volume", "trades", "candles"):
+        table.add_column("UTC", no_wrap=True)
+        for name in ("open", "high", "low", "close", "volume", "trades", "seen"):
             table.add_column(name, justify="right", no_wrap=True)
         for key, row in list(self._last.items())[:MOST_ROWS]:
             table.add_row(*(Text(cell) for cell in _cells(key, row, self._counts.get(key, 0))))
@@ -174,22 +177,16 @@ class Watch:
 
 
 def _cells(key: tuple[str, str], row: Kline | Trade, count: int) -> list[str]:
+    """A row of the table; narrow enough for 80 columns with prices up to 999,999.99."""
     if isinstance(row, Trade):
         moment = datetime.fromtimestamp(row.ts / 1000, UTC)
-        return [
-            key[0],
-            key[1],
-            f"{moment:%m-%d %H:%M:%S}",
-            "",
-            "",
-            "",
-            f"{row.price:,.8g}",
-            f"{row.volume:,.6g}",
-            "1",
-            f"{count:,}",
-        ]
+        price, volume = f"{row.price:,.8g}", f"{row.volume:,.5g}"
+        return [key[0], key[1], f"{moment:%H:%M:%S}", "", "", "", price, volume, "1", f"{count:,}"]
     moment = datetime.fromtimestamp(row.open_ts / 1000, UTC)
+    start = (
+        f"{moment:%y-%m-%d}" if key[1][-1] in "dwM" else f"{moment:%H:%M:%S}" if key[1] == "1s" else f"{moment:%H:%M}"
+    )
     prices = [f"{value:,.8g}" for value in (row.open, row.high, row.low, row.close)]
     trades = "" if row.n_trades is None else f"{row.n_trades:,}"
-    mark = "" if row.is_closed else " …"
-    return [key[0], key[1] + mark, f"{moment:%m-%d %H:%M:%S}", *prices, f"{row.volume:,.6g}", trades, f"{count:,}"]
+    mark = "" if row.is_closed else "…"
+    return [key[0], key[1] + mark, start, *prices, f"{row.volume:,.5g}", trades, f"{count:,}"]

@@ -5,6 +5,9 @@ not matter. A target is made when its last base candle comes, or when a later ca
 is complete when every one of its base candles was there and complete; else it says so (``is_complete`` False: a base
 candle is missing, or we began in the middle of it). A target of which there is no base candle at all is a Gap.
 
+A base candle without a trade is flat at the price before it; it gives no price to a target that has trades, so targets
+equal what the exchange itself makes of those trades.
+
 Bounds are ``timeframe``'s: aligned to the epoch, weeks to Monday, months to the calendar.
 """
 
@@ -182,6 +185,7 @@ class _Target:
         "seen",
         "start",
         "timeframe",
+        "traded",
         "turnover",
         "volume",
         "whole",
@@ -197,6 +201,7 @@ class _Target:
         self.end: int | None = None
         self.parts = 0
         self.whole = True
+        self.traded = False
         self.estimated = False
         self.open = self.high = self.low = self.close = self.volume = 0.0
         self.quote_volume: float | None = 0.0
@@ -219,12 +224,14 @@ class _Target:
             self.begin(timeframes.floor(self.timeframe, kline.open_ts))
             if self.due is None:
                 self.due = self.start
-        if not self.parts:
-            self.open, self.high, self.low = kline.open, kline.high, kline.low
-        else:
+        traded = kline.volume > 0 if kline.n_trades is None else kline.n_trades > 0
+        if not self.parts or (traded and not self.traded):
+            self.open, self.high, self.low, self.close = kline.open, kline.high, kline.low, kline.close
+        elif traded:
             self.high = max(self.high, kline.high)
             self.low = min(self.low, kline.low)
-        self.close = kline.close
+            self.close = kline.close
+        self.traded = self.traded or traded
         self.whole = self.whole and kline.open_ts == self.seen and kline.is_complete
         self.seen = end
         self.parts += 1

@@ -26,11 +26,12 @@ from streammachine.errors import DataInputError, EmitterError, ExchangeError, Sy
 from streammachine.market import history
 from streammachine.market import timeframe as timeframes
 from streammachine.market.backfill_sinks import CHECKPOINT_ROWS, Sink, request_key
-from streammachine.market.clock import Clock, SystemClock
+from streammachine.market.clock import Clock
 from streammachine.market.collecting import Collector
 from streammachine.market.emitters.base import Transformer
-from streammachine.market.emitters.outlet import Outlet
+from streammachine.market.emitters.outlet import check_emitter
 from streammachine.market.exchanges import adapter_for
+from streammachine.market.following import default_clock
 from streammachine.market.kline import Gap, Kline
 from streammachine.market.progress import Show, bar, silent
 from streammachine.market.rest import RestClient
@@ -38,7 +39,7 @@ from streammachine.market.timespan import Moment, Timespan, timespan
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_SECONDS: Final = 2.0
+ATTEMPTS: Final = 8  # of one request, half a minute in all: nobody waits for a backfill as for a live candle
 
 State = Literal["waiting", "running", "done", "failed"]
 
@@ -98,7 +99,7 @@ class Backfilling:
         self.symbol = self._adapter.check_symbol(symbol.strip())
         self.timeframe = self._adapter.check_timeframe(timeframes.check(timeframe))
         self._urls = self._adapter.urls(rest_url=rest_url, bulk_url=bulk_url)
-        self._clock = clock if clock is not None else SystemClock()
+        self._clock = clock if clock is not None else default_clock()
         self._asked = (from_date, to_date)
         self._span = self._timespan()
         self._file_path = Path(file_path) if file_path is not None else None
@@ -113,8 +114,6 @@ class Backfilling:
         self._collector: Collector | None = None
         self._old_gaps: list[Gap] = []
         self._rows = self._rows_before = 0
-        self._unsaved = 0
-        self._saved_at = 0.0
         self._show: Show = silent
         self._state: State = "waiting"
 
@@ -135,7 +134,7 @@ class Backfilling:
             if not callable(getattr(emitter, method, None)):
                 raise EmitterError(f"{type(emitter).__name__} has no {method}: leave that argument out")
             getattr(emitter, method)(value)
-        Outlet(emitter)  # says what is wrong with it
+        check_emitter(emitter)
         self._emitters.append(emitter)
         return self
 
@@ -295,7 +294,9 @@ class Backfilling:
 
     @contextlib.asynccontextmanager
     async def _open_rest(self) -> AsyncGenerator[RestClient]:
-        async with RestClient(self._adapter, self._urls, clock=self._clock, parallel=self._parallel) as rest:
+        async with RestClient(
+            self._adapter, self._urls, clock=self._clock, parallel=self._parallel, attempts=ATTEMPTS
+        ) as rest:
             self._rest = rest
             await self._check_symbol(rest)
             yield rest
@@ -321,7 +322,7 @@ class Backfilling:
         key = request_key(self._adapter, self._urls, self.symbol, self.timeframe, self._span.start)
         sinks = []
         for emitter in self._emitters or [CSVEmitter()]:
-            is_default = isinstance(emitter, CSVEmitter) and emitter.path is None
+            is_default = isinstance(emitter, CSVEmitter) and emitter.file_path is None
             if is_default:
                 emitter.set_file_path(self.file_path)
             sink = Sink(emitter, key, self._span.start, resume=self._resume, is_default=is_default)
@@ -340,11 +341,8 @@ class Backfilling:
                 bar(self._title(), self._span.end - self._span.start, wanted=self._progress)
             )
             self._collector = self._collect(rest, first.position, self._emit, first.close)
-            self._unsaved, self._saved_at = 0, self._clock.monotonic()
             await self._collector.run()
-            await self._checkpoint(clean=True)
-        for gap in self.gaps:
-            log.warning("missing: %s", gap)
+            await self._save(clean=True)
 
     async def _emit(self, klines: list[Kline]) -> None:
         for start in range(0, len(klines), CHECKPOINT_ROWS):
@@ -352,21 +350,16 @@ class Backfilling:
             for sink in self._sinks:
                 await sink.put(piece)
             self._count(len(piece))
-            self._unsaved += len(piece)
-        late = self._clock.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
-        if self._unsaved >= CHECKPOINT_ROWS or late:
-            await self._checkpoint()
+        await self._save()
 
-    async def _checkpoint(self, *, clean: bool = False) -> None:
-        """Flush all sinks, and then note that they have it."""
-        collector = self._collector
+    async def _save(self, *, clean: bool = False) -> None:
+        """Flush the sinks whose turn it is (``clean``: all), and then note that they have it."""
+        collector, now = self._collector, self._clock.monotonic()
         if collector is None:
             return
         for sink in self._sinks:
-            await sink.drain()
-        for sink in self._sinks:
-            sink.save(collector, self.gaps, self._rows, clean=clean)
-        self._unsaved, self._saved_at = 0, self._clock.monotonic()
+            if clean or sink.is_due(now):
+                await sink.save(collector.position, collector.close, self.gaps, self._rows, now, clean=clean)
 
     def _count(self, rows: int) -> None:
         self._rows += rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -14,17 +15,16 @@ from streammachine.errors import EmitterError
 from streammachine.market.emitters.base import DataEmitter, Transformer
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.journal import Journal, Record, digest
-from streammachine.settings import Settings
 
 if TYPE_CHECKING:
     from streammachine.market.clock import Clock
-    from streammachine.market.collecting import Collector
     from streammachine.market.exchanges.base import Adapter, Urls
     from streammachine.market.kline import Gap, Kline
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_ROWS: Final = 5000  # about so many rows, at most, are done again after a kill
+CHECKPOINT_SECONDS: Final = 2.0
 MOST_TAIL: Final = 20 * CHECKPOINT_ROWS  # lines of a CSV behind its checkpoint; more than that we did not write
 
 
@@ -58,6 +58,8 @@ class Sink:
         self._csv = _csv_path(emitter)
         self._journal: Journal | None = None
         self._outlet: Outlet | None = None
+        self._unsaved = 0
+        self._saved_at = 0.0
 
     def look(self, journals: ExitStack, data_dir: Path | None) -> None:
         """Open the journal, if it can have one, and see how far it has come. Changes nothing of the sink.
@@ -69,6 +71,8 @@ class Sink:
         if self._csv is not None:
             if not self._csv.parent.is_dir():
                 raise EmitterError(f"{self._csv} cannot be written: the folder {self._csv.parent} does not exist")
+            if self._csv.is_dir():
+                raise EmitterError(f"{self._csv} cannot be written: it is a folder")
             self._journal = Journal.beside(self._csv)
         elif isinstance(target, str) and target:
             self._journal = Journal.below((data_dir or _data_dir()) / "backfills", target)
@@ -84,6 +88,7 @@ class Sink:
     @asynccontextmanager
     async def open(self, transformer: Transformer | None, clock: Clock) -> AsyncGenerator[None]:
         """Cut a CSV back to where it is known to be right, and connect."""
+        self._saved_at = clock.monotonic()
         if self._csv is not None and self._journal is not None:
             self._rewind(self._csv, self._journal)
             self._write(self._journal, self.position, size=_size(self._csv))
@@ -107,19 +112,25 @@ class Sink:
         """Hand on those that it does not have yet."""
         if self._outlet is not None:
             await self._outlet.put([kline for kline in klines if kline.open_ts >= self.position])
+            self._unsaved += len(klines)
 
-    async def drain(self) -> None:
-        """Wait until all that was put is where it belongs."""
+    def is_due(self, now: float) -> bool:
+        """Whether to flush and note it, by the rows since the last time, or the seconds (``now``: of the clock)."""
+        rows, seconds = _checkpoints(self.emitter)
+        return self._journal is not None and (self._unsaved >= rows or now - self._saved_at >= seconds)
+
+    async def save(
+        self, position: int, close: float | None, gaps: list[Gap], rows: int, now: float, *, clean: bool
+    ) -> None:
+        """Flush, and note that it has all before the position."""
         if self._outlet is not None:
             await self._outlet.drain()
-
-    def save(self, collector: Collector, gaps: list[Gap], rows: int, *, clean: bool) -> None:
-        """Note that it has all before the collector's position."""
-        if self._journal is None or collector.position < self.position:
+        self._unsaved, self._saved_at = 0, now
+        if self._journal is None or position < self.position:
             return
-        self.close, self.gaps, self.rows = collector.close, gaps, rows
+        self.close, self.gaps, self.rows = close, gaps, rows
         size = _size(self._csv) if self._csv is not None else None
-        self._write(self._journal, collector.position, size=size, clean=clean)
+        self._write(self._journal, position, size=size, clean=clean)
 
     def describe(self) -> dict[str, Any]:
         """How its outlet stands."""
@@ -227,15 +238,27 @@ def _csv_path(emitter: Any) -> Path | None:
     """The file of a CSV emitter of ours, or of a subclass."""
     from streammachine.market.emitters.csv import CSVEmitter
 
-    if not isinstance(emitter, CSVEmitter) or emitter.path is None:
+    if not isinstance(emitter, CSVEmitter) or emitter.file_path is None:
         return None
-    return emitter.path.absolute()
+    return emitter.file_path.absolute()
+
+
+def _checkpoints(emitter: Any) -> tuple[int, float]:
+    """After how many rows, or seconds, an emitter is flushed."""
+    from streammachine.market.emitters.parquet import ParquetEmitter
+
+    if isinstance(emitter, ParquetEmitter):
+        return emitter.rows, emitter.seconds  # each flush makes a file
+    return CHECKPOINT_ROWS, CHECKPOINT_SECONDS
 
 
 def _data_dir() -> Path:
     import platformdirs
 
-    return Settings().data_dir or Path(platformdirs.user_data_dir("streammachine", appauthor=False))
+    given = os.environ.get(
+        "STREAMMACHINE_DATA_DIR", ""
+    ).strip()  # as Settings reads it, which this road does not import
+    return Path(given).expanduser().absolute() if given else Path(platformdirs.user_data_dir("streammachine", False))
 
 
 def _size(path: Path) -> int:

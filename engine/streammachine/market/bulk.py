@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from streammachine.errors import MarketError
 from streammachine.market import timeframe as timeframes
 from streammachine.market.exchanges.base import Request
+from streammachine.market.history import marked
 from streammachine.market.kline import Kline
 
 if TYPE_CHECKING:
@@ -125,13 +126,18 @@ def read(file: BinaryIO, adapter: Adapter, symbol: str, timeframe: str) -> Itera
                 raise BadFileError(f"the zip holds {archive.namelist()[:5]}, not one CSV")
             with archive.open(names[0]) as lines:
                 rows: list[str] = []
-                while line := lines.readline(LONGEST_LINE):
-                    row = _row(line)
-                    if row is not None:
-                        rows.append(row)
-                    if len(rows) >= ROWS:
+                try:
+                    while line := lines.readline(LONGEST_LINE):
+                        row = _row(line)
+                        if row is not None:
+                            rows.append(row)
+                        if len(rows) >= ROWS:
+                            yield _klines(rows, adapter, symbol, timeframe)
+                            rows = []
+                except ValueError:  # what stands before a line that is none is good
+                    if rows:
                         yield _klines(rows, adapter, symbol, timeframe)
-                        rows = []
+                    raise
                 if rows:
                     yield _klines(rows, adapter, symbol, timeframe)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
@@ -166,8 +172,7 @@ def _row(line: bytes) -> str | None:
 
 def _klines(rows: list[str], adapter: Adapter, symbol: str, timeframe: str) -> list[Kline]:
     body = f"[{','.join(rows)}]".encode()
-    update = {"origin": "bulk", "is_closed": True}
-    return [kline.model_copy(update=update) for kline in adapter.decode_klines(body, symbol, timeframe)]
+    return [marked(kline, origin="bulk", is_closed=True) for kline in adapter.decode_klines(body, symbol, timeframe)]
 
 
 def _label(start: int) -> str:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MARGIN: Final = 10  # candles at the far end of what REST gives that may fall out of it while trades are folded
+SETTLED: Final = 10_000  # milliseconds after which a candle is final whatever the exchange's clock says
+PAUSE: Final = 1.0  # seconds between two looks until then
 LOOK_BACK: Final = (timeframes.HOUR, timeframes.DAY, 30 * timeframes.DAY)  # for the price before a first, empty candle
 
 
@@ -78,6 +80,7 @@ class Collector:
             else:
                 await self._from_rest(self._end)
         finally:
+            self._tell_of_gap()
             for file in self._files:
                 file.close()
 
@@ -87,18 +90,26 @@ class Collector:
     # -- where they come from --
 
     async def _skip_to_first(self) -> None:
-        """Do not ask page by page for years in which the symbol was not there."""
-        if len(history.windows(self._rest, self._timeframe, self.position, self._end)) < 3:
+        """Do not ask page by page for years in which the symbol was not there. One long candle may be missing for other
+        reasons, so the pages at both ends of what would be skipped must be empty too."""
+        if len(history.windows(self._rest, self._timeframe, self.position, self._end)) < 5:
             return
         first = await history.first_candle(self._rest, self._symbol, self._timeframe, self.position, self._end)
-        first = self._end if first is None else timeframes.ceil(self._timeframe, first)
+        first = timeframes.ceil(self._timeframe, first) if first is not None else None
+        if first is None or first <= self.position:
+            return
+        skipped = history.windows(self._rest, self._timeframe, self.position, min(first, self._end))
+        for window in {skipped[0], skipped[-1]}:
+            if await history.fetch_window(self._rest, self._symbol, self._timeframe, *window):
+                return
         self._gap_until(min(first, self._end), f"{self._symbol} was not traded yet")
 
     async def _from_rest(self, end: int) -> None:
         windows = history.windows(self._rest, self._timeframe, self.position, end)
 
         async def fetch(start: int, behind: int) -> tuple[int, list[Kline]]:
-            return behind, await history.fetch_window(self._rest, self._symbol, self._timeframe, start, behind)
+            klines = await history.fetch_window(self._rest, self._symbol, self._timeframe, start, behind)
+            return behind, await self._settled(klines, behind)
 
         async def accept(page: tuple[int, list[Kline]]) -> None:
             behind, klines = page
@@ -107,6 +118,20 @@ class Collector:
 
         await in_order([partial(fetch, *window) for window in windows], self._rest.parallel, accept)
         self._gap_until(end)
+
+    async def _settled(self, klines: list[Kline], end: int) -> list[Kline]:
+        """The klines; where the last of them has only just ended, in the state that it has once a later one is there:
+        until then our clock may be ahead of the exchange's, or its REST behind."""
+        last = timeframes.shift(self._timeframe, end, -1)
+        clock = self._rest.clock
+        while clock.time_ms() - end < SETTLED:
+            beyond = timeframes.end_of(self._timeframe, end)
+            some = await history.fetch_klines(self._rest, self._symbol, self._timeframe, last, beyond, running=True)
+            found = next((kline for kline in some if kline.open_ts == last and kline.is_closed), None)
+            if found is not None:
+                return [*(kline for kline in klines if kline.open_ts < last), found]
+            await clock.sleep(PAUSE)
+        return klines
 
     async def _from_bulk(self, pieces: list[bulk.Piece | tuple[int, int]]) -> None:
         calls = [partial(self._fetch, piece) for piece in pieces]
@@ -216,6 +241,13 @@ class Collector:
         self.position = end
         if self.gaps and self.gaps[-1].end == gap.start and self.gaps[-1].reason == gap.reason:
             gap = Gap(source, self._symbol, self._timeframe, self.gaps.pop().start, end, gap.reason)
-        else:
-            log.warning("gap: %s %s from %s to %s: %s", gap.symbol, gap.timeframe, gap.start, gap.end, gap.reason)
+            self.gaps.append(gap)
+            return
+        self._tell_of_gap()
         self.gaps.append(gap)
+
+    def _tell_of_gap(self) -> None:
+        """Log the newest gap: nothing is going to be added to it."""
+        if self.gaps:
+            gap = self.gaps[-1]
+            log.warning("gap: %s %s from %d to %d: %s", gap.symbol, gap.timeframe, gap.start, gap.end, gap.reason)

@@ -85,11 +85,12 @@ class Line:
         self._numbers = numbers
         self._failures = 0
         self._stale_after = options.stale_after
+        self._closing = False
         self._alive: set[Session] = set()
         self._begin: Callable[[Session], object] | None = None
 
     async def run(self) -> None:
-        """Until cancelled.
+        """Until cancelled or closed.
 
         Raises:
             ExchangeError: the URL is not one of a WebSocket.
@@ -100,6 +101,8 @@ class Line:
             while True:
                 self.session = session
                 await session.going.wait()
+                if self._closing:
+                    return
                 if session.state is State.ENDED:
                     await self._pause(session)
                     session = self._open()
@@ -107,7 +110,8 @@ class Line:
                     session = await self._succeed(session)
 
     async def close(self) -> None:
-        """Close its connections politely. The caller cancels ``run`` afterwards."""
+        """Close its connections politely. The caller cancels ``run`` afterwards, which may be waiting to try again."""
+        self._closing = True
         for session in tuple(self._alive):
             session.close()
             await session.ended.wait()
@@ -165,6 +169,8 @@ class Line:
             new = self._open()
             with self._clock.move_on_after(self._options.handover):
                 await new.ready.wait()
+            if self._closing:
+                return new
             if new.state is State.OPEN:
                 self.replaced += 1
                 old.close()

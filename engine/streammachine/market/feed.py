@@ -42,6 +42,7 @@ Deliver = Callable[[list[Row]], Awaitable[None]]
 
 BAD_FRAMES_LOGGED: Final = 5  # a minute
 MINUTE: Final = 60.0
+SILENCE: Final = 10.0  # seconds without data after which trades without contiguous ids are looked for by REST
 REVIVALS: Final = 900.0  # seconds after which a stream that had died is taken for sound again
 OVERSLEPT: Final = 2000  # milliseconds: a timer so late means that this process stood still, and its sockets are unread
 
@@ -134,7 +135,6 @@ class Feed:
         self._timeframe = None
         if self._kind == "kline" and data_input.timeframe is not None:
             self._timeframe = adapter.check_timeframe(data_input.timeframe)
-        self._ledgers: dict[str, Ledger] = {symbol: self._ledger(symbol, after or {}) for symbol in symbols}
         self._decode = adapter.decode
         self._rest = rest
         self._urls = urls
@@ -153,6 +153,8 @@ class Feed:
         self._timers: list[tuple[int, int, Ledger]] = []
         self._order = itertools.count()
         self._stirred = anyio.Event()
+        self._ledgers: dict[str, Ledger] = {symbol: self._ledger(symbol, after or {}) for symbol in symbols}
+        self._delivering = False
         self._outbox: list[Row] = []
         self._filled = anyio.Event()
         self._emptied = anyio.Event()
@@ -211,7 +213,10 @@ class Feed:
         rows: list[Row] = []
         ledgers = self._ledgers
         data = False
-        for event in self._decode(frame):
+        events = self._decode(frame)
+        if self._timeframe is None and session is not None and events and isinstance(events[0], Trade):
+            self._doubt_silence(session, now)
+        for event in events:
             if isinstance(event, (Kline, Trade)):
                 ledger = ledgers.get(event.symbol)
                 if ledger is None:
@@ -227,9 +232,16 @@ class Feed:
         return rows
 
     def complete_until(self, symbol: str) -> int | None:
-        """The moment (epoch ms) up to which all trades of the symbol are known to be delivered; None: none is."""
+        """The moment (epoch ms) up to which all trades of the symbol are known to be delivered; None: none is, or rows
+        wait to be delivered."""
         ledger = self._ledgers[symbol]
-        if not isinstance(ledger, TradeLedger) or not ledger.whole or ledger.healing:
+        if (
+            self._outbox
+            or self._delivering
+            or not isinstance(ledger, TradeLedger)
+            or not ledger.whole
+            or ledger.healing
+        ):
             return None
         now, now_ms = self._clock.monotonic(), self._clock.time_ms()
         alive = max((session.last_frame for session in self._serving[symbol]), default=None)
@@ -290,6 +302,11 @@ class Feed:
         while len(self._outbox) >= self.options.queue:
             await self._emptied.wait()
 
+    def silence(self, session: Session) -> None:
+        """No frame came for some seconds, on exchanges with a heartbeat too: were any lost?"""
+        if self._timeframe is not None:
+            self._doubt(session, self._clock.time_ms())
+
     def acknowledged(self, session: Session, subscription: Subscription) -> None:
         """A stream is served."""
         symbol = subscription.symbol
@@ -346,7 +363,9 @@ class Feed:
             rows, self._outbox = self._outbox, []
             emptied, self._emptied = self._emptied, anyio.Event()
             emptied.set()
+            self._delivering = True
             await deliver(rows)
+            self._delivering = False
 
     # -- timers --
 
@@ -395,8 +414,22 @@ class Feed:
         if isinstance(event, BadFrame):
             self._counts["bad_frames"] += 1
             self._log_bad(event)
+            if session is not None:
+                self._doubt(session, self._clock.time_ms(), event.excerpt)
         elif session is not None:
             session.control(event)  # type: ignore[arg-type]
+
+    def _doubt(self, session: Session, now: int, excerpt: str = "") -> None:
+        """Data may have been lost: of the symbol that the frame names, else of all on this connection."""
+        symbols = [subscription.symbol for subscription in session.subscriptions]
+        named = [symbol for symbol in symbols if symbol in excerpt]
+        for symbol in named or symbols:
+            self._ledgers[symbol].doubt(now)
+
+    def _doubt_silence(self, session: Session, now: int) -> None:
+        """Trades come after a silence: perhaps it was none."""
+        if session.last_frame - session.last_data > SILENCE:
+            self._doubt(session, now)
 
     def _log_bad(self, event: BadFrame) -> None:
         now = self._clock.monotonic()

@@ -39,9 +39,6 @@ class Healer:
     Args:
         give_up: seconds of asking after which a Gap takes the place of what is missing.
         publish: takes the rows that were won. revive: told of a ledger whose stream must have died.
-
-    Attributes:
-        waiting: ledgers being healed now.
     """
 
     def __init__(
@@ -58,18 +55,25 @@ class Healer:
         self._publish = publish
         self._revive = revive
         self._places = anyio.Semaphore(max(AT_ONCE, 2 * rest.adapter.rest.parallel))
-        self.waiting = 0
+        self._patients: set[CandleLedger | TradeLedger] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Ledgers being healed now."""
+        return len(self._patients)
 
     async def heal(self, ledger: CandleLedger | TradeLedger) -> None:
         """Ask REST until the ledger misses nothing any more."""
-        self.waiting += 1
+        if ledger in self._patients:
+            return
+        self._patients.add(ledger)
         try:
             if isinstance(ledger, CandleLedger):
                 await self._heal_candles(ledger)
             else:
                 await self._heal_trades(ledger)
         finally:
-            self.waiting -= 1
+            self._patients.discard(ledger)
 
     # -- candles --
 
@@ -116,13 +120,12 @@ class Healer:
         start, end = ledger.missing(now)
         end = timeframes.end_of(timeframe, max(timeframes.floor(timeframe, now), end))
         found = await fetch_klines(self._rest, ledger.symbol, timeframe, start, end, running=True)
-        newest = max((kline.open_ts for kline in found), default=0)
         sure = self._clock.time_ms() - round(self._give_up * 500)
         closed = []
         for kline in found:
             if kline.is_closed:
                 closed.append(kline)
-            elif kline.open_ts < newest or timeframes.end_of(timeframe, kline.open_ts) <= sure:
+            elif timeframes.end_of(timeframe, kline.open_ts) <= sure:  # the last one of a page of old candles
                 closed.append(kline.model_copy(update={"is_closed": True}))
         return closed
 

@@ -58,6 +58,7 @@ class CandleLedger:
     __slots__ = (
         "_anchor",
         "_booked",
+        "_doubtful",
         "_end",
         "_first",
         "_held",
@@ -121,6 +122,7 @@ class CandleLedger:
         self._unshown = False  # it was not handed out, because an earlier candle was not closed yet
         self._held: dict[int, Kline] = {}  # closed, at ``expected`` or beyond
         self._states: dict[int, _State] = {}  # "next": of candles not yet closed
+        self._doubtful = False  # "next": a frame of the expected candle may have been lost
         self._anchor: Kline | None = None  # "next": the candle before ``expected``, whose close a flat one takes over
         self.last: Kline | None = None
         self.since: int | None = None
@@ -151,6 +153,10 @@ class CandleLedger:
     def interrupted(self) -> None:
         """The stream does not deliver any more."""
         self.since = None
+
+    def doubt(self, now: int) -> None:
+        """A frame of the stream may have been lost. Where candles have a closing frame, that will tell."""
+        self._doubtful = True
 
     def take(self, kline: Kline, now: int, rows: list[Row]) -> None:
         """One frame's candle. What can be handed out is appended to ``rows``."""
@@ -314,7 +320,7 @@ class CandleLedger:
     def _is_doubtful(self, open_ts: int, ahead: int | None) -> bool:
         """Whether the stream was silent around the candle's end, so that it may have been dead for a while."""
         state = self._states.get(open_ts)
-        return state is None or ahead is None or ahead - state.seen > QUIET
+        return self._doubtful or state is None or ahead is None or ahead - state.seen > QUIET
 
     # -- the clock --
 
@@ -428,7 +434,7 @@ class CandleLedger:
         """Hand out the expected candle, and expect the next."""
         rows.append(kline)
         self.last = self._anchor = kline
-        self._first = False
+        self._first = self._doubtful = False
         self._expect(self._end)
         if self._unshown and self.running is not None and self.running.open_ts == self.expected:
             self._unshown = False

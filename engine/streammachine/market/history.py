@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import AsyncGenerator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from streammachine.errors import ExchangeError, SymbolError
 from streammachine.market import timeframe as timeframes
@@ -41,7 +41,7 @@ async def fetch_klines(
 
     pages = windows(rest, timeframe, start, end, running=running)
     calls = [partial(fetch_window, rest, symbol, timeframe, *page, running=running) for page in pages]
-    await in_order(calls, rest.adapter.rest.parallel, keep)
+    await in_order(calls, rest.parallel, keep)
     return found
 
 
@@ -83,7 +83,7 @@ async def fetch_window(
             if closed is None:
                 closed = kline.open_ts < newest if running else timeframes.end_of(timeframe, kline.open_ts) <= now
             if closed or running:
-                found[kline.open_ts] = kline if kline.is_closed is closed else _closed(kline, closed)
+                found[kline.open_ts] = marked(kline, is_closed=closed)
         if len(found) == known:
             break
         wanted = [ts for ts in wanted if ts not in found]
@@ -114,8 +114,11 @@ async def _page(rest: RestClient, symbol: str, timeframe: str, start: int, end: 
     return await rest.ask(request, lambda body: rest.adapter.decode_klines(body, symbol, timeframe))
 
 
-def _closed(kline: Kline, closed: bool) -> Kline:
-    return kline.model_copy(update={"is_closed": closed})
+def marked(kline: Kline, **fields: Any) -> Kline:
+    """The same Kline with other values in some fields, none of them checked. For one that was decoded a moment ago and
+    is nobody else's yet: a copy would cost more than decoding it did."""
+    kline.__dict__.update(fields)
+    return kline
 
 
 async def check_symbols(rest: RestClient, symbols: Sequence[str]) -> None:

@@ -8,21 +8,24 @@ a backfill runs, and the lock goes with the process, however that ends.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any, Self
 
 from streammachine.errors import EmitterError
 from streammachine.market.kline import Gap
 
-log = logging.getLogger(__name__)
+try:
+    import fcntl
+except ImportError:  # Windows: nobody keeps two backfills apart there
+    fcntl = None  # type: ignore[assignment]
 
-MOST_GAPS = 1000  # that a record keeps
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class Journal:
                 f"{error.strerror}. Make it writable, or give resume=False"
             ) from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
             raise EmitterError(
@@ -109,9 +113,13 @@ class Journal:
         """Keep it; what it says must be in the sink already."""
         if self._file is None:
             raise EmitterError(f"the journal {self.path} is not open")
+        before = self._records.get(record.key)
+        known = before.gaps if before is not None else []
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(known, record.gaps, strict=False)))
         self._records[record.key] = record
         self._last = record.key
-        values = asdict(record) | {"gaps": [gap.model_dump() for gap in record.gaps[-MOST_GAPS:]]}
+        gaps = [gap.model_dump() for gap in record.gaps[same:]]  # only what is new: there may be many
+        values = asdict(replace(record, gaps=[])) | {"gaps": gaps, "gaps_before": same}
         self._file.write(json.dumps(values).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -124,18 +132,17 @@ class Journal:
                 file.truncate(end)  # cut off by a kill
                 break
             end += len(line)
-            with contextlib.suppress(ValueError, TypeError, KeyError):  # of another version: as if it were not there
-                record = _record(json.loads(line))
-                self._records[record.key] = record
-                self._last = record.key
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):  # of another version: as if none
+                self._take(json.loads(line))
 
-
-def _record(values: dict[str, Any]) -> Record:
-    gaps = [Gap(**gap) for gap in values.pop("gaps")]
-    record = Record(**values, gaps=gaps)
-    if not isinstance(record.position, int) or not isinstance(record.key, str):
-        raise TypeError("no record")
-    return record
+    def _take(self, values: dict[str, Any]) -> None:
+        gaps, before = [Gap(**gap) for gap in values.pop("gaps")], values.pop("gaps_before")
+        record = Record(**values)
+        if not isinstance(record.position, int) or not isinstance(record.key, str):
+            raise TypeError("no record")
+        known = self._records.get(record.key)
+        self._records[record.key] = replace(record, gaps=[*(known.gaps[:before] if known is not None else ()), *gaps])
+        self._last = record.key
 
 
 def digest(text: str) -> str:

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final, Self, TypeVar
+from urllib.parse import urlsplit
 
 import anyio
 import httpx2
@@ -33,7 +34,9 @@ log = logging.getLogger(__name__)
 PATIENCE: Final = 900.0  # seconds of bans that one request waits out; a longer one is an error at once
 BACKOFF: Final = 0.5  # seconds: the first full-jitter wait is within it, each next within twice as much
 LONGEST_BACKOFF: Final = 30.0
+SLACK: Final = 1.05  # our windows are so much longer: requests do not arrive as evenly as they were sent
 REDIRECTS: Final = 5
+TOLD: Final = 2  # times the attempts: how often we let ourselves be told to slow down without being told for how long
 MAX_BODY: Final = 64 * 1024 * 1024  # bytes; the largest real answer (all of Binance's instruments) is about 15 MB
 MAX_FILE: Final = 8 * 1024**3  # bytes; a month of Binance trades is about 3 GB
 USED_WEIGHT: Final = "x-mbx-used-weight-1m"  # Binance: the weight it counted for this address in this minute
@@ -89,7 +92,7 @@ class RestClient:
         self.patience = patience
         self._rng = rng or random.Random()
         limits = adapter.rest
-        self._budget = budget_for(clock, _checked(urls.rest, adapter), limits.weight, limits.within)
+        self._budget = budget_for(clock, _checked(urls.rest, adapter), limits.weight, limits.within * SLACK)
         self._bulk_budget = budget_for(clock, _checked(urls.bulk, adapter), None, 1.0) if urls.bulk else None
         self._client: httpx2.AsyncClient | None = None
         self.requests = 0
@@ -160,6 +163,8 @@ class RestClient:
         self, request: Request, understood: Callable[[_Answer], T], file: _File | None, *, bulk: bool
     ) -> T:
         budget, base = (self._bulk_budget, self.urls.bulk) if bulk else (self._budget, self.urls.rest)
+        if self._client is None:
+            raise ExchangeError("this RestClient is not open: use it with `async with`")
         if budget is None:
             raise ExchangeError(f"{self.adapter.source} has no bulk files, or none are set: give bulk_url")
         tries = told = 0
@@ -168,31 +173,37 @@ class RestClient:
             try:
                 async with self._places:
                     waited += await self._turn(request, budget, waited)
-                    answer = await self._once(base + request.path, request, file)
+                    answer = await self._once(self._client, base + request.path, request, file)
                 refusal = self._refusal(answer, bulk=bulk)
                 if refusal is None:
                     return understood(answer)
             except _NoAnswer as error:
-                reason, pause = str(error), None
+                reason, slow_down, pause = str(error), False, None
             else:
                 if not refusal.retry:
                     self._refuse(request, answer, refusal, bulk=bulk)
                 reason, pause = refusal.reason, refusal.retry_after
-                if pause is not None or answer.status < 500:  # Kraken and OKX say so with a 200 too
-                    told += 1
-                    pause = max(pause or 0.0, self._jitter(told))
-                    log.warning("%s: %s; no request for %.1f s", self.adapter.source, reason, pause)
-                    self.told_to_wait += pause
-                    budget.hold(self.clock.monotonic() + pause)
-                    continue
-            tries += 1
-            if tries >= self.attempts:
+                slow_down = pause is not None or answer.status < 500  # Kraken and OKX say it with a 200 too
+            if slow_down:
+                told += pause is None
+            else:
+                tries += 1
+            if tries >= self.attempts or told >= TOLD * self.attempts:
                 raise ExchangeUnavailableError(
-                    f"{self.adapter.source} did not answer {base}{request.path} in {tries} attempts; "
+                    f"{self.adapter.source} did not answer {base}{request.path} in {tries + told} attempts; "
                     f"the last: {reason}. Check the connection and the exchange's status page, then try again"
                 )
-            log.info("%s: %s: %s; trying again", self.adapter.source, request.path, reason)
-            await self.clock.sleep(self._jitter(tries))
+            if slow_down:
+                self._hold(budget, reason, max(pause or 0.0, self._jitter(told)))
+            else:
+                log.info("%s: %s: %s; trying again", self.adapter.source, request.path, reason)
+                await self.clock.sleep(self._jitter(tries))
+
+    def _hold(self, budget: Budget, reason: str, pause: float) -> None:
+        """Let nobody ask for so long."""
+        log.warning("%s: %s; no request for %.1f s", self.adapter.source, reason, pause)
+        self.told_to_wait += pause
+        budget.hold(self.clock.monotonic() + pause)
 
     async def _turn(self, request: Request, budget: Budget, waited: float) -> float:
         """Wait until the request may be sent; how many seconds of that were a ban."""
@@ -213,15 +224,13 @@ class RestClient:
             else:
                 return banned
 
-    async def _once(self, url: str, request: Request, file: _File | None) -> _Answer:
-        if self._client is None:
-            raise ExchangeError("this RestClient is not open: use it with `async with`")
+    async def _once(self, client: httpx2.AsyncClient, url: str, request: Request, file: _File | None) -> _Answer:
         self.requests += 1
         try:
             if file is not None:
-                return await self._read(self._client, url, request, file, self.timeout)
+                return await self._read(client, url, request, file, self.timeout)
             with self.clock.fail_after(self.timeout):
-                return await self._read(self._client, url, request, None, None)
+                return await self._read(client, url, request, None, None)
         except TimeoutError as error:
             raise _NoAnswer(f"nothing within {self.timeout:g} s") from error
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.TooManyRedirects) as error:
@@ -283,7 +292,7 @@ class RestClient:
 
     def _jitter(self, count: int) -> float:
         """Full jitter: anything up to a limit that doubles."""
-        return self._rng.uniform(0, min(BACKOFF * 2.0 ** (count - 1), LONGEST_BACKOFF))
+        return self._rng.uniform(0, min(BACKOFF * 2.0 ** max(count - 1, 0), LONGEST_BACKOFF))
 
 
 class _NoAnswer(Exception):  # noqa: N818 - never leaves this file
@@ -313,12 +322,12 @@ class _File:
 
 def _checked(url: str, adapter: Adapter) -> str:
     try:
-        parsed = httpx2.URL(url)
-    except httpx2.InvalidURL as error:
-        raise ExchangeError(f"{url!r} is no base URL of {adapter.source}: {error}") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ExchangeError(f"{url!r} is no base URL of {adapter.source}: give http(s)://host[:port]")
-    return url
+        parsed = urlsplit(url)
+        if parsed.scheme in ("http", "https") and parsed.hostname and parsed.port != 0 and httpx2.URL(url).host:
+            return url
+    except (ValueError, httpx2.InvalidURL):
+        pass
+    raise ExchangeError(f"{url!r} is no base URL of {adapter.source}: give http(s)://host[:port]")
 
 
 def _is_loopback(url: str) -> bool:

@@ -13,18 +13,18 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 
 from streammachine.market import history, warmup
-from streammachine.market import timeframe as timeframes
 from streammachine.market.emitters.base import Row, named
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.feed import Feed
 from streammachine.market.kline import Gap, Kline, Trade
 from streammachine.market.pipeline import Pipeline
 from streammachine.market.queue import Queue, Rate
+from streammachine.market.quiet import QuietCandles
 from streammachine.market.rest import RestClient
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ log = logging.getLogger(__name__)
 OnGap = Callable[[Gap], object]
 OnError = Callable[[Any, Exception], object]
 State = Literal["new", "checking", "connecting", "warming up", "running", "draining", "closed", "failed"]
-
-LOOK_AGAIN: Final = 1.0  # seconds until a quiet candle is looked at again that could not be closed by the clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,18 +242,20 @@ class Run:
         )
         self._state = "running"
         with self._feed_scope:
-            await self._stream(self._feed)
+            await self._stream(self._feed, rest)
         self._state = "draining"
         async with anyio.create_task_group() as group:  # all at once: leaving them one by one would add up
             for outlet in self._outlets:
                 group.start_soon(outlet.close, plan.drain_timeout)
 
-    async def _stream(self, feed: Feed) -> None:
-        if self._pipeline.folder is None:
+    async def _stream(self, feed: Feed, rest: RestClient) -> None:
+        folder = self._pipeline.folder
+        if folder is None:
             await feed.run(self._deliver)
             return
+        quiet = QuietCandles(folder, feed, rest, grace=self.plan.close_grace, turn=self._turn, close=self._close_until)
         async with anyio.create_task_group() as group:
-            group.start_soon(self._close_quiet_candles, feed)
+            group.start_soon(quiet.run)
             await feed.run(self._deliver)
             group.cancel_scope.cancel()
 
@@ -272,28 +272,6 @@ class Run:
         await self._hand_on(rows)
         return found.after
 
-    async def _close_quiet_candles(self, feed: Feed) -> None:
-        """Close candles of trades whose next interval brings no trade, as soon as it is known that it brought none."""
-        folder, clock = self._pipeline.folder, self.plan.clock
-        if folder is None:
-            return
-        grace = int(self.plan.close_grace * 1000)
-        while True:
-            due = folder.due()
-            now = clock.time_ms()
-            if due is None:
-                due = timeframes.end_of(folder.timeframe, timeframes.floor(folder.timeframe, now))
-            if now < due + grace:
-                await clock.sleep_until(due + grace)
-            else:
-                await clock.sleep(LOOK_AGAIN)
-            limit = clock.time_ms() - grace
-            for symbol in folder.symbols():
-                known = feed.complete_until(symbol)
-                if known is not None:
-                    async with self._turn:
-                        await self._hand_on(self._pipeline.close_until(symbol, min(known, limit)))
-
     # -- rows ---------------------------------------------------------------------------------
 
     async def _deliver(self, rows: Sequence[Row]) -> None:
@@ -301,6 +279,11 @@ class Run:
             out = self._pipeline.process(rows)
             if out:
                 await self._hand_on(out)
+
+    async def _close_until(self, symbol: str, ts: int) -> None:
+        out = self._pipeline.close_until(symbol, ts)
+        if out:
+            await self._hand_on(out)
 
     async def _hand_on(self, rows: list[Row]) -> None:
         """Give rows to the sinks, those with room first: a slow one must not hold up what a fast one can take."""

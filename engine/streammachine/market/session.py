@@ -32,6 +32,7 @@ CLOSING: Final = 2.0  # seconds for the closing handshake
 MAX_FRAME: Final = 8 * 1024 * 1024  # bytes
 FRAMES_AHEAD: Final = 64  # frames that wait to be read before the socket is not read any more
 ATTEMPTS: Final = 2  # how often one subscription is asked for on one connection
+BEAT: Final = 4.0  # seconds; exchanges that beat do it every second
 REFUSED_AGAIN: Final = 5.0  # seconds until a subscription is repeated that the exchange was too busy for
 
 
@@ -51,6 +52,9 @@ class Owner(Protocol):
 
     async def room(self) -> None:
         """Return when there is room again."""
+
+    def silence(self, session: Session) -> None:
+        """A frame comes after ``BEAT`` without one."""
 
     def acknowledged(self, session: Session, subscription: Subscription) -> None:
         """The stream is served now."""
@@ -262,15 +266,19 @@ class Session:
 
     async def _read(self, socket: ClientConnection) -> None:
         owner, clock = self._owner, self._clock
+        last = clock.monotonic()
         try:
             while True:
                 frame = await socket.recv(decode=False)
-                self.last_frame = clock.monotonic()
+                self.last_frame = moment = clock.monotonic()
+                if moment - last > BEAT:
+                    owner.silence(self)
+                last = moment
                 if owner.received(self, frame):
                     self._blocked = True
                     await owner.room()
                     self._blocked = False
-                    self.last_frame = self.last_data = clock.monotonic()
+                    self.last_frame = self.last_data = last = clock.monotonic()
         except websockets.ConnectionClosed as error:
             self._end(_text(error))
 

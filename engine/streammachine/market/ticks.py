@@ -103,6 +103,20 @@ class TickFolder:
         """The earliest end of an open candle; None where there is none."""
         return min((series.end for series in self._series.values() if series.price is not None), default=None)
 
+    def end_of(self, symbol: str) -> int | None:
+        """Where the symbol's open candle ends; None: it has none."""
+        series = self._series.get(symbol)
+        return None if series is None or series.price is None else series.end
+
+    def standing(self, symbol: str) -> Kline | None:
+        """The symbol's open candle as it stands, flat where no trade came yet; None: it has none."""
+        series = self._series.get(symbol)
+        if series is None or series.price is None:
+            return None
+        if not series.trades:
+            return self._flat(symbol, series, series.price, closed=False)
+        return self._kline(symbol, series, self._engine.get_candles(symbol, self._interval)[0], closed=False)
+
     def symbols(self) -> list[str]:
         """Those that have an open candle."""
         return [symbol for symbol, series in self._series.items() if series.price is not None]
@@ -142,7 +156,7 @@ class TickFolder:
             candle = self._engine.get_candles(symbol, self._interval)[0]
             made = self._kline(symbol, series, candle, closed=True)
         elif series.whole and series.price is not None:
-            made = self._flat(symbol, series, series.price)
+            made = self._flat(symbol, series, series.price, closed=True)
         else:
             made = Gap(
                 self.source, symbol, self.timeframe, series.start, series.end, reason or "the trades of it are missing"
@@ -174,7 +188,7 @@ class TickFolder:
             origin="trades",
         )
 
-    def _flat(self, symbol: str, series: _Series, price: float) -> Kline:
+    def _flat(self, symbol: str, series: _Series, price: float, *, closed: bool) -> Kline:
         return Kline(
             source=self.source,
             symbol=symbol,
@@ -189,7 +203,8 @@ class TickFolder:
             quote_volume=0.0,
             vwap=None,
             n_trades=0,
-            is_closed=True,
+            is_closed=closed,
+            is_complete=series.whole,
             origin="trades",
         )
 

@@ -42,6 +42,9 @@ class TradeLedger:
         "_booked",
         "_by_id",
         "_contiguous",
+        "_doubted",
+        "_doubtful",
+        "_goes_on",
         "_held",
         "_known",
         "_last_id",
@@ -94,7 +97,9 @@ class TradeLedger:
         self._held: dict[int, Trade] = {}  # contiguous: by the first id that they stand for
         self._waiting: list[Trade] = []  # not contiguous: live ones until REST has answered
         self._recent: dict[str, None] = {} if after is None else {after: None}
-        self._refetch = after is not None
+        self._refetch = self._goes_on = after is not None
+        self._doubted = 0  # since when REST is needed
+        self._doubtful = False
         self._begun = 0  # when first subscribed
         self.last: Trade | None = None
         self.since: int | None = None
@@ -114,11 +119,17 @@ class TradeLedger:
             return
         self.since = self.seen = now
         if not self._begun:
-            self._begun = now
+            self._begun = self._doubted = now
             self._book(now + (self.settle if self._refetch else self.quiet))
             return
         self._refetch = True
+        self._doubted = now
         self._expedite(now + (self.grace if self._contiguous else self.settle))
+
+    def doubt(self, now: int) -> None:
+        """A frame that may have held trades of this symbol was lost. Where ids are contiguous they will tell; else REST
+        is asked as soon as the next trade shows that there are any."""
+        self._doubtful = not self._contiguous and self.last is not None
 
     def interrupted(self) -> None:
         """The stream does not deliver any more."""
@@ -130,7 +141,7 @@ class TradeLedger:
         if self.since is None:
             self.subscribed(now)
         if not self._contiguous:
-            self._take_any(trade, rows)
+            self._take_any(trade, now, rows)
             return
         last_id = int(trade.trade_id)
         if last_id - trade.fills == self._last_id:
@@ -158,7 +169,11 @@ class TradeLedger:
                 self._held[first_id] = trade
             self._expedite(now + self.settle)
 
-    def _take_any(self, trade: Trade, rows: list[Row]) -> None:
+    def _take_any(self, trade: Trade, now: int, rows: list[Row]) -> None:
+        if self._doubtful:
+            self._doubtful = False
+            self._refetch = True
+            self._doubted = now
         if trade.trade_id in self._recent:
             self.duplicates += 1
         elif self.last is None and not self._refetch and trade.ts < self._begun - SLACK:
@@ -166,6 +181,7 @@ class TradeLedger:
         elif self._refetch:
             if len(self._waiting) < HELD:
                 self._waiting.append(trade)
+            self._expedite(now + self.settle)
         else:
             self._remember(trade)
             rows.append(trade)
@@ -192,7 +208,7 @@ class TradeLedger:
             return str(self._last_id), None
         if self.last is not None:
             return None, self.last.ts
-        return None, self._begun - (LOOK_BACK if self._refetch else 0)
+        return None, self._begun - (LOOK_BACK if self._goes_on else 0)
 
     @property
     def whole(self) -> bool:
@@ -234,10 +250,16 @@ class TradeLedger:
             self._end_healing(asked_at, now)
             return
         first = self._waiting[0] if self._waiting else None
-        told = first is not None and (first.trade_id in self._recent or (self.last and self.last.ts > first.ts))
-        if told or asked_at >= (self.since or now) + self.grace:
+        if first is None:
+            told = asked_at >= self._doubted + 3 * self.grace
+        else:
+            told = first.trade_id in self._recent or (self.last is not None and self.last.ts > first.ts)
+        if told:
             self._release(rows)
             self._end_healing(asked_at, now)
+        elif first is None:  # nothing waits, so this need not be hurried
+            self.healing = False
+            self._book(max(self._doubted + 3 * self.grace, now + self.settle))
 
     def give_up(self, now: int, rows: list[Row], reason: str) -> None:
         """Go on without what REST has not given: a Gap takes its place."""
@@ -279,7 +301,7 @@ class TradeLedger:
         """Hand out a trade that REST gave."""
         if self.since is not None and self.since < trade.ts - SLACK and self.seen < trade.ts - SLACK:
             self.suspicious = True
-        if self.last is None and trade.ts < self._begun and not self._refetch:
+        if self.last is None and trade.ts < self._begun and not self._goes_on:
             return  # from before the first subscription
         self.healed += 1
         if trade_id is not None:
@@ -310,7 +332,9 @@ class TradeLedger:
         self._refetch = False
         waiting, self._waiting = self._waiting, []
         for trade in waiting:
-            self._take_any(trade, rows)
+            if trade.trade_id not in self._recent:
+                self._remember(trade)
+                rows.append(trade)
 
     def _remember(self, trade: Trade) -> None:
         self.last = trade

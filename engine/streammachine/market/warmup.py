@@ -80,7 +80,7 @@ def begin(data_input: DataInput, base: str, now: int) -> int:
 async def _load_klines(rest: RestClient, data_input: DataInput, symbol: str, now: int, found: Warmup) -> None:
     base = data_input.timeframe or ""
     start = begin(data_input, base, now)
-    klines = await history.fetch_klines(rest, symbol, base, start, found.live_from)
+    klines = await _final(rest, symbol, base, start, found.live_from)
     found.rows.extend(_with_gaps(klines, rest.adapter.source, symbol, base))
     found.after[symbol, base] = klines[-1].open_ts if klines else timeframes.shift(base, found.live_from, -1)
 
@@ -90,7 +90,7 @@ async def _load_trades(rest: RestClient, data_input: DataInput, symbol: str, now
     since, price = found.live_from, None
     if base in rest.adapter.timeframes:
         start = begin(data_input, base, now)
-        klines = await history.fetch_klines(rest, symbol, base, start, since)
+        klines = await _final(rest, symbol, base, start, since)
         found.rows.extend(_with_gaps(klines, rest.adapter.source, symbol, base))
         if klines:
             price = klines[-1].close
@@ -101,6 +101,12 @@ async def _load_trades(rest: RestClient, data_input: DataInput, symbol: str, now
     found.trades[symbol] = (since, price, trades)
     if trades:
         found.after[symbol, None] = trades[-1].trade_id
+
+
+async def _final(rest: RestClient, symbol: str, base: str, start: int, end: int) -> list[Kline]:
+    """The candles that the exchange itself shows to be final: REST may lag, and its last one be half of it."""
+    klines = await history.fetch_klines(rest, symbol, base, start, timeframes.end_of(base, end), running=True)
+    return [kline for kline in klines if kline.is_closed and kline.open_ts < end]
 
 
 def _with_gaps(klines: list[Kline], source: str, symbol: str, base: str) -> list[Kline | Gap]:

@@ -197,15 +197,14 @@ class Host(Generic[S]):
 
 async def run_runner(connection: RedisConnection, job: Job) -> None:
     """Run a remembered runner until its end is set; it goes on behind the last candle that its Redis streams hold."""
-    from streammachine.market.runner import runner_for
-
     from streammachine.market.data_input import DataInput
+    from streammachine.market.runner import runner_for
 
     spec: RunnerSpec = job.spec
     wanted = DataInput(spec.type, spec.symbols, spec.timeframe, spec.aggregate)
     after = await last_candles(connection, spec) if "redis" in spec.emit else {}
     runner = runner_for(
-        spec.exchange, wanted, market_type=spec.market_type, active_warmup=bool(spec.aggregate), after=after
+        spec.exchange, wanted, market_type=spec.market_type, active_warmup=bool(spec.aggregate)
     )
     for text in spec.emit:
         runner.register_emitter(emitter_for(text, connection.settings, connection))
@@ -245,14 +244,12 @@ def _facts(runner: Runner) -> dict[str, Any]:
 
 async def last_candles(connection: RedisConnection, spec: RunnerSpec) -> dict[tuple[str, str], int]:
     """The open_ts of the last closed base candle in the Redis stream of each symbol, where there is one."""
-    from streammachine.market.emitters.redis import kline_stream
-
     from streammachine.redis import streams
 
     found = {}
     if spec.type == "kline" and spec.timeframe is not None:
         for symbol in spec.symbols:
-            entries = await streams.read_newest(connection, kline_stream(spec.exchange, symbol, spec.timeframe), 1)
+            entries = await streams.read_newest(connection, f"kline:{spec.exchange}:{symbol}:{spec.timeframe}", 1)
             for entry in entries:
                 if entry.data.get("is_closed") == "true":
                     found[symbol, spec.timeframe] = int(entry.data["open_ts"])

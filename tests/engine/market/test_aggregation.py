@@ -38,7 +38,7 @@ def candle(open_ts: int, timeframe: str = "1m", **changed: Any) -> Kline:
         "volume": round(rnd.random() * 10, 4),
         "quote_volume": round(rnd.random() * 1000, 4),
         "vwap": round(rnd.uniform(low, high), 4),
-        "n_trades": rnd.randrange(50),
+        "n_trades": rnd.randrange(1, 50),
         "is_closed": True,
     }
     return Kline(**(values | changed))
@@ -225,6 +225,28 @@ def test_flat_parts_do_not_disturb_the_vwap() -> None:
     [quiet] = aggregated([candle(TEN + k * MINUTE, vwap=0.0, **flat) for k in range(5)], ["5m"])
     assert isinstance(quiet, Kline)
     assert (quiet.vwap, quiet.volume, quiet.is_complete) == (None, 0.0, True)
+
+
+def test_a_flat_part_gives_no_price_to_a_candle_that_has_trades() -> None:
+    flat = {
+        "volume": 0.0,
+        "quote_volume": 0.0,
+        "n_trades": 0,
+        "open": 500.0,
+        "high": 500.0,
+        "low": 500.0,
+        "close": 500.0,
+    }
+    parts = minutes(TEN, 5)
+    parts[0] = candle(TEN, **flat)
+    parts[4] = candle(TEN + 4 * MINUTE, **flat | {"n_trades": None})
+    [made] = aggregated(parts, ["5m"])
+    assert isinstance(made, Kline)
+    assert (made.open, made.close) == (parts[1].open, parts[3].close)
+    assert (made.high, made.low) == (max(p.high for p in parts[1:4]), min(p.low for p in parts[1:4]))
+    [quiet] = aggregated([candle(TEN + k * MINUTE, **flat) for k in range(5)], ["5m"])
+    assert isinstance(quiet, Kline)
+    assert (quiet.open, quiet.high, quiet.low, quiet.close, quiet.is_complete) == (500.0, 500.0, 500.0, 500.0, True)
 
 
 def test_one_estimated_part_makes_it_estimated() -> None:

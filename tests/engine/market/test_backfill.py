@@ -31,7 +31,7 @@ from streammachine.market.backfill import (
 )
 from streammachine.market.emitters.base import DataEmitter
 from streammachine.market.emitters.csv import CSVEmitter
-from streammachine.market.simulator import Fault
+from streammachine.market.simulator import Fault, Tape
 from support_backfill import NOW, assert_golden, files, golden, market, rows_of, utc, write
 
 pytestmark = pytest.mark.anyio
@@ -90,6 +90,21 @@ async def test_now_ends_with_the_last_closed_candle(exchange: str, tmp_path: Pat
     assert_golden(rows_of(tmp_path / "out.csv"), here.tape, "5m", utc("2024-02-03"), utc("2024-02-03T05:00"))
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [Fault("skew", value=-1300, lasts=4), Fault("behind", seconds=5, lasts=7), None],
+    ids=["skew", "behind", "none"],
+)
+@pytest.mark.parametrize("exchange", EXCHANGES)
+async def test_a_candle_that_has_just_ended_is_taken_when_it_is_final(exchange: str, fault: Fault | None) -> None:
+    now = utc("2024-02-03T05:00:00.200")
+    tape = Tape.generate(seed=4, symbols=("BTC/USDT",), start_ms=now - 3_600_000, trades_per_minute=600, quiet=0)
+    async with market(exchange, now=now, tape=tape, faults=[fault] if fault else []) as here:
+        await here.backfill("1m", "2024-02-03T04:00", "now", file_path="out.csv").arun()
+        assert here.clock.monotonic() < 10
+    assert_golden(rows_of(Path("out.csv")), here.tape, "1m", utc("2024-02-03T04:00"), utc("2024-02-03T05:00"))
+
+
 @pytest.mark.parametrize("exchange", EXCHANGES)
 @pytest.mark.parametrize("timeframe", ["1h", "1d"])
 async def test_a_to_date_includes_its_whole_day(exchange: str, timeframe: str, tmp_path: Path) -> None:
@@ -112,7 +127,7 @@ async def test_the_machines_time_zone_changes_nothing(exchange: str, tmp_path: P
 @pytest.mark.parametrize("exchange", ["binance", "okx", "bybit"])
 async def test_months_and_weeks_of_the_calendar(exchange: str, tmp_path: Path) -> None:
     async with market(exchange) as here:
-        for timeframe, start, end in (("1M", "2023-10-01", "2024-02-01"), ("1w", "2024-01-01", "2024-01-29")):
+        for timeframe, start, end in (("1M", "2023-12-01", "2024-02-01"), ("1w", "2024-01-01", "2024-01-29")):
             path = tmp_path / f"{timeframe}.csv"
             await here.backfill(timeframe, start, "2024-01-31T23:59", file_path=path).arun()
             assert_golden(rows_of(path), here.tape, timeframe, utc(start), utc(end))

@@ -67,13 +67,27 @@ class CSVEmitter(DataEmitter):
         self.name = name
         self.transformer = transformer_function
         self.dedupe = dedupe
-        self.path: Path | None = None
+        self._path: Path | None = None
         self._file: io.FileIO | None = None
         self._columns: tuple[str, ...] | None = None
         self._kept: set[tuple[str, ...]] = set()
         self.duplicates = 0  # rows left out by dedupe
         if file_path is not None:
             self.set_file_path(file_path)
+
+    @property
+    def file_path(self) -> Path | None:
+        """The file; settable while the emitter is not connected."""
+        return self._path
+
+    @file_path.setter
+    def file_path(self, file_path: str | os.PathLike[str]) -> None:
+        self.set_file_path(file_path)
+
+    @property
+    def target(self) -> str:
+        """Where the rows go."""
+        return f"csv:{self._path.absolute() if self._path is not None else ''}"
 
     def set_file_path(self, file_path: str | os.PathLike[str], inplace: bool = True) -> Self:
         """Write to another file; before ``connect`` only. ``inplace`` changes nothing: the emitter itself is changed.
@@ -85,8 +99,8 @@ class CSVEmitter(DataEmitter):
         if path.suffix in (".gz", ".zip", ".bz2", ".xz", ".zst"):
             raise EmitterError(f"{path} asks for a compressed file, which cannot be continued: give a plain .csv")
         if self._file is not None:
-            raise EmitterError(f"{self.path} is open: set the path before the emitter is connected")
-        self.path = path
+            raise EmitterError(f"{self._path} is open: set the path before the emitter is connected")
+        self._path = path
         return self
 
     def wants(self, row: Row) -> bool:
@@ -105,14 +119,16 @@ class CSVEmitter(DataEmitter):
         """Open the file, mend its last line, check its columns."""
         if self._file is not None:
             return
-        if self.path is None:
+        if self._path is None:
             raise EmitterError("CSVEmitter needs file_path, e.g. CSVEmitter(file_path='candles.csv')")
         try:
-            self._file = self.path.open("ab+", buffering=0)
+            self._file = self._path.open("ab+", buffering=0)
         except FileNotFoundError:
-            raise EmitterError(f"{self.path} cannot be written: the folder {self.path.parent} does not exist") from None
+            raise EmitterError(
+                f"{self._path} cannot be written: the folder {self._path.parent} does not exist"
+            ) from None
         except OSError as error:
-            raise EmitterError(f"{self.path} cannot be written: {error.strerror or error}") from error
+            raise EmitterError(f"{self._path} cannot be written: {error.strerror or error}") from error
         try:
             with self._locked() as file:
                 self._mend(file)
@@ -175,9 +191,9 @@ class CSVEmitter(DataEmitter):
 
     def last_row(self) -> dict[str, str] | None:
         """The file's last whole row as text by column, e.g. to go on behind its open_ts; None when there is none."""
-        if self.path is None or not self.path.exists():
+        if self._path is None or not self._path.exists():
             return None
-        with self.path.open("rb") as file:
+        with self._path.open("rb") as file:
             header = file.readline()
             end = _whole_end(file)
             if not header.endswith(b"\n") or end <= len(header):
@@ -191,15 +207,15 @@ class CSVEmitter(DataEmitter):
     def _keys(self) -> Iterator[tuple[str, ...]]:
         """The keys of the closed candles (or the trades) in the file."""
         columns = self._columns
-        if columns is None or self.path is None:
+        if columns is None or self._path is None:
             return
         key = next((key for key in (_CANDLE_KEY, _TRADE_KEY) if set(key) <= set(columns)), None)
         if key is None:
             raise EmitterError(
-                f"{self.path} has no columns to tell duplicates by: dedupe needs {', '.join(_CANDLE_KEY)} (or, for "
+                f"{self._path} has no columns to tell duplicates by: dedupe needs {', '.join(_CANDLE_KEY)} (or, for "
                 f"trades, {', '.join(_TRADE_KEY)})"
             )
-        with self.path.open(encoding="utf-8-sig", newline="") as file:
+        with self._path.open(encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
                 if row.get("is_closed") != "false":
                     yield tuple(row[column] or "" for column in key)
@@ -209,7 +225,7 @@ class CSVEmitter(DataEmitter):
     @contextmanager
     def _locked(self) -> Iterator[io.FileIO]:
         if self._file is None:
-            raise EmitterUnavailableError(f"{self.path} is not open: connect the emitter first")
+            raise EmitterUnavailableError(f"{self._path} is not open: connect the emitter first")
         if fcntl is not None:
             fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
@@ -229,7 +245,7 @@ class CSVEmitter(DataEmitter):
         if end == 0 and _header_of(rest) in map(frozenset, _KINDS):
             file.write(b"\n")  # a header, written by hand
             return
-        log.warning("%s ended in the middle of a line, which was cut off: %r", self.path, rest[:500])
+        log.warning("%s ended in the middle of a line, which was cut off: %r", self._path, rest[:500])
         file.truncate(end)
 
     def _header(self, file: io.FileIO) -> tuple[str, ...] | None:
@@ -247,7 +263,7 @@ class CSVEmitter(DataEmitter):
 
     def _misfit(self, what: str, columns: tuple[str, ...]) -> str:
         return (
-            f"{self.path} has the columns {', '.join(self._columns or ())}; {what} has {', '.join(columns)}. "
+            f"{self._path} has the columns {', '.join(self._columns or ())}; {what} has {', '.join(columns)}. "
             "Give another file_path, or a transformer that makes the file's columns"
         )
 

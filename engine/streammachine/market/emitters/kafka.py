@@ -87,6 +87,11 @@ class KafkaEmitter(DataEmitter):
         self._producer: AIOKafkaProducer | None = None
         self._sent: dict[tuple[int, int], tuple[Row, asyncio.Future[Any]]] = {}  # of batches that are not through
 
+    @property
+    def target(self) -> str:
+        """Where the rows go."""
+        return f"kafka://{self._servers()}/{self.topic}"
+
     async def connect(self) -> None:
         """Connect to the brokers, and see that the topic is there."""
         if self._producer is None:
@@ -220,15 +225,20 @@ class KafkaEmitter(DataEmitter):
         producer, self._producer = self._producer, None
         if producer is None:
             return
-        with anyio.move_on_after(self.timeout, shield=True):
-            try:
-                unsent = producer._message_accumulator
-                if unsent._batches or unsent._pending_batches:  # else stop() would wait until they are delivered
-                    from aiokafka.errors import ProducerClosed
+        from aiokafka.errors import ProducerClosed
 
-                    await producer.client.close()
-                    unsent.fail_all(ProducerClosed())
-                await producer.stop()
+        held = producer._message_accumulator  # nothing public tells, and stop() would wait until it is delivered
+        with anyio.CancelScope(shield=True):
+            try:
+                if held._batches or held._pending_batches:
+                    with anyio.move_on_after(1):  # for what is under way to end; then it is cancelled
+                        await producer.client.close()
+                        await producer._sender.close()
+                    for batches in held._batches.values():  # fail_all has one that was tried before taken from there
+                        held._pending_batches.update(batches)
+                    held.fail_all(ProducerClosed())
+                with anyio.move_on_after(self.timeout):
+                    await producer.stop()
             except Exception as error:  # noqa: BLE001 - it is being given up: what it held is sent anew, or reported
                 log.debug("the Kafka producer ended with %s: %s", type(error).__name__, error)
                 await producer.client.close()

@@ -105,7 +105,7 @@ class Outlet:
         self._flying: deque[Row] = deque()  # the batch under way, what is done with taken off at the left
         self._stirred = anyio.Event()  # set at every change, then a new one
         self._hurry = anyio.Event()  # set when somebody drains: do not wait with the next try
-        self._working = anyio.CancelScope(shield=True)
+        self._working: anyio.CancelScope | None = None  # of the task
         self._ended = anyio.Event()  # the task is through
         self._turn = anyio.Lock(fast_acquire=True)
         self._put = self._done = 0  # rows ever
@@ -149,8 +149,9 @@ class Outlet:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close_emitter)
             await self._connect_emitter()
+            self._working = anyio.CancelScope(shield=True)
             self._group = await stack.enter_async_context(anyio.create_task_group())
-            self._group.start_soon(self._work)
+            self._group.start_soon(self._work, self._working)
             self._stack = stack.pop_all()
         return self
 
@@ -198,7 +199,10 @@ class Outlet:
         self._gave_up = wanted
         with self._clock.move_on_after(timeout):
             while self._flush_at is not None and not self._closed:
-                await self._stirred.wait()
+                if self._ended.is_set():  # the loop shuts down and has cancelled every task, ours too
+                    await self._finish()
+                else:
+                    await self._stirred.wait()
             self._gave_up = None
         if self._flush_error is not None:
             raise EmitterError(f"{self.name} could not flush: {_said(self._flush_error)}") from self._flush_error
@@ -225,7 +229,7 @@ class Outlet:
             self._closed = True
             self._stir()
             with anyio.CancelScope(shield=True):
-                if self._group is not None:
+                if self._working is not None:
                     self._working.cancel()
                     await self._ended.wait()
                 await self._close_emitter()
@@ -234,10 +238,10 @@ class Outlet:
 
     # -- the task -----------------------------------------------------------------------------
 
-    async def _work(self) -> None:
+    async def _work(self, working: anyio.CancelScope) -> None:
         """Deliver until ``close`` ends it. (Whoever is cancelled leaves through ``close``, which needs this task.)"""
         try:
-            with self._working:
+            with working:
                 while True:
                     while not self._queue and not self._flush_due():
                         await self._stirred.wait()
@@ -250,6 +254,15 @@ class Outlet:
                     await self._deliver()
         finally:
             self._ended.set()
+            self._stir()
+
+    async def _finish(self) -> None:
+        """The task's work, up to a flush, in whoever waits for it."""
+        while self._flying or self._queue:
+            size = min(self._batch, len(self._queue)) if not self._flying else 0
+            self._flying.extend(self._queue.popleft() for _ in range(size))
+            await self._deliver()
+        await self._flush()
 
     async def _fill(self) -> None:
         """Give a batch its time to fill, unless somebody waits for it to be gone."""

@@ -16,6 +16,7 @@ from functools import cached_property
 from operator import itemgetter
 from typing import Any
 
+import orjson
 import sqlalchemy
 from psycopg.adapt import PyFormat, Transformer
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
@@ -75,7 +76,7 @@ class PgTable:
         key = item if isinstance(item, str) else getattr(item, "key", None)
         if key in self._names:
             return self._names[key]
-        raise EmitterError(f"{self.table.name} has no column {key or item!r}: it has {', '.join(self._names)}")
+        raise EmitterError(f"{self.table.name} has no column {key or item}: it has {', '.join(self._names)}")
 
     def create_stage(self) -> str:
         """The statement for the temporary table: the columns' types, and none of their constraints."""
@@ -184,6 +185,22 @@ class Plan:
         guard = f" WHERE kept.{CLOSED} IS NOT TRUE OR EXCLUDED.{CLOSED} IS TRUE" if CLOSED in self.columns else ""
         return f"{text}UPDATE SET {changes}{guard}"
 
+    @cached_property
+    def insert_noting(self) -> str:
+        """As ``insert``, and gives the transaction's number, and the table and place of the first row."""
+        return (
+            f"WITH new AS ({self.insert} RETURNING tableoid, ctid) "
+            "SELECT txid_current()::text, tableoid::text, ctid::text FROM new LIMIT 1"
+        )
+
+    def stands(self, table: str, place: str) -> str:
+        """Whether what stands at the place is one of the rows in the temporary table."""
+        here, there = (", ".join(f"{name}.{_quoted(column)}" for column in self.columns) for name in ("kept", "new"))
+        return (
+            f"SELECT EXISTS (SELECT FROM {self.table} AS kept, {STAGE} AS new WHERE kept.tableoid = {int(table)} "
+            f"AND kept.ctid = '{place}' AND ROW({here})::text = ROW({there})::text)::text"
+        )
+
     def row(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values of the columns."""
         taken = self._take(values)
@@ -209,10 +226,9 @@ class Plan:
         Raises:
             EmitterError: a value cannot be written into its column.
         """
-        encoders = self.encoders
-        return "".join(
-            ["\t".join([encode(value) for encode, value in zip(encoders, row, strict=True)]) + "\n" for row in rows]
-        )
+        columns = zip(*rows, strict=True)
+        texts = [_column(encode, column) for encode, column in zip(self.encoders, columns, strict=True)]
+        return "\n".join(map("\t".join, zip(*texts, strict=True))) + "\n"
 
 
 def _getter(keys: tuple[Any, ...]) -> Callable[[Any], tuple[Any, ...]]:
@@ -242,21 +258,21 @@ def _table_of(model: Any) -> tuple[sqlalchemy.Table, dict[str, str]]:
     names |= {
         attribute.key: attribute.columns[0].name
         for attribute in mapper.column_attrs
-        if attribute.columns[0].table is table  # type: ignore[attr-defined]
+        if attribute.columns[0].table is table
     }
     return table, names
 
 
 def _default(column: sqlalchemy.Column[Any]) -> Callable[[], Any] | None:
     """What the model itself puts into a column that a row does not bring; None where that is the server's business."""
-    default = column.default
+    default: Any = column.default
     if default is None:
         return None
     if default.is_scalar:
         value = default.arg
         return lambda: value
     if default.is_callable:
-        return lambda: default.arg(None)  # type: ignore[attr-defined]
+        return lambda: default.arg(None)
     return None
 
 
@@ -295,6 +311,24 @@ def _other(value: Any) -> str:
     except Exception as error:
         raise EmitterError(f"{type(value).__name__} cannot be written into a column: {error}") from error
     return NULL if dumped is None else _escaped(bytes(dumped).decode())
+
+
+def _column(encode: Encoder, values: tuple[Any, ...]) -> Iterable[str]:
+    """The texts of one column, fast where its values are of one type: a batch has tens of thousands of them."""
+    kinds = set(map(type, values))
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind is type(None):
+        return [NULL] * len(values)
+    if (kind is float and encode is _text) or (kind is int and encode in (_text, _whole)):
+        try:
+            texts = orjson.dumps(values)[1:-1].decode().split(",")
+        except TypeError:  # a number of more than 64 bits
+            return map(encode, values)
+        return texts if "null" not in texts else map(encode, values)  # not a number
+    if kind in (str, bool) and encode in (_text, _whole):
+        known = {value: encode(value) for value in set(values)}
+        return [known[value] for value in values]
+    return map(encode, values)
 
 
 def _encoder(column: sqlalchemy.Column[Any]) -> Encoder:

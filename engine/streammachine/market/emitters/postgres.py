@@ -3,8 +3,9 @@
 A batch is COPYed into a temporary table and goes from there into the model's by INSERT .. ON CONFLICT (see pg_table).
 Where the rows bring a key (``on_conflict``, else the primary key, else a unique constraint) the same batch again
 changes nothing, so an outage loses and doubles nothing. Where nothing tells rows apart, the emitter notes the number of
-the transaction before it commits; if the connection breaks while it does, the server is asked afterwards what became of
-it (txid_status), and a batch that was committed is not sent again.
+the transaction and where its first row stands (ctid) before it commits. If the connection breaks while it does, the
+server is asked afterwards what became of the transaction (txid_status), and whether the row stands there: both, because
+a server that crashed gives the number of a lost transaction to another one. What was committed is not sent again.
 
 A candle with is_closed true is never overwritten by one that is not closed, if the model has that column.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
@@ -28,7 +30,7 @@ from streammachine.market.emitters.base import (
     named,
     values_of,
 )
-from streammachine.market.kline import Gap, Kline, Trade
+from streammachine.market.kline import Kline, Trade
 
 if TYPE_CHECKING:
     import psycopg
@@ -95,8 +97,9 @@ class PostgresEmitter(DataEmitter):
         self._update: Sequence[Any] | None = None
         self._renamed: dict[str, str] = {}
         self._table: PgTable | None = None
+        self._wanted: tuple[type, ...] = (Kline, Trade)
         self._connection: psycopg.AsyncConnection[Any] | None = None
-        self._unsure: list[tuple[str, list[Row]]] = []  # transactions whose end is not known, and their rows
+        self._unsure: list[_Unsure] = []
         if model is not None:
             self.set_model(model)
         if index_elements is not None:
@@ -104,6 +107,11 @@ class PostgresEmitter(DataEmitter):
 
     def __repr__(self) -> str:
         return f"PostgresEmitter({self._shown})"
+
+    @property
+    def target(self) -> str:
+        """Where the rows go, without the password."""
+        return f"{self._shown}#{self._table.name if self._table is not None else ''}"
 
     # -- setting up ---------------------------------------------------------------------------
 
@@ -151,11 +159,7 @@ class PostgresEmitter(DataEmitter):
 
     def wants(self, row: Row) -> bool:
         """All rows that a transformer may make fit; without one candles or trades, whichever the model is for."""
-        if self.transformer is not None or self._table is None:
-            return True
-        if isinstance(row, Gap):
-            return False
-        return isinstance(row, self._kind()) or bool(self._lacks(self._kind()))
+        return self.transformer is not None or isinstance(row, self._wanted)
 
     # -- life cycle ---------------------------------------------------------------------------
 
@@ -165,6 +169,7 @@ class PostgresEmitter(DataEmitter):
             return
         if self._table is None:
             raise EmitterError("PostgresEmitter has no model: emitter.set_model(YourModel)")
+        self._wanted = (self._kind(),)
         lacking = self._lacks(self._kind())
         if self.transformer is None and lacking:
             raise EmitterError(
@@ -229,7 +234,7 @@ class PostgresEmitter(DataEmitter):
         runs: Sequence[tuple[Plan, list[tuple[Any, ...]]]],
         rows: Sequence[Row],
     ) -> None:
-        number: str | None = None
+        unsure: _Unsure | None = None
         committing = False
         try:
             with anyio.fail_after(self.timeout):
@@ -238,13 +243,15 @@ class PostgresEmitter(DataEmitter):
                     if at:
                         await connection.execute("TRUNCATE pg_temp.sm_stage")
                     await self._copy(connection, plan, values)
-                    if not plan.key and number is None:
-                        number = await _one(connection, "SELECT txid_current()::text")
+                    if plan.key or unsure is not None:
+                        await connection.execute(plan.insert.encode())
+                    else:
+                        unsure = _Unsure(list(rows), plan, values, await _row(connection, plan.insert_noting))
                 committing = True
                 await connection.execute("COMMIT")
         except BaseException as error:
-            if committing and number is not None:
-                self._unsure.append((number, list(rows)))
+            if committing and unsure is not None:
+                self._unsure.append(unsure)
             with anyio.CancelScope(shield=True):
                 await self._undo(connection)
             if isinstance(error, (_errors().Error, TimeoutError)):
@@ -257,7 +264,6 @@ class PostgresEmitter(DataEmitter):
         async with cursor.copy(plan.copy.encode()) as copy:
             for start in range(0, len(wanted), PIECE):
                 await copy.write(plan.encode(wanted[start : start + PIECE]))
-        await cursor.execute(plan.insert.encode())
 
     async def _undo(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Roll back; a connection that does not even do that is given up."""
@@ -272,14 +278,34 @@ class PostgresEmitter(DataEmitter):
 
     async def _was_committed(self, connection: psycopg.AsyncConnection[Any], rows: Sequence[Row]) -> bool:
         """Whether these are the rows of a transaction that was committed though its answer never came."""
-        for place, (number, unsure) in enumerate(self._unsure):
-            if len(unsure) == len(rows) and all(one is other for one, other in zip(unsure, rows, strict=True)):
-                status = await _one(connection, f"SELECT txid_status({int(number)})")
-                if status == "in progress":
-                    raise EmitterUnavailableError(f"the server at {self._shown} is still committing")
-                del self._unsure[place]
-                return status == "committed"
+        for unsure in self._unsure:
+            if len(unsure.rows) == len(rows) and all(a is b for a, b in zip(unsure.rows, rows, strict=True)):
+                try:
+                    with anyio.fail_after(self.timeout):
+                        committed = await self._stands(connection, unsure)
+                except (_errors().Error, TimeoutError) as error:
+                    with anyio.CancelScope(shield=True):
+                        await self._undo(connection)
+                    raise self._translated(error) from error
+                self._unsure.remove(unsure)
+                return committed
         return False
+
+    async def _stands(self, connection: psycopg.AsyncConnection[Any], unsure: _Unsure) -> bool:
+        number, table, place = unsure.place
+        try:
+            status = await _row(connection, f"SELECT txid_status({int(number)})")
+        except _errors().InvalidParameterValue:  # no such number was given yet: it was lost in a crash
+            return False
+        if status == ("in progress",):
+            raise EmitterUnavailableError(f"the server at {self._shown} is still committing")
+        if status == ("aborted",):
+            return False
+        await connection.execute("BEGIN")
+        await self._copy(connection, unsure.plan, unsure.values)
+        found = await _row(connection, unsure.plan.stands(table, place))
+        await connection.execute("ROLLBACK")
+        return found == ("true",)
 
     # -- the connection -----------------------------------------------------------------------
 
@@ -375,10 +401,20 @@ class PostgresEmitter(DataEmitter):
         return EmitterUnavailableError(text) if isinstance(error, passing) else EmitterError(text)
 
 
-async def _one(connection: psycopg.AsyncConnection[Any], query: str) -> str:
+@dataclass(eq=False, slots=True)
+class _Unsure:
+    """A transaction of rows without a key whose end is not known: number, table and place of its first row."""
+
+    rows: list[Row]
+    plan: Plan
+    values: list[tuple[Any, ...]]
+    place: tuple[str, ...]
+
+
+async def _row(connection: psycopg.AsyncConnection[Any], query: str) -> tuple[str, ...]:
+    """The first row, as text."""
     cursor = await connection.execute(query.encode())
-    row = await cursor.fetchone()
-    return str(row[0]) if row is not None else ""
+    return tuple(str(value) for value in await cursor.fetchone() or ())
 
 
 def _errors() -> Any:

@@ -3,7 +3,7 @@
 Candles go to ``kline:{exchange}:{symbol}:{timeframe}``, trades to ``trades:{exchange}:{symbol}`` (placeholders; the
 exchange in lower case). Fields are flat text by the names of ``Kline`` and ``Trade``; what is None is left out.
 
-Ids make an append repeatable. A candle has ``<open_ts>-<rev>``: rev is 2**63 when it is closed, else the volume's
+Ids make an append repeatable. A candle has ``<open_ts>-<rev>``: rev is 2**63-1 when it is closed, else the volume's
 IEEE 754 bits, which rise as the volume does and stay below; so the same state has the same id, and the closed candle
 stands behind its open states. A trade has ``<ts>-<trade id>`` where its id is a number, else ``<ts>-<next>``, and is
 recognised by its field ``trade_id``. klines.lua and trades.lua append a batch to a stream in one step: a row that is
@@ -35,9 +35,10 @@ from streammachine.market.emitters.base import DataEmitter, Row, RowsRefusedErro
 from streammachine.market.kline import Gap, Kline, Trade
 from streammachine.redis.codec import encode_fields
 from streammachine.redis.connection import RedisConnection
+from streammachine.redis.url import mask_url
 from streammachine.settings import Settings
 
-CLOSED: Final = 1 << 63  # the revision of a closed candle
+CLOSED: Final = (1 << 63) - 1  # the revision of a closed candle: the last that fits a column of 64-bit integers
 LATE: Final = 10_000  # milliseconds that a trade may be behind the newest of its stream
 CHUNK: Final = 250  # rows of one script call: others are not kept waiting long
 _PASSING = ("READONLY", "TRYAGAIN", "BUSY", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "MOVED", "ASK")
@@ -81,10 +82,18 @@ class RedisEmitter(DataEmitter):
         self.transformer = transformer
         self.appended = self.duplicates = 0
         self._own = connection is None
+        self._url = url
         try:
             self.connection = connection if connection is not None else RedisConnection(url=url, settings=settings)
         except SettingsError as error:
             raise EmitterError(str(error)) from error
+
+    @property
+    def target(self) -> str:
+        """Where the rows go, without a password. Which server that is by default is known once it is connected."""
+        if self.connection.target is not None:
+            return f"{self.connection.name} {self.prefix}*"
+        return f"{mask_url(self._url) if self._url is not None else 'redis'} {self.prefix}*"
 
     def wants(self, row: Row) -> bool:
         """Candles and trades."""
@@ -177,7 +186,7 @@ def revision(row: Kline) -> int:
 def _identity(row: Kline | Trade) -> tuple[int | str, ...]:
     if isinstance(row, Kline):
         return row.open_ts, str(revision(row))
-    is_number = row.trade_id.isascii() and row.trade_id.isdigit() and 0 < int(row.trade_id) < 1 << 64
+    is_number = row.trade_id.isascii() and row.trade_id.isdigit() and 0 < int(row.trade_id) < CLOSED
     return row.ts, str(int(row.trade_id)) if is_number else row.trade_id, "1" if is_number else "0"
 
 

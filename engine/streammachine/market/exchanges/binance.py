@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 import orjson
-from pydantic import ValidationError
 
 from streammachine.errors import SymbolError
 from streammachine.market import timeframe as timeframes
@@ -42,9 +41,10 @@ from streammachine.market.exchanges.base import (
 )
 from streammachine.market.exchanges.wire import (
     MALFORMED,
+    Place,
+    as_number,
     bad_frame,
     kline_validator,
-    number,
     parsed,
     sound,
     trade_validator,
@@ -66,17 +66,18 @@ _ROW: Final = {
     "is_closed": "x",
 }
 _COIN_ROW: Final = {**{name: key for name, key in _ROW.items() if name != "quote_volume"}, "volume": "q"}
-_OURS: Final = {name: name for name in ("quote_volume", "n_trades")}
+_OURS: Final = {name: name for name in ("quote_volume", "n_trades")}  # where REST rows get them
 _kline = kline_validator("Binance", _ROW).validate_python
-_kline_of_frame = kline_validator("Binance", {name: ["k", key] for name, key in _ROW.items()}, "text").validate_json
+_FRAME: Final[dict[str, Place]] = {name: ["k", key] for name, key in _ROW.items()}
+_kline_of_frame = kline_validator("Binance", _FRAME, numbers="loose").validate_json
 _coin_kline = kline_validator("Binance", _COIN_ROW).validate_python
 _trade = trade_validator(
     "Binance", {"symbol": "s", "price": "p", "volume": "q", "ts": "T", "trade_id": "id", "side": "side"}
 ).validate_python
 _rest_kline = kline_validator("Binance", _OURS, origin="rest").validate_python
 
-_KLINE_TEXT: Final = '{"e":"kline"'
-_KLINE_BYTES: Final = _KLINE_TEXT.encode()
+_CANDLE_TEXT: Final = '{"e":"kline"'
+_CANDLE_BYTES: Final = _CANDLE_TEXT.encode()
 _FUTURES: Final = tuple(name for name in timeframes.TIMEFRAMES if name != "1s")
 _SPOT_SYMBOL: Final = re.compile(r"[A-Z0-9]{4,30}")
 _DATED_SYMBOL: Final = re.compile(r"[A-Z0-9]{4,30}(_[0-9]{6})?")
@@ -219,13 +220,17 @@ class Binance(Adapter):
         return f"{symbol}@kline_{subscription.timeframe}"
 
     def decode(self, frame: str | bytes) -> list[Event]:
-        if not self._coin and _begins_as_kline(frame):
-            try:  # most frames are of this shape: straight from JSON to Kline
+        # Most frames are the state of an open candle (no "true" in it, so no u): straight from JSON to Kline. What is odd
+        # about one, if anything, the general way finds out.
+        if isinstance(frame, bytes):
+            usual = frame.startswith(_CANDLE_BYTES) and b"u" not in frame
+        else:
+            usual = frame.startswith(_CANDLE_TEXT) and "u" not in frame
+        if usual and not self._coin:
+            try:
                 return [sound(_kline_of_frame(frame))]
-            except ValidationError:
-                pass  # the general way tells what is wrong, or that it is not
-            except MALFORMED as error:
-                return [bad_frame(error, frame)]
+            except MALFORMED:
+                pass
         try:
             return self._events(parsed(frame))
         except MALFORMED as error:
@@ -262,7 +267,7 @@ class Binance(Adapter):
 
     def _base_volume(self, symbol: str, contracts: str, price: str) -> float:
         size = self._contract_usd.get(symbol) or (100.0 if symbol.startswith("BTCUSD") else 10.0)
-        return number(contracts) * size / number(price)
+        return as_number(contracts) * size / as_number(price)
 
     # -- REST --
 
@@ -368,10 +373,6 @@ class Binance(Adapter):
         # 403: its firewall takes so many requests for an attack. -1003: too many requests; -1001, -1007, -1008: Binance
         # itself is disconnected, late or overloaded.
         return replace(made, retry=made.retry or status == 403 or error.get("code") in (-1001, -1003, -1007, -1008))
-
-
-def _begins_as_kline(frame: str | bytes) -> bool:
-    return frame.startswith(_KLINE_BYTES) if isinstance(frame, bytes) else frame.startswith(_KLINE_TEXT)
 
 
 def _answer(message: dict[str, Any]) -> Event:

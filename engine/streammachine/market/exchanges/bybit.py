@@ -40,11 +40,12 @@ from streammachine.market.exchanges.base import (
 )
 from streammachine.market.exchanges.wire import (
     MALFORMED,
+    as_number,
     bad_frame,
     kline_validator,
     last_ms,
-    number,
     parsed,
+    rows_of,
     sound,
     trade_validator,
 )
@@ -76,11 +77,7 @@ _ROW: Final = {
 _INVERSE_ROW: Final = {**_ROW, "volume": "turnover", "quote_volume": "volume"}
 _kline = kline_validator("Bybit", _ROW).validate_python
 _inverse_kline = kline_validator("Bybit", _INVERSE_ROW).validate_python
-_REST_ROW: Final = {name: key for name, key in _ROW.items() if name != "is_closed"}
-_rest_kline = kline_validator("Bybit", _REST_ROW, origin="rest").validate_python
-_inverse_rest_kline = kline_validator(
-    "Bybit", {**_REST_ROW, "volume": "turnover", "quote_volume": "volume"}, origin="rest"
-).validate_python
+_rest_kline = kline_validator("Bybit", {"quote_volume": "quote_volume"}, origin="rest").validate_python
 _trade = trade_validator(
     "Bybit", {"symbol": "s", "price": "p", "volume": "v", "ts": "T", "trade_id": "i", "side": "side"}
 ).validate_python
@@ -116,6 +113,7 @@ class Bybit(Adapter):
         super().__init__(market_type)
         self._category = _CATEGORIES[market_type]
         self._inverse = market_type == "INVERSE"
+        self._kline = _inverse_kline if self._inverse else _kline
         # 10 topics a request on spot; topics of one connection together up to 21,000 characters.
         self.socket = SocketLimits(
             streams=500,
@@ -172,30 +170,22 @@ class Bybit(Adapter):
             subscription = _subscription(topic)
             if subscription is None:
                 return [Notice(f"data of the topic {topic[:40]}, which nobody asked for")]
-            return self._rows(listed(message["data"]), subscription, frame)
+            rows = listed(message["data"])
+            if subscription.kind == "trade":
+                return rows_of(rows, self._trade, frame)
+            return rows_of(rows, self._candle, frame, subscription.symbol, str(subscription.timeframe))
         except MALFORMED as error:
             return [bad_frame(error, frame)]
 
-    def _rows(self, rows: list[Any], subscription: Subscription, frame: str | bytes) -> list[Event]:
-        timeframe = subscription.timeframe
-        kline = _inverse_kline if self._inverse else _kline
-        found: list[Event] = []
-        for row in rows:
-            try:
-                if timeframe is None:
-                    found.append(self._trade(row))
-                else:
-                    row["symbol"] = subscription.symbol
-                    row["timeframe"] = timeframe
-                    found.append(sound(kline(row)))
-            except MALFORMED as error:
-                found.append(bad_frame(error, frame))
-        return found
+    def _candle(self, row: dict[str, Any], symbol: str, timeframe: str) -> Kline:
+        row["symbol"] = symbol
+        row["timeframe"] = timeframe
+        return sound(self._kline(row))
 
     def _trade(self, row: dict[str, Any]) -> Trade:
         row["side"] = _SIDES[row["S"]]
         if self._inverse:
-            row["v"] = number(row["v"]) / number(row["p"])
+            row["v"] = as_number(row["v"]) / as_number(row["p"])
         made: Trade = _trade(row)
         return made
 
@@ -226,23 +216,23 @@ class Bybit(Adapter):
         )
 
     def decode_klines(self, body: bytes, symbol: str, timeframe: str) -> list[Kline]:
-        kline = _inverse_rest_kline if self._inverse else _rest_kline
+        volume, quote_volume = (6, 5) if self._inverse else (5, 6)
 
         def made(row: list[Any]) -> Kline:
             start = int(row[0])
             return sound(
-                kline(
+                _rest_kline(
                     {
                         "symbol": symbol,
                         "timeframe": timeframe,
-                        "start": start,
-                        "end": last_ms(timeframe, start),
+                        "open_ts": start,
+                        "end_ts": last_ms(timeframe, start),
                         "open": row[1],
                         "high": row[2],
                         "low": row[3],
                         "close": row[4],
-                        "volume": row[5],
-                        "turnover": row[6],
+                        "volume": row[volume],
+                        "quote_volume": row[quote_volume],
                     }
                 )
             )
@@ -301,7 +291,8 @@ def _subscription(topic: str) -> Subscription | None:
         return None
     if found["traded"]:
         return Subscription("trade", found["traded"])
-    return Subscription("kline", found["symbol"], _TIMEFRAMES[found["interval"]])
+    timeframe = _TIMEFRAMES.get(found["interval"])
+    return None if timeframe is None else Subscription("kline", found["symbol"], timeframe)
 
 
 def _answer(message: dict[str, Any]) -> Event:
@@ -311,11 +302,13 @@ def _answer(message: dict[str, Any]) -> Event:
     number = message.get("req_id")
     request_id = int(number) if isinstance(number, str) and number.isdecimal() and len(number) < 19 else None
     text = str(message.get("ret_msg", ""))[:300]
+    if message.get("op") == "subscribe" and "already subscribed" in text:
+        return Ack(request_id)
     if message.get("success") is False:
         topic = _TOPIC.search(text)
         named = _subscription(topic[0]) if topic else None
         bracketed = _BRACKETED.search(text)
-        symbol = named.symbol if named else bracketed[1] if bracketed else None
+        symbol = (topic["symbol"] or topic["traded"]) if topic else bracketed[1] if bracketed else None
         return Refused(text or "refused", request_id, named, symbol=symbol)
     if message.get("op") in ("subscribe", "unsubscribe") and message.get("success") is True:
         return Ack(request_id)

@@ -11,7 +11,7 @@ writes XBT and XDG for BTC and DOGE; here, as in WebSocket v2, they are BTC and 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
@@ -41,12 +41,13 @@ from streammachine.market.exchanges.base import (
 )
 from streammachine.market.exchanges.wire import (
     MALFORMED,
+    as_number,
     bad_frame,
     iso_ms,
     kline_validator,
     last_ms,
-    number,
     parsed,
+    rows_of,
     sound,
     start_ms,
     trade_validator,
@@ -55,19 +56,24 @@ from streammachine.market.kline import Kline, Trade
 
 _MINUTES: Final = {"1m": "1", "5m": "5", "15m": "15", "30m": "30", "1h": "60", "4h": "240", "1d": "1440"}
 _TIMEFRAMES: Final = {int(minutes): name for name, minutes in _MINUTES.items()}
-_kline = kline_validator(
-    "Kraken", {"n_trades": "trades", "vwap": "vwap", "quote_volume": "quote_volume"}, estimated=True
-).validate_python
+_OURS: Final = {"XBT": "BTC", "XDG": "DOGE"}
+_THEIRS: Final = {ours: theirs for theirs, ours in _OURS.items()}
+
+
+@lru_cache(maxsize=4096)
+def _ours(symbol: str) -> str:
+    """BTC/USD of XBT/USD."""
+    base, slash, quote = symbol.partition("/")
+    return f"{_OURS.get(base, base)}{slash}{_OURS.get(quote, quote)}"
+
+
+_VALUES: Final = {"vwap": "vwap", "quote_volume": "quote_volume"}
+_kline = kline_validator("Kraken", {**_VALUES, "n_trades": "trades"}, numbers="number", estimated=True).validate_python
 _rest_kline = kline_validator(
-    "Kraken",
-    {"n_trades": "n_trades", "vwap": "vwap", "quote_volume": "quote_volume"},
-    estimated=True,
-    origin="rest",
+    "Kraken", {**_VALUES, "n_trades": "n_trades"}, estimated=True, origin="rest"
 ).validate_python
 _trade = trade_validator("Kraken", {"volume": "qty", "side": "side"}).validate_python
 
-_OURS: Final = {"XBT": "BTC", "XDG": "DOGE"}
-_THEIRS: Final = {ours: theirs for theirs, ours in _OURS.items()}
 _SYMBOL: Final = re.compile(r"[A-Z0-9.]{1,20}x?/[A-Z0-9]{2,10}")
 _LEGACY: Final = re.compile(r"X([A-Z]{3})Z([A-Z]{3})")  # XXBTZUSD
 _QUOTES: Final = ("USDT", "USDC", "USD", "EUR", "GBP", "CAD", "JPY", "CHF", "AUD", "BTC", "ETH")
@@ -169,9 +175,9 @@ class Kraken(Adapter):
             message = parsed(frame)
             channel = message.get("channel")
             if channel == "ohlc":
-                return _rows(message, _candle, frame)
+                return rows_of(listed(message["data"]), _candle, frame)
             if channel == "trade":
-                return _rows(message, _pushed_trade, frame)
+                return rows_of(listed(message["data"]), _pushed_trade, frame)
             if channel == "heartbeat":
                 return [Alive()]
             if channel == "status":
@@ -223,7 +229,8 @@ class Kraken(Adapter):
             return TradePage(found, f"{_CURSOR}{int(parsed(body)['result']['last']) - 1}")
 
     def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> Refusal | None:
-        errors = [str(one) for one in error_object(body).get("error") or [] if str(one).startswith("E")]
+        said = error_object(body).get("error") or []
+        errors = [str(one) for one in (said if isinstance(said, list) else [said]) if not str(one).startswith("W")]
         later = any(one.startswith(_LATER) for one in errors)
         detail = ", ".join(errors)[:300]
         if not 200 <= status < 300:
@@ -234,16 +241,6 @@ class Kraken(Adapter):
         return None
 
 
-def _rows(message: dict[str, Any], made: Callable[[Any], Event], frame: str | bytes) -> list[Event]:
-    found: list[Event] = []
-    for row in listed(message["data"]):
-        try:
-            found.append(made(row))
-        except MALFORMED as error:
-            found.append(bad_frame(error, frame))
-    return found
-
-
 def _candle(row: dict[str, Any]) -> Kline:
     start = start_ms(row["interval_begin"])
     timeframe = _TIMEFRAMES[row["interval"]]
@@ -251,8 +248,7 @@ def _candle(row: dict[str, Any]) -> Kline:
     row["timeframe"] = timeframe
     row["open_ts"] = start
     row["end_ts"] = last_ms(timeframe, start)
-    _estimate(row)
-    return sound(_kline(row))
+    return sound(_kline(_estimated(row)))
 
 
 def _rest_candle(row: list[Any], symbol: str, timeframe: str) -> Kline:
@@ -271,18 +267,19 @@ def _rest_candle(row: list[Any], symbol: str, timeframe: str) -> Kline:
         "volume": row[6],
         "n_trades": row[7],
     }
-    _estimate(made)
-    return sound(_rest_kline(made))
+    return sound(_rest_kline(_estimated(made)))
 
 
-def _estimate(row: dict[str, Any]) -> None:
-    """Set the quote volume. Kraken's vwap is cut to the price's tick; a candle without trades has none."""
-    volume = number(row["volume"])
-    if volume:
-        row["quote_volume"] = number(row["vwap"]) * volume
-    else:
-        row["quote_volume"] = 0.0
+def _estimated(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its quote volume. Kraken's vwap is cut to the price's tick, and says 0, which is no price, where
+    there was no trade."""
+    volume, vwap = row["volume"], row["vwap"]
+    if type(volume) is not float or type(vwap) is not float:
+        volume, vwap = as_number(volume), as_number(vwap)
+    row["quote_volume"] = volume * vwap
+    if not volume:
         row["vwap"] = None
+    return row
 
 
 def _pushed_trade(row: dict[str, Any]) -> Trade:
@@ -321,6 +318,8 @@ def _answer(message: dict[str, Any]) -> list[Event]:
     error = message.get("error")
     if error is not None or message.get("success") is False:
         text = str(error or "refused")[:300]
+        if method == "subscribe" and "already subscribed" in text.lower():
+            return [Ack(request_id)]
         named = message.get("symbol") or _UNKNOWN_PAIR.search(text)
         symbol = named if isinstance(named, str) else named[1] if named else None
         return [Refused(text, request_id, retry=text.startswith(_LATER), symbol=_ours(symbol) if symbol else None)]
@@ -344,13 +343,6 @@ def _result(body: bytes) -> list[Any]:
         if name != "last":
             return listed(value)
     raise ValueError("no pair in the answer")
-
-
-@lru_cache(maxsize=4096)
-def _ours(symbol: str) -> str:
-    """BTC/USD of XBT/USD."""
-    base, slash, quote = symbol.partition("/")
-    return f"{_OURS.get(base, base)}{slash}{_OURS.get(quote, quote)}"
 
 
 def _rest_pair(symbol: str) -> str:

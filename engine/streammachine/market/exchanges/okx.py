@@ -43,11 +43,12 @@ from streammachine.market.exchanges.base import (
 )
 from streammachine.market.exchanges.wire import (
     MALFORMED,
+    as_number,
     bad_frame,
     kline_validator,
     last_ms,
-    number,
     parsed,
+    rows_of,
     sound,
     trade_validator,
 )
@@ -71,9 +72,9 @@ _BARS: Final = {
     "1M": "1Mutc",
 }
 _CHANNELS: Final = {f"candle{bar}": name for name, bar in _BARS.items()}
-_ASKED: Final = {name: name for name in ("quote_volume", "is_closed")}
-_kline = kline_validator("OKX", _ASKED).validate_python
-_rest_kline = kline_validator("OKX", _ASKED, origin="rest").validate_python
+_NAMED: Final = {name: name for name in ("quote_volume", "is_closed")}  # see ``_named``
+_kline = kline_validator("OKX", _NAMED).validate_python
+_rest_kline = kline_validator("OKX", _NAMED, origin="rest").validate_python
 _trade = trade_validator(
     "OKX",
     {"symbol": "instId", "price": "px", "volume": "sz", "trade_id": "tradeId", "side": "side", "fills": "count"},
@@ -183,38 +184,20 @@ class OKX(Adapter):
             arg = message["arg"]
             timeframe = _CHANNELS.get(arg["channel"])
             if timeframe is not None:
-                return self._candles(listed(message["data"]), arg["instId"], timeframe, frame)
+                return rows_of(listed(message["data"]), _candle, frame, arg["instId"], timeframe)
             if arg["channel"] in ("trades", "trades-all"):
-                return self._trades(listed(message["data"]), frame)
+                return rows_of(listed(message["data"]), self._trade, frame)
             return [Notice(f"data of the channel {str(arg['channel'])[:40]}, which nobody asked for")]
         except MALFORMED as error:
             return [bad_frame(error, frame)]
-
-    def _candles(self, rows: list[Any], symbol: str, timeframe: str, frame: str | bytes) -> list[Event]:
-        found: list[Event] = []
-        for row in rows:
-            try:
-                found.append(sound(_kline(_named(row, symbol, timeframe))))
-            except MALFORMED as error:
-                found.append(bad_frame(error, frame))
-        return found
-
-    def _trades(self, rows: list[Any], frame: str | bytes) -> list[Event]:
-        found: list[Event] = []
-        for row in rows:
-            try:
-                found.append(self._trade(row))
-            except MALFORMED as error:
-                found.append(bad_frame(error, frame))
-        return found
 
     def _trade(self, row: dict[str, Any]) -> Trade:
         symbol = row["instId"]
         row.setdefault("count", 1)
         if _is_contract(symbol):
             size, of_base = self._contracts[symbol]
-            volume = number(row["sz"]) * size
-            row["sz"] = volume if of_base else volume / number(row["px"])
+            volume = as_number(row["sz"]) * size
+            row["sz"] = volume if of_base else volume / as_number(row["px"])
         made: Trade = _trade(row)
         return made
 
@@ -292,7 +275,7 @@ class OKX(Adapter):
 
     def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> Refusal | None:
         error = error_object(body)
-        code = str(error.get("code", "0"))
+        code = str(error.get("code") or "0")
         detail = f"{str(error.get('msg', ''))[:300]} (code {code})" if code != "0" else ""
         if not 200 <= status < 300:
             made = refused(self.source, status, headers, body, detail)
@@ -317,9 +300,13 @@ def _subscription(channel: str, symbol: str) -> Subscription | None:
     return None if timeframe is None else Subscription("kline", symbol, timeframe)
 
 
+def _candle(row: list[Any], symbol: str, timeframe: str) -> Kline:
+    return sound(_kline(_named(row, symbol, timeframe)))
+
+
 def _named(row: list[Any], symbol: str, timeframe: str) -> dict[str, Any]:
-    """A candle's row (ts, o, h, l, c, vol, volCcy, volCcyQuote, confirm) by our names. ``vol`` counts contracts
-    where there are any, and ``volCcy`` is the base currency then; on spot they are base and quote."""
+    """A candle's row (ts, o, h, l, c, vol, volCcy, volCcyQuote, confirm) by our names. On spot vol is the base and
+    volCcy the quote currency; of contracts vol is their number, and volCcy the base currency."""
     start = int(row[0])
     return {
         "symbol": symbol,

@@ -1,4 +1,4 @@
-"""Validators that make Klines and Trades of exchange payloads in one pass, without a renamed copy in between.
+"""Validators that make Klines and Trades of exchange payloads in one pass.
 
 ``Kline`` itself accepts the spellings of many exchanges, and pays for it. Here each field has the one place where an
 exchange puts it, and what only an exchange's rows must fulfil is checked on the way: prices above 0, volumes not below,
@@ -8,7 +8,7 @@ times that exist, starts that fit the timeframe. What comes out are plain Klines
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final, Literal, cast
 
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
 from streammachine.market import timeframe as timeframes
-from streammachine.market.exchanges.base import BadFrame, excerpt
+from streammachine.market.exchanges.base import BadFrame, Event, excerpt
 from streammachine.market.kline import Kline, Trade
 
 # What a payload that is not as it should be can raise on its way through a decoder.
@@ -28,22 +28,26 @@ _HUGE_PRICE: Final = 1e18  # far above any market's; and sums and products stay 
 _HUGE_VOLUME: Final = 1e30
 Place = str | list[str | int]
 
-Numbers = Literal["any", "text"]
+Numbers = Literal["text", "number", "loose"]
 
 
-def _number(numbers: Numbers, **limits: Any) -> CoreSchema:
-    """A finite float of a decimal text or, with "any", of a JSON number too. Never of true or false."""
-    text = core_schema.chain_schema(
-        [core_schema.str_schema(strict=True), core_schema.float_schema(allow_inf_nan=False, **limits)]
-    )
-    if numbers == "text":
-        return text
+def _number(first: Numbers, **limits: Any) -> CoreSchema:
+    """A finite float of a decimal text or of a JSON number, whichever comes; never of true or false.
+
+    Args:
+        first: what comes as a rule, which is quicker. "loose" is quickest, and takes true for 1 and false for 0.
+    """
+    lax = core_schema.float_schema(allow_inf_nan=False, **limits)
+    if first == "loose":
+        return lax
+    text = core_schema.chain_schema([core_schema.str_schema(strict=True), lax])
     number = core_schema.float_schema(allow_inf_nan=False, strict=True, **limits)
-    return core_schema.union_schema([text, number], mode="left_to_right")
+    return core_schema.union_schema([text, number] if first == "text" else [number, text], mode="left_to_right")
 
 
 def _kline_fields(numbers: Numbers) -> dict[str, CoreSchema]:
-    price, volume = _number(numbers, gt=0, lt=_HUGE_PRICE), _number(numbers, ge=0, lt=_HUGE_VOLUME)
+    price = _number(numbers, gt=0, lt=_HUGE_PRICE)
+    volume = _number(numbers, lt=_HUGE_VOLUME, **{"gt" if numbers == "loose" else "ge": 0})  # 0 might be a false
     return {
         "source": _NAME,
         "symbol": _NAME,
@@ -69,8 +73,8 @@ def _trade_fields() -> dict[str, CoreSchema]:
     return {
         "source": _NAME,
         "symbol": _NAME,
-        "price": _number("any", gt=0, lt=_HUGE_PRICE),
-        "volume": _number("any", gt=0, lt=_HUGE_VOLUME),
+        "price": _number("text", gt=0, lt=_HUGE_PRICE),
+        "volume": _number("text", gt=0, lt=_HUGE_VOLUME),
         "ts": _TIME,
         "trade_id": core_schema.str_schema(min_length=1, max_length=64, coerce_numbers_to_str=True),
         "side": core_schema.nullable_schema(core_schema.literal_schema(["buy", "sell"])),
@@ -99,14 +103,15 @@ _GRID: Final = {
 
 
 def kline_validator(
-    source: str, places: Mapping[str, Place], numbers: Numbers = "any", **fixed: object
+    source: str, places: Mapping[str, Place], *, numbers: Numbers = "text", **fixed: object
 ) -> SchemaValidator:
-    """A validator whose ``validate_python`` (or ``validate_json``) makes Klines; see ``sound`` for what it leaves open.
+    """A validator whose ``validate_python`` and ``validate_json`` make Klines; pass them on through ``sound``.
 
     Args:
-        places: Kline's field to the key (or path) of the payload; fields not named are read under their own name
-            where they have no default.
-        numbers: whether prices and volumes are decimal texts always, which is quicker.
+        places: Kline's field to the key (or path) of the payload. A field that is not named is read under its own name
+            where it has no default.
+        numbers: what prices and volumes are as a rule. "loose" is for payloads without a true in them, and takes no
+            volume of 0.
         fixed: fields that are the same in every row.
     """
     return _validator(Kline, _kline_fields(numbers), places, _KLINE_DEFAULTS | fixed | {"source": source})
@@ -122,6 +127,7 @@ def sound(kline: Kline) -> Kline:
 
     Raises:
         ValueError: high is below low, it ends before it begins, or no candle of the timeframe begins then.
+        KeyError: there is no such timeframe.
     """
     if kline.high < kline.low:
         raise ValueError(f"high {kline.high} is below low {kline.low}")
@@ -143,6 +149,17 @@ def parsed(frame: str | bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", message)
 
 
+def rows_of(rows: Iterable[Any], made: Callable[..., Event], frame: str | bytes, *more: str) -> list[Event]:
+    """What ``made(row, *more)`` makes of each row of a frame: a BadFrame of one that it cannot use."""
+    found: list[Event] = []
+    for row in rows:
+        try:
+            found.append(made(row, *more))
+        except MALFORMED as error:
+            found.append(bad_frame(error, frame))
+    return found
+
+
 def bad_frame(error: Exception, frame: str | bytes) -> BadFrame:
     """The BadFrame that says what an error found wrong."""
     return BadFrame(reason(error), excerpt(frame))
@@ -159,7 +176,7 @@ def reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def number(value: str | float) -> float:
+def as_number(value: str | float) -> float:
     """The float of a decimal text or a JSON number.
 
     Raises:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -18,6 +19,7 @@ from streammachine.market.simulator.bulk import BulkFiles
 from streammachine.market.simulator.candles import UTC, Bar
 from streammachine.market.simulator.channels import Push, Topic
 from streammachine.market.simulator.exchange import Exchange, number
+from streammachine.market.simulator.rules import Rules
 from streammachine.market.simulator.session import Session
 from streammachine.market.simulator.tape import Market, TapeTrade, decimal_text, trimmed
 from streammachine.market.simulator.wire import Answer, HttpRequest
@@ -63,6 +65,17 @@ class BinanceExchange(Exchange):
 
     def accepts(self, request: HttpRequest) -> bool:
         return _path(request)[1] in ("ws", "stream")
+
+    def rules_of(self, request: HttpRequest) -> Rules:
+        if _path(request)[0] == "SPOT":
+            return self.rules
+        every, messages = self.rules.ping_every, self.rules.messages  # USD-M: 3 minutes, 10 minutes, 10 messages
+        return replace(
+            self.rules,
+            ping_every=None if every is None else every * 9,
+            pong_within=self.rules.pong_within * 10,
+            messages=None if messages is None else messages * 2,
+        )
 
     def greet(self, session: Session) -> None:
         market, kind, rest = _path(session.request)
@@ -174,7 +187,7 @@ class BinanceExchange(Exchange):
 
     def trade_frames(self, topic: Topic, trades: list[TapeTrade]) -> Iterable[tuple[str, str]]:
         for trade in trades:
-            price, quantity = _padded(topic.market, trade.price), _padded(topic.market, trade.quantity)
+            price, quantity = _padded(topic.market, trade.price), self._size(topic.symbol, topic.market, trade)
             told: dict[str, object] = {"e": topic.kind, "E": self.now(), "s": topic.native}
             if topic.kind == "aggTrade":
                 told |= {"a": trade.id, "p": price, "q": quantity, "f": trade.id, "l": trade.id}
@@ -182,6 +195,12 @@ class BinanceExchange(Exchange):
                 told |= {"t": trade.id, "p": price, "q": quantity}
             told |= {"T": trade.ts, "m": trade.side == "sell", "M": True}
             yield _json(told), price
+
+    def _size(self, symbol: str, market: str, trade: TapeTrade) -> str:
+        if market != "COINM":
+            return _padded(market, trade.quantity)
+        dollars = Decimal(trade.price) * Decimal(trade.quantity)
+        return trimmed(f"{dollars / CONTRACT.get(symbol.partition('/')[0], 10):f}")
 
     def announce(self, session: Session) -> None:
         told = {"e": "serverShutdown", "E": self.now()}
@@ -276,7 +295,7 @@ class BinanceExchange(Exchange):
             {
                 "id": trade.id,
                 "price": _padded(market, trade.price),
-                "qty": _padded(market, trade.quantity),
+                "qty": self._size(symbol, market, trade),
                 "quoteQty": _padded(market, trimmed(str(Decimal(trade.price) * Decimal(trade.quantity)))),
                 "time": trade.ts,
                 "isBuyerMaker": trade.side == "sell",
@@ -301,7 +320,7 @@ class BinanceExchange(Exchange):
             {
                 "a": trade.id,
                 "p": _padded(market, trade.price),
-                "q": _padded(market, trade.quantity),
+                "q": self._size(symbol, market, trade),
                 "f": trade.id,
                 "l": trade.id,
                 "T": trade.ts,
@@ -373,8 +392,9 @@ def _amounts(market: str, bar: Bar) -> tuple[str, ...]:
 
 
 def _contracts(market: Market, quote: int, size: int) -> str:
+    """What COIN-M counts. (Real contracts are whole; these are not, so that trades and candles agree exactly.)"""
     value = Decimal(decimal_text(quote, market.price_scale + market.quantity_scale)) / size
-    return str(value.quantize(Decimal(1)))
+    return trimmed(f"{value:f}")
 
 
 def _padded(market: str, text: str) -> str:

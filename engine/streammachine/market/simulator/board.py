@@ -12,7 +12,7 @@ from streammachine.market.simulator.faults import UNLIMITED, Fault
 class Entry(NamedTuple):
     """One line of the event log. ``time_ms`` is the injected clock's; ``connection`` a socket's number, 0 for REST and
     for what concerns no socket; ``what`` one of listen, connect, refuse, subscribe, unsubscribe, reject, ping, pong,
-    rest, fault, kill, close, lost."""
+    rest, fault, lack (a candle or its closing frame is withheld), kill, close, lost."""
 
     time_ms: int
     exchange: str

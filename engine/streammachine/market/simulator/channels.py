@@ -15,8 +15,9 @@ from streammachine.market.simulator.tape import TapeTrade
 from streammachine.market.timeframe import DAY, MINUTE
 
 if TYPE_CHECKING:
-    from streammachine.market.simulator.exchange import Exchange, Timer
+    from streammachine.market.simulator.exchange import Exchange
     from streammachine.market.simulator.session import Session
+    from streammachine.market.simulator.timers import Timer
 
 
 MINUTES: Final = Grid(MINUTE)
@@ -144,6 +145,7 @@ class CandleChannel(Channel):
         push = self._push(bar, closing=True)
         symbol, timeframe = self.topic.symbol, self.timeframe
         if exchange.board.take("lost_close", symbol=symbol, timeframe=timeframe) is not None:
+            exchange.lack("socket", symbol, timeframe, bar.start)
             return
         late = exchange.board.take("late_close", symbol=symbol, timeframe=timeframe)
         if late is None:

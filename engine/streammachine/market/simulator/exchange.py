@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-import orjson
 from websockets.frames import Opcode
 
-from streammachine.market.clock import Clock, Wakeup
+from streammachine.market.clock import Clock
 from streammachine.market.simulator.board import Board, Log
 from streammachine.market.simulator.candles import UTC, Bar, Candles, Grid
 from streammachine.market.simulator.channels import (
@@ -25,44 +24,14 @@ from streammachine.market.simulator.channels import (
     TradeChannel,
     TradeFed,
 )
+from streammachine.market.simulator.desk import Desk
 from streammachine.market.simulator.faults import Fault
 from streammachine.market.simulator.rules import Rules
 from streammachine.market.simulator.session import GOING_AWAY, Session, numbers_for_texts
+from streammachine.market.simulator.strikes import Strikes
 from streammachine.market.simulator.tape import Tape, TapeTrade, trimmed
+from streammachine.market.simulator.timers import Timer, Timers
 from streammachine.market.simulator.wire import Answer, Connection, HttpRequest
-
-TIMED = ("reset", "close", "cut", "notice", "stall", "freeze", "mute", "snapshot", "burst", "error", "skew")
-SLOW_PIECES = 10
-
-
-class Timer:
-    """A callback at a moment of an exchange's time."""
-
-    def __init__(
-        self, due: Callable[[], float], clock: Clock, callback: Callable[[], object], fail: Callable[[Exception], None]
-    ) -> None:
-        self._due = due
-        self._clock = clock
-        self._callback = callback
-        self._fail = fail
-        self._wakeup: Wakeup = clock.call_later(max(due(), 0.0), self._fire)
-        self.waits = True
-
-    def cancel(self) -> None:
-        """Do not call it."""
-        self.waits = False
-        self._wakeup.cancel()
-
-    def _fire(self) -> None:
-        left = self._due()
-        if left > 1e-9:
-            self._wakeup = self._clock.call_later(left, self._fire)
-            return
-        self.waits = False
-        try:
-            self._callback()
-        except Exception as error:  # noqa: BLE001 - raised by the simulator's task
-            self._fail(error)
 
 
 class Exchange:
@@ -70,7 +39,7 @@ class Exchange:
 
     Attributes:
         name: "binance". rules, tape, candles, clock, board, log, seed: what it is made of.
-        sessions: the open sockets by number. until: while the simulator runs, its failures go to ``fail``.
+        sessions: the open sockets by number. connections: all open ones, those for REST included.
     """
 
     name = ""
@@ -99,27 +68,23 @@ class Exchange:
         self.connections: set[Connection] = set()
         self._count = 0
         self._skew = 0
-        self._timers: set[Timer] = set()
+        self._timers = Timers(clock, fail)
         self._channels: dict[Topic, Channel] = {}
         self._pumps: dict[str, Pump] = {}
         self._pulses: dict[int, Pulse] = {}
         self._handshakes: deque[float] = deque()
-        self._window = -1
-        self._used = 0
-        self._refused = 0
-        self._banned_until = 0.0
+        self._desk = Desk(self)
+        self._strikes = Strikes(self)
+        self._lacks: set[str] = set()
 
     def start(self) -> None:
         """Arm the faults that come at a moment."""
         for fault in self.board.faults:
-            if fault.kind in TIMED:
-                self.later(fault.at - self.board.elapsed(), lambda fault=fault: self.strike(fault))  # type: ignore[misc]
+            self._strikes.arm(fault)
 
     def stop(self) -> None:
         """Let no callback come any more, and close every connection."""
-        for timer in list(self._timers):
-            timer.cancel()
-        self._timers.clear()
+        self._timers.stop()
         for connection in list(self.connections):
             if connection.is_open and not connection.frozen:
                 connection.close(GOING_AWAY, "the simulator ends")
@@ -133,19 +98,12 @@ class Exchange:
 
     def at(self, moment: int, callback: Callable[[], object]) -> Timer:
         """Call back at a moment of the exchange's time."""
-        return self._timer(lambda: (moment - self.now()) / 1000, callback)
+        return self._timers.add(lambda: (moment - self.now()) / 1000, callback)
 
     def later(self, seconds: float, callback: Callable[[], object]) -> Timer:
         """Call back in so many seconds."""
         moment = self.clock.monotonic() + seconds
-        return self._timer(lambda: moment - self.clock.monotonic(), callback)
-
-    def _timer(self, due: Callable[[], float], callback: Callable[[], object]) -> Timer:
-        if len(self._timers) > 256:
-            self._timers = {timer for timer in self._timers if timer.waits}
-        made = Timer(due, self.clock, callback, self._fail)
-        self._timers.add(made)
-        return made
+        return self._timers.add(lambda: moment - self.clock.monotonic(), callback)
 
     # -- the wire's owner --
 
@@ -261,92 +219,12 @@ class Exchange:
     # -- REST --
 
     def requested(self, connection: Connection, request: HttpRequest) -> None:
-        if request.path == "/clock":
-            connection.answer(self._clock_answer())
-            return
-        board, target = self.board, self._target(request)
-        if board.take("rest_refuse") is not None:
-            connection.reset()
-            return
-        stuck = board.take("timeout")
-        if stuck is not None:
-            self.later(60.0 if stuck.seconds is None else stuck.seconds, connection.drop)
-            return
-        answer = self._answer(request)
-        self.log.add(self.name, "rest", f"{answer.status} {target}")
-        if self.rules.latency > 0:
-            self.later(self.rules.latency, lambda: self._deliver(connection, answer))
-        else:
-            self._deliver(connection, answer)
-
-    def _target(self, request: HttpRequest) -> str:
-        query = "&".join(f"{name}={value}" for name, value in request.query.items())
-        return f"{request.path}?{query}" if query else request.path
-
-    def _clock_answer(self) -> Answer:
-        speed = getattr(self.clock, "speed", 1.0)
-        return Answer(orjson.dumps({"time_ms": self.clock.time_ms(), "speed": speed}))
-
-    def _answer(self, request: HttpRequest) -> Answer:
-        status = self.board.take("status")
-        if status is not None:
-            after = 1.0 if status.seconds is None else status.seconds
-            return self.refusal(int(status.value or 429), after)
-        if self.board.take("garbage") is not None:
-            return Answer(b"<html><body>Bad Gateway</body></html>", 200, {"Content-Type": "text/html"})
-        refused = self._weigh(self.weight_of(request))
-        if refused is not None:
-            return refused
-        answer = self.rest(request)
-        return answer if answer is not None else self.not_found(request)
-
-    def _weigh(self, weight: int) -> Answer | None:
-        """Charge the budget; the refusal, where it is spent."""
-        now = self.clock.time_ms() / 1000
-        if now < self._banned_until:
-            return self.refusal(418, self._banned_until - now)
-        window = int(now // self.rules.weight_within)
-        if window != self._window:
-            self._window, self._used, self._refused = window, 0, 0
-        self._used += weight
-        if self._used <= self.rules.weight:
-            return None
-        self._refused += 1
-        left = (window + 1) * self.rules.weight_within - now
-        if self._refused > self.rules.refusals:
-            self._banned_until = now + self.rules.ban
-            self.log.add(self.name, "kill", f"the address is banned for {self.rules.ban:g} s")
-            return self.refusal(418, self.rules.ban)
-        return self.refusal(self.limit_status, left)
+        self._desk.requested(connection, request)
 
     @property
     def used_weight(self) -> int:
-        """What was charged in this window."""
-        return self._used
-
-    def _deliver(self, connection: Connection, answer: Answer) -> None:
-        slow = self.board.take("slow")
-        if slow is not None:
-            self._dribble(connection, answer, 20.0 if slow.seconds is None else slow.seconds)
-        elif self.board.take("half") is not None:
-            connection.send_raw(connection.head(answer, len(answer.body)) + answer.body[: len(answer.body) // 2])
-            connection.drop()
-        else:
-            connection.answer(answer)
-
-    def _dribble(self, connection: Connection, answer: Answer, seconds: float) -> None:
-        connection.send_raw(connection.head(answer, len(answer.body)))
-        size = max(1, -(-len(answer.body) // SLOW_PIECES))
-        pieces = [answer.body[start : start + size] for start in range(0, len(answer.body), size)] or [b""]
-
-        def one(index: int) -> None:
-            connection.send_raw(pieces[index])
-            if index + 1 == len(pieces):
-                connection.answered()
-            else:
-                self.later(seconds / len(pieces), lambda: one(index + 1))
-
-        self.later(seconds / len(pieces), lambda: one(0))
+        """What was charged in this window of the REST budget."""
+        return self._desk.used
 
     def known_until(self, symbol: str) -> int:
         """REST knows the trades before this moment: all, but for the faults behind and delist."""
@@ -362,8 +240,20 @@ class Exchange:
         used = grid or UTC[timeframe]
         found = self.candles.range(symbol, used, start, end, self.known_until(symbol))
         missing = self.board.running("missing", symbol=symbol, timeframe=timeframe)
+        if not missing:
+            return found
         lacking = {used.floor(self._moment(fault)) for fault in missing}
-        return [bar for bar in found if bar.start not in lacking] if lacking else found
+        for bar in found:
+            if bar.start in lacking:
+                self.lack("REST", symbol, timeframe, bar.start)
+        return [bar for bar in found if bar.start not in lacking]
+
+    def lack(self, where: str, symbol: str, timeframe: str, start: int) -> None:
+        """Note in the log, once, that a candle (or its closing frame) is withheld: "REST BTC/USDT 1m 1700000040000"."""
+        told = f"{where} {symbol} {timeframe} {start}"
+        if told not in self._lacks:
+            self._lacks.add(told)
+            self.log.add(self.name, "lack", told)
 
     def _moment(self, fault: Fault) -> int:
         """The moment whose candle a fault takes away."""
@@ -371,57 +261,13 @@ class Exchange:
 
     # -- faults that come at a moment --
 
-    def strike_if_timed(self, fault: Fault) -> None:
-        """Let a fault happen now, if it is one that comes at a moment."""
-        if fault.kind in TIMED:
-            self.strike(fault)
-
     def strike(self, fault: Fault) -> None:
-        """Let a fault happen to those whom it concerns."""
-        self.log.add(self.name, "fault", str(fault))
-        if fault.kind == "skew":
-            self._skew = int(fault.value or 1300)
-            if fault.lasts is not None:
-                self.later(fault.lasts, self._true_time)
-            return
-        for session in list(self.sessions.values()):
-            if fault.connection in (None, session.number):
-                self._strike(session, fault)
+        """Let a fault happen now, if it is one that comes at a moment."""
+        self._strikes.strike(fault)
 
-    def _true_time(self) -> None:
-        self._skew = 0
-
-    def _strike(self, session: Session, fault: Fault) -> None:
-        if fault.kind == "reset":
-            session.note("close", "reset")
-            session.connection.reset()
-        elif fault.kind == "close":
-            session.close(int(fault.value or GOING_AWAY), "simulated")
-        elif fault.kind == "cut":
-            session.close(GOING_AWAY, "24 hours are over")
-        elif fault.kind == "notice":
-            self.announce(session)
-            self.later(10.0 if fault.seconds is None else fault.seconds, lambda: session.close(GOING_AWAY, "upgrade"))
-        elif fault.kind == "stall":
-            session.stalled = True
-            self._after(fault, lambda: setattr(session, "stalled", False))
-        elif fault.kind == "freeze":
-            session.connection.freeze(hold=fault.lasts is not None)
-            self._after(fault, session.connection.thaw)
-        elif fault.kind == "mute":
-            silenced = {fault.symbol} if fault.symbol else {next(iter(self.tape.markets))}
-            session.muted |= {name for name in silenced if name}
-            self._after(fault, session.muted.clear)
-        elif fault.kind == "snapshot":
-            self.repeat_snapshot(session)
-        elif fault.kind == "burst":
-            session.repeat(int(fault.value or 1000))
-        elif fault.kind == "error":
-            session.write(self.error_frame(session))
-
-    def _after(self, fault: Fault, callback: Callable[[], object]) -> None:
-        if fault.lasts is not None:
-            self.later(fault.lasts, callback)
+    def skewed(self, milliseconds: int) -> None:
+        """Set how far off the exchange's clock is."""
+        self._skew = milliseconds
 
     # -- the protocol: subclasses --
 
@@ -432,6 +278,10 @@ class Exchange:
     def accepts(self, request: HttpRequest) -> bool:
         """Whether there is a socket at this path."""
         raise NotImplementedError
+
+    def rules_of(self, request: HttpRequest) -> Rules:
+        """The numbers of the socket that is asked for."""
+        return self.rules
 
     def greet(self, session: Session) -> None:
         """A socket is open."""

@@ -21,7 +21,7 @@ KINDS: Final[dict[str, str]] = {
     "notice": "the exchange announces a service upgrade, and cuts the socket after so many seconds (10)",
     "stall": "no more data; pings are still answered; lasts",
     "freeze": "nothing is read or written any more, the connection stays; lasts",
-    "mute": "one symbol's streams fall silent on the sockets open then; lasts",
+    "mute": "the streams of a symbol (and timeframe) fall silent on the sockets open then; lasts",
     "snapshot": "the last frame of each stream is sent again (Kraken: the snapshot)",
     "burst": "the last frame of each stream is sent value (1000) times",
     "error": "an error frame that nobody asked for",

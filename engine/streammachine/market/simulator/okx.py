@@ -1,8 +1,8 @@
 """OKX v5's protocol. Facts: okx.com/docs-v5.
 
-Candles come on /ws/v5/business only, trades on /ws/v5/public (trades-all on business). SPOT is BTC-USDT, perpetual
-swaps BTC-USDT-SWAP, whose sizes are contracts. Bars of 6 hours and more begin by Hong Kong's day unless they end in
-"utc".
+Candles come on /ws/v5/business only, trades on /ws/v5/public (trades-all on business). SPOT is BTC-USDT; perpetual
+swaps count contracts, of coins (LINEAR, BTC-USDT-SWAP) or of US dollars (INVERSE, BTC-USD-SWAP). Bars of 6 hours and
+more begin by Hong Kong's day unless they end in "utc".
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ BARS: Final[dict[str, tuple[str, Grid]]] = {
     "1Wutc": ("1w", UTC["1w"]),
     "1Mutc": ("1M", UTC["1M"]),
 }
-CONTRACT: Final = {"BTC": "0.01", "ETH": "0.1"}  # base currency a contract; 1 for all others
+COINS: Final = {"BTC": "0.01", "ETH": "0.1"}  # base currency a LINEAR contract; 1 for all others
+DOLLARS: Final = {"BTC": "100"}  # US dollars an INVERSE contract; 10 for all others
+MARKETS: Final = ("SPOT", "LINEAR", "INVERSE")
 ARGS_BYTES: Final = 64 * 1024
 
 
@@ -46,13 +48,13 @@ class OkxExchange(Exchange):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._names = {
-            self.native(symbol, market): symbol for market in ("SPOT", "SWAP") for symbol in self.tape.markets
-        }
+        self._names = {self.native(symbol, market): symbol for market in MARKETS for symbol in self.tape.markets}
 
     def native(self, symbol: str, market: str = "SPOT") -> str:
-        plain = symbol.replace("/", "-")
-        return plain if market == "SPOT" else f"{plain}-SWAP"
+        base, _, quote = symbol.partition("/")
+        if market == "INVERSE":
+            return f"{base}-USD-SWAP"
+        return f"{base}-{quote}" if market == "SPOT" else f"{base}-{'USDT' if quote == 'USD' else quote}-SWAP"
 
     # -- sockets --
 
@@ -114,7 +116,7 @@ class OkxExchange(Exchange):
         symbol = self._names.get(native)
         if symbol is None:
             return None
-        market = "SWAP" if native.endswith("-SWAP") else "SPOT"
+        market = _market(native)
         if channel == ("trades-all" if business else "trades"):
             return Topic(_name(arg), symbol, native, market, kind=channel)
         bar = channel.removeprefix("candle")
@@ -125,7 +127,7 @@ class OkxExchange(Exchange):
 
     def candle_frame(self, topic: Topic, bar: Bar, *, closing: bool) -> str:
         arg = {"channel": f"candle{topic.interval}", "instId": topic.native}
-        return _json({"arg": arg, "data": [_row(topic.market, bar, closing)]})
+        return _json({"arg": arg, "data": [_row(topic.native, bar, closing)]})
 
     def trade_frames(self, topic: Topic, trades: list[TapeTrade]) -> Iterable[tuple[str, str]]:
         arg = {"channel": topic.kind, "instId": topic.native}
@@ -136,7 +138,7 @@ class OkxExchange(Exchange):
                 "instId": topic.native,
                 "tradeId": str(last.id),
                 "px": price,
-                "sz": self._size(topic.native, sum((Decimal(trade.quantity) for trade in group), Decimal())),
+                "sz": _size(topic.native, sum((Decimal(trade.quantity) for trade in group), Decimal()), price),
                 "side": last.side,
                 "ts": str(last.ts),
                 "count": str(len(group)),
@@ -146,11 +148,6 @@ class OkxExchange(Exchange):
             if topic.kind == "trades-all":
                 del told["count"], told["seqId"]
             yield _json({"arg": arg, "data": [told]}), price
-
-    def _size(self, native: str, quantity: Decimal) -> str:
-        if native.endswith("-SWAP"):
-            quantity /= Decimal(CONTRACT.get(native.partition("-")[0], "1"))
-        return trimmed(f"{quantity:f}")
 
     def announce(self, session: Session) -> None:
         text = "The connection will soon be closed for a service upgrade. Please reconnect."
@@ -204,10 +201,10 @@ class OkxExchange(Exchange):
         if not history and self.rules.recent is not None:
             start = max(start, grid.shift(grid.floor(now), -self.rules.recent + 1))
         bars = self.bars(symbol, timeframe, start, end, grid)
+        known = self.known_until(symbol) - 1
         if history:
-            bars = [bar for bar in bars if bar.end <= now]
-        market = "SWAP" if query["instId"].endswith("-SWAP") else "SPOT"
-        return _told([_row(market, bar, bar.end <= now) for bar in reversed(bars[-limit:])])
+            bars = [bar for bar in bars if bar.end <= known]
+        return _told([_row(query["instId"], bar, bar.end <= known) for bar in reversed(bars[-limit:])])
 
     def _trades(self, request: HttpRequest) -> Answer:
         query, native = request.query, request.query.get("instId", "")
@@ -233,7 +230,7 @@ class OkxExchange(Exchange):
                 {
                     "instId": native,
                     "side": trade.side,
-                    "sz": self._size(native, Decimal(trade.quantity)),
+                    "sz": _size(native, Decimal(trade.quantity), trade.price),
                     "px": trimmed(trade.price),
                     "source": "0",
                     "tradeId": str(trade.id),
@@ -253,7 +250,8 @@ class OkxExchange(Exchange):
                 base, _, quote = symbol.partition("/")
                 row = {"instId": native, "instType": kind, "baseCcy": base, "quoteCcy": quote, "state": "live"}
                 if kind == "SWAP":
-                    row |= {"baseCcy": "", "quoteCcy": "", "ctVal": CONTRACT.get(base, "1"), "ctValCcy": base}
+                    value, currency = _contract(native)
+                    row |= {"baseCcy": "", "quoteCcy": "", "ctVal": str(value), "ctMult": "1", "ctValCcy": currency}
                 found.append(row | ({"state": "suspend"} if self.silent(symbol) else {}))
         if wanted is not None and not found:
             return _problem("51001", "Instrument ID, Instrument ID code, or Spread ID doesn't exist.")
@@ -270,12 +268,36 @@ class OkxExchange(Exchange):
         return Answer(b"<html><body>simulated</body></html>", status, {"Content-Type": "text/html"})
 
 
-def _row(market: str, bar: Bar, closed: bool) -> list[str]:
+def _market(native: str) -> str:
+    if not native.endswith("-SWAP"):
+        return "SPOT"
+    return "INVERSE" if native.endswith("-USD-SWAP") else "LINEAR"
+
+
+def _contract(native: str) -> tuple[Decimal, str]:
+    """What a contract is worth, and in which currency."""
+    base = native.partition("-")[0]
+    if _market(native) == "INVERSE":
+        return Decimal(DOLLARS.get(base, "10")), "USD"
+    return Decimal(COINS.get(base, "1")), base
+
+
+def _size(native: str, quantity: Decimal, price: str) -> str:
+    """A trade's size as the market counts it. (Real contracts are whole; these are not, to be exact.)"""
+    if _market(native) == "SPOT":
+        return trimmed(f"{quantity:f}")
+    value, currency = _contract(native)
+    contracts = quantity * Decimal(price) / value if currency == "USD" else quantity / value
+    return trimmed(f"{contracts:f}")
+
+
+def _row(native: str, bar: Bar, closed: bool) -> list[str]:
     prices = [trimmed(bar.price_text(value)) for value in (bar.open, bar.high, bar.low, bar.close)]
     volume, quote = trimmed(bar.volume_text()), trimmed(bar.quote_text())
     amounts = [volume, quote, quote]
-    if market == "SWAP":
-        contracts = Decimal(bar.volume_text()) / Decimal(CONTRACT.get(bar.market.base, "1"))
+    if _market(native) != "SPOT":
+        value, currency = _contract(native)
+        contracts = Decimal(quote if currency == "USD" else volume) / value
         amounts = [trimmed(f"{contracts:f}"), volume, quote]
     return [str(bar.start), *prices, *amounts, "1" if closed else "0"]
 

@@ -14,7 +14,8 @@ from streammachine.market.simulator.faults import Fault
 from streammachine.market.simulator.wire import Connection, HttpRequest
 
 if TYPE_CHECKING:
-    from streammachine.market.simulator.exchange import Exchange, Timer
+    from streammachine.market.simulator.exchange import Exchange
+    from streammachine.market.simulator.timers import Timer
 
 FRAME_FAULTS = ("nan", "zero", "strings", "malformed", "truncated", "unknown", "duplicate", "reorder")
 GOING_AWAY = 1001
@@ -30,10 +31,11 @@ class Session:
         self.connection = connection
         self.request = request
         self.number = number
+        self.rules = exchange.rules_of(request)
         self.channels: dict[str, Channel] = {}
         self.options: dict[str, object] = {}
         self.stalled = False
-        self.muted: set[str] = set()  # symbols
+        self.muted: list[tuple[str, str | None]] = []  # symbol and timeframe; None: all of the symbol's streams
         self.sent = 0
         self._messages: deque[float] = deque()
         self._requests: deque[float] = deque()
@@ -46,7 +48,7 @@ class Session:
 
     def open(self) -> None:
         """Begin the keep-alive of this exchange."""
-        rules = self.exchange.rules
+        rules = self.rules
         if rules.ping_every is not None:
             self._later(rules.ping_every, self._ping)
         if rules.idle is not None:
@@ -93,13 +95,13 @@ class Session:
         self.connection.send_ping(str(self.exchange.now()).encode())
         self.note("ping")
         if self._pong_due is None:
-            rules = self.exchange.rules
+            rules = self.rules
             self._pong_due = self.exchange.later(rules.pong_within, lambda: self.kill("no pong"))
             self._timers.append(self._pong_due)
-        self._later(self.exchange.rules.ping_every or 20.0, self._ping)
+        self._later(self.rules.ping_every or 20.0, self._ping)
 
     def _look_idle(self) -> None:
-        idle = self.exchange.rules.idle or 0.0
+        idle = self.rules.idle or 0.0
         left = max(self._spoke, self._told) + idle - self.exchange.clock.monotonic()
         if left > 0:
             self._later(left, self._look_idle)
@@ -108,7 +110,7 @@ class Session:
             self.close(4004 if self.exchange.name == "okx" else 1000, "no data received")
 
     def _heartbeat(self) -> None:
-        beat = self.exchange.rules.heartbeat or 1.0
+        beat = self.rules.heartbeat or 1.0
         left = self._told + beat - self.exchange.clock.monotonic()
         if left <= 0 and self.connection.is_open and self.channels:
             self.write(self.exchange.heartbeat_frame())
@@ -119,7 +121,7 @@ class Session:
     def received(self, opcode: Opcode, data: bytes) -> None:
         """A message or a control frame came."""
         self._spoke = self.exchange.clock.monotonic()
-        rules = self.exchange.rules
+        rules = self.rules
         if rules.messages is not None and self._too_many(self._messages, rules.messages, rules.messages_within):
             self.kill("Too many requests")
             return
@@ -133,7 +135,7 @@ class Session:
 
     def overspent(self) -> bool:
         """Count a subscribe or unsubscribe request; whether it is one too many."""
-        rules = self.exchange.rules
+        rules = self.rules
         return rules.requests is not None and self._too_many(self._requests, rules.requests, rules.requests_within)
 
     def _too_many(self, times: deque[float], most: int, within: float) -> bool:
@@ -193,13 +195,16 @@ class Session:
 
     def deliver(self, push: Push) -> None:
         """Send market data, or what a fault makes of it."""
-        if self.stalled or push.topic.symbol in self.muted or not self.connection.is_open:
+        if self.stalled or not self.connection.is_open or self._mute(push.topic):
             return
         text = self.exchange.wrap(self, push)
         if not self.exchange.board.any_of(FRAME_FAULTS):
             self._send(text.encode())
             return
         self._deliver_spoiled(push, text)
+
+    def _mute(self, topic: Topic) -> bool:
+        return any(symbol == topic.symbol and one in (None, topic.timeframe) for symbol, one in self.muted)
 
     def _deliver_spoiled(self, push: Push, text: str) -> None:
         def hit(kind: str) -> Fault | None:

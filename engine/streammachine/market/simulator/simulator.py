@@ -163,8 +163,8 @@ class Simulator:
         return Urls(f"ws://{place}{socket}", f"http://{place}", f"ws://{place}{second}", bulk)
 
     def environment(self) -> dict[str, str]:
-        """The variables that point every client of this package at the simulator."""
-        found = {}
+        """The variables that point every client of this package at the simulator, and at its time."""
+        found = {"STREAMMACHINE_CLOCK_URL": f"{self.urls(self._names[0]).rest}/clock"}
         for name in self._names:
             urls = self.urls(name)
             prefix = f"STREAMMACHINE_{name.upper()}"
@@ -190,4 +190,4 @@ class Simulator:
             if fault.exchange in (None, exchange.name):
                 moved = dataclasses.replace(fault, at=exchange.board.elapsed())
                 exchange.board.add(moved)
-                exchange.strike_if_timed(moved)
+                exchange.strike(moved)

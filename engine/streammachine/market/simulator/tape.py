@@ -379,7 +379,7 @@ class _Generated(Tape):
 
 class _Recorded(Tape):
     def __init__(self, market: Market, block: Block) -> None:
-        super().__init__([market], block.start, block.end)
+        super().__init__([market], int(block.ts[0]) // MINUTE * MINUTE, (int(block.ts[-1]) // MINUTE + 1) * MINUTE)
         self._only = block
 
     def listed(self, symbol: str) -> int:
@@ -425,8 +425,8 @@ def _read(path: Path, symbol: str) -> tuple[Market, Block]:
     quantity = [int(value.scaleb(quantity_scale)) for value in quantities]
     fits = max(price) * sum(quantity) < LARGEST
     kind: Any = np.int64 if fits else object
-    start = times[0] // MINUTE * MINUTE
-    end = (times[-1] // MINUTE + 1) * MINUTE
+    start = times[0] // HOUR * HOUR  # whole hours, so that candles up to an hour do not cross a block's edge
+    end = (times[-1] // HOUR + 1) * HOUR
     market = Market(symbol, price_scale, quantity_scale, float(prices[0]))
     return market, Block(
         start,

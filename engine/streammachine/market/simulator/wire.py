@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Protocol
+from typing import Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from websockets.exceptions import InvalidState
@@ -24,6 +24,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 HEAD_LIMIT = 64 * 1024  # bytes of a request's head
+LINE_LIMIT = 8 * 1024  # bytes of its first line, as of most web servers
 BACKLOG_LIMIT = 256 * 1024 * 1024  # bytes that a client may leave unread before it is cut off
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
 WIRE_LOG = logging.getLogger("streammachine.market.simulator.wire")
@@ -94,8 +95,7 @@ class Connection(asyncio.Protocol):
     # -- asyncio calls these --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without being derived from it
         self._guarded(lambda: self._owner.connected(self))
 
     def data_received(self, data: bytes) -> None:
@@ -132,9 +132,10 @@ class Connection(asyncio.Protocol):
             head, _, rest = self._buffer.partition(b"\r\n\r\n")
             request = _parse(head)
             if request is None:
-                self._keep = False
-                self._busy = True
-                self.answer(Answer(b"bad request\n", 400, {"Content-Type": "text/plain"}))
+                self._turn_down(400)
+                return
+            if len(head.partition(b"\r\n")[0]) > LINE_LIMIT:
+                self._turn_down(414)
                 return
             if request.headers.get("upgrade", "").lower() == "websocket":
                 self._buffer = b""
@@ -143,9 +144,17 @@ class Connection(asyncio.Protocol):
             self._buffer = rest
             self._busy = True
             self._keep = request.headers.get("connection", "").lower() != "close"
+            if request.method != "GET":
+                self._turn_down(405)
+                return
             self._owner.requested(self, request)
         if len(self._buffer) > HEAD_LIMIT:
             self.reset()
+
+    def _turn_down(self, status: int) -> None:
+        self._keep = False
+        self._busy = True
+        self.answer(Answer(b"", status))
 
     def answer(self, answer: Answer) -> None:
         """Send a whole answer, then take the next request."""
@@ -184,9 +193,7 @@ class Connection(asyncio.Protocol):
         made.receive_data(head)
         events = made.events_received()
         if not events or not isinstance(events[0], Handshake):
-            self._keep = False
-            self._busy = True
-            self.answer(Answer(b"bad handshake\n", 400, {"Content-Type": "text/plain"}))
+            self._turn_down(400)
             return
         made.send_response(made.accept(events[0]))
         self._ws = made
