@@ -5,8 +5,9 @@
 The floor is what cannot be avoided: ``orjson.loads`` of the frame, and one pydantic validation of the candle's values.
 "decoded" is the adapter alone, "emitted" the whole way of a frame in a runner: adapter, ledger of the feed (order,
 duplicates, holes) and pipeline, which hands on every state of every candle. Frames are of 50 symbols, 30 a candle, the
-last one closing it. streamforge 0.1.3 takes the same frames from bytes to its own Kline, nothing more. Everybody in
-turns; quote the ratios. Nothing here asserts a time.
+last one closing it. streamforge 0.1.3 takes the same frames: "normalised" is from bytes to its own Kline and nothing
+more, "streamed" what its stream() does with them. Everybody in turns, by the processor's time; quote the ratios.
+Nothing here asserts a time.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def frames(count: int, rounds: int, peer: StreamForge | None, folder: Path) -> l
             path = folder / "frames"
             path.write_bytes(b"\n".join(frame for _, frame in stamped))
             peer.ask("frames", path=str(path))
-            runs["streamforge"] = lambda: float(peer.ask("normalise")["seconds"])
+            runs["streamforge normalised"] = lambda: float(peer.ask("normalise")["seconds"])
+            runs["streamforge streamed"] = lambda: float(peer.ask("stream")["seconds"])
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for number in range(rounds + 1):
             for name, run in runs.items():

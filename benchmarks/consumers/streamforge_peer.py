@@ -3,7 +3,8 @@
 Reads one JSON command a line, answers with one JSON object a line:
 
     {"do": "frames", "path": ...}                 load frames, one a line
-    {"do": "normalise"}                           each frame from bytes to its Kline, by its own way; {"seconds": ...}
+    {"do": "normalise"}                           each frame from bytes to its Kline; {"seconds": ...}
+    {"do": "stream"}                              each frame through its whole stream(), off a socket that is none
     {"do": "rows", "path": ...}                   load candles, one JSON object a line
     {"do": "postgres", "url": ..., "batch": ...}  emit the candles by its bulk emitter; {"seconds": ...}
 """
@@ -14,15 +15,21 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import orjson
+import streamforge as sf
 from sqlalchemy import BigInteger, Boolean, Float, Integer, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from streamforge.base import ws
 from streamforge.base.emitters.postgresql.db import PostgresEmitter
 from streamforge.base.normalize.ohlc.models.candle import Kline
 from streamforge.ingestion.binance.normalizers.normalizer import binance_normalizer
+from streamforge.ingestion.binance.processors.kline import BinanceCandleProcessor
+from streamforge.ingestion.binance.processors.processor import BinanceProcessor
+from streamforge.ingestion.binance.ws.ws import BinanceWS
 
 
 class Base(DeclarativeBase):
@@ -49,6 +56,22 @@ class Candle(Base):
     is_closed: Mapped[bool | None] = mapped_column(Boolean)
 
 
+class Sockets:
+    """Stands for ``websockets.connect``: one connection, on which the frames have come already."""
+
+    def __init__(self, frames: list[bytes]) -> None:
+        self._frames = iter(frames)
+
+    async def __aiter__(self) -> AsyncIterator[Sockets]:
+        yield self
+
+    async def send(self, message: str) -> None:
+        pass
+
+    async def recv(self) -> bytes:
+        return next(self._frames)
+
+
 class Peer:
     """Holds what was loaded, and does what it is told."""
 
@@ -66,6 +89,24 @@ class Peer:
         for frame in frames:
             normalise(loads(frame))
         return {"seconds": time.process_time() - began}
+
+    def stream(self) -> dict[str, float]:
+        return {"seconds": asyncio.run(self._stream())}
+
+    async def _stream(self) -> float:
+        symbols = list(dict.fromkeys(orjson.loads(frame)["data"]["s"] for frame in self._frames))
+        wanted = sf.DataInput(type="kline", symbols=symbols, timeframe="1m")
+        processors = {"kline": BinanceCandleProcessor}  # a fresh one: it writes into it
+        processor = BinanceProcessor(processors_map=processors, emit_only_closed_candles=False)
+        handler = BinanceWS(streams=wanted, processor_class=processor)
+        ws.websockets.connect = lambda url: Sockets(self._frames)  # type: ignore[attr-defined]
+        left = len(self._frames)
+        began = time.process_time()
+        async for _ in handler.stream():
+            left -= 1
+            if not left:
+                break
+        return time.process_time() - began
 
     def rows(self, path: str) -> dict[str, float]:
         self._rows = [Kline(**orjson.loads(line)) for line in Path(path).read_bytes().splitlines()]

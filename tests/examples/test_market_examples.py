@@ -1,6 +1,6 @@
 """The market examples of the specification, run as a user runs them: a process each, against a simulated exchange.
 
-All start together; a minute of the market is a second here. Ctrl-C ends them, and what they wrote is then complete.
+All start together; a minute of the market is a second and a half here. Ctrl-C ends them, and what they wrote is then complete.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Example:
 @pytest.fixture(scope="module")
 def market() -> Iterator[Exchange]:
     with exchange(
-        "binance", "okx", "kraken", "bybit", speed=60.0, symbols=("BTC/USDT", "ETH/USDT", "BTC/USD")
+        "binance", "okx", "kraken", "bybit", speed=40.0, symbols=("BTC/USDT", "ETH/USDT", "BTC/USD")
     ) as found:
         yield found
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from support_mcp import RawClient, ToolFailure
 from support_simulator import START, Exchange, exchange
@@ -22,6 +24,8 @@ def market() -> Iterator[Exchange]:
 
 @pytest.fixture
 def env(server_env: dict[str, str], market: Exchange) -> dict[str, str]:
+    with redis.Redis.from_url(server_env["REDIS_URL"]) as database:
+        database.flushdb()
     return {**server_env, **market.env}
 
 
@@ -112,39 +116,44 @@ def test_a_backfill_fetches_a_range_and_says_how_far_it_is(env: dict[str, str]) 
             client.call("backfill_status", name="nothing")
 
 
-@pytest.mark.parametrize(
-    ("tool", "arguments", "says"),
-    [
-        ("runner_start", {"exchange": "binance", "symbols": ["BTC-USDT"]}, "Binance writes"),
-        ("runner_start", {"exchange": "binance", "symbols": ["NOSUCHCOIN"]}, "NOSUCHCOIN"),
-        ("runner_start", {"exchange": "kraken", "symbols": ["BTC/USDT"], "timeframe": "3m"}, "no 3m candles"),
-        ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "aggregate": ["90s"]}, "90s"),
-        ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "timeframe": "5m", "aggregate": ["1m"]}, "1m"),
-        ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "emit": ["csv:../../etc/x"]}, "not accepted"),
-        ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "emit": ["postgres:t"]}, "STREAMMACHINE_POSTGRES"),
-        ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "market_type": "MOON"}, "market type"),
-        ("backfill_start", {"exchange": "binance", "symbol": "BTCUSDT", "start": "2025-02-01", "end": "2025-01-01"}, "before"),
-        ("backfill_start", {"exchange": "binance", "symbol": "BTCUSDT", "start": "2125-01-01", "end": "2125-01-02"}, "future"),
-        ("backfill_start", {"exchange": "binance", "symbol": "BTCUSDT", "start": "soon"}, "soon"),
-        ("candles_read", {"exchange": "kraken", "symbol": "BTC/USD"}, "no candles"),
-        ("candles_read", {"exchange": "binance", "symbol": "BTC/USD"}, "Binance writes"),
-    ],
-)  # fmt: skip
-def test_what_cannot_work_is_refused_before_anything_starts(
-    env: dict[str, str], tool: str, arguments: dict[str, Any], says: str
-) -> None:
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("runner_start", {"exchange": "binance", "symbols": ["BTC-USDT"]}, "Binance writes"),
+    ("runner_start", {"exchange": "binance", "symbols": ["NOSUCHCOIN"]}, "NOSUCHCOIN"),
+    ("runner_start", {"exchange": "kraken", "symbols": ["BTC/USDT"], "timeframe": "3m"}, "no 3m candles"),
+    ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "aggregate": ["90s"]}, "90s"),
+    ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "timeframe": "5m", "aggregate": ["1m"]}, "1m"),
+    ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "emit": ["csv:../../etc/x"]}, "not accepted"),
+    ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "emit": ["postgres:t"]}, "STREAMMACHINE_POSTGRES"),
+    ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "market_type": "MOON"}, "market type"),
+    ("backfill_start", {"exchange": "okx", "symbol": "BTC-USDT", "start": "2025-02-01", "end": "2025-01-01"}, "before"),
+    ("backfill_start", {"exchange": "bybit", "symbol": "BTCUSDT", "start": "2125-01-01", "end": "2125-02-01"}, "future"),
+    ("backfill_start", {"exchange": "binance", "symbol": "BTCUSDT", "start": "soon"}, "soon"),
+    ("candles_read", {"exchange": "kraken", "symbol": "BTC/USD"}, "no candles"),
+    ("candles_read", {"exchange": "binance", "symbol": "BTC/USD"}, "Binance writes"),
+]  # fmt: skip
+
+
+def test_what_cannot_work_is_refused_before_anything_starts(env: dict[str, str]) -> None:
     with RawClient(env=env) as client:
-        with pytest.raises(ToolFailure, match=says):
-            client.call(tool, **arguments)
+        for tool, arguments, says in REFUSED:
+            with pytest.raises(ToolFailure, match=says):
+                client.call(tool, **arguments)
         assert client.call("runner_list")["runners"] == []
+        assert client.call("backfill_status")["backfills"] == []
 
 
-def test_a_runner_may_write_to_a_file_below_the_data_directory(env: dict[str, str], tmp_path: Any) -> None:
+def test_a_runner_may_write_to_a_file_below_the_data_directory(env: dict[str, str]) -> None:
     with RawClient(env=env) as client:
         client.call("runner_start", exchange="binance", symbols=["BTCUSDT"], emit=["csv:btc", "redis"])
         until(lambda: _candles(client, symbol="BTCUSDT"))
-        (row,) = client.call("runner_list")["runners"]
-        assert [emitter["emitted"] > 0 for emitter in row["emitters"]] == [True, True]
+
+        def emitted() -> bool:
+            (row,) = client.call("runner_list")["runners"]
+            return [emitter["emitted"] > 0 for emitter in row.get("emitters", ())] == [True, True]
+
+        until(emitted)
+    written = Path(env["STREAMMACHINE_DATA_DIR"], "exports", "btc.csv").read_text()
+    assert written.startswith("source,symbol,timeframe,open_ts")
 
 
 def test_with_read_only_no_runner_can_be_started(env: dict[str, str]) -> None:

@@ -247,6 +247,7 @@ def simulate(
         Market seconds per second.
     fault
         What goes wrong, once for each: kind@seconds:name=value,..., e.g. reset@30, missing@60:symbol=BTC/USDT,lasts=20.
+        "help" lists the kinds.
     tape
         A CSV file (.gz too) of recorded trades with the columns trade_ms, trade_id, price, qty, buyer_is_maker.
         Without it the trades are generated from the seed.

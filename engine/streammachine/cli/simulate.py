@@ -17,6 +17,7 @@ from streammachine.market.clock import ScaledClock, SystemClock
 from streammachine.market.exchanges import EXCHANGES
 from streammachine.market.simulator import Fault, Simulator, Tape
 from streammachine.market.simulator.board import Entry
+from streammachine.market.simulator.faults import KINDS
 from streammachine.market.timeframe import MINUTE
 
 SYMBOLS = ("BTC/USDT", "ETH/USDT")
@@ -37,8 +38,13 @@ class SimulateOptions:
 
 
 def run_simulate(options: SimulateOptions) -> int:
-    """Simulate until Ctrl-C or SIGTERM."""
-    return anyio.run(_simulate, Console(highlight=False, soft_wrap=True), options)
+    """Simulate until Ctrl-C or SIGTERM; with the fault "help" only say what can go wrong."""
+    console = Console(highlight=False, soft_wrap=True)
+    if "help" in options.faults:
+        for kind, text in KINDS.items():
+            console.print(Text(f"{kind:12} {text}"))
+        return 0
+    return anyio.run(_simulate, console, options)
 
 
 async def _simulate(console: Console, options: SimulateOptions) -> int:

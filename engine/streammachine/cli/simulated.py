@@ -27,7 +27,8 @@ def canonical(adapter: Adapter, symbol: str) -> str:
         SymbolError: no base and quote can be told in it.
     """
     checked = adapter.check_symbol(symbol)
-    parts = re.split(r"[-/_]", checked)
+    checked = checked.partition("_")[0]  # BTCUSD_PERP
+    parts = re.split(r"[-/]", checked)
     if len(parts) >= 2:
         return f"{parts[0]}/{parts[1]}"
     for quote in QUOTES:

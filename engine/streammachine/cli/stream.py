@@ -167,12 +167,13 @@ class Watch:
             parts.append(f"{feed['bad_frames']} bad frames")
         text = Text(" · ".join(parts))
         for emitter in stats.emitters:
+            problem = emitter["last_error"] if emitter["state"] == "away" else None
             said = f"\n{emitter['name']}: {emitter['emitted']:,} written, {emitter['queued']:,} waiting"
             if emitter.get("failed"):
                 said += f", {emitter['failed']:,} refused"
-            text.append(said, style="red" if emitter.get("problem") else "")
-            if emitter.get("problem"):
-                text.append(f" ({emitter['problem']})", style="red")
+            text.append(said, style="red" if problem else "")
+            if problem:
+                text.append(f" ({problem})", style="red")
         return text
 
 

@@ -16,7 +16,7 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self, overload
 
@@ -31,7 +31,7 @@ from streammachine.market.collecting import Collector
 from streammachine.market.emitters.base import Transformer
 from streammachine.market.emitters.outlet import check_emitter
 from streammachine.market.exchanges import adapter_for
-from streammachine.market.following import default_clock
+from streammachine.market.following import VARIABLE, default_clock
 from streammachine.market.kline import Gap, Kline
 from streammachine.market.progress import Show, bar, silent
 from streammachine.market.rest import RestClient
@@ -39,9 +39,10 @@ from streammachine.market.timespan import Moment, Timespan, timespan
 
 log = logging.getLogger(__name__)
 
+LAST: Final = 253_402_214_400_000  # 9999-12-31
 ATTEMPTS: Final = 8  # of one request, half a minute in all: nobody waits for a backfill as for a live candle
 
-State = Literal["waiting", "running", "done", "failed"]
+State = Literal["waiting", "running", "done", "failed", "stopped"]
 
 
 class Backfilling:
@@ -99,9 +100,11 @@ class Backfilling:
         self.symbol = self._adapter.check_symbol(symbol.strip())
         self.timeframe = self._adapter.check_timeframe(timeframes.check(timeframe))
         self._urls = self._adapter.urls(rest_url=rest_url, bulk_url=bulk_url)
-        self._clock = clock if clock is not None else default_clock()
+        self._clock = clock
         self._asked = (from_date, to_date)
-        self._span = self._timespan()
+        # Where the clock of a simulator is to be followed, which is only asked when it runs, no date is in the future.
+        now = LAST if clock is None and VARIABLE in os.environ else self._time().time_ms()
+        self._span = timespan(*self._asked, self.timeframe, now)
         self._file_path = Path(file_path) if file_path is not None else None
         self._transformer = transformer
         self._parallel = parallel
@@ -116,6 +119,9 @@ class Backfilling:
         self._rows = self._rows_before = 0
         self._show: Show = silent
         self._state: State = "waiting"
+        self._scope: anyio.CancelScope | None = None
+        self._ended: anyio.Event | None = None
+        self._began: tuple[float, int] | None = None  # when, and at which position, this run began to collect
 
     # -- before it runs --
 
@@ -162,7 +168,7 @@ class Backfilling:
         kind = f"-{self._adapter.market_type}" if len(type(self._adapter).market_types) > 1 else ""
         if self._adapter.name == "okx":  # its symbols say which kind of market they are of
             kind = ""
-        return Path(f"{self._adapter.source.title()}-{symbol}{kind}-{self.timeframe}-{self._span.label}.csv")
+        return Path(f"{self._adapter.source.title()}-{symbol}{kind}-{self.timeframe}-{self._timespan().label}.csv")
 
     # -- running --
 
@@ -187,12 +193,10 @@ class Backfilling:
                 where it was.
             EmitterError: a sink cannot be used as it is set up.
         """
-        if self._state == "running":
-            raise DataInputError("this backfill is running already: wait for it, or make another")
-        self._span = self._timespan()
-        self._state = "running"
+        self._begin()
+        self._ended = anyio.Event()
         try:
-            with ExitStack() as journals:
+            with anyio.CancelScope() as self._scope, ExitStack() as journals:
                 self._sinks = self._open_sinks(journals)
                 if any(sink.position < self._span.end for sink in self._sinks):
                     await self._fill()
@@ -203,7 +207,15 @@ class Backfilling:
         except BaseException:
             self._state = "failed"
             raise
-        self._state = "done"
+        finally:
+            self._ended.set()
+        self._state = "stopped" if self._scope.cancelled_caught else "done"
+
+    async def aclose(self) -> None:
+        """End ``arun``, which then returns; the next run goes on where it was."""
+        if self._state == "running" and self._scope is not None and self._ended is not None:
+            self._scope.cancel()
+            await self._ended.wait()
 
     async def stream(self, batch_size: int = 1000) -> AsyncGenerator[list[dict[str, Any]]]:
         """The candles as dicts, transformed, in lists of ``batch_size`` (the last may be shorter). Emitters and the
@@ -213,16 +225,12 @@ class Backfilling:
         """
         if batch_size < 1:
             raise DataInputError(f"batch_size={batch_size} is not accepted: give 1 or more")
-        if self._state == "running":
-            raise DataInputError("this backfill is running already: wait for it, or make another")
-        self._span = self._timespan()
-        self._state = "running"
+        self._begin()
         send, receive = anyio.create_memory_object_stream[list[Kline]](2)
 
         async def collect() -> None:
             async with send, self._open_rest() as rest:
-                with bar(self._title(), self._span.end - self._span.start, wanted=self._progress) as show:
-                    self._show = show
+                with self._bar() as self._show:
                     self._collector = self._collect(rest, self._span.start, send.send)
                     await self._collector.run()
 
@@ -248,9 +256,10 @@ class Backfilling:
         finally:
             if self._state != "done":
                 self._state = "failed"
-            if not task.done():
-                task.cancel()
+            task.cancel()
             await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # raised above, or of no interest to who has left
 
     # -- how it stands --
 
@@ -260,7 +269,8 @@ class Backfilling:
         return [*self._old_gaps, *(self._collector.gaps if self._collector is not None else ())]
 
     def stats(self) -> dict[str, Any]:
-        """How it stands: state, where it is (epoch ms), counts, and for each sink its own."""
+        """How it stands: state (waiting, running, done, failed, stopped), where it is (epoch ms), counts of candles,
+        and for each sink its own. ``eta_s``: seconds that it may still take, None where that is not known."""
         position = self._span.start
         if self._collector is not None:
             position = self._collector.position
@@ -276,6 +286,8 @@ class Backfilling:
             "end": self._span.end,
             "position": position,
             "fraction": round((position - self._span.start) / length, 4),
+            "eta_s": self._eta(position),
+            "total": len(timeframes.starts(self.timeframe, self._span.start, self._span.end)),
             "rows": self._rows,
             "rows_before": self._rows_before,
             "gaps": len(self.gaps),
@@ -284,10 +296,33 @@ class Backfilling:
             "sinks": [sink.describe() for sink in self._sinks],
         }
 
+    def _eta(self, position: int) -> float | None:
+        if self._state == "done":
+            return 0.0
+        if self._state != "running" or self._began is None or position <= self._began[1]:
+            return None
+        since, first = self._began
+        taken = self._time().monotonic() - since
+        return round(taken * (self._span.end - position) / (position - first), 1)
+
     # -- inside --
 
+    def _time(self) -> Clock:
+        if self._clock is None:
+            self._clock = default_clock()
+        return self._clock
+
     def _timespan(self) -> Timespan:
-        return timespan(*self._asked, self.timeframe, self._clock.time_ms())
+        return timespan(*self._asked, self.timeframe, self._time().time_ms())
+
+    def _begin(self) -> None:
+        if self._state == "running":
+            raise DataInputError("this backfill is running already: wait for it, or make another")
+        self._span = self._timespan()
+        self._rest, self._collector, self._sinks, self._old_gaps = None, None, [], []
+        self._rows = self._rows_before = 0
+        self._scope = self._ended = self._began = None
+        self._state = "running"
 
     def _title(self) -> str:
         return f"{self._adapter.source} {self.symbol} {self.timeframe}"
@@ -295,7 +330,7 @@ class Backfilling:
     @contextlib.asynccontextmanager
     async def _open_rest(self) -> AsyncGenerator[RestClient]:
         async with RestClient(
-            self._adapter, self._urls, clock=self._clock, parallel=self._parallel, attempts=ATTEMPTS
+            self._adapter, self._urls, clock=self._time(), parallel=self._parallel, attempts=ATTEMPTS
         ) as rest:
             self._rest = rest
             await self._check_symbol(rest)
@@ -314,6 +349,7 @@ class Backfilling:
                 raise error from None
 
     def _collect(self, rest: RestClient, position: int, deliver: Any, close: float | None = None) -> Collector:
+        self._began = (self._time().monotonic(), position)
         return Collector(rest, self.symbol, self.timeframe, position, self._span.end, deliver, close=close)
 
     def _open_sinks(self, journals: ExitStack) -> list[Sink]:
@@ -333,13 +369,11 @@ class Backfilling:
     async def _fill(self) -> None:
         async with self._open_rest() as rest, AsyncExitStack() as stack:
             for sink in self._sinks:
-                await stack.enter_async_context(sink.open(self._transformer, self._clock))
+                await stack.enter_async_context(sink.open(self._transformer, self._time()))
             first = min(self._sinks, key=lambda sink: sink.position)
             self._old_gaps, self._rows = first.gaps, first.rows
             self._rows_before = first.rows
-            self._show = stack.enter_context(
-                bar(self._title(), self._span.end - self._span.start, wanted=self._progress)
-            )
+            self._show = stack.enter_context(self._bar())
             self._collector = self._collect(rest, first.position, self._emit, first.close)
             await self._collector.run()
             await self._save(clean=True)
@@ -354,19 +388,28 @@ class Backfilling:
 
     async def _save(self, *, clean: bool = False) -> None:
         """Flush the sinks whose turn it is (``clean``: all), and then note that they have it."""
-        collector, now = self._collector, self._clock.monotonic()
+        collector, now = self._collector, self._time().monotonic()
         if collector is None:
             return
         for sink in self._sinks:
             if clean or sink.is_due(now):
                 await sink.save(collector.position, collector.close, self.gaps, self._rows, now, clean=clean)
 
+    def _bar(self) -> AbstractContextManager[Show]:
+        return bar(self._title(), self._span.end - self._span.start, note=self._note, wanted=self._progress)
+
+    def _note(self) -> str:
+        if self._rest is not None and self._rest.is_held():
+            return f"{self._adapter.source} told us to wait"
+        away = [sink.name for sink in self._sinks if sink.is_away]
+        if away:
+            return f"waiting for {', '.join(away)}"
+        return f"{len(self.gaps)} gaps" if self.gaps else ""
+
     def _count(self, rows: int) -> None:
         self._rows += rows
         if self._collector is not None:
-            held = self._rest is not None and self._rest.is_held()
-            note = "told to wait" if held else f"{len(self.gaps)} gaps" if self.gaps else ""
-            self._show(self._collector.position - self._span.start, self._rows, note)
+            self._show(self._collector.position - self._span.start, self._rows)
 
     def _dict(self, kline: Kline) -> dict[str, Any] | None:
         try:

@@ -132,10 +132,20 @@ class Sink:
         size = _size(self._csv) if self._csv is not None else None
         self._write(self._journal, position, size=size, clean=clean)
 
+    @property
+    def name(self) -> str:
+        """The emitter's."""
+        return str(getattr(self.emitter, "name", "") or type(self.emitter).__name__)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it cannot be reached just now."""
+        return self._outlet is not None and self._outlet.stats.state == "away"
+
     def describe(self) -> dict[str, Any]:
         """How its outlet stands."""
         if self._outlet is None:
-            return {"name": str(getattr(self.emitter, "name", "") or type(self.emitter).__name__), "state": "waiting"}
+            return {"name": self.name, "state": "waiting"}
         stats = self._outlet.stats
         return {
             "name": stats.name,

@@ -13,7 +13,7 @@ import itertools
 import logging
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -314,7 +314,10 @@ class Feed:
             self._sessions.add(session)
             self._serving[symbol].add(session)
             self._served_once.add(symbol)
-            self._ledgers[symbol].subscribed(self._clock.time_ms())
+            ledger, now = self._ledgers[symbol], self._clock.time_ms()
+            if ledger.since is not None:  # one connection takes over from another; did that one still deliver?
+                ledger.doubt(now)
+            ledger.subscribed(now)
 
     def refused(self, session: Session, subscription: Subscription, reason: str) -> None:
         """A stream is not served: an error at the start, else its candles come from REST until it is."""
@@ -333,11 +336,7 @@ class Feed:
     def lost(self, session: Session) -> None:
         """A connection is gone, and with it the streams that no other one serves."""
         self._sessions.discard(session)
-        for subscription in session.subscriptions:
-            serving = self._serving[subscription.symbol]
-            serving.discard(session)
-            if not serving:
-                self._ledgers[subscription.symbol].interrupted()
+        self._distrust(session, session.subscriptions)
 
     # -- the outbox --
 
@@ -455,12 +454,19 @@ class Feed:
         stream = Subscription(self._kind, symbol, self._timeframe)
         for session in tuple(self._serving[symbol]):
             if times:
+                self._distrust(session, session.subscriptions)
                 session.going.set()
             else:
-                self._serving[symbol].discard(session)
+                self._distrust(session, [stream])
                 session.resubscribe([stream])
-        if not self._serving[symbol]:
-            ledger.interrupted()
+
+    def _distrust(self, session: Session, streams: Iterable[Subscription]) -> None:
+        """Do not count on a session for some of its streams."""
+        for stream in streams:
+            serving = self._serving[stream.symbol]
+            serving.discard(session)
+            if not serving:
+                self._ledgers[stream.symbol].interrupted()
 
     def _fail(self, error: Exception) -> None:
         if self._failure is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -11,15 +11,15 @@ from typing import Protocol
 class Show(Protocol):
     """Shows how far it is."""
 
-    def __call__(self, done: int, rows: int, note: str) -> None: ...
+    def __call__(self, done: int, rows: int) -> None: ...
 
 
 @contextmanager
-def bar(title: str, total: int, *, wanted: bool | None) -> Iterator[Show]:
+def bar(title: str, total: int, *, note: Callable[[], str], wanted: bool | None) -> Iterator[Show]:
     """A bar on stderr while the block runs.
 
     Args:
-        total: what ``done`` is out of.
+        total: what ``done`` is out of. note: asked ten times a second, in another thread, for a word behind the bar.
         wanted: None: where stderr is a terminal.
     """
     if not (sys.stderr.isatty() if wanted is None else wanted):
@@ -29,11 +29,16 @@ def bar(title: str, total: int, *, wanted: bool | None) -> Iterator[Show]:
     from rich.progress import (
         BarColumn,
         Progress,
+        RenderableColumn,
         TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+
+    class Note(RenderableColumn):
+        def render(self, task: object) -> str:
+            return note()
 
     columns = (
         TextColumn("[bold]{task.description}"),
@@ -43,16 +48,16 @@ def bar(title: str, total: int, *, wanted: bool | None) -> Iterator[Show]:
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
-        TextColumn("[yellow]{task.fields[note]}"),
+        Note(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
-        task = progress.add_task(title, total=total, rows=0, note="")
+        task = progress.add_task(title, total=total, rows=0)
 
-        def show(done: int, rows: int, note: str) -> None:
-            progress.update(task, completed=done, rows=rows, note=note)
+        def show(done: int, rows: int) -> None:
+            progress.update(task, completed=done, rows=rows)
 
         yield show
 
 
-def silent(done: int, rows: int, note: str) -> None:
+def silent(done: int, rows: int) -> None:
     """Nobody looks."""

@@ -42,6 +42,8 @@ class Runner:
             aggregate_list: since 00:00 UTC), so that they are complete.
         emit_warmup: also emit what was loaded, before what is live, without a hole or a duplicate between them.
             Means active_warmup.
+        resume: (symbol, timeframe) to the open_ts of the last closed candle that the sinks have, for the base and the
+            aggregated timeframes: what came since is loaded and emitted first, so that a restart leaves no hole.
         emit_only_closed_candles: False: also emit the running candles, and those aggregated, at each of their changes.
         market_type: "SPOT"; Binance also USDM and COINM, OKX and Bybit also LINEAR and INVERSE.
         verbose: log every row that is emitted (INFO).
@@ -55,7 +57,8 @@ class Runner:
         close_grace: seconds after its end when a quiet candle that is built from trades is closed by the clock.
         capacity: rows that may wait for one emitter, or for ``stream``'s consumer; then the exchange is read no further
             until there is room.
-        batch, linger: most rows given to an emitter at once, and seconds to wait for that many.
+        batch, linger: most rows given to an emitter at once (by default what it likes best), and seconds to wait for
+            that many.
         drain_timeout: seconds that emitters get at the end for what waits.
         max_gaps: most Gaps kept in ``gaps``.
         feed_options: reconnects, watchdogs, healing: see ``FeedOptions``.
@@ -80,13 +83,14 @@ class Runner:
         rest_url: str | None = None,
         bulk_url: str | None = None,
         clock: Clock | None = None,
+        resume: Mapping[tuple[str, str], int] | None = None,
         on_gap: OnGap | None = None,
         emit_gap: bool = False,
         on_error: OnError | None = None,
         emit_trades: bool = False,
         close_grace: float = 2.0,
         capacity: int = 10_000,
-        batch: int = 1_000,
+        batch: int | None = None,
         linger: float = 0.0,
         drain_timeout: float = 10.0,
         max_gaps: int = 1_000,
@@ -100,6 +104,7 @@ class Runner:
         )
         self.active_warmup = active_warmup or emit_warmup
         self.emit_warmup = emit_warmup
+        self.resume = dict(resume or {})
         self.emit_only_closed_candles = emit_only_closed_candles
         self.verbose = verbose
         self.on_gap = on_gap
@@ -258,6 +263,7 @@ class Runner:
             outlet_options=self._outlet_options,
             active_warmup=self.active_warmup,
             emit_warmup=self.emit_warmup,
+            resume=self.resume,
             only_closed=self.emit_only_closed_candles,
             emit_trades=self.emit_trades,
             emit_gap=self.emit_gap,

@@ -54,6 +54,7 @@ class Plan:
     outlet_options: Mapping[str, Any]
     active_warmup: bool = False
     emit_warmup: bool = False
+    resume: warmup.Resume | None = None
     only_closed: bool = True
     emit_trades: bool = False
     emit_gap: bool = False
@@ -135,7 +136,7 @@ class Run:
             self._hurry = self.plan.clock.call_later(self.plan.drain_timeout, self._feed_scope.cancel)
             if self._queue is not None:
                 self._queue.open_up()
-        else:
+        elif self._state != "draining":
             self.task.cancel()
 
     async def end(self) -> None:
@@ -228,7 +229,7 @@ class Run:
             )
             self._outlets.append(await stack.enter_async_context(outlet))
         after: warmup.After = {}
-        if plan.active_warmup:
+        if plan.active_warmup or plan.resume:
             self._state = "warming up"
             after = await self._warm_up(rest)
         self._feed = Feed(
@@ -261,14 +262,22 @@ class Run:
 
     async def _warm_up(self, rest: RestClient) -> warmup.After:
         """Load history; what is not emitted of it only primes the targets."""
-        found = await warmup.load(rest, self.plan.data_input)
+        resume = self.plan.resume
+        found = await warmup.load(rest, self.plan.data_input, resume)
         rows = self._pipeline.process(found.rows)
         if self._pipeline.folder is not None:
             for symbol, (since, price, trades) in found.trades.items():
                 self._pipeline.folder.begin(symbol, since, price)
                 rows += self._pipeline.process(trades)
         if not self.plan.emit_warmup:
-            rows = [row for row in rows if _start(row) >= found.live_from]
+            base = self.plan.data_input.timeframe or ""
+            first = {symbol: had + 1 for (symbol, timeframe), had in (resume or {}).items() if timeframe == base}
+            rows = [
+                row
+                for row in rows
+                if (_start(row) >= first.get(row.symbol, found.live_from) or _resumes(row, resume))
+                and not _is_had(row, resume)
+            ]
         await self._hand_on(rows)
         return found.after
 
@@ -301,12 +310,15 @@ class Run:
                 await outlet.put(rows)
         if self._queue is not None:
             await self._queue.put(self._streamed(rows))
-        if len(full) == 1:
-            await full[0].put(rows)
-        elif full:
-            async with anyio.create_task_group() as group:
-                for outlet in full:
-                    group.start_soon(outlet.put, rows)
+        if full:
+            try:
+                async with anyio.create_task_group() as group:
+                    for outlet in full:
+                        group.start_soon(outlet.put, rows)
+            except asyncio.CancelledError:  # it was given its time to drain
+                names = ", ".join(outlet.name for outlet in full)
+                log.error("stopped while %s had no room: not all of the last %d rows were given", names, len(rows))
+                raise
 
     def _streamed(self, rows: list[Row]) -> list[Kline | Trade]:
         if self._pipeline.folder is None:
@@ -346,6 +358,22 @@ def single(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def _is_had(row: Row, resume: warmup.Resume | None) -> bool:
+    """Whether the caller said that he has this candle."""
+    if not resume or not isinstance(row, Kline):
+        return False
+    had = resume.get((row.symbol, row.timeframe))
+    return had is not None and row.open_ts <= had
+
+
+def _resumes(row: Row, resume: warmup.Resume | None) -> bool:
+    """Whether a target began before the caller's last base candle, and ended behind the last target that he has."""
+    if not resume or not isinstance(row, Kline):
+        return False
+    had = resume.get((row.symbol, row.timeframe))
+    return had is not None and row.open_ts > had
 
 
 def _start(row: Row) -> int:

@@ -2,7 +2,8 @@
 
 For candles: every closed base candle since the start of the earliest target candle that is now running (without
 targets: since 00:00 UTC), from REST. Kraken gives 720 back and no more; a target that began before stays incomplete.
-For trades: those of the base candle now running, and the closed base candles before it as for candles.
+For trades: those of the base candle now running (of two hours at most), and the closed base candles before it as for
+candles.
 
 What closes between warm-up and the first live frame is the feed's to heal: ``after`` tells it where to go on.
 """
@@ -10,8 +11,9 @@ What closes between warm-up and the first live frame is the feed's to heal: ``af
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LAG = 3  # candles that REST may be behind, which are then folded from trades
+LONGEST: Final = 2 * timeframes.HOUR  # of trades to load; of Binance's BTCUSDT that is some hundred thousand
+LAG: Final = 3  # candles that REST may be behind, which are then folded from trades
 After = dict[tuple[str, str | None], int | str]
 
 
@@ -46,8 +49,15 @@ class Warmup:
     after: After = field(default_factory=dict)
 
 
-async def load(rest: RestClient, data_input: DataInput) -> Warmup:
+Resume = Mapping[tuple[str, str], int]
+
+
+async def load(rest: RestClient, data_input: DataInput, resume: Resume | None = None) -> Warmup:
     """Load what ``data_input`` needs, several symbols at a time within the exchange's limits.
+
+    Args:
+        resume: (symbol, base timeframe) to the open_ts of the last candle that the caller has: of these symbols
+            everything since is loaded, and what the targets then running need.
 
     Raises:
         ExchangeError, ExchangeUnavailableError: REST refuses, or does not answer.
@@ -62,7 +72,11 @@ async def load(rest: RestClient, data_input: DataInput) -> Warmup:
 
     async def one(symbol: str) -> None:
         async with limiter:
-            await load_symbol(rest, data_input, symbol, now, found)
+            had = None if resume is None else resume.get((symbol, base))
+            if had is None or data_input.kind == "trade":
+                await load_symbol(rest, data_input, symbol, now, found)
+            else:
+                await _load_since(rest, data_input, symbol, had, found)
 
     async with anyio.create_task_group() as group:
         for symbol in data_input.symbols:
@@ -85,6 +99,15 @@ async def _load_klines(rest: RestClient, data_input: DataInput, symbol: str, now
     found.after[symbol, base] = klines[-1].open_ts if klines else timeframes.shift(base, found.live_from, -1)
 
 
+async def _load_since(rest: RestClient, data_input: DataInput, symbol: str, had: int, found: Warmup) -> None:
+    base = data_input.timeframe or ""
+    due = timeframes.end_of(base, had)
+    start = min(timeframes.floor(target, due) for target in (*data_input.aggregate_list, base))
+    klines = await _final(rest, symbol, base, start, found.live_from)
+    found.rows.extend(_with_gaps(klines, rest.adapter.source, symbol, base, due))
+    found.after[symbol, base] = max(had, klines[-1].open_ts) if klines else had
+
+
 async def _load_trades(rest: RestClient, data_input: DataInput, symbol: str, now: int, found: Warmup) -> None:
     base = data_input.timeframe or ""
     since, price = found.live_from, None
@@ -97,6 +120,11 @@ async def _load_trades(rest: RestClient, data_input: DataInput, symbol: str, now
             end = timeframes.end_of(base, klines[-1].open_ts)
             if end >= timeframes.shift(base, since, -LAG):
                 since = end
+    if now - since > LONGEST:
+        log.warning(
+            "the trades of the %s candle of %s now running are too many to load: it will be incomplete", base, symbol
+        )
+        return
     trades = await history.fetch_trades(rest, symbol, since=since)
     found.trades[symbol] = (since, price, trades)
     if trades:
@@ -109,16 +137,17 @@ async def _final(rest: RestClient, symbol: str, base: str, start: int, end: int)
     return [kline for kline in klines if kline.is_closed and kline.open_ts < end]
 
 
-def _with_gaps(klines: list[Kline], source: str, symbol: str, base: str) -> list[Kline | Gap]:
-    """The candles with a Gap in place of those that are missing between them."""
+def _with_gaps(klines: list[Kline], source: str, symbol: str, base: str, first: int | None = None) -> list[Kline | Gap]:
+    """The candles with a Gap in place of those that are missing between them, and from ``first`` on."""
     rows: list[Kline | Gap] = []
-    due: int | None = None
+    due = first
     for kline in klines:
         if due is not None and kline.open_ts > due:
             log.warning("%s REST lacks the %s candles of %s from %d to %d", source, base, symbol, due, kline.open_ts)
             rows.append(Gap(source, symbol, base, due, kline.open_ts, "REST does not have them"))
         rows.append(kline)
-        due = timeframes.end_of(base, kline.open_ts)
+        end = timeframes.end_of(base, kline.open_ts)
+        due = end if due is None else max(due, end)
     return rows
 
 

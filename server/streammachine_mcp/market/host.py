@@ -202,9 +202,9 @@ async def run_runner(connection: RedisConnection, job: Job) -> None:
 
     spec: RunnerSpec = job.spec
     wanted = DataInput(spec.type, spec.symbols, spec.timeframe, spec.aggregate)
-    after = await last_candles(connection, spec) if "redis" in spec.emit else {}
+    had = await last_candles(connection, spec) if "redis" in spec.emit else {}
     runner = runner_for(
-        spec.exchange, wanted, market_type=spec.market_type, active_warmup=bool(spec.aggregate)
+        spec.exchange, wanted, market_type=spec.market_type, active_warmup=bool(spec.aggregate), resume=had
     )
     for text in spec.emit:
         runner.register_emitter(emitter_for(text, connection.settings, connection))
@@ -243,16 +243,15 @@ def _facts(runner: Runner) -> dict[str, Any]:
 
 
 async def last_candles(connection: RedisConnection, spec: RunnerSpec) -> dict[tuple[str, str], int]:
-    """The open_ts of the last closed base candle in the Redis stream of each symbol, where there is one."""
+    """The open_ts of the last candle in each of the runner's Redis streams (it writes closed ones only)."""
     from streammachine.redis import streams
 
     found = {}
     if spec.type == "kline" and spec.timeframe is not None:
         for symbol in spec.symbols:
-            entries = await streams.read_newest(connection, f"kline:{spec.exchange}:{symbol}:{spec.timeframe}", 1)
-            for entry in entries:
-                if entry.data.get("is_closed") == "true":
-                    found[symbol, spec.timeframe] = int(entry.data["open_ts"])
+            for timeframe in (spec.timeframe, *spec.aggregate):
+                for entry in await streams.read_newest(connection, f"kline:{spec.exchange}:{symbol}:{timeframe}", 1):
+                    found[symbol, timeframe] = int(entry.data["open_ts"])
     return found
 
 
@@ -318,6 +317,8 @@ def main() -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s [%(process)d]: %(message)s",
     )
+    if options.log_level != "DEBUG":
+        logging.getLogger("httpx2").setLevel(logging.WARNING)  # it says each request
     url = os.environ.pop(CHILD_URL, None)
     try:
         anyio.run(serve, url, reporter, backend_options={"use_uvloop": sys.platform != "win32"})

@@ -55,7 +55,7 @@ def emitter_for(text: str, settings: Settings, connection: RedisConnection) -> A
         from streammachine.market.emitters.redis import RedisEmitter
 
         return RedisEmitter(connection=connection)
-    from streammachine.market.emitters import targets
+    import streammachine.market.emitters.targets as targets
 
     if kind in ("csv", "parquet"):
         folder = exports(settings)

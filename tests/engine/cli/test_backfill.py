@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -132,3 +137,30 @@ def test_sinks_that_are_none(text: str, said: str) -> None:
     with pytest.raises(EmitterError, match=said.replace(".", r"\.")) as raised:
         emitter_for(text)
     assert "secret" not in str(raised.value)
+
+
+def test_a_terminal_gets_a_bar_with_an_eta_and_a_pipe_does_not(cli: Any) -> None:
+    arguments = ["backfill", "okx", "BTC-USDT", "--from", DAYS_AGO[2], "--to", DAYS_AGO[2], "--simulated"]
+    assert "ETA" not in cli(*arguments, "--to", "csv:one.csv").stderr
+    ours, theirs = pty.openpty()
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-m", "streammachine.cli", *arguments, "--to", "csv:two.csv"],
+            env=cli.environment(TERM="xterm", COLUMNS="120"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+        ) as process:
+            os.close(theirs)
+            shown = b""
+            with contextlib.suppress(OSError):  # Linux: how the other end's closing is told
+                while chunk := os.read(ours, 4096):
+                    shown += chunk
+            assert process.wait(60) == 0
+    finally:
+        os.close(ours)
+    text = shown.decode()
+    assert "OKX BTC-USDT 1m" in text
+    assert "ETA" in text
+    assert "1,440 candles" in text
+    assert "100%" in text

@@ -122,6 +122,12 @@ def test_what_cannot_be_simulated_is_one_line_and_status_1(cli: Any, arguments: 
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_fault_help_lists_what_can_go_wrong(cli: Any) -> None:
+    done = cli("simulate", "--fault", "help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "reset        the TCP connection is reset" in done.stdout.splitlines()
+
+
 def test_a_taken_port_is_one_line_and_status_1(cli: Any) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

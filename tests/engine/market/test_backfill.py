@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
+import support_simulator
 from streammachine.errors import (
     DataInputError,
     EmitterError,
@@ -31,6 +32,7 @@ from streammachine.market.backfill import (
 )
 from streammachine.market.emitters.base import DataEmitter
 from streammachine.market.emitters.csv import CSVEmitter
+from streammachine.market.history import check_symbols
 from streammachine.market.simulator import Fault, Tape
 from support_backfill import NOW, assert_golden, files, golden, market, rows_of, utc, write
 
@@ -176,6 +178,18 @@ async def test_a_stream_can_be_left_early() -> None:
     assert len(again[0]) == 24
 
 
+async def test_a_stream_raises_what_went_wrong() -> None:
+    async with market("okx", faults=[Fault("status", value=500, after=6, times=-1)]) as here:
+        got = 0
+        with pytest.raises(ExchangeUnavailableError, match="500"):
+            async for batch in here.backfill("1m", "2024-01-20", "2024-02-01").stream(batch_size=100):
+                got += len(batch)
+        assert got > 0
+    async with market("okx", faults=[Fault("status", value=500, after=6, times=-1)]) as here:
+        async for _ in here.backfill("1m", "2024-01-20", "2024-02-01").stream(batch_size=1):
+            break  # it fails unseen
+
+
 async def test_a_transformer_runs_once_for_each_row(tmp_path: Path) -> None:
     seen: list[int] = []
 
@@ -287,6 +301,8 @@ async def test_candles_that_cannot_be_had_are_gaps(tmp_path: Path, caplog: pytes
         again = there.backfill("1m", "2024-02-02", "2024-02-02", file_path=tmp_path / "out.csv")
         await again.arun()
         assert again.gaps == backfill.gaps  # from the journal: nothing was asked
+        await again.arun()
+        assert again.gaps == backfill.gaps
         assert there.asked() == []
 
 
@@ -300,6 +316,15 @@ async def test_the_time_before_a_symbol_was_traded_is_one_gap_and_not_asked_for(
     assert_golden(rows_of(tmp_path / "out.csv"), here.tape, "1h", listed, listed + 20 * 86_400_000)
     assert [(gap.start, gap.end) for gap in backfill.gaps] == [(start, listed)]
     assert "was not traded yet" in backfill.gaps[0].reason
+
+
+@pytest.mark.parametrize("exchange", ["binance", "okx", "bybit", "kraken"])
+async def test_a_symbol_that_is_no_longer_traded_has_a_past(exchange: str) -> None:
+    async with market(exchange, faults=[Fault("delist")]) as here, here.rest() as rest:
+        with pytest.raises(SymbolError, match="does not trade"):
+            await check_symbols(rest, [here.symbol])
+        await here.backfill("1h", "2024-02-01", "2024-02-01", file_path="out.csv").arun()
+    assert_golden(rows_of(Path("out.csv")), here.tape, "1h", utc("2024-02-01"), utc("2024-02-02"))
 
 
 # -- what is refused, before anything starts --
@@ -392,14 +417,22 @@ async def test_run_in_a_running_loop_says_what_to_use() -> None:
             here.backfill("1h", "2024-02-01").run()
 
 
-def test_run_needs_no_loop(tmp_path: Path) -> None:
-    backfill = BinanceBackfilling(
-        "BTCUSDT", "1h", "2024-02-01", "2024-02-01", rest_url="http://127.0.0.1:9", parallel=1
-    )
-    backfill._open_rest  # noqa: B018
-    assert isinstance(backfill, Backfilling)
+def test_run_needs_no_loop() -> None:
+    with support_simulator.exchange("okx", speed=60) as here:
+        os.environ.update(here.env)
+        try:
+            backfill = OkxBackfilling("BTC-USDT", "1h", "2025-07-17", "2025-07-18", parallel=1)
+            assert backfill.run() is None  # type: ignore[func-returns-value]
+        finally:
+            for name in here.env:
+                del os.environ[name]
+    assert_golden(rows_of(backfill.file_path), here.tape, "1h", utc("2025-07-17"), utc("2025-07-19"))
+
+
+def test_the_classes_by_their_names() -> None:
     assert OkxBackfilling is OKXBackfilling
     assert KrakenBackfilling("XBT/USD", "1m", "2024-02-01").symbol == "BTC/USD"
+    assert isinstance(backfill_for("Bybit", "BTCUSDT", "1m", "2024-02-01"), BybitBackfilling)
 
 
 async def test_an_exchange_that_cannot_be_reached_is_said(unused_tcp_port: int) -> None:
@@ -408,6 +441,63 @@ async def test_an_exchange_that_cannot_be_reached_is_said(unused_tcp_port: int) 
         with pytest.raises(ExchangeUnavailableError, match="did not answer"):
             await backfill.arun()
         assert backfill.stats()["state"] == "failed"
+
+
+async def test_a_backfill_can_be_ended_and_goes_on_later(tmp_path: Path) -> None:
+    class Stopper:
+        backfill: Backfilling | None = None
+        rows = 0
+
+        async def emit(self, row: Any) -> None:
+            self.rows += 1
+            if self.rows == 2000 and self.backfill is not None:
+                ended.set()
+
+    async with market("okx", faults=[Fault("timeout", seconds=3600, after=12, times=-1)]) as here:
+        ended, stopper = anyio.Event(), Stopper()
+        backfill = here.backfill("1m", "2024-01-25", "2024-01-31").register_emitter(stopper)
+        stopper.backfill = backfill.register_emitter(CSVEmitter(file_path="out.csv"))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(backfill.arun)
+            await ended.wait()
+            assert backfill.stats()["state"] == "running"
+            await backfill.aclose()
+        assert backfill.stats()["state"] == "stopped"
+        assert 0 < backfill.stats()["fraction"] < 1
+        await backfill.aclose()
+    async with market("okx") as here:
+        await here.backfill("1m", "2024-01-25", "2024-01-31", file_path="out.csv").arun()
+    assert_golden(rows_of(tmp_path / "out.csv"), here.tape, "1m", utc("2024-01-25"), utc("2024-02-01"))
+
+
+async def test_stats_say_how_far_it_is_and_how_long_it_will_take() -> None:
+    seen: list[dict[str, Any]] = []
+
+    class Watcher:
+        async def emit(self, row: Any) -> None:
+            if row.open_ts % 3_600_000 == 0:
+                seen.append(backfill.stats())
+
+    async with market("kraken") as here:
+        backfill = here.backfill("1m", "2024-02-02", "2024-02-03").register_emitter(Watcher())
+        assert backfill.stats()["state"] == "waiting"
+        await backfill.arun()
+    done = backfill.stats()
+    assert (done["state"], done["fraction"], done["eta_s"], done["rows"]) == ("done", 1.0, 0.0, done["total"])
+    assert done["total"] == 29 * 60
+    assert done["sinks"][0]["emitted"] == done["rows"]
+    fractions = [stats["fraction"] for stats in seen]
+    assert fractions == sorted(fractions)
+    assert all(stats["eta_s"] is None or stats["eta_s"] >= 0 for stats in seen)
+
+
+async def test_a_simulators_clock_is_asked_for_when_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMMACHINE_CLOCK_URL", "http://127.0.0.1:9/clock")
+    backfill = BinanceBackfilling("BTCUSDT", "1m", "2031-01-01", "2031-01-02")
+    with pytest.raises(DataInputError, match="not before"):
+        BinanceBackfilling("BTCUSDT", "1m", "2031-01-03", "2031-01-02")
+    with pytest.raises(ExchangeUnavailableError, match="STREAMMACHINE_CLOCK_URL"):
+        await backfill.arun()
 
 
 async def test_several_backfills_at_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -157,6 +158,65 @@ async def test_cancelling_the_run_drains_the_emitters() -> None:
         assert collector.closes == 1
         assert len(collector.rows) == runner.stats().rows > 3
         assert runner.stats().emitters[0]["failed"] == 0
+
+
+async def test_a_second_cancellation_cuts_the_draining_short() -> None:
+    class Away(Collector):
+        async def emit(self, row: Any) -> None:
+            raise EmitterUnavailableError("the database is away")
+
+    lost: list[Any] = []
+    async with world(symbols=[f"C{k}/USDT" for k in range(5)]) as there:
+        runner = there.runner(
+            symbols=[f"C{k}/USDT" for k in range(5)],
+            drain_timeout=3_600.0,
+            on_error=lambda row, error: lost.append(row),
+        )
+        runner.register_emitter(Away())
+        task = asyncio.get_running_loop().create_task(runner.run())
+        while runner.stats().rows < 5:
+            await there.clock.sleep(1.0)
+        before = there.clock.monotonic()
+        for _ in range(2):
+            task.cancel()
+            await there.clock.sleep(1.0)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert there.clock.monotonic() - before < 60.0
+        assert len(lost) == runner.stats().rows >= 5  # nothing is dropped in silence
+        assert runner.stats().state == "closed"
+
+
+async def test_an_emitter_may_close_the_runner() -> None:
+    class Enough(Collector):
+        async def emit(self, row: Any) -> None:
+            await super().emit(row)
+            if len(self.rows) == 3:
+                runner.close()
+
+    async with world() as there:
+        runner = there.runner()
+        collector = Enough()
+        runner.register_emitter(collector)
+        await runner.run()
+        assert len(collector.rows) >= 3
+        assert collector.closes == 1
+
+
+def test_a_loop_that_is_just_left_closes_the_emitters_too() -> None:
+    collector = Collector()
+
+    async def take_one() -> None:
+        async with world() as there:
+            runner = there.runner()
+            runner.register_emitter(collector)
+            async for _ in runner.stream():
+                break
+            await there.clock.sleep(30.0)  # the loop closes the generator by itself
+            assert runner.stats().state == "closed"
+
+    asyncio.run(take_one())
+    assert (len(collector.rows), collector.closes) == (1, 1)
 
 
 async def test_closing_before_it_starts_is_an_end_too() -> None:

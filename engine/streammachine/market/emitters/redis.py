@@ -17,7 +17,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from streammachine.errors import (
     EmitterError,
@@ -36,7 +36,9 @@ from streammachine.market.kline import Gap, Kline, Trade
 from streammachine.redis.codec import encode_fields
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.url import mask_url
-from streammachine.settings import Settings
+
+if TYPE_CHECKING:
+    from streammachine.settings import Settings
 
 CLOSED: Final = (1 << 63) - 1  # the revision of a closed candle: the last that fits a column of 64-bit integers
 LATE: Final = 10_000  # milliseconds that a trade may be behind the newest of its stream

@@ -76,8 +76,10 @@ _trade = trade_validator(
 ).validate_python
 _rest_kline = kline_validator("Binance", _OURS, origin="rest").validate_python
 
-_CANDLE_TEXT: Final = '{"e":"kline"'
-_CANDLE_BYTES: Final = _CANDLE_TEXT.encode()
+_CANDLE: Final = b'{"e":"kline"'
+_STREAM: Final = b'{"stream":"'  # what combined frames begin with: {"stream":"btcusdt@kline_1m","data":{...}}
+_DATA: Final = b'"data":'
+_STREAM_NAME: Final = 80  # bytes within which the data begins
 _FUTURES: Final = tuple(name for name in timeframes.TIMEFRAMES if name != "1s")
 _SPOT_SYMBOL: Final = re.compile(r"[A-Z0-9]{4,30}")
 _DATED_SYMBOL: Final = re.compile(r"[A-Z0-9]{4,30}(_[0-9]{6})?")
@@ -220,18 +222,17 @@ class Binance(Adapter):
         return f"{symbol}@kline_{subscription.timeframe}"
 
     def decode(self, frame: str | bytes) -> list[Event]:
-        # Most frames are the state of an open candle (no "true" in it, so no u): straight from JSON to Kline. What is odd
-        # about one, if anything, the general way finds out.
-        if isinstance(frame, bytes):
-            usual = frame.startswith(_CANDLE_BYTES) and b"u" not in frame
-        else:
-            usual = frame.startswith(_CANDLE_TEXT) and "u" not in frame
-        if usual and not self._coin:
-            try:
-                return [sound(_kline_of_frame(frame))]
-            except MALFORMED:
-                pass
         try:
+            if isinstance(frame, str):
+                frame = frame.encode()
+            # Most frames are the state of an open candle, without true and so without u: straight from JSON to Kline.
+            # What is odd about one, if anything, the general way finds out.
+            bare = frame[frame.find(_DATA, 0, _STREAM_NAME) + len(_DATA) : -1] if frame.startswith(_STREAM) else frame
+            if bare.startswith(_CANDLE) and b"u" not in bare and not self._coin:
+                try:
+                    return [sound(_kline_of_frame(bare))]
+                except MALFORMED:
+                    pass
             return self._events(parsed(frame))
         except MALFORMED as error:
             return [bad_frame(error, frame)]

@@ -173,14 +173,17 @@ class Bybit(Adapter):
             rows = listed(message["data"])
             if subscription.kind == "trade":
                 return rows_of(rows, self._trade, frame)
-            return rows_of(rows, self._candle, frame, subscription.symbol, str(subscription.timeframe))
+            found: list[Event] = []
+            for row in rows:
+                try:
+                    row["symbol"] = subscription.symbol
+                    row["timeframe"] = subscription.timeframe
+                    found.append(sound(self._kline(row)))
+                except MALFORMED as error:
+                    found.append(bad_frame(error, frame))
+            return found
         except MALFORMED as error:
             return [bad_frame(error, frame)]
-
-    def _candle(self, row: dict[str, Any], symbol: str, timeframe: str) -> Kline:
-        row["symbol"] = symbol
-        row["timeframe"] = timeframe
-        return sound(self._kline(row))
 
     def _trade(self, row: dict[str, Any]) -> Trade:
         row["side"] = _SIDES[row["S"]]

@@ -242,12 +242,10 @@ class Kraken(Adapter):
 
 
 def _candle(row: dict[str, Any]) -> Kline:
-    start = start_ms(row["interval_begin"])
-    timeframe = _TIMEFRAMES[row["interval"]]
-    row["symbol"] = _ours(row["symbol"])
-    row["timeframe"] = timeframe
-    row["open_ts"] = start
+    row["open_ts"] = start = start_ms(row["interval_begin"])
+    row["timeframe"] = timeframe = _TIMEFRAMES[row["interval"]]
     row["end_ts"] = last_ms(timeframe, start)
+    row["symbol"] = _ours(row["symbol"])
     return sound(_kline(_estimated(row)))
 
 

@@ -184,7 +184,7 @@ class OKX(Adapter):
             arg = message["arg"]
             timeframe = _CHANNELS.get(arg["channel"])
             if timeframe is not None:
-                return rows_of(listed(message["data"]), _candle, frame, arg["instId"], timeframe)
+                return _candles(listed(message["data"]), arg["instId"], timeframe, frame)
             if arg["channel"] in ("trades", "trades-all"):
                 return rows_of(listed(message["data"]), self._trade, frame)
             return [Notice(f"data of the channel {str(arg['channel'])[:40]}, which nobody asked for")]
@@ -300,8 +300,14 @@ def _subscription(channel: str, symbol: str) -> Subscription | None:
     return None if timeframe is None else Subscription("kline", symbol, timeframe)
 
 
-def _candle(row: list[Any], symbol: str, timeframe: str) -> Kline:
-    return sound(_kline(_named(row, symbol, timeframe)))
+def _candles(rows: list[Any], symbol: str, timeframe: str, frame: str | bytes) -> list[Event]:
+    found: list[Event] = []
+    for row in rows:
+        try:
+            found.append(sound(_kline(_named(row, symbol, timeframe))))
+        except MALFORMED as error:
+            found.append(bad_frame(error, frame))
+    return found
 
 
 def _named(row: list[Any], symbol: str, timeframe: str) -> dict[str, Any]:

@@ -129,10 +129,11 @@ def sound(kline: Kline) -> Kline:
         ValueError: high is below low, it ends before it begins, or no candle of the timeframe begins then.
         KeyError: there is no such timeframe.
     """
-    if kline.high < kline.low:
+    fields = kline.__dict__  # quicker than one attribute after the other, and this is done for every frame
+    if fields["high"] < fields["low"]:
         raise ValueError(f"high {kline.high} is below low {kline.low}")
-    start = kline.open_ts
-    if start % _GRID[kline.timeframe] or kline.end_ts <= start:
+    start = fields["open_ts"]
+    if start % _GRID[fields["timeframe"]] or fields["end_ts"] <= start:
         raise ValueError(f"no {kline.timeframe} candle goes from {start} to {kline.end_ts}")
     return kline
 
@@ -149,12 +150,12 @@ def parsed(frame: str | bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", message)
 
 
-def rows_of(rows: Iterable[Any], made: Callable[..., Event], frame: str | bytes, *more: str) -> list[Event]:
-    """What ``made(row, *more)`` makes of each row of a frame: a BadFrame of one that it cannot use."""
+def rows_of(rows: Iterable[Any], made: Callable[[Any], Event], frame: str | bytes) -> list[Event]:
+    """What ``made`` makes of each row of a frame: a BadFrame of one that it cannot use."""
     found: list[Event] = []
     for row in rows:
         try:
-            found.append(made(row, *more))
+            found.append(made(row))
         except MALFORMED as error:
             found.append(bad_frame(error, frame))
     return found

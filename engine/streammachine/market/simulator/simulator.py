@@ -138,7 +138,9 @@ class Simulator:
             server.close()
         for exchange in self._exchanges.values():
             exchange.stop()
-        while any(exchange.connections for exchange in self._exchanges.values()):
+        while connections := [one for exchange in self._exchanges.values() for one in exchange.connections]:
+            for connection in connections:  # one may have been on its way when the server was closed
+                connection.end()
             await anyio.lowlevel.checkpoint()  # the loop calls connection_lost in its next turns
         for server in self._servers:
             await server.wait_closed()
