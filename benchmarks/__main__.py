@@ -1,4 +1,4 @@
-"""All benchmarks, or those that are named: ``python -m benchmarks [ohlc frames redis mcp]``.
+"""All benchmarks, or those that are named: ``python -m benchmarks [ohlc frames redis app mcp market ...]``.
 
 Each runs in a process of its own, so none warms or clutters another's.
 """
@@ -19,8 +19,10 @@ SUBJECTS = {
     "redis": "Redis: append, read, storage",
     "app": "The App beside its peers",
     "mcp": "The MCP server beside an empty one",
+    "market": "Frames of exchanges to Klines",
+    "market_postgres": "Candles in bulk into PostgreSQL",
 }
-PEERS = ("fastmcp", "mcp", "coredis", "redis", "pandas")
+PEERS = ("fastmcp", "mcp", "coredis", "redis", "pandas", "pydantic", "orjson", "psycopg")
 
 
 def main(names: Sequence[str]) -> int:

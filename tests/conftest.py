@@ -14,7 +14,8 @@ from streammachine.redis.embedded import EmbeddedServer
 from streammachine.settings import Settings
 
 for _name in [name for name in os.environ if name.startswith(("REDIS_", "STREAMMACHINE_"))]:
-    del os.environ[_name]
+    if _name != "STREAMMACHINE_SHARED_DATA":  # where recorded data is: the tests' own
+        del os.environ[_name]
 
 # A shell starts what runs in the background with SIGINT ignored, and children inherit that: no Ctrl-C would arrive.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -14,6 +14,7 @@ import pytest
 
 from streammachine.redis.embedded import EmbeddedServer
 from support_mcp import clean_environment
+from support_simulator import exchange
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -36,11 +37,16 @@ def blocks(language: str, pages: list[Path] = PAGES) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of all blocks; holding the server here saves each of them a start."""
+    """The environment of all blocks; holding the server here saves each of them a start. The exchanges are simulated,
+    a minute of the market is half a second."""
     folder = tmp_path_factory.mktemp("readme")
-    with EmbeddedServer.acquire(folder, fsync="everysec"):
+    with (
+        EmbeddedServer.acquire(folder, fsync="everysec"),
+        exchange("binance", "okx", "kraken", "bybit", speed=120, symbols=("BTC/USDT", "BTC/USD")) as market,
+    ):
         yield clean_environment(
             {
+                **market.env,
                 "STREAMMACHINE_EMBEDDED": "always",
                 "STREAMMACHINE_EMBEDDED_FSYNC": "everysec",
                 "STREAMMACHINE_DATA_DIR": str(folder),

@@ -11,6 +11,28 @@ if TYPE_CHECKING:
     from streammachine.frames.convert import prune_old_dataframe_rows as prune_old_dataframe_rows
     from streammachine.frames.convert import streams_to_dataframe as streams_to_dataframe
     from streammachine.frames.convert import streams_to_dataframe_fast as streams_to_dataframe_fast
+    from streammachine.market.backfill import BinanceBackfilling as BinanceBackfilling
+    from streammachine.market.backfill import BybitBackfilling as BybitBackfilling
+    from streammachine.market.backfill import KrakenBackfilling as KrakenBackfilling
+    from streammachine.market.backfill import OKXBackfilling as OKXBackfilling
+    from streammachine.market.backfill import OkxBackfilling as OkxBackfilling
+    from streammachine.market.data_input import DataInput as DataInput
+    from streammachine.market.emitters.base import DataEmitter as DataEmitter
+    from streammachine.market.emitters.csv import CSVEmitter as CSVEmitter
+    from streammachine.market.emitters.kafka import KafkaEmitter as KafkaEmitter
+    from streammachine.market.emitters.logger import Logger as Logger
+    from streammachine.market.emitters.parquet import ParquetEmitter as ParquetEmitter
+    from streammachine.market.emitters.postgres import PostgresEmitter as PostgresEmitter
+    from streammachine.market.emitters.redis import RedisEmitter as RedisEmitter
+    from streammachine.market.kline import Gap as Gap
+    from streammachine.market.kline import Kline as Kline
+    from streammachine.market.kline import Trade as Trade
+    from streammachine.market.logs import config as config
+    from streammachine.market.merge import merge_streams as merge_streams
+    from streammachine.market.runner import BinanceRunner as BinanceRunner
+    from streammachine.market.runner import BybitRunner as BybitRunner
+    from streammachine.market.runner import KrakenRunner as KrakenRunner
+    from streammachine.market.runner import OKXRunner as OKXRunner
     from streammachine.ohlc.aggregator import _HAS_FAST_OHLC_CYTHON as _HAS_FAST_OHLC_CYTHON
     from streammachine.ohlc.aggregator import CandleData as CandleData
     from streammachine.ohlc.aggregator import FastOHLC as FastOHLC
@@ -34,12 +56,31 @@ if TYPE_CHECKING:
 _HOMES = {
     "App": "runtime.app",
     "AppConfig": "runtime.config",
+    "BinanceBackfilling": "market.backfill",
+    "BinanceRunner": "market.runner",
+    "BybitBackfilling": "market.backfill",
+    "BybitRunner": "market.runner",
+    "CSVEmitter": "market.emitters.csv",
     "CandleData": "ohlc.aggregator",
     "ConsumerConfig": "runtime.config",
+    "DataEmitter": "market.emitters.base",
+    "DataInput": "market.data_input",
     "FastOHLC": "ohlc.aggregator",
     "FastOHLCConsumer": "ohlc.consumer",
+    "Gap": "market.kline",
+    "KafkaEmitter": "market.emitters.kafka",
+    "Kline": "market.kline",
+    "KrakenBackfilling": "market.backfill",
+    "KrakenRunner": "market.runner",
+    "Logger": "market.emitters.logger",
     "Message": "runtime.message",
+    "OKXBackfilling": "market.backfill",
+    "OKXRunner": "market.runner",
+    "OkxBackfilling": "market.backfill",
+    "ParquetEmitter": "market.emitters.parquet",
+    "PostgresEmitter": "market.emitters.postgres",
     "RedisConnection": "redis.connection",
+    "RedisEmitter": "market.emitters.redis",
     "RedisObjectStorage": "redis.objects",
     "Settings": "settings",
     "Storage": "redis.storage",
@@ -47,11 +88,14 @@ _HOMES = {
     "StreamMachineError": "errors",
     "TimeSeriesBuffer": "frames.buffer",
     "TimerConfig": "runtime.config",
+    "Trade": "market.kline",
     "_HAS_FAST_OHLC_CYTHON": "ohlc.aggregator",
     "_has_cython_decode": "redis.codec",
+    "config": "market.logs",
     "create_ohlc_aggregator": "ohlc.aggregator",
     "decode_dict_bytes_to_utf8": "redis.codec",
     "format_candle_for_redis": "ohlc.aggregator",
+    "merge_streams": "market.merge",
     "parse_stream_id_timestamp": "ohlc.aggregator",
     "prune_old_dataframe_rows": "frames.convert",
     "streams_to_dataframe": "frames.convert",

@@ -96,3 +96,47 @@ class AggregatorNotFoundError(StreamMachineError, LookupError):
 
 class AggregatorExistsError(StreamMachineError):
     """A durable aggregator of this name exists, with other intervals."""
+
+
+class MarketError(StreamMachineError):
+    """Base of the errors of the market road: exchanges, runners, backfill, emitters."""
+
+
+class TimeframeError(MarketError, ValueError):
+    """A timeframe is unknown, or the exchange does not have it."""
+
+
+class SymbolError(MarketError, ValueError):
+    """A symbol is not in the exchange's form, or the exchange does not have it."""
+
+
+class DataInputError(MarketError, ValueError):
+    """What is to be streamed or backfilled is not accepted as it is given."""
+
+
+class UnknownExchangeError(MarketError, LookupError):
+    """There is no adapter for this exchange."""
+
+
+class ExchangeError(MarketError):
+    """The exchange refused a request."""
+
+
+class ExchangeUnavailableError(MarketError, ConnectionError):
+    """The exchange cannot be reached, or did not answer in time."""
+
+
+class EmitterError(MarketError):
+    """A sink cannot be used as it is set up, or refuses a row; trying again would not help."""
+
+
+class EmitterUnavailableError(EmitterError, ConnectionError):
+    """A sink cannot be reached for now; trying again may help."""
+
+
+class OutOfOrderError(EmitterError):
+    """A candle is older than what its stream already holds, and is not in it."""
+
+
+class TransformError(EmitterError):
+    """A transformer failed on a row."""

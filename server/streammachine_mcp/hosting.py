@@ -1,4 +1,5 @@
-"""What the server hosts beside its tools: the user's App (``--app``) and the agents that a model has declared.
+"""What the server hosts beside its tools: the user's App (``--app``), and the agents, runners and backfills that a
+model has declared.
 
 Each runs in a supervised child process, not in the server's own: a message whose handler ends its process
 (``os._exit``, a crash in a C library, the kernel's memory killer) can be survived by no task of the same process, and
@@ -17,6 +18,7 @@ import anyio
 from streammachine.errors import StreamMachineError
 
 if TYPE_CHECKING:
+    from streammachine.redis.connection import RedisConnection
     from streammachine.runtime.supervised import Supervised
     from streammachine_mcp.state import ServerState
 
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 
 GRACE = 1.0  # seconds that handlers get when the server ends
 DECLARED = "declared agents"
+MARKET = "runners"
 LOOK = 2.0  # seconds between two looks for declared agents, and for a Redis that has moved
 QUIET = 2.0  # seconds after the start before the first look: it must not slow the first tools/list
 
@@ -33,12 +36,13 @@ class Hosting:
 
     Args:
         app: where the App is, as ``package.module:app`` or ``path/to/script.py:app``. declared: host declared agents.
+        market: host runners and backfills.
     """
 
-    def __init__(self, state: ServerState, app: str | None, *, declared: bool) -> None:
+    def __init__(self, state: ServerState, app: str | None, *, declared: bool, market: bool) -> None:
         self._state = state
         self._app = app
-        self._declared = declared
+        self._wanted = [name for name, wanted in ((DECLARED, declared), (MARKET, market)) if wanted]
         self._hosted: dict[str, Supervised] = {}
         self._urls: dict[str, str | None] = {}
         self._stop = anyio.Event()
@@ -52,7 +56,7 @@ class Hosting:
         return found
 
     def nudge(self) -> None:
-        """Look for declared agents now."""
+        """Look for declared agents and runners now."""
         self._look_now.set()
 
     async def run(self) -> None:
@@ -84,9 +88,7 @@ class Hosting:
                 tasks.start_soon(hosted.stop, within)
 
     async def _look(self, tasks: anyio.abc.TaskGroup) -> None:
-        """Start or end the host of the declared agents as they are there; restart what talks to a Redis we left."""
-        from streammachine.runtime.declared import KEY
-
+        """Start or end the hosts of what is declared as it is there; restart what talks to a Redis we left."""
         connection = self._state.connection
         if connection is None:
             return
@@ -94,14 +96,13 @@ class Hosting:
             if hosted.pid is not None and self._urls.get(name) != connection.url:
                 log.warning("%s talked to another Redis; it is started again", name)
                 await hosted.restart(5 * GRACE)
-        if not self._declared:
-            return
-        wanted = bool(await connection.command("HLEN", KEY, repeatable=True))
-        running = self._hosted.get(DECLARED)
-        if wanted and running is None:
-            tasks.start_soon(self._keep, DECLARED, [])
-        elif not wanted and running is not None:
-            await running.stop(within=5 * GRACE)
+        for name in self._wanted:
+            wanted = await _is_wanted(name, connection)
+            running = self._hosted.get(name)
+            if wanted and running is None:
+                tasks.start_soon(self._keep, name, [])
+            elif not wanted and running is not None:
+                await running.stop(within=5 * GRACE)
 
     async def _keep(self, name: str, arguments: list[str]) -> None:
         from streammachine.runtime.supervised import Supervised
@@ -112,13 +113,15 @@ class Hosting:
         async def environment() -> Mapping[str, str]:
             return await self._environment(name)
 
-        self._hosted[name] = hosted = Supervised(name, options, environment, kill_silent=name == DECLARED)
+        ours = name in (DECLARED, MARKET)
+        module = "streammachine_mcp.market.host" if name == MARKET else "streammachine.runtime.hosted"
+        self._hosted[name] = hosted = Supervised(name, options, environment, kill_silent=ours, module=module)
         try:
             await hosted.run()
         except Exception:
             log.exception("Hosting %s failed", name)
         finally:
-            if name == DECLARED or self._stop.is_set():
+            if ours or self._stop.is_set():
                 del self._hosted[name]
 
     async def _environment(self, name: str) -> dict[str, str]:
@@ -127,3 +130,14 @@ class Hosting:
         connection = await self._state.redis()
         self._urls[name] = connection.url
         return child_environment(connection.url)
+
+
+async def _is_wanted(name: str, connection: RedisConnection) -> bool:
+    """Whether there is anything that the host of this name would run."""
+    from streammachine.runtime.declared import KEY
+
+    if name == DECLARED:
+        return bool(await connection.command("HLEN", KEY, repeatable=True))
+    from streammachine_mcp.market.remembered import unfinished
+
+    return await unfinished(connection)

@@ -49,7 +49,8 @@ class ServerState:
 
     def __init__(self, settings: Settings, app: str | None = None) -> None:
         self.settings = settings
-        self.hosting = Hosting(self, app, declared="agent" in settings.toolsets and not settings.read_only)
+        may = () if settings.read_only else settings.toolsets
+        self.hosting = Hosting(self, app, declared="agent" in may, market="market" in may)
         self.started = time.time()
         self.problem: StreamMachineError | None = None
         self.restarts = 0

@@ -45,7 +45,15 @@ CONTRACT = {
     "dead_letter_list": {"stream", "count"},
     "dead_letter_redrive": {"stream", "ids", "all"},
     "dead_letter_purge": {"stream", "confirm", "confirm_token"},
+    "runner_start": {"exchange", "symbols", "timeframe", "aggregate", "emit"},
+    "runner_stop": {"name"},
+    "runner_list": set(),
+    "backfill_start": {"exchange", "symbol", "timeframe", "start", "end", "emit"},
+    "backfill_status": {"name"},
+    "candles_read": {"exchange", "symbol", "timeframe", "start", "end", "limit"},
 }
+# The first 24: all of tools/list for these stays within 32 kB.
+FIRST = list(CONTRACT)[:24]
 DEFAULTS = {("stream_read", "count"): 10, ("stream_list", "pattern"): "*", ("obj_list", "pattern"): "*"}
 HINTS = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
 DESTRUCTIVE = {
@@ -54,7 +62,9 @@ DESTRUCTIVE = {
 WRITING = DESTRUCTIVE | {
     "stream_send", "stream_send_batch", "storage_write", "ohlc_create", "ohlc_update",
     "agent_pause", "agent_resume", "agent_create", "dead_letter_redrive",
+    "runner_start", "runner_stop", "backfill_start",
 }  # fmt: skip
+OUTSIDE = {"runner_start", "backfill_start"}  # they talk to an exchange
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +78,7 @@ def size(value: Any) -> int:
     return len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
 
 
-def test_the_33_tools_of_the_contract_are_there_with_their_arguments(tools: dict[str, dict[str, Any]]) -> None:
+def test_the_39_tools_of_the_contract_are_there_with_their_arguments(tools: dict[str, dict[str, Any]]) -> None:
     assert set(tools) == set(CONTRACT)
     for name, wanted in CONTRACT.items():
         assert wanted <= set(tools[name]["inputSchema"]["properties"]), name
@@ -99,7 +109,7 @@ def test_all_four_hints_tell_the_truth(tools: dict[str, dict[str, Any]]) -> None
         assert all(isinstance(hints[hint], bool) for hint in HINTS), name
         assert hints["readOnlyHint"] is (name not in WRITING), name
         assert hints["destructiveHint"] is (name in DESTRUCTIVE), name
-        assert hints["openWorldHint"] is False, name
+        assert hints["openWorldHint"] is (name in OUTSIDE), name
 
 
 def test_schemas_are_valid_json_schema(tools: dict[str, dict[str, Any]]) -> None:
@@ -109,13 +119,14 @@ def test_schemas_are_valid_json_schema(tools: dict[str, dict[str, Any]]) -> None
             jsonschema.Draft202012Validator.check_schema(schema)
 
 
-def test_what_a_model_reads_of_all_tools_stays_within_19_kb(tools: dict[str, dict[str, Any]]) -> None:
+def test_what_a_model_reads_of_all_tools_stays_within_23_kb(tools: dict[str, dict[str, Any]]) -> None:
     read = [{key: tool[key] for key in ("name", "title", "description", "inputSchema")} for tool in tools.values()]
-    assert size(read) <= 19_000
+    assert size(read) <= 23_000
 
 
-def test_the_whole_tool_list_stays_within_32_kb(tools: dict[str, dict[str, Any]]) -> None:
-    assert size(list(tools.values())) <= 32_000
+def test_the_whole_tool_list_stays_small(tools: dict[str, dict[str, Any]]) -> None:
+    assert size([tools[name] for name in FIRST]) <= 32_000
+    assert size(list(tools.values())) <= 36_000
 
 
 def test_the_list_is_the_same_each_time_and_in_the_same_order(server_env: dict[str, str]) -> None:

@@ -1,4 +1,5 @@
-"""``streammachine demo``: trades into a stream, the stream into candles, all through the real MCP server.
+"""``streammachine demo``: a simulated exchange's socket to candles, then trades into a stream and the stream into
+candles through the real MCP server.
 
 It runs on a private embedded Valkey in a temporary folder, never on the user's Redis, and leaves nothing behind.
 """
@@ -20,7 +21,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from streammachine.cli.exchange_demo import show_socket_to_candles
 from streammachine.cli.peer import call, open_server, private_environment
+from streammachine.cli.single_error import single_error
 from streammachine.cli.trades import DemoTrade, generated, recorded
 from streammachine.errors import StreamMachineError
 from streammachine.settings import Settings
@@ -47,7 +50,9 @@ def run_demo(trades: Path | None, count: int | None) -> int:
         raise StreamMachineError(f"{trades} holds no trade.")
     console.print(f"[bold]StreamMachine demo[/]: {origin}")
     with _private_folder() as folder:
-        return anyio.run(_demo, console, source, folder)
+        with single_error():
+            seen = anyio.run(show_socket_to_candles, console, trades, folder)
+        return max(seen, anyio.run(_demo, console, source, folder))
 
 
 @contextmanager

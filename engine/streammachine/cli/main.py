@@ -12,6 +12,14 @@ from cyclopts.validators import Number
 
 from streammachine.errors import StreamMachineError
 
+# A list in one argument, "5m,15m", or in several.
+Commas = Annotated[
+    list[str] | None,
+    Parameter(
+        converter=lambda _, tokens: [part for token in tokens for part in token.value.split(",") if part], negative=""
+    ),
+]
+
 
 def _version() -> str:
     try:
@@ -120,6 +128,139 @@ def inspect(
     from streammachine.cli.inspect import run_inspect
 
     return run_inspect(pattern, once=once, every=every)
+
+
+@app.command
+def stream(
+    exchange: str,
+    symbols: list[str],
+    *,
+    timeframe: str | None = None,
+    aggregate: Commas = None,
+    to: Annotated[list[str] | None, Parameter(negative="")] = None,
+    type: str = "kline",
+    market: str = "SPOT",
+    simulated: bool = False,
+    speed: Annotated[float, Parameter(validator=Number(gt=0))] = 60.0,
+    candles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    seconds: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+) -> int:
+    """Stream an exchange's live candles into sinks, with a live table, until Ctrl-C.
+
+    Parameters
+    ----------
+    exchange
+        binance, okx, kraken or bybit.
+    symbols
+        As the exchange writes them: BTCUSDT, BTC-USDT (okx), BTC/USD (kraken).
+    timeframe
+        Of the candles (default 1m); with --type trade none means the trades themselves.
+    aggregate
+        Higher timeframes to build too, separated by commas: 5m,15m.
+    to
+        A sink, once for each: log, csv:FILE, parquet:FOLDER, redis, redis:URL, postgres:URL, kafka:HOST:PORT/TOPIC.
+    type
+        kline or trade.
+    market
+        SPOT; binance also USDM and COINM, bybit LINEAR and INVERSE.
+    simulated
+        From a simulated exchange in this process, which needs no network.
+    speed
+        With --simulated: market seconds per second.
+    candles
+        End after so many closed candles.
+    seconds
+        End after so long.
+    """
+    from streammachine.cli.stream import StreamOptions, run_stream
+
+    base = timeframe if timeframe is not None or type.startswith("trade") else "1m"
+    return run_stream(
+        StreamOptions(
+            exchange, symbols, base, aggregate or (), to or (), type, market, simulated, speed, candles, seconds
+        )
+    )
+
+
+@app.command
+def backfill(
+    exchange: str,
+    symbols: list[str],
+    *,
+    timeframe: str = "1m",
+    from_: Annotated[str, Parameter(name="--from")],
+    to: Annotated[list[str] | None, Parameter(negative="")] = None,
+    market: str = "SPOT",
+    parallel: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    again: Annotated[bool, Parameter(negative="")] = False,
+    simulated: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Load an exchange's candles of the past into sinks, with a progress bar. Goes on where a killed run ended.
+
+    Parameters
+    ----------
+    exchange
+        binance, okx, kraken or bybit.
+    symbols
+        As the exchange writes them: BTCUSDT, BTC-USDT (okx), BTC/USD (kraken).
+    timeframe
+        Of the candles.
+    from_
+        The first day (2024-01-31) or moment (2024-01-31T12:00), UTC.
+    to
+        The last day, a moment, or now (the default), and once for each sink: csv:FILE, parquet:FOLDER, redis,
+        redis:URL, postgres:URL, kafka:HOST:PORT/TOPIC, log. Without a sink: a CSV named after the request.
+    market
+        SPOT; binance also USDM and COINM, okx and bybit LINEAR and INVERSE.
+    parallel
+        Requests at once (default: as the exchange likes it).
+    again
+        Do it all again, whatever earlier runs have done.
+    simulated
+        From a simulated exchange in this process, which needs no network.
+    """
+    from streammachine.cli.backfill import BackfillOptions, run_backfill
+
+    return run_backfill(
+        BackfillOptions(exchange, symbols, timeframe, from_, to or (), market, parallel, again, simulated)
+    )
+
+
+@app.command
+def simulate(
+    *,
+    exchange: Commas = None,
+    speed: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0,
+    fault: Annotated[list[str] | None, Parameter(negative="")] = None,
+    tape: Path | None = None,
+    seed: int = 0,
+    symbols: Commas = None,
+    port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_532))] = 0,
+) -> int:
+    """Simulate exchanges on this machine: their real protocols over one market, for other processes, until Ctrl-C.
+
+    Parameters
+    ----------
+    exchange
+        Which, separated by commas (default: binance,okx,kraken,bybit).
+    speed
+        Market seconds per second.
+    fault
+        What goes wrong, once for each: kind@seconds:name=value,..., e.g. reset@30, missing@60:symbol=BTC/USDT,lasts=20.
+        "help" lists the kinds.
+    tape
+        A CSV file (.gz too) of recorded trades with the columns trade_ms, trade_id, price, qty, buyer_is_maker.
+        Without it the trades are generated from the seed.
+    seed
+        Of the trades and of whatever else is drawn by chance.
+    symbols
+        As BASE/QUOTE, separated by commas (default: BTC/USDT,ETH/USDT).
+    port
+        Of the first exchange, the next ones follow (default: any that are free).
+    """
+    from streammachine.cli.simulate import SimulateOptions, run_simulate
+
+    return run_simulate(SimulateOptions(exchange or (), speed, fault or (), tape, seed, symbols or (), port))
 
 
 @dlq.command(name="list")

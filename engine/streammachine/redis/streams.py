@@ -132,9 +132,11 @@ async def append_many(
     return identifiers
 
 
-async def read_newest(connection: RedisConnection, stream: str, count: int) -> list[Entry]:
-    """The newest ``count`` entries, oldest of them first."""
-    reply = await _command(connection, stream, "XREVRANGE", stream, "+", "-", "COUNT", count, repeatable=True)
+async def read_newest(
+    connection: RedisConnection, stream: str, count: int, *, start: str = "-", end: str = "+"
+) -> list[Entry]:
+    """The newest ``count`` entries from ``start`` to ``end`` (as for ``read_from``), oldest of them first."""
+    reply = await _command(connection, stream, "XREVRANGE", stream, end, start, "COUNT", count, repeatable=True)
     return [Entry(_text(identifier), raw=fields) for identifier, fields in reversed(parse_entries(reply))]
 
 

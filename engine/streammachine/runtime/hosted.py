@@ -37,7 +37,7 @@ MOST_TEXT = 2000  # characters of a problem
 def main() -> None:
     """Host what the arguments name until a signal or the supervisor's end."""
     options = _parser().parse_args()
-    reporter = _take_streams(ORPHAN_LIFE + (25.0 if options.grace is None else options.grace))
+    reporter = take_streams(ORPHAN_LIFE + (25.0 if options.grace is None else options.grace))
     logging.basicConfig(
         level=options.log_level,
         stream=sys.stderr,
@@ -118,20 +118,21 @@ async def _host_declared(url: str | None, reporter: Reporter) -> None:
             }
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_stop_at_signal, host.stop)
+            tasks.start_soon(stop_at_signal, host.stop)
             tasks.start_soon(reporter.keep, facts)
             await host.run()
             tasks.cancel_scope.cancel()
 
 
-async def _stop_at_signal(stop: Callable[[], None]) -> None:
+async def stop_at_signal(stop: Callable[[], None]) -> None:
+    """Call ``stop`` when SIGTERM comes."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for received in signals:
             if received == signal.SIGTERM:  # Ctrl-C is the supervisor's to handle
                 stop()
 
 
-def _take_streams(orphan_life: float) -> Reporter:
+def take_streams(orphan_life: float) -> Reporter:
     """Move stdin and stdout to private descriptors; end with the supervisor, ``orphan_life`` seconds after it."""
     stdin, stdout = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""A supervised process that hosts an App or the declared agents (``hosted.py``).
+"""A supervised process that hosts an App or the declared agents (``hosted.py``), or what else reports as it does.
 
 It is started again with backoff whenever it ends by itself, reports how it is, drains when asked, and is killed when it
 does not end. Whatever it does, exit, crash or hang, stays in it: this is how a message that kills its process leaves an
@@ -39,7 +39,7 @@ class Supervised:
     """One process and its restarts.
 
     Args:
-        name: for the log and ``describe``. arguments: of ``hosted.py``.
+        name: for the log and ``describe``. module: what to run, with these arguments; it reports as ``hosted.py`` does.
         environment: asked before each start; may wait (for Redis), and raise StreamMachineError to be asked again.
         kill_silent: kill it when it has not reported for SILENT seconds; else that is only shown.
 
@@ -55,6 +55,7 @@ class Supervised:
         environment: Callable[[], Awaitable[Mapping[str, str]]],
         *,
         kill_silent: bool = False,
+        module: str = "streammachine.runtime.hosted",
     ) -> None:
         self.name = name
         self.state: State = "waiting"
@@ -65,6 +66,7 @@ class Supervised:
         self._arguments = list(arguments)
         self._environment = environment
         self._kill_silent = kill_silent
+        self._module = module
         self._process: anyio.abc.Process | None = None
         self._facts: dict[str, Any] = {}
         self._since = self._heard = 0.0
@@ -159,7 +161,7 @@ class Supervised:
         self._facts, self._said, self.state, self.unloadable = {}, "", "starting", False
         self._since = self._heard = anyio.current_time()
         process = await anyio.open_process(
-            [sys.executable, "-m", "streammachine.runtime.hosted", *self._arguments],
+            [sys.executable, "-m", self._module, *self._arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=2, env=environment, start_new_session=True,
         )  # fmt: skip
         async with process:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastmcp.exceptions import ToolError
-from fastmcp.tools import Tool
+from fastmcp.tools import FunctionTool, Tool
 from mcp_types import ToolAnnotations
 
 from streammachine.errors import StreamMachineError
@@ -29,9 +29,16 @@ _MARK = "__streammachine_tool__"
 
 
 def tool(
-    name: str, title: str, *, reads: bool = False, destructive: bool = False, idempotent: bool = False
+    name: str,
+    title: str,
+    *,
+    reads: bool = False,
+    destructive: bool = False,
+    idempotent: bool = False,
+    open_world: bool = False,
 ) -> Callable[[F], F]:
-    """Mark a method of a family as the tool ``name``. ``reads`` says it changes nothing.
+    """Mark a method of a family as the tool ``name``. ``reads`` says it changes nothing, ``open_world``
+    that it talks to others than Redis.
 
     What the engine raises on purpose reaches the model as an error result with its own words. The module of a
     family must not use ``from __future__ import annotations``: the schemas are made from the annotations.
@@ -49,7 +56,7 @@ def tool(
             read_only_hint=reads,
             destructive_hint=destructive,
             idempotent_hint=reads or idempotent,
-            open_world_hint=False,
+            open_world_hint=open_world,
         )
         setattr(call, _MARK, (name, title, annotations))
         return call  # type: ignore[return-value]
@@ -75,7 +82,7 @@ class Family:
             name, title, annotations = marked
             if read_only and not annotations.read_only_hint:
                 continue
-            built = Tool.from_function(
+            built = _Tool.from_function(
                 method,
                 name=name,
                 title=title,
@@ -85,17 +92,41 @@ class Family:
             )
             built.parameters = slim(built.parameters)
             if built.output_schema is not None:
-                built.output_schema = slim(built.output_schema)
+                built.output_schema = slim(open_ended(built.output_schema))
             found.append(built)
         return found
+
+
+class _Tool(FunctionTool):
+    """A tool whose listing has no ``_meta``: FastMCP's names tags, of which ours have none."""
+
+    def get_meta(self) -> dict[str, Any]:
+        return None  # type: ignore[return-value]  # an empty one would be listed
 
 
 def _description(method: Callable[..., Any]) -> str:
     return " ".join((inspect.getdoc(method) or "").split())
 
 
+def open_ended(schema: Any, *, names: bool = False, top: bool = True) -> Any:
+    """An output schema without what says little and costs much: ``"additionalProperties": true``, which is the default,
+    and ``required`` below the top (which keys a row has is in its ``properties``)."""
+    if isinstance(schema, list):
+        return [open_ended(item, top=False) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if names:
+        return {key: open_ended(value, top=False) for key, value in schema.items()}
+    return {
+        key: open_ended(value, names=key in ("properties", "$defs", "patternProperties"), top=False)
+        for key, value in schema.items()
+        if not (key == "additionalProperties" and value is True) and (top or key != "required")
+    }
+
+
 def slim(schema: Any, *, names: bool = False) -> Any:
-    """The schema without titles and without ``null`` alternatives of arguments that may be left out.
+    """The schema without titles, without ``null`` alternatives of arguments that may be left out, and without the
+    bounds of texts (pydantic checks them all the same).
 
     Args:
         names: the mapping's keys are property names, not schema words (a property may be called "title").
@@ -111,6 +142,8 @@ def slim(schema: Any, *, names: bool = False) -> Any:
         if key == "title" and isinstance(value, str):
             continue
         if key == "default" and value is None:
+            continue
+        if key in ("minLength", "maxLength"):
             continue
         slimmed[key] = slim(value, names=key in ("properties", "$defs", "patternProperties"))
     options = slimmed.get("anyOf")

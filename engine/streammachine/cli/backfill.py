@@ -1,0 +1,122 @@
+"""``streammachine backfill``: candles of the past into sinks, with a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+from rich.console import Console
+
+from streammachine.cli.single_error import single_error
+from streammachine.errors import DataInputError
+from streammachine.market.backfill import Backfilling, backfill_for
+from streammachine.market.emitters.targets import emitter_for
+from streammachine.market.exchanges import adapter_for
+from streammachine.market.timespan import is_moment
+
+SHOWN_GAPS = 5
+
+
+@dataclass(frozen=True)
+class BackfillOptions:
+    """What the command was asked for. ``to``: the end of the range (at most once) and any number of sinks, mixed."""
+
+    exchange: str
+    symbols: Sequence[str]
+    timeframe: str
+    start: str
+    to: Sequence[str] = ()
+    market: str = "SPOT"
+    parallel: int | None = None
+    again: bool = False
+    simulated: bool = False
+
+
+def run_backfill(options: BackfillOptions) -> int:
+    """Backfill each symbol in turn; 0 when all sinks took all there is."""
+    return anyio.run(_backfill, Console(highlight=False), options)
+
+
+async def _backfill(console: Console, options: BackfillOptions) -> int:
+    end, sinks = split_to(options.to)
+    for text in sinks:
+        emitter_for(text)  # what is wrong is said before anything starts
+    refused = 0
+    async with _exchange(options) as extra:
+        made = [_made(options, symbol, end, extra) for symbol in options.symbols]
+        for backfill in made:
+            for text in sinks:
+                backfill.register_emitter(emitter_for(text))
+            await backfill.arun()
+            _report(console, backfill, sinks)
+            refused += sum(sink.get("failed", 0) for sink in backfill.stats()["sinks"])
+    return 1 if refused else 0
+
+
+def split_to(values: Sequence[str]) -> tuple[str, list[str]]:
+    """The end of the range ("now" where none is given) and the sinks of a mixed list.
+
+    Raises:
+        DataInputError: there are two ends.
+    """
+    ends = [value for value in values if is_moment(value)]
+    if len(ends) > 1:
+        raise DataInputError(f"--to gives two ends, {ends[0]} and {ends[1]}: give one date and any number of sinks")
+    return (ends[0] if ends else "now"), [value for value in values if not is_moment(value)]
+
+
+def _made(options: BackfillOptions, symbol: str, end: str, extra: dict[str, Any]) -> Backfilling:
+    return backfill_for(
+        options.exchange,
+        symbol,
+        options.timeframe,
+        options.start,
+        end,
+        market_type=options.market,
+        parallel=options.parallel,
+        resume=not options.again,
+        **extra,
+    )
+
+
+@asynccontextmanager
+async def _exchange(options: BackfillOptions) -> AsyncIterator[dict[str, Any]]:
+    if not options.simulated:
+        yield {}
+        return
+    from streammachine.cli.simulated import simulated
+
+    adapter = adapter_for(options.exchange, options.market)
+    with single_error():
+        async with simulated(adapter, options.symbols, speed=None) as (clock, urls):
+            yield {"clock": clock, "rest_url": urls.rest, "bulk_url": urls.bulk or None}
+
+
+def _report(console: Console, backfill: Backfilling, sinks: Sequence[str]) -> None:
+    stats = backfill.stats()
+    where = ", ".join(sinks) if sinks else str(backfill.file_path)
+    new = stats["rows"] - stats["rows_before"]
+    said = f"{new:,} candles" if new else "nothing new: it is there already"
+    if new and stats["rows_before"]:
+        said += f" (with {stats['rows_before']:,} of earlier runs)"
+    console.print(f"{backfill.symbol} {backfill.timeframe} to {where}: {said}", markup=False)
+    for sink in stats["sinks"]:
+        if sink.get("failed"):
+            console.print(
+                f"{sink['name']} refused {sink['failed']:,} rows; the last: {sink['last_error']}", markup=False
+            )
+    for gap in backfill.gaps[:SHOWN_GAPS]:
+        console.print(f"missing {describe(gap.start, gap.end)}: {gap.reason}", markup=False)
+    if len(backfill.gaps) > SHOWN_GAPS:
+        console.print(f"and {len(backfill.gaps) - SHOWN_GAPS} more gaps")
+
+
+def describe(start: int, end: int) -> str:
+    """A stretch of time in words."""
+    from datetime import UTC, datetime
+
+    first, last = (datetime.fromtimestamp(ts / 1000, UTC) for ts in (start, end))
+    return f"{first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,115 @@
+"""``streammachine simulate``: simulated exchanges on this machine, for other processes to connect to."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+from rich.console import Console
+from rich.text import Text
+
+from streammachine.errors import DataInputError
+from streammachine.market.clock import ScaledClock, SystemClock
+from streammachine.market.exchanges import EXCHANGES
+from streammachine.market.simulator import Fault, Simulator, Tape
+from streammachine.market.simulator.board import Entry
+from streammachine.market.simulator.faults import KINDS
+from streammachine.market.timeframe import MINUTE
+
+SYMBOLS = ("BTC/USDT", "ETH/USDT")
+QUIET = {"ping", "pong"}  # not worth a line
+
+
+@dataclass(frozen=True)
+class SimulateOptions:
+    """What the command was asked for. ``port``: of the first exchange, the others follow; 0: any that are free."""
+
+    exchanges: Sequence[str] = ()
+    speed: float = 1.0
+    faults: Sequence[str] = ()
+    tape: Path | None = None
+    seed: int = 0
+    symbols: Sequence[str] = ()
+    port: int = 0
+
+
+def run_simulate(options: SimulateOptions) -> int:
+    """Simulate until Ctrl-C or SIGTERM; with the fault "help" only say what can go wrong."""
+    console = Console(highlight=False, soft_wrap=True)
+    if "help" in options.faults:
+        for kind, text in KINDS.items():
+            console.print(Text(f"{kind:12} {text}"))
+        return 0
+    return anyio.run(_simulate, console, options)
+
+
+async def _simulate(console: Console, options: SimulateOptions) -> int:
+    names = tuple(name.lower() for name in options.exchanges) or EXCHANGES
+    faults = [Fault.parse(text) for text in options.faults]
+    tape, start = _tape(options)
+    clock = ScaledClock(options.speed, start)
+    ports = {name: options.port + index if options.port else 0 for index, name in enumerate(names)}
+    try:
+        async with Simulator(tape, names, clock, faults, options.seed, ports=ports) as simulator:
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                _introduce(console, simulator, names, options, start)
+                simulator.log.clear()
+                simulator.log.listener = lambda entry: _tell(console, simulator, entry)
+                async for _ in signals:
+                    break
+            simulator.log.listener = None
+    except OSError as error:
+        raise DataInputError(f"the port {options.port} cannot be used: {error.strerror or error}") from None
+    console.print("ended")
+    return 0
+
+
+def _tape(options: SimulateOptions) -> tuple[Tape, int]:
+    """The trades, and the moment at which the simulated day begins."""
+    symbols = options.symbols or SYMBOLS
+    if options.tape is None:
+        now = SystemClock().time_ms()
+        try:
+            return Tape.generate(options.seed, symbols, now // MINUTE * MINUTE), now
+        except ValueError as error:
+            raise DataInputError(str(error)) from None
+    try:
+        tape = Tape.from_trades(options.tape, symbols[0])
+    except (OSError, ValueError) as error:
+        raise DataInputError(f"{options.tape} cannot be used as a tape: {error}") from None
+    return tape, tape.start_ms
+
+
+def _introduce(
+    console: Console, simulator: Simulator, names: Sequence[str], options: SimulateOptions, start: int
+) -> None:
+    """Where it listens, what there is, and how a client gets there."""
+    source = str(options.tape) if options.tape is not None else f"seed {options.seed}"
+    console.print(
+        f"simulating {', '.join(names)} from {_moment(start)} UTC on, {options.speed:g} times as fast; trades: {source}"
+    )
+    for name in names:
+        symbols = ", ".join(simulator.symbol(name, symbol) for symbol in simulator.tape.markets)
+        urls = simulator.urls(name)
+        console.print(Text(f"  {name:8} {urls.ws}  {urls.rest}  {symbols}"))
+    console.print("\nin the shell of the client:")
+    for variable, value in simulator.environment().items():
+        console.print(Text(f"export {variable}={value}"))
+    console.print("\nCtrl-C ends it. What happens (times of the simulated market):")
+
+
+def _tell(console: Console, simulator: Simulator, entry: Entry) -> None:
+    """One line of the event log; the simulator need not keep it."""
+    simulator.log.clear()
+    if entry.what not in QUIET:
+        socket = f"#{entry.connection}" if entry.connection else ""
+        line = f"{_moment(entry.time_ms)} {entry.exchange:8} {entry.what:11} {socket:4} {entry.detail}"
+        console.print(Text(line.rstrip()), style="yellow" if entry.what == "fault" else None)
+
+
+def _moment(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

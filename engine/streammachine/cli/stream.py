@@ -1,0 +1,193 @@
+"""``streammachine stream``: an exchange's live candles into sinks, with a live table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from streammachine.cli.single_error import single_error
+from streammachine.market.data_input import DataInput
+from streammachine.market.emitters.targets import emitter_for
+from streammachine.market.exchanges import adapter_for
+from streammachine.market.kline import Kline, Trade
+from streammachine.market.runner import Runner, runner_for
+
+MOST_ROWS = 40  # of the table; the rest is counted
+REFRESH = 0.25  # seconds between two pictures
+LINE_PERIOD = 10.0  # seconds between two lines where stdout is no terminal
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """What the command was asked for. ``candles``, ``seconds``: end after so many closed candles, or so long."""
+
+    exchange: str
+    symbols: Sequence[str]
+    timeframe: str | None = "1m"
+    aggregate: Sequence[str] = ()
+    to: Sequence[str] = ()
+    type: str = "kline"
+    market: str = "SPOT"
+    simulated: bool = False
+    speed: float | None = None
+    candles: int | None = None
+    seconds: float | None = None
+
+
+def run_stream(options: StreamOptions) -> int:
+    """Stream until Ctrl-C, or as long as was asked for."""
+    with single_error():
+        return anyio.run(_stream, Console(highlight=False), options)
+
+
+async def _stream(console: Console, options: StreamOptions) -> int:
+    adapter = adapter_for(options.exchange, options.market)
+    wanted = DataInput(options.type, list(options.symbols), options.timeframe, list(options.aggregate))
+    emitters = [emitter_for(text) for text in options.to]
+    async with _exchange(options) as extra:
+        runner = runner_for(
+            options.exchange, wanted, market_type=options.market, active_warmup=bool(options.aggregate), **extra
+        )
+        for emitter in emitters:
+            runner.register_emitter(emitter)
+        watch = Watch(runner, adapter.source + (" (simulated)" if options.simulated else ""), options.candles)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch.show, console)
+            with anyio.move_on_after(options.seconds):
+                async for row in runner.stream():
+                    watch.take(row)
+                    if watch.done:
+                        break
+            await runner.close()
+            tasks.cancel_scope.cancel()
+        if not console.is_terminal:  # there the live table still stands
+            console.print(watch.table())
+    return 0
+
+
+@asynccontextmanager
+async def _exchange(options: StreamOptions) -> AsyncIterator[dict[str, Any]]:
+    """What the runner needs to reach the exchange: nothing, or the simulator's clock and URLs."""
+    if not options.simulated:
+        yield {}
+        return
+    from streammachine.cli.simulated import simulated
+
+    adapter = adapter_for(options.exchange, options.market)
+    async with simulated(adapter, options.symbols, speed=options.speed) as (clock, urls):
+        yield {
+            "clock": clock,
+            "ws_url": urls.ws,
+            "ws_business_url": urls.ws_business,
+            "rest_url": urls.rest,
+            "bulk_url": urls.bulk,
+        }
+
+
+class Watch:
+    """What has come so far, as a table. ``done``: as many closed candles as were asked for have."""
+
+    def __init__(self, runner: Runner, title: str, candles: int | None) -> None:
+        self._runner = runner
+        self._title = title
+        self._most = candles
+        self._last: dict[tuple[str, str], Kline | Trade] = {}
+        self._counts: dict[tuple[str, str], int] = {}
+        self._closed = 0
+        self._what = "candles"
+        self._began = time.monotonic()
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is over."""
+        return self._most is not None and self._closed >= self._most
+
+    def take(self, row: Kline | Trade) -> None:
+        """Note one row."""
+        key = (row.symbol, row.timeframe if isinstance(row, Kline) else "trade")
+        self._last[key] = row
+        if isinstance(row, Trade):
+            self._what = "trades"
+        if isinstance(row, Trade) or row.is_closed:
+            self._counts[key] = self._counts.get(key, 0) + 1
+            self._closed += 1
+
+    async def show(self, console: Console) -> None:
+        """Show it until cancelled: a live table, or a line now and then where there is no terminal."""
+        if not console.is_terminal:
+            while True:
+                await anyio.sleep(LINE_PERIOD)
+                console.print(self.summary())
+        with Live(console=console, auto_refresh=False) as live:
+            try:
+                while True:
+                    live.update(self.table(), refresh=True)
+                    await anyio.sleep(REFRESH)
+            finally:
+                live.update(self.table(), refresh=True)
+
+    def table(self) -> Group:
+        """The last candle of each symbol and timeframe, and how the runner is."""
+        table = Table(title=self._title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 0))
+        table.add_column("symbol", no_wrap=True)
+        table.add_column("", no_wrap=True)
+        table.add_column("UTC", no_wrap=True)
+        for name in ("open", "high", "low", "close", "volume", "trades", "seen"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for key, row in list(self._last.items())[:MOST_ROWS]:
+            table.add_row(*(Text(cell) for cell in _cells(key, row, self._counts.get(key, 0))))
+        return Group(table, self.summary())
+
+    def summary(self) -> Text:
+        """One line: state, rows, rates, reconnects, gaps, and what the sinks say."""
+        stats = self._runner.stats()
+        feed = stats.feed
+        frames = feed.get("frames", 0)
+        seconds = max(time.monotonic() - self._began, 1e-3)
+        parts = [
+            stats.state,
+            f"{self._closed:,} {self._what}",
+            f"{frames:,} frames ({frames / seconds:,.0f}/s)",
+            f"{feed.get('reconnects', 0)} reconnects",
+            f"{feed.get('healed', 0)} healed",
+            f"{stats.gap_count} gaps",
+        ]
+        if feed.get("bad_frames"):
+            parts.append(f"{feed['bad_frames']} bad frames")
+        text = Text(" · ".join(parts))
+        for emitter in stats.emitters:
+            problem = emitter["last_error"] if emitter["state"] == "away" else None
+            said = f"\n{emitter['name']}: {emitter['emitted']:,} written, {emitter['queued']:,} waiting"
+            if emitter.get("failed"):
+                said += f", {emitter['failed']:,} refused"
+            text.append(said, style="red" if problem else "")
+            if problem:
+                text.append(f" ({problem})", style="red")
+        return text
+
+
+def _cells(key: tuple[str, str], row: Kline | Trade, count: int) -> list[str]:
+    """A row of the table; narrow enough for 80 columns with prices up to 999,999.99."""
+    if isinstance(row, Trade):
+        moment = datetime.fromtimestamp(row.ts / 1000, UTC)
+        price, volume = f"{row.price:,.8g}", f"{row.volume:,.5g}"
+        return [key[0], key[1], f"{moment:%H:%M:%S}", "", "", "", price, volume, "1", f"{count:,}"]
+    moment = datetime.fromtimestamp(row.open_ts / 1000, UTC)
+    start = (
+        f"{moment:%y-%m-%d}" if key[1][-1] in "dwM" else f"{moment:%H:%M:%S}" if key[1] == "1s" else f"{moment:%H:%M}"
+    )
+    prices = [f"{value:,.8g}" for value in (row.open, row.high, row.low, row.close)]
+    trades = "" if row.n_trades is None else f"{row.n_trades:,}"
+    mark = "" if row.is_closed else "…"
+    return [key[0], key[1] + mark, start, *prices, f"{row.volume:,.5g}", trades, f"{count:,}"]

@@ -1,0 +1,522 @@
+"""Outlet: what stands between a runner (or a backfill) and one emitter: a bounded queue and a task that delivers.
+
+Rows go out in order, whatever has come while the last batch was under way with the next. What fails is told apart:
+
+- It may pass (EmitterUnavailableError, ConnectionError, TimeoutError, any OSError, or a library's error that came of a
+  broken connection): the same rows again, after a wait that grows, for ever. The queue fills, and then ``put`` waits:
+  back-pressure.
+- It will not (EmitterError, TransformError; any other exception when it came three times): a batch is halved until the
+  rows that are refused stand alone. Each of those is logged, counted and given to ``on_error``; the others go out.
+
+Nothing is dropped in silence: what is left at the end is logged, given to ``on_error`` and returned by ``close``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+import anyio
+
+from streammachine.errors import EmitterError, EmitterUnavailableError, TransformError
+from streammachine.market.clock import Clock, SystemClock
+from streammachine.market.emitters.base import DataEmitter, Row, RowsRefusedError, named
+
+OnError = Callable[[Any, Exception], object]
+
+log = logging.getLogger(__name__)
+
+TRIES = 3  # of an exception that says nothing of whether trying again may help
+FIRST_WAIT = 0.1  # seconds, at most, before the second try; doubles
+LONGEST_WAIT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class OutletStats:
+    """Numbers of one outlet since it was opened; all but ``queued`` and ``retried`` count rows that are done with.
+
+    Attributes:
+        emitted: taken by the emitter. dropped: by the transformer. skipped: not this emitter's (``wants``).
+        failed: refused for good, or left at the end. retried: tries that failed. queued: waiting, or under way.
+        state: "away" while the sink cannot be reached. last_error: the newest failure, in words.
+    """
+
+    name: str
+    emitted: int
+    dropped: int
+    skipped: int
+    failed: int
+    retried: int
+    queued: int
+    state: Literal["ok", "away", "closed"]
+    last_error: str | None
+
+
+class Outlet:
+    """Delivers rows to one emitter: ``async with Outlet(emitter) as outlet: await outlet.put(rows)``.
+
+    Entered and left by one task. Entering connects the emitter; leaving delivers what waits, for ``close_timeout``
+    seconds at most (not at all after a ``drain`` that was given up), and closes it.
+
+    Args:
+        emitter: a DataEmitter, or any object with ``emit(row)`` and, where needed, ``connect()`` and ``close()``; each
+            plain or async. A plain one runs in the event loop, so it must not block. One DataEmitter may be in several
+            outlets of one loop: the first connects it, the last closes it, and they take turns.
+        capacity: rows that may wait or be under way. batch: most rows given to the emitter at once; by
+            default the emitter's own ``batch_size``, or 1,000.
+        linger: seconds to wait for a batch to fill; 0 sends at once.
+        on_error: called (plain or async) with each row that is given up, and why.
+
+    Raises:
+        EmitterError: the object is no emitter; on entering, what ``connect`` raises.
+    """
+
+    def __init__(
+        self,
+        emitter: Any,
+        *,
+        clock: Clock | None = None,
+        capacity: int = 10_000,
+        batch: int | None = None,
+        linger: float = 0.0,
+        on_error: OnError | None = None,
+        close_timeout: float = 5.0,
+    ) -> None:
+        check_emitter(emitter)
+        batch = getattr(emitter, "batch_size", DataEmitter.batch_size) if batch is None else batch
+        if capacity < 1 or batch < 1 or linger < 0:
+            raise EmitterError(f"capacity={capacity}, batch={batch}, linger={linger}: give 1 or more, linger from 0 up")
+        self.emitter = emitter
+        self.name = str(getattr(emitter, "name", "") or type(emitter).__name__)
+        self._clock = clock if clock is not None else SystemClock()
+        self._capacity = capacity
+        self._batch = batch
+        self._linger = linger
+        self._on_error = on_error
+        self._close_timeout = close_timeout
+        self._in_batches = _takes_batches(emitter)
+        self._queue: deque[Row] = deque()
+        self._flying: deque[Row] = deque()  # the batch under way, what is done with taken off at the left
+        self._stirred = anyio.Event()  # set at every change, then a new one
+        self._hurry = anyio.Event()  # set when somebody drains: do not wait with the next try
+        self._working: anyio.CancelScope | None = None  # of the task
+        self._ended = anyio.Event()  # the task is through
+        self._turn = anyio.Lock(fast_acquire=True)
+        self._put = self._done = 0  # rows ever
+        self._flush_at: int | None = None  # flush as soon as so many are done
+        self._flush_error: Exception | None = None
+        self._gave_up: int | None = None  # how many had been put when somebody drained in vain
+        self._emitted = self._dropped = self._skipped = self._failed = self._retried = 0
+        self._outage: tuple[float, int] | None = None  # since when, tries
+        self._last_error: str | None = None
+        self._closed = False
+        self._left: list[Row] = []
+        self._stack = AsyncExitStack()
+        self._group: anyio.abc.TaskGroup | None = None
+        self._sharing = Sharing()
+        self._left_emitter = False
+
+    # -- for the runner -----------------------------------------------------------------------
+
+    @property
+    def stats(self) -> OutletStats:
+        """How it stands now."""
+        return OutletStats(
+            name=self.name,
+            emitted=self._emitted,
+            dropped=self._dropped,
+            skipped=self._skipped,
+            failed=self._failed,
+            retried=self._retried,
+            queued=len(self._queue) + len(self._flying),
+            state="closed" if self._closed else "away" if self._outage is not None else "ok",
+            last_error=self._last_error,
+        )
+
+    @property
+    def room(self) -> int:
+        """How many rows ``put`` takes without waiting."""
+        return max(0, self._capacity - len(self._queue) - len(self._flying))
+
+    async def __aenter__(self) -> Self:
+        self._sharing = _sharing(self.emitter)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._close_emitter)
+            await self._connect_emitter()
+            self._working = anyio.CancelScope(shield=True)
+            self._group = await stack.enter_async_context(anyio.create_task_group())
+            self._group.start_soon(self._work, self._working)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self.close(0 if self._gave_up == self._put else None)
+        finally:
+            await self._stack.aclose()
+
+    async def put(self, rows: Sequence[Row]) -> None:
+        """Hand over rows, in order; waits while the queue is full. Concurrent calls take turns.
+
+        Raises:
+            EmitterError: the outlet is closed.
+        """
+        async with self._turn:
+            at = 0
+            while at < len(rows):
+                if self._closed:
+                    raise EmitterError(f"{self.name} is closed: {len(rows) - at} rows were not taken")
+                if self.room == 0:
+                    await self._stirred.wait()
+                    continue
+                piece = rows[at : at + self.room]
+                self._queue.extend(piece)
+                self._put += len(piece)
+                at += len(piece)
+                self._stir()
+
+    async def drain(self, timeout: float | None = None) -> list[Row]:
+        """Wait until all that was put before is done with and flushed; gives the rows that still wait.
+
+        Args:
+            timeout: seconds of the clock; None: no limit.
+
+        Raises:
+            EmitterError: ``flush`` failed, or (EmitterUnavailableError) did not end in time.
+        """
+        wanted = self._put
+        self._flush_at = wanted
+        self._flush_error = None
+        self._hurry.set()
+        self._hurry = anyio.Event()
+        self._stir()
+        self._gave_up = wanted
+        with self._clock.move_on_after(timeout):
+            while self._flush_at is not None and not self._closed:
+                if self._ended.is_set():  # the loop shuts down and has cancelled every task, ours too
+                    await self._finish()
+                else:
+                    await self._stirred.wait()
+            self._gave_up = None
+        if self._flush_error is not None:
+            raise EmitterError(f"{self.name} could not flush: {_said(self._flush_error)}") from self._flush_error
+        waiting = [*self._flying, *self._queue]
+        if self._flush_at is not None and not waiting:
+            raise EmitterUnavailableError(f"{self.name} did not flush within {timeout} s: {self._last_error}")
+        return waiting
+
+    async def close(self, timeout: float | None = None) -> list[Row]:
+        """Deliver what waits, for ``timeout`` seconds at most, and close the emitter; gives the rows that were left.
+
+        They are logged and given to ``on_error``. Twice is allowed, from any task. A cancelled task too waits, so long.
+        """
+        if self._closed:
+            return self._left
+        limit = self._close_timeout if timeout is None else timeout
+        try:
+            # The outer limit is real time: after a cancellation nobody may be left to move the clock.
+            with anyio.move_on_after(limit, shield=True):
+                await self.drain(limit)
+        except EmitterError as error:
+            log.error("%s", error)
+        finally:
+            self._closed = True
+            self._stir()
+            with anyio.CancelScope(shield=True):
+                if self._working is not None:
+                    self._working.cancel()
+                    await self._ended.wait()
+                await self._close_emitter()
+                await self._give_up_rest()
+        return self._left
+
+    # -- the task -----------------------------------------------------------------------------
+
+    async def _work(self, working: anyio.CancelScope) -> None:
+        """Deliver until ``close`` ends it. (Whoever is cancelled leaves through ``close``, which needs this task.)"""
+        try:
+            with working:
+                while True:
+                    while not self._queue and not self._flush_due():
+                        await self._stirred.wait()
+                    if self._flush_due():
+                        await self._flush()
+                        continue
+                    await self._fill()
+                    size = min(self._batch, len(self._queue))
+                    self._flying.extend(self._queue.popleft() for _ in range(size))
+                    await self._deliver()
+        finally:
+            self._ended.set()
+            self._stir()
+
+    async def _finish(self) -> None:
+        """The task's work, up to a flush, in whoever waits for it."""
+        while self._flying or self._queue:
+            size = min(self._batch, len(self._queue)) if not self._flying else 0
+            self._flying.extend(self._queue.popleft() for _ in range(size))
+            await self._deliver()
+        await self._flush()
+
+    async def _fill(self) -> None:
+        """Give a batch its time to fill, unless somebody waits for it to be gone."""
+        if self._linger:
+            with self._clock.move_on_after(self._linger):
+                while len(self._queue) < self._batch and self._flush_at is None:
+                    await self._stirred.wait()
+
+    async def _deliver(self) -> None:
+        """Deliver the batch under way."""
+        emitter = self.emitter
+        if not isinstance(emitter, DataEmitter):
+            await self._emit(list(self._flying), lambda row: row)
+            return
+        emitter._made = None
+        try:
+            if emitter.transformer is not None or type(emitter).wants is not DataEmitter.wants:
+                await self._transform(emitter)
+            await self._emit(list(self._flying), emitter.transformed)
+        finally:
+            emitter._made = None
+
+    async def _emit(self, rows: list[Row], value_of: Callable[[Row], Any]) -> None:
+        if self._in_batches:
+            await self._deliver_batch(rows)
+            return
+        for row in rows:
+            await self._deliver_one(row, self.emitter.emit, value_of(row))
+
+    async def _transform(self, emitter: DataEmitter) -> None:
+        """Run the transformer once for each row of the batch. Those that are not to be emitted are done with."""
+        made: dict[int, Any] = {}
+        wanted: deque[Row] = deque()
+        refused: list[tuple[Row, Exception]] = []
+        for row in self._flying:
+            if not emitter.wants(row):
+                self._skipped += 1
+                continue
+            try:
+                made[id(row)] = value = emitter.transformed(row)
+            except TransformError as error:
+                refused.append((row, error))
+                continue
+            if value is None:
+                self._dropped += 1
+            else:
+                wanted.append(row)
+        for row, why in refused:
+            self._count_refused(row, why)
+        self._done += len(self._flying) - len(wanted)
+        self._flying = wanted
+        emitter._made = made
+        self._stir()
+        for row, why in refused:
+            await self._tell(row, why)
+
+    async def _deliver_batch(self, rows: list[Row]) -> None:
+        """Emit the rows in order, halved where one of them is refused."""
+        if not rows:
+            return
+        if len(rows) == 1:
+            await self._deliver_one(rows[0], self.emitter.emit_batch, rows)
+            return
+        failure = await self._try(self.emitter.emit_batch, rows, tries=1)
+        if isinstance(failure, RowsRefusedError):
+            self._emitted += len(rows) - len(failure.refused)
+            for place, why in failure.refused.items():
+                self._count_refused(rows[place], why)
+            self._settle(len(rows))
+            for place, why in failure.refused.items():
+                await self._tell(rows[place], why)
+        elif failure is not None:
+            half = len(rows) // 2
+            await self._deliver_batch(rows[:half])
+            await self._deliver_batch(rows[half:])
+        else:
+            self._emitted += len(rows)
+            self._settle(len(rows))
+
+    async def _deliver_one(self, row: Row, emit: Callable[[Any], object], value: Any) -> None:
+        failure = await self._try(emit, value, tries=TRIES)
+        if isinstance(failure, RowsRefusedError):
+            (failure,) = failure.refused.values()
+        if failure is None:
+            self._emitted += 1
+            self._settle(1)
+            return
+        self._count_refused(row, failure)
+        self._settle(1)
+        await self._tell(row, failure)
+
+    async def _try(self, emit: Callable[..., object], *arguments: Any, tries: int) -> Exception | None:
+        """Call until it is done (None) or it will never be (the error)."""
+        wait = FIRST_WAIT
+        failed = 0
+        while True:
+            try:
+                async with self._sharing.lock:
+                    await _awaited(emit(*arguments))
+            except Exception as error:  # noqa: BLE001 - whatever a user's emitter raises; sorted out, counted, logged
+                self._retried += 1
+                self._last_error = _said(error)
+                if may_pass(error):
+                    self._went_away(error)
+                elif isinstance(error, EmitterError) or failed + 1 >= tries:
+                    return error
+                else:
+                    failed += 1
+            else:
+                self._came_back()
+                return None
+            with self._clock.move_on_after(wait * random.uniform(0.5, 1.0)) as pause:
+                await self._hurry.wait()
+            wait = min(2 * wait, LONGEST_WAIT) if pause.cancelled_caught else FIRST_WAIT
+
+    def _flush_due(self) -> bool:
+        return self._flush_at is not None and self._done >= self._flush_at
+
+    async def _flush(self) -> None:
+        if hasattr(self.emitter, "flush"):
+            self._flush_error = await self._try(self.emitter.flush, tries=TRIES)
+        self._flush_at = None
+        self._stir()
+
+    # -- bookkeeping --------------------------------------------------------------------------
+
+    def _stir(self) -> None:
+        self._stirred.set()
+        self._stirred = anyio.Event()
+
+    def _settle(self, count: int) -> None:
+        """So many of those under way, the first ones, are done with."""
+        for _ in range(count):
+            self._flying.popleft()
+        self._done += count
+        self._stir()
+
+    def _went_away(self, error: Exception) -> None:
+        if self._outage is None:
+            log.warning("%s cannot be reached: %s. The rows wait, and are tried again.", self.name, _said(error))
+            self._outage = (self._clock.monotonic(), 1)
+        else:
+            self._outage = (self._outage[0], self._outage[1] + 1)
+
+    def _came_back(self) -> None:
+        if self._outage is not None:
+            since, tries = self._outage
+            lasted = self._clock.monotonic() - since
+            log.warning("%s takes rows again, after %.1f s and %d tries; none was lost.", self.name, lasted, tries)
+            self._outage = None
+
+    def _count_refused(self, row: Row, error: Exception) -> None:
+        log.error("%s left out %s: %s", self.name, named(row), _said(error))
+        self._failed += 1
+        self._last_error = _said(error)
+
+    async def _give_up_rest(self) -> None:
+        """Say what was not delivered."""
+        self._left = [*self._flying, *self._queue]
+        self._flying.clear()
+        self._queue.clear()
+        if not self._left:
+            return
+        self._failed += len(self._left)
+        first, last = named(self._left[0]), named(self._left[-1])
+        log.error(
+            "%s was closed with %d rows not delivered, from %s to %s: %s",
+            *(self.name, len(self._left), first, last, self._last_error or "no time was left"),
+        )
+        why = EmitterUnavailableError(f"{self.name} was closed before it took this: {self._last_error or 'no time'}")
+        for row in self._left:
+            await self._tell(row, why)
+
+    async def _tell(self, row: Row, error: Exception) -> None:
+        if self._on_error is not None:
+            try:
+                await _awaited(self._on_error(row, error))
+            except Exception:
+                log.exception("on_error of %s failed on %s", self.name, named(row))
+
+    # -- the emitter --------------------------------------------------------------------------
+
+    async def _connect_emitter(self) -> None:
+        async with self._sharing.lock:
+            self._sharing.users += 1
+            if self._sharing.users == 1 and hasattr(self.emitter, "connect"):
+                await _awaited(self.emitter.connect())
+
+    async def _close_emitter(self) -> None:
+        """Close it, unless another outlet of the same emitter is still open."""
+        if self._left_emitter:
+            return
+        self._left_emitter = True
+        try:
+            with anyio.move_on_after(self._close_timeout, shield=True) as scope:
+                async with self._sharing.lock:
+                    self._sharing.users -= 1
+                    if self._sharing.users == 0 and hasattr(self.emitter, "close"):
+                        await _awaited(self.emitter.close())
+            if scope.cancelled_caught:
+                log.error("%s did not close within %s s", self.name, self._close_timeout)
+        except Exception as error:  # noqa: BLE001 - it is being left anyway
+            log.error("%s failed while it was closed: %s", self.name, _said(error))
+
+
+@dataclass(eq=False, slots=True)
+class Sharing:
+    """How many outlets have an emitter open (it may be registered with several runners), and whose turn it is."""
+
+    users: int = 0
+    lock: anyio.Lock = field(default_factory=lambda: anyio.Lock(fast_acquire=True))
+
+
+def _sharing(emitter: object) -> Sharing:
+    if not isinstance(emitter, DataEmitter):
+        return Sharing()
+    sharing = emitter._sharing
+    if not isinstance(sharing, Sharing) or sharing.users == 0:
+        emitter._sharing = sharing = Sharing()  # a new one for each loop
+    return sharing
+
+
+def check_emitter(emitter: object) -> None:
+    """Raise EmitterError where the object cannot be driven as an emitter."""
+    if isinstance(emitter, type):
+        raise EmitterError(f"{emitter.__name__} is a class: register an instance, {emitter.__name__}(...)")
+    if not callable(getattr(emitter, "emit", None)) and not callable(getattr(emitter, "emit_batch", None)):
+        raise EmitterError(
+            f"{type(emitter).__name__} is no emitter: it needs emit(row), and may have connect() and close()"
+        )
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether trying again may help, as far as the error tells."""
+    if isinstance(error, OSError):  # EmitterUnavailableError, ConnectionError and TimeoutError are OSErrors
+        return True
+    if isinstance(error, EmitterError):
+        return False
+    below = error.__cause__ or error.__context__  # HTTP clients wrap the socket's error in their own
+    while below is not None and not isinstance(below, (ConnectionError, TimeoutError)):
+        below = below.__cause__ or below.__context__
+    return below is not None
+
+
+def _takes_batches(emitter: object) -> bool:
+    own = getattr(type(emitter), "emit_batch", None)
+    return (own is not None and own is not DataEmitter.emit_batch) or not callable(getattr(emitter, "emit", None))
+
+
+async def _awaited(result: object) -> None:
+    if inspect.isawaitable(result):
+        waited: Awaitable[object] = result
+        await waited
+
+
+def _said(error: BaseException) -> str:
+    return str(error) if isinstance(error, EmitterError) else f"{type(error).__name__}: {error}"

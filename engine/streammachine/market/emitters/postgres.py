@@ -1,0 +1,470 @@
+"""PostgresEmitter: rows into the table of a SQLAlchemy model, upserted, each batch in one transaction.
+
+A batch is COPYed into a temporary table and goes from there into the model's by INSERT .. ON CONFLICT (see pg_table).
+Where the rows bring a key (``on_conflict``, else the primary key, else a unique constraint) the same batch again
+changes nothing, so an outage loses and doubles nothing. Where nothing tells rows apart, the emitter notes the number of
+the transaction and where its first row stands (ctid) before it commits. If the connection breaks while it does, the
+server is asked afterwards what became of the transaction (txid_status), and whether the row stands there: both, because
+a server that crashed gives the number of a lost transaction to another one. What was committed is not sent again.
+
+A candle with is_closed true is never overwritten by one that is not closed, if the model has that column.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+import anyio.to_thread
+
+from streammachine.errors import EmitterError, EmitterUnavailableError
+from streammachine.market.emitters.base import (
+    DataEmitter,
+    Row,
+    RowsRefusedError,
+    Transformer,
+    extra_missing,
+    named,
+    values_of,
+)
+from streammachine.market.kline import Kline, Trade
+
+if TYPE_CHECKING:
+    import psycopg
+    from sqlalchemy.engine import URL
+
+    from streammachine.market.emitters.pg_table import PgTable, Plan
+
+PIECE = 500  # rows given to COPY at once: the server works on them while the next are written
+_REFUSED = re.compile(
+    r"password authentication failed|authentication failed|no password supplied|does not exist|no pg_hba\.conf entry"
+    r"|not permitted to log in|permission denied|invalid (port|connection option|sslmode)",
+)
+
+
+class PostgresEmitter(DataEmitter):
+    """Writes rows into the table of a SQLAlchemy model.
+
+    A transformer comes first; what it gives is cut to the model's columns. Epoch milliseconds are written into DateTime
+    columns as UTC. A connection pool in front (pgbouncer) must pool sessions.
+
+    Args:
+        url: ``postgresql://user:password@host:5432/dbname``; ``postgresql+asyncpg://`` and ``+psycopg://`` mean the
+            same. Or its parts: host, dbname, user, password, port (a host that begins with / is a socket's folder).
+        upsert: whether a row that is there already is updated; False leaves it as it is.
+        index_elements: as ``on_conflict(index_elements)``.
+        from_model_create_table: create the table if there is none.
+        timeout: seconds for connecting, and for one batch, until the server counts as away.
+
+    Raises:
+        EmitterError: an argument is not accepted; from ``connect``: the server refuses user, password or database, the
+            table or a column is missing, the model needs what rows do not have. EmitterUnavailableError: no server.
+    """
+
+    batch_size = 5_000
+
+    def __init__(
+        self,
+        url: str | URL | None = None,
+        host: str | None = None,
+        dbname: str | None = None,
+        user: str | None = None,
+        password: str | None = None,
+        port: int = 5432,
+        upsert: bool = True,
+        index_elements: Sequence[Any] | None = None,
+        from_model_create_table: bool = False,
+        transformer: Transformer | None = None,
+        name: str = "postgresql",
+        *,
+        model: Any = None,
+        batch_size: int | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        self.name = name
+        self.transformer = transformer
+        self.timeout = timeout
+        self.upsert = upsert
+        self.create_table = from_model_create_table
+        if batch_size is not None:
+            self.batch_size = batch_size
+        self._url = _url(url, host, dbname, user, password, port)
+        self._model: Any = None
+        self._keys: Sequence[Any] | None = None
+        self._update: Sequence[Any] | None = None
+        self._renamed: dict[str, str] = {}
+        self._table: PgTable | None = None
+        self._wanted: tuple[type, ...] = (Kline, Trade)
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._unsure: list[_Unsure] = []
+        if model is not None:
+            self.set_model(model)
+        if index_elements is not None:
+            self.on_conflict(index_elements)
+
+    def __repr__(self) -> str:
+        return f"PostgresEmitter({self._shown})"
+
+    @property
+    def target(self) -> str:
+        """Where the rows go, without the password."""
+        return f"{self._shown}#{self._table.name if self._table is not None else ''}"
+
+    # -- setting up ---------------------------------------------------------------------------
+
+    def set_model(self, model: Any, inplace: bool = False) -> Self:
+        """The model (a declarative class, or a Table) whose table rows go to. Gives the emitter, for chaining.
+
+        Raises:
+            EmitterError: it is no model.
+        """
+        self._model = model
+        self._table = self._made_table()
+        return self
+
+    def on_conflict(
+        self, columns: Sequence[Any] | str, update_columns: Sequence[Any] | None = None, inplace: bool = False
+    ) -> Self:
+        """Rows that agree in these columns (which must be unique in the table) are one; the later updates the earlier.
+
+        Args:
+            update_columns: only these are updated; None: all. inplace: changes nothing, the emitter itself is changed.
+        """
+        self._keys = [columns] if isinstance(columns, str) else list(columns)
+        self._update = None if update_columns is None else list(update_columns)
+        if self._model is not None:
+            self._table = self._made_table()
+        return self
+
+    def on_conflict_do_nothing(self, columns: Sequence[Any] | str | None = None) -> Self:
+        """A row that is there already stays as it is."""
+        self.upsert = False
+        if columns is not None:
+            return self.on_conflict(columns)
+        if self._model is not None:
+            self._table = self._made_table()
+        return self
+
+    def register_map(self, columns_map: Mapping[str, str]) -> Self:
+        """Rename fields: ours to the model's, e.g. {"open_ts": "opened_at"}. Applied after the transformer."""
+        self._renamed = dict(columns_map)
+        return self
+
+    def set_transformer(self, transformer: Transformer | None, inplace: bool = False) -> Self:
+        """As ``DataEmitter.set_transformer``."""
+        return super().set_transformer(transformer)
+
+    def wants(self, row: Row) -> bool:
+        """All rows that a transformer may make fit; without one candles or trades, whichever the model is for."""
+        return self.transformer is not None or isinstance(row, self._wanted)
+
+    # -- life cycle ---------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        """Connect; see that the table, its columns and the key are there."""
+        if self._connection is not None:
+            return
+        if self._table is None:
+            raise EmitterError("PostgresEmitter has no model: emitter.set_model(YourModel)")
+        self._wanted = (self._kind(),)
+        lacking = self._lacks(self._kind())
+        if self.transformer is None and lacking:
+            raise EmitterError(
+                f"the table {self._table.name} needs {', '.join(sorted(lacking))}, which candles do not have: set a "
+                "transformer that adds it, or give the column a default"
+            )
+        if self.create_table:
+            await anyio.to_thread.run_sync(self._create_table, abandon_on_cancel=True)
+        try:
+            await self._opened()
+            if self.transformer is None:
+                await self._check_statement()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def emit(self, row: Any) -> None:
+        """Write one row: a Kline, a Trade, or a dict as a transformer makes it."""
+        await self.emit_batch([row])
+
+    async def emit_batch(self, rows: Sequence[Row]) -> None:
+        """Write the rows in one transaction. The server refuses all or none; rows that do not fit are refused alone."""
+        refused: dict[int, Exception] = {}
+        runs: list[tuple[Plan, list[tuple[Any, ...]]]] = []  # rows with the same fields, in order
+        for at, row in enumerate(rows):
+            made = row if isinstance(row, Mapping) else self.transformed(row)
+            if made is None:
+                continue
+            values = self._values(made)
+            try:
+                plan = self._opened_table().plan(tuple(values))
+            except EmitterError as error:
+                refused[at] = EmitterError(f"{named(row)}: {error}")
+                continue
+            if not runs or runs[-1][0] is not plan:
+                runs.append((plan, []))
+            runs[-1][1].append(plan.row(values))
+        if runs:
+            connection = await self._opened()
+            if not await self._was_committed(connection, rows):
+                await self._write(connection, runs, rows)
+        if refused:
+            raise RowsRefusedError(refused)
+
+    async def close(self) -> None:
+        """Leave the server."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def _values(self, made: Any) -> Mapping[str, Any]:
+        values = values_of(made)
+        if self._renamed:
+            return {self._renamed.get(name, name): value for name, value in values.items()}
+        return values
+
+    async def _write(
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        runs: Sequence[tuple[Plan, list[tuple[Any, ...]]]],
+        rows: Sequence[Row],
+    ) -> None:
+        unsure: _Unsure | None = None
+        committing = False
+        try:
+            with anyio.fail_after(self.timeout):
+                await connection.execute("BEGIN")
+                for at, (plan, values) in enumerate(runs):
+                    if at:
+                        await connection.execute("TRUNCATE pg_temp.sm_stage")
+                    await self._copy(connection, plan, values)
+                    if plan.key or unsure is not None:
+                        await connection.execute(plan.insert.encode())
+                    else:
+                        unsure = _Unsure(list(rows), plan, values, await _row(connection, plan.insert_noting))
+                committing = True
+                await connection.execute("COMMIT")
+        except BaseException as error:
+            if committing and unsure is not None:
+                self._unsure.append(unsure)
+            with anyio.CancelScope(shield=True):
+                await self._undo(connection)
+            if isinstance(error, (_errors().Error, TimeoutError)):
+                raise self._translated(error) from error
+            raise
+
+    async def _copy(self, connection: psycopg.AsyncConnection[Any], plan: Plan, rows: list[tuple[Any, ...]]) -> None:
+        wanted = plan.without_repeats(rows)
+        cursor = connection.cursor()
+        async with cursor.copy(plan.copy.encode()) as copy:
+            for start in range(0, len(wanted), PIECE):
+                await copy.write(plan.encode(wanted[start : start + PIECE]))
+
+    async def _undo(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Roll back; a connection that does not even do that is given up."""
+        if not connection.closed:
+            with anyio.move_on_after(5):
+                try:
+                    await connection.execute("ROLLBACK")
+                    return
+                except _errors().Error:
+                    pass  # it broke, which is what is being dealt with
+        await self.close()
+
+    async def _was_committed(self, connection: psycopg.AsyncConnection[Any], rows: Sequence[Row]) -> bool:
+        """Whether these are the rows of a transaction that was committed though its answer never came."""
+        for unsure in self._unsure:
+            if len(unsure.rows) == len(rows) and all(a is b for a, b in zip(unsure.rows, rows, strict=True)):
+                try:
+                    with anyio.fail_after(self.timeout):
+                        committed = await self._stands(connection, unsure)
+                except (_errors().Error, TimeoutError) as error:
+                    with anyio.CancelScope(shield=True):
+                        await self._undo(connection)
+                    raise self._translated(error) from error
+                self._unsure.remove(unsure)
+                return committed
+        return False
+
+    async def _stands(self, connection: psycopg.AsyncConnection[Any], unsure: _Unsure) -> bool:
+        number, table, place = unsure.place
+        try:
+            status = await _row(connection, f"SELECT txid_status({int(number)})")
+        except _errors().InvalidParameterValue:  # no such number was given yet: it was lost in a crash
+            return False
+        if status == ("in progress",):
+            raise EmitterUnavailableError(f"the server at {self._shown} is still committing")
+        if status == ("aborted",):
+            return False
+        await connection.execute("BEGIN")
+        await self._copy(connection, unsure.plan, unsure.values)
+        found = await _row(connection, unsure.plan.stands(table, place))
+        await connection.execute("ROLLBACK")
+        return found == ("true",)
+
+    # -- the connection -----------------------------------------------------------------------
+
+    async def _opened(self) -> psycopg.AsyncConnection[Any]:
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
+        await self.close()
+        import psycopg
+
+        try:
+            with anyio.fail_after(self.timeout + 1):
+                connection = await psycopg.AsyncConnection.connect(
+                    **_parameters(self._url), connect_timeout=max(2, int(self.timeout)), autocommit=True
+                )
+        except (psycopg.Error, TimeoutError) as error:
+            text = f"PostgreSQL at {self._shown}: {_said(error)}"
+            if _REFUSED.search(str(error)):
+                raise EmitterError(f"{text}. Correct user, password or database.") from error
+            raise EmitterUnavailableError(text) from error
+        try:
+            await connection.execute(self._opened_table().create_stage().encode())
+        except psycopg.Error as error:
+            await connection.close()
+            raise self._translated(error) from error
+        self._connection = connection
+        return connection
+
+    async def _check_statement(self) -> None:
+        """Have the server plan the statement: rights, columns and the key are checked before anything starts."""
+        plan = self._opened_table().plan(tuple(self._fields(self._kind())))
+        connection = await self._opened()
+        try:
+            await connection.execute(f"EXPLAIN {plan.insert}".encode())
+        except _errors().Error as error:
+            raise self._translated(error) from error
+
+    def _create_table(self) -> None:
+        import sqlalchemy
+        from sqlalchemy.pool import NullPool
+
+        table = self._opened_table().table
+        engine = sqlalchemy.create_engine(
+            "postgresql+psycopg://", connect_args=_parameters(self._url), poolclass=NullPool
+        )
+        try:
+            with engine.begin() as connection:
+                table.create(connection, checkfirst=True)
+        except sqlalchemy.exc.DBAPIError as error:
+            raise self._translated(error.orig or error) from error
+        finally:
+            engine.dispose()
+
+    # -- helpers ------------------------------------------------------------------------------
+
+    def _made_table(self) -> PgTable:
+        try:
+            from streammachine.market.emitters.pg_table import PgTable
+        except ImportError as error:
+            raise extra_missing("postgres", error) from error
+        return PgTable(self._model, self._keys, self._update if self.upsert else ())
+
+    def _opened_table(self) -> PgTable:
+        if self._table is None:
+            raise EmitterError("PostgresEmitter has no model: emitter.set_model(YourModel)")
+        return self._table
+
+    def _kind(self) -> type[Kline] | type[Trade]:
+        """What the model is for, as far as one can tell."""
+        return Trade if len(self._lacks(Trade)) < len(self._lacks(Kline)) else Kline
+
+    def _fields(self, kind: type[Kline] | type[Trade]) -> list[str]:
+        return [self._renamed.get(name, name) for name in kind.model_fields]
+
+    def _lacks(self, kind: type[Kline] | type[Trade]) -> set[str]:
+        """The columns that must have a value and that rows of this kind do not bring."""
+        table = self._opened_table()
+        return set(table.required) - {table.column_name(name) for name in self._fields(kind) if table.has(name)}
+
+    @property
+    def _shown(self) -> str:
+        return self._url.render_as_string(hide_password=True)
+
+    def _translated(self, error: BaseException) -> EmitterError:
+        errors = _errors()
+        text = f"PostgreSQL at {self._shown}: {_said(error)}"
+        if isinstance(error, errors.UndefinedTable):
+            return EmitterError(f"{text}. Create it, or give from_model_create_table=True.")
+        if isinstance(error, errors.InvalidColumnReference):
+            return EmitterError(f"{text}. The columns of on_conflict need a unique constraint or index of their own.")
+        if isinstance(error, errors.NumericValueOutOfRange):
+            return EmitterError(f"{text}. Times are milliseconds: their columns must be BigInteger.")
+        passing = (errors.OperationalError, errors.InterfaceError, errors.ReadOnlySqlTransaction, TimeoutError)
+        return EmitterUnavailableError(text) if isinstance(error, passing) else EmitterError(text)
+
+
+@dataclass(eq=False, slots=True)
+class _Unsure:
+    """A transaction of rows without a key whose end is not known: number, table and place of its first row."""
+
+    rows: list[Row]
+    plan: Plan
+    values: list[tuple[Any, ...]]
+    place: tuple[str, ...]
+
+
+async def _row(connection: psycopg.AsyncConnection[Any], query: str) -> tuple[str, ...]:
+    """The first row, as text."""
+    cursor = await connection.execute(query.encode())
+    return tuple(str(value) for value in await cursor.fetchone() or ())
+
+
+def _errors() -> Any:
+    import psycopg.errors
+
+    return psycopg.errors
+
+
+def _said(error: BaseException) -> str:
+    """What the server (or libpq) said, in one line."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    diagnosis = getattr(error, "diag", None)
+    text = (diagnosis.message_primary if diagnosis is not None else None) or str(error) or type(error).__name__
+    detail = diagnosis.message_detail if diagnosis is not None else None
+    return " ".join(f"{text} {detail or ''}".split())
+
+
+def _url(
+    url: str | URL | None, host: str | None, dbname: str | None, user: str | None, password: str | None, port: int
+) -> URL:
+    """The URL, from one or from its parts."""
+    try:
+        import psycopg  # noqa: F401 - that it is there is seen at once, not at the first row
+        from sqlalchemy.engine import URL, make_url
+        from sqlalchemy.exc import ArgumentError
+    except ImportError as error:
+        raise extra_missing("postgres", error) from error
+    if url is None:
+        if not host or not dbname:
+            raise EmitterError("PostgresEmitter needs url, or host and dbname (and user, password, port)")
+        socket = host.startswith("/")
+        return URL.create(
+            *("postgresql", user, password, None if socket else host, port, dbname),
+            query={"host": host} if socket else {},
+        )
+    try:
+        made = make_url(url)
+    except (ArgumentError, ValueError):
+        raise EmitterError("the url cannot be read: give postgresql://user:password@host:5432/dbname") from None
+    if made.drivername.partition("+")[0] not in ("postgresql", "postgres"):
+        raise EmitterError(f"{made.drivername}:// is no PostgreSQL: give postgresql://user:password@host:5432/dbname")
+    return made.set(drivername="postgresql")
+
+
+def _parameters(url: URL) -> dict[str, Any]:
+    """The URL as libpq's parameters."""
+    options = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
+    ssl = options.pop("ssl", None)  # as asyncpg calls it
+    if ssl is not None:
+        options.setdefault("sslmode", {"true": "require", "false": "disable"}.get(ssl.lower(), ssl))
+    own = {"host": url.host, "port": url.port, "user": url.username, "password": url.password, "dbname": url.database}
+    return {**{name: value for name, value in own.items() if value is not None}, **options}

@@ -1,0 +1,208 @@
+"""RedisEmitter: candles and trades into Redis streams, each once, whatever is repeated.
+
+Candles go to ``kline:{exchange}:{symbol}:{timeframe}``, trades to ``trades:{exchange}:{symbol}`` (placeholders; the
+exchange in lower case). Fields are flat text by the names of ``Kline`` and ``Trade``; what is None is left out.
+
+Ids make an append repeatable. A candle has ``<open_ts>-<rev>``: rev is 2**63-1 when it is closed, else the volume's
+IEEE 754 bits, which rise as the volume does and stay below; so the same state has the same id, and the closed candle
+stands behind its open states. A trade has ``<ts>-<trade id>`` where its id is a number, else ``<ts>-<next>``, and is
+recognised by its field ``trade_id``. klines.lua and trades.lua append a batch to a stream in one step: a row that is
+there already is a duplicate, counted and left out. One that is not, and is older than the stream's end, is an
+OutOfOrderError: a stream cannot be filled from behind. Backfill older data into a fresh stream. Only trades may be ten
+seconds late: they get the milliseconds of the stream's end, and keep their own in ``ts``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final
+
+from streammachine.errors import (
+    EmitterError,
+    EmitterUnavailableError,
+    FieldError,
+    OutOfOrderError,
+    RedisAuthError,
+    RedisCommandError,
+    RedisFullError,
+    RedisUnavailableError,
+    SettingsError,
+    StreamMachineError,
+)
+from streammachine.market.emitters.base import DataEmitter, Row, RowsRefusedError, Transformer, named, values_of
+from streammachine.market.kline import Gap, Kline, Trade
+from streammachine.redis.codec import encode_fields
+from streammachine.redis.connection import RedisConnection
+from streammachine.redis.url import mask_url
+
+if TYPE_CHECKING:
+    from streammachine.settings import Settings
+
+CLOSED: Final = (1 << 63) - 1  # the revision of a closed candle: the last that fits a column of 64-bit integers
+LATE: Final = 10_000  # milliseconds that a trade may be behind the newest of its stream
+CHUNK: Final = 250  # rows of one script call: others are not kept waiting long
+_PASSING = ("READONLY", "TRYAGAIN", "BUSY", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "MOVED", "ASK")
+_KLINES, _TRADES = (files(__package__).joinpath(f"{name}.lua").read_text() for name in ("klines", "trades"))
+
+
+class RedisEmitter(DataEmitter):
+    """Appends candles and trades to Redis streams (see above). Gaps are left out.
+
+    Args:
+        url: the server, ``redis://...``; by default as ``RedisConnection`` chooses, embedded Valkey included.
+        connection: one that is there already; it is not closed.
+        maxlen: about how many entries each stream keeps; 0: all.
+        prefix: begins every stream's name.
+
+    Attributes:
+        appended, duplicates: rows so far.
+
+    Raises:
+        EmitterError: an argument is not accepted; from ``connect``: the server cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        connection: RedisConnection | None = None,
+        *,
+        maxlen: int = 1_000_000,
+        prefix: str = "",
+        name: str = "redis",
+        settings: Settings | None = None,
+        transformer: Transformer | None = None,
+    ) -> None:
+        if isinstance(maxlen, bool) or not isinstance(maxlen, int) or maxlen < 0:
+            raise EmitterError(f"maxlen={maxlen!r} is not accepted: give a number of entries, 0 for no limit")
+        if connection is not None and url is not None:
+            raise EmitterError("give url or connection, not both")
+        self.name = name
+        self.maxlen = maxlen
+        self.prefix = prefix
+        self.transformer = transformer
+        self.appended = self.duplicates = 0
+        self._own = connection is None
+        self._url = url
+        try:
+            self.connection = connection if connection is not None else RedisConnection(url=url, settings=settings)
+        except SettingsError as error:
+            raise EmitterError(str(error)) from error
+
+    @property
+    def target(self) -> str:
+        """Where the rows go, without a password. Which server that is by default is known once it is connected."""
+        if self.connection.target is not None:
+            return f"{self.connection.name} {self.prefix}*"
+        return f"{mask_url(self._url) if self._url is not None else 'redis'} {self.prefix}*"
+
+    def wants(self, row: Row) -> bool:
+        """Candles and trades."""
+        return not isinstance(row, Gap)
+
+    def stream_of(self, row: Kline | Trade) -> str:
+        """The name of the stream that a row goes to."""
+        exchange = (row.source or "unknown").lower()
+        if isinstance(row, Trade):
+            return f"{self.prefix}trades:{exchange}:{row.symbol}"
+        return f"{self.prefix}kline:{exchange}:{row.symbol}:{row.timeframe}"
+
+    async def connect(self) -> None:
+        """Connect, and see that the server answers."""
+        try:
+            if self._own:
+                await self.connection.open()
+            else:
+                await self.connection.command("PING", repeatable=True)
+        except RedisAuthError as error:
+            raise EmitterError(str(error)) from error
+        except StreamMachineError as error:
+            raise _translated(error) from error
+
+    async def emit(self, row: Any) -> None:
+        """Append one Kline or Trade."""
+        await self.emit_batch([row])
+
+    async def emit_batch(self, rows: Sequence[Row]) -> None:
+        """Append the rows, stream by stream."""
+        refused: dict[int, Exception] = {}
+        lanes: dict[tuple[str, str], list[tuple[int, list[bytes | str | int]]]] = {}
+        for at, row in enumerate(rows):
+            if not isinstance(row, (Kline, Trade)):
+                refused[at] = EmitterError(f"RedisEmitter takes Kline and Trade rows, not {type(row).__name__}")
+                continue
+            made = self.transformed(row)
+            if made is None:
+                continue
+            try:
+                arguments = [*_identity(row), *_fields(values_of(made))]
+            except FieldError as error:
+                refused[at] = EmitterError(f"{named(row)} cannot be written: {error}")
+                continue
+            script = _TRADES if isinstance(row, Trade) else _KLINES
+            lanes.setdefault((script, self.stream_of(row)), []).append((at, arguments))
+        for (script, stream), lane in lanes.items():
+            for start in range(0, len(lane), CHUNK):
+                refused |= await self._append(script, stream, lane[start : start + CHUNK], rows)
+        if refused:
+            raise RowsRefusedError(dict(sorted(refused.items())))
+
+    async def close(self) -> None:
+        """Close the connection, if it is the emitter's own."""
+        if self._own:
+            await self.connection.close()
+
+    async def _append(
+        self, script: str, stream: str, lane: Sequence[tuple[int, list[bytes | str | int]]], rows: Sequence[Row]
+    ) -> dict[int, Exception]:
+        """Run the script for these rows; gives the rows that came too late."""
+        options = ("trade_id", LATE) if script is _TRADES else ()
+        flat = [argument for _, arguments in lane for argument in arguments]
+        try:
+            results = await self.connection.command(
+                *("EVAL", script, 1, stream, self.maxlen, *options, *flat), repeatable=True
+            )
+        except StreamMachineError as error:
+            raise _translated(error, stream) from error
+        self.appended += results.count(1)
+        self.duplicates += results.count(0)
+        return {
+            at: OutOfOrderError(
+                f"{named(rows[at])} is older than the end of the stream {stream} and not in it. "
+                "Backfill older data into a fresh stream (another prefix)."
+            )
+            for (at, _), result in zip(lane, results, strict=True)
+            if result == -1
+        }
+
+
+def revision(row: Kline) -> int:
+    """The part of a candle's id behind the dash (see the module)."""
+    if row.is_closed is not False:
+        return CLOSED
+    (bits,) = struct.unpack(">Q", struct.pack(">d", max(row.volume, 0.0)))
+    return int(bits)
+
+
+def _identity(row: Kline | Trade) -> tuple[int | str, ...]:
+    if isinstance(row, Kline):
+        return row.open_ts, str(revision(row))
+    is_number = row.trade_id.isascii() and row.trade_id.isdigit() and 0 < int(row.trade_id) < CLOSED
+    return row.ts, str(int(row.trade_id)) if is_number else row.trade_id, "1" if is_number else "0"
+
+
+def _fields(values: Mapping[str, Any]) -> Iterable[bytes | str | int]:
+    encoded = encode_fields({name: value for name, value in values.items() if value is not None})
+    flat: list[bytes | str | int] = [2 * len(encoded)]
+    for name, value in encoded.items():
+        flat += (name, value)
+    return flat
+
+
+def _translated(error: StreamMachineError, stream: str = "") -> EmitterError:
+    where = f"{stream}: " if stream else ""
+    passing = isinstance(error, (RedisUnavailableError, RedisFullError)) or (
+        isinstance(error, RedisCommandError) and any(code in str(error) for code in _PASSING)
+    )
+    return EmitterUnavailableError(f"{where}{error}") if passing else EmitterError(f"{where}{error}")

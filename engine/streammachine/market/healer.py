@@ -1,0 +1,174 @@
+"""Fetches what ledgers miss: asks REST until it covers the hole, or patience ends.
+
+REST may be behind the socket by seconds, and its newest candle may be half built: a candle counts as closed only when
+the exchange says so, or a later one stands in the same answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from streammachine.errors import MarketError
+from streammachine.market import timeframe as timeframes
+from streammachine.market.emitters.base import Row
+from streammachine.market.healing import CandleLedger
+from streammachine.market.history import fetch_klines, trade_pages
+from streammachine.market.kline import Kline
+from streammachine.market.trade_healing import TradeLedger
+
+if TYPE_CHECKING:
+    from streammachine.market.clock import Clock
+    from streammachine.market.rest import RestClient
+
+log = logging.getLogger(__name__)
+
+AT_ONCE: Final = 8  # ledgers that are healed at a time, at least
+FIRST_PAUSE: Final = 1.0  # seconds between the first two questions; each next pause is longer by half
+LONGEST_PAUSE: Final = 10.0
+CONFIRM: Final = 15.0  # seconds after which a candle that REST should only confirm is handed out without
+
+
+class Healer:
+    """Heals the ledgers of one feed, each in a task of its own.
+
+    Args:
+        give_up: seconds of asking after which a Gap takes the place of what is missing.
+        publish: takes the rows that were won. revive: told of a ledger whose stream must have died.
+    """
+
+    def __init__(
+        self,
+        rest: RestClient,
+        clock: Clock,
+        give_up: float,
+        publish: Callable[[list[Row]], Awaitable[None]],
+        revive: Callable[[CandleLedger | TradeLedger], None],
+    ) -> None:
+        self._rest = rest
+        self._clock = clock
+        self._give_up = give_up
+        self._publish = publish
+        self._revive = revive
+        self._places = anyio.Semaphore(max(AT_ONCE, 2 * rest.adapter.rest.parallel))
+        self._patients: set[CandleLedger | TradeLedger] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Ledgers being healed now."""
+        return len(self._patients)
+
+    async def heal(self, ledger: CandleLedger | TradeLedger) -> None:
+        """Ask REST until the ledger misses nothing any more."""
+        if ledger in self._patients:
+            return
+        self._patients.add(ledger)
+        try:
+            if isinstance(ledger, CandleLedger):
+                await self._heal_candles(ledger)
+            else:
+                await self._heal_trades(ledger)
+        finally:
+            self._patients.discard(ledger)
+
+    # -- candles --
+
+    async def _heal_candles(self, ledger: CandleLedger) -> None:
+        began: float | None = None
+        pause = FIRST_PAUSE
+        first = ledger.expected
+        while ledger.healing:
+            klines: list[Kline] = []
+            reason = "REST does not have it"
+            async with self._places:
+                if began is None or ledger.expected != first:  # patience counts from the first question
+                    began, first, pause = self._clock.monotonic(), ledger.expected, FIRST_PAUSE
+                patience = CONFIRM if ledger.soft else self._give_up
+                try:
+                    with self._clock.move_on_after(max(began + patience - self._clock.monotonic(), FIRST_PAUSE)):
+                        klines = await self._closed(ledger)
+                except MarketError as error:
+                    reason = str(error)
+            now = self._clock.time_ms()
+            rows: list[Row] = []
+            ledger.restore(klines, now, rows)
+            tried = self._clock.monotonic() - began
+            if ledger.healing and ledger.expected == first:
+                if ledger.soft and tried >= CONFIRM:
+                    ledger.trust(now, rows)
+                elif not ledger.soft and tried >= self._give_up:
+                    ledger.give_up(now, round(self._give_up * 1000), rows, reason)
+            await self._publish(rows)
+            if ledger.suspicious:
+                ledger.suspicious = False
+                self._revive(ledger)
+            if ledger.healing:
+                await self._clock.sleep(pause)
+                pause = min(pause * 1.5, LONGEST_PAUSE)
+                rows = []
+                ledger.restore((), self._clock.time_ms(), rows)  # the socket may have brought it meanwhile
+                await self._publish(rows)
+
+    async def _closed(self, ledger: CandleLedger) -> list[Kline]:
+        """The missing candles that REST has and that are closed for sure."""
+        now = self._clock.time_ms()
+        timeframe = ledger.timeframe
+        start, end = ledger.missing(now)
+        end = timeframes.end_of(timeframe, max(timeframes.floor(timeframe, now), end))
+        found = await fetch_klines(self._rest, ledger.symbol, timeframe, start, end, running=True)
+        sure = self._clock.time_ms() - round(self._give_up * 500)
+        closed = []
+        for kline in found:
+            if kline.is_closed:
+                closed.append(kline)
+            elif timeframes.end_of(timeframe, kline.open_ts) <= sure:  # the last one of a page of old candles
+                closed.append(kline.model_copy(update={"is_closed": True}))
+        return closed
+
+    # -- trades --
+
+    async def _heal_trades(self, ledger: TradeLedger) -> None:
+        began: float | None = None
+        pause = FIRST_PAUSE
+        while ledger.healing:
+            reason = "REST does not have it"
+            async with self._places:
+                began = self._clock.monotonic() if began is None else began
+                asked_at = self._clock.time_ms()
+                answered = False
+                try:
+                    with self._clock.move_on_after(max(began + self._give_up - self._clock.monotonic(), FIRST_PAUSE)):
+                        await self._trades(ledger)
+                        answered = True
+                except MarketError as error:
+                    reason = str(error)
+            now = self._clock.time_ms()
+            rows: list[Row] = []
+            if answered:
+                ledger.answered(asked_at, now, rows)
+            if ledger.healing and self._clock.monotonic() - began >= self._give_up:
+                ledger.give_up(now, rows, reason)
+                began = None
+            await self._publish(rows)
+            if ledger.suspicious:
+                ledger.suspicious = False
+                self._revive(ledger)
+            if ledger.healing:
+                await self._clock.sleep(pause)
+                pause = min(pause * 1.5, LONGEST_PAUSE)
+
+    async def _trades(self, ledger: TradeLedger) -> None:
+        after_id, since = ledger.asked()
+        beginning = True
+        async with aclosing(trade_pages(self._rest, ledger.symbol, after_id=after_id, since=since)) as pages:
+            async for page in pages:
+                rows: list[Row] = []
+                ledger.restore(page, rows, beginning=beginning)
+                await self._publish(rows)
+                beginning = False
+                if ledger.meets:
+                    return

@@ -1,0 +1,112 @@
+"""The numbers of each exchange, as its documents give them; a simulator can be given others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Numbers of one exchange; times in seconds.
+
+    Attributes:
+        push_every: between two pushes of a running candle (Kraken pushes on trades only). push_unchanged: also when
+            there was no trade since. first_push: the running candle is pushed at once after the acknowledgement.
+        close_delays: how long after a candle's end its closing frame comes; which one is drawn by symbol and candle.
+        trade_delay: how long after a trade it is pushed.
+        ping_every: the server sends ping frames; a client that shows no pong within pong_within is cut.
+        heartbeat: a heartbeat message after so long without another.
+        idle: without any message for so long the connection is cut. lifetime: it is cut anyway.
+        messages, messages_within: how many frames a client may send; more and the connection is killed.
+        requests, requests_within: how many subscribe and unsubscribe requests a connection may send; more are refused.
+        streams: most streams of a connection. args: most in one request.
+        connects, connects_within: most handshakes.
+        weight, weight_within: the REST budget; more is refused, after ``refusals`` refusals comes a ban of ``ban``.
+        page, history_page, trades_page: most rows of an answer; default_page: where the request does not say.
+        recent: how many candles back the endpoint (OKX candles, Kraken OHLC) goes.
+        bulk_delay: how long after a day (or month) its files are there.
+        latency: how long REST takes to answer.
+    """
+
+    push_every: float = 1.0
+    push_unchanged: bool = True
+    first_push: bool = True
+    close_delays: tuple[float, ...] = (0.05, 0.2, 0.6)
+    trade_delay: float = 0.02
+    ping_every: float | None = None
+    pong_within: float = 60.0
+    heartbeat: float | None = None
+    idle: float | None = None
+    lifetime: float | None = None
+    messages: int | None = None
+    messages_within: float = 1.0
+    requests: int | None = None
+    requests_within: float = 3600.0
+    streams: int | None = None
+    args: int | None = None
+    connects: int | None = None
+    connects_within: float = 300.0
+    weight: int = 6000
+    weight_within: float = 60.0
+    refusals: int = 10
+    ban: float = 120.0
+    page: int = 1000
+    history_page: int = 1000
+    trades_page: int = 1000
+    default_page: int = 500
+    recent: int | None = None
+    bulk_delay: float = 10 * 3600.0
+    latency: float = 0.0
+
+
+BINANCE: Final = Rules(
+    push_every=2.0,
+    first_push=False,
+    close_delays=(0.005, 0.006, 0.204, 0.792, 1.756),
+    ping_every=20.0,
+    pong_within=60.0,
+    lifetime=24 * 3600.0,
+    messages=5,
+    streams=1024,
+    connects=300,
+    weight=6000,
+    page=1000,
+    default_page=500,
+)
+OKX: Final = Rules(
+    idle=30.0,
+    requests=480,
+    connects=3,
+    connects_within=1.0,
+    weight=40,
+    weight_within=2.0,
+    refusals=1_000_000,
+    page=300,
+    history_page=300,
+    trades_page=100,
+    default_page=100,
+    recent=1440,
+)
+KRAKEN: Final = Rules(
+    heartbeat=1.0,
+    idle=60.0,
+    connects=150,
+    connects_within=600.0,
+    weight=20,
+    weight_within=20.0,
+    refusals=1_000_000,
+    recent=720,
+    page=720,
+)
+BYBIT: Final = Rules(
+    idle=600.0,
+    args=10,
+    connects=500,
+    weight=600,
+    weight_within=5.0,
+    refusals=1_000_000,
+    page=1000,
+    default_page=200,
+    trades_page=60,
+)

@@ -1,0 +1,1 @@
+"""What the server runs on the market road: remembered runners and backfills, and the process that hosts them."""

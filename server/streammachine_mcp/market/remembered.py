@@ -1,0 +1,186 @@
+"""The runners and backfills that a model started, kept in Redis so that they survive every restart.
+
+The hash ``sm:runners`` (``sm:backfills``) holds each one's definition, ``sm:runners:status`` what its host said last,
+and the key ``sm:runners:lease:<name>`` belongs to the host that runs it, so that two servers on one Redis do not run it
+twice; when a host dies, another takes over after the lease.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import anyio
+
+from streammachine.errors import MarketError
+from streammachine.redis.streams import nearest, pairs
+
+if TYPE_CHECKING:
+    from streammachine.redis.connection import RedisConnection
+
+LEASE = 6.0  # seconds a runner stays with its host; renewed every third of it
+SILENT = 10.0  # seconds without a word from its host after which a runner shows as lost
+MOST = 50  # runners, and backfills, that are remembered
+
+# KEYS[1] the lease; ARGV[1] our token, ARGV[2] ms, or "0" to let go.
+_HOLD = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
+
+
+class NotRememberedError(MarketError, LookupError):
+    """No runner or backfill has this name."""
+
+
+class TooManyError(MarketError):
+    """No more runners or backfills are remembered."""
+
+
+@dataclass(frozen=True)
+class RunnerSpec:
+    """A runner. ``emit``: sinks as ``sinks.emitter_for`` takes them."""
+
+    name: str
+    exchange: str
+    symbols: list[str]
+    timeframe: str | None
+    aggregate: list[str] = field(default_factory=list)
+    emit: list[str] = field(default_factory=lambda: ["redis"])
+    type: str = "kline"
+    market_type: str = "SPOT"
+    created_ms: int = 0
+
+
+@dataclass(frozen=True)
+class BackfillSpec:
+    """A backfill of [start_ms, end_ms), epoch milliseconds."""
+
+    name: str
+    exchange: str
+    symbol: str
+    timeframe: str
+    start_ms: int
+    end_ms: int
+    emit: list[str] = field(default_factory=lambda: ["redis"])
+    market_type: str = "SPOT"
+    created_ms: int = 0
+
+
+S = TypeVar("S", RunnerSpec, BackfillSpec)
+
+
+class Remembered(Generic[S]):
+    """The specs of one kind, their leases and their states. ``kind``: the word for one, in errors."""
+
+    def __init__(self, kind: str, made: type[S]) -> None:
+        self.kind = kind
+        self._made: type[S] = made
+        self.key = f"sm:{kind}s"
+        self.status_key = f"{self.key}:status"
+
+    async def all(self, connection: RedisConnection) -> dict[str, S]:
+        """Every one, by name; what another version wrote and this one does not read is left out."""
+        found = {}
+        reply = await connection.command("HGETALL", self.key, repeatable=True)
+        for name, text in zip(reply[::2], reply[1::2], strict=True):
+            try:
+                found[bytes(name).decode()] = self._made(**json.loads(text))
+            except (ValueError, TypeError):
+                continue
+        return dict(sorted(found.items()))
+
+    async def get(self, connection: RedisConnection, name: str) -> S:
+        """The one of this name.
+
+        Raises:
+            NotRememberedError: there is none; the text names the nearest.
+        """
+        known = await self.all(connection)
+        if name not in known:
+            raise NotRememberedError(f"There is no {self.kind} {name!r}.{nearest(name, list(known))}")
+        return known[name]
+
+    async def remember(self, connection: RedisConnection, spec: S) -> bool:
+        """Keep one; whether it is new.
+
+        Raises:
+            TooManyError: there are too many.
+        """
+        if await connection.command("HLEN", self.key, repeatable=True) >= MOST:
+            raise TooManyError(f"There are {MOST} {self.kind}s already: end some first.")
+        return bool(await connection.command("HSETNX", self.key, spec.name, json.dumps(asdict(spec))))
+
+    async def forget(self, connection: RedisConnection, name: str) -> bool:
+        """Let go of one, its state included; its host ends it. Whether there was one."""
+        gone = await connection.command("HDEL", self.key, name)
+        await connection.command("HDEL", self.status_key, name)
+        return bool(gone)
+
+    # -- leases and states --
+
+    async def take(self, connection: RedisConnection, name: str, token: str) -> bool:
+        """Take the lease if nobody has it."""
+        lease = f"{self.key}:lease:{name}"
+        return await connection.command("SET", lease, token, "NX", "PX", int(LEASE * 1000)) is not None
+
+    async def released(self, connection: RedisConnection, name: str) -> None:
+        """Wait until no host has the lease."""
+        lease = f"{self.key}:lease:{name}"
+        while await connection.command("EXISTS", lease, repeatable=True):  # noqa: ASYNC110 - another process has it
+            await anyio.sleep(0.05)
+
+    async def hold(self, connection: RedisConnection, name: str, token: str) -> bool:
+        """Renew our lease; False when it is another's."""
+        lease = f"{self.key}:lease:{name}"
+        return bool(await connection.command("EVAL", _HOLD, 1, lease, token, int(LEASE * 1000), repeatable=True))
+
+    async def release(self, connection: RedisConnection, name: str, token: str) -> None:
+        """Give our lease up."""
+        await connection.command("EVAL", _HOLD, 1, f"{self.key}:lease:{name}", token, 0, repeatable=True)
+
+    async def report(self, connection: RedisConnection, name: str, status: Mapping[str, Any]) -> None:
+        """Say how one is."""
+        text = json.dumps({**status, "said_ms": int(time.time() * 1000)}, default=str)
+        await connection.command("HSET", self.status_key, name, text, repeatable=True)
+
+    async def statuses(self, connection: RedisConnection) -> dict[str, dict[str, Any]]:
+        """What the hosts said last, by name; ``silent_s`` is how long ago."""
+        found = {}
+        now = time.time() * 1000
+        for name, text in pairs(await connection.command("HGETALL", self.status_key, repeatable=True)).items():
+            try:
+                status = dict(json.loads(text))
+                status["silent_s"] = max(0.0, (now - status.pop("said_ms")) / 1000)
+            except (ValueError, KeyError, TypeError):
+                continue
+            found[name] = status
+        return found
+
+
+RUNNERS = Remembered("runner", RunnerSpec)
+BACKFILLS = Remembered("backfill", BackfillSpec)
+
+
+async def unfinished(connection: RedisConnection) -> bool:
+    """Whether there is a runner, or a backfill that is not done."""
+    if await connection.command("HLEN", RUNNERS.key, repeatable=True):
+        return True
+    if not await connection.command("HLEN", BACKFILLS.key, repeatable=True):
+        return False
+    statuses = await BACKFILLS.statuses(connection)
+    return any(
+        statuses.get(name, {}).get("state") not in ("done", "failed") for name in await BACKFILLS.all(connection)
+    )
+
+
+def name_for(*parts: object) -> str:
+    """A short name that the same definition gets again: its first words and a digest of all of it."""
+    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=4).hexdigest()
+    words = "-".join(str(part) for part in parts[:2] if isinstance(part, str) and part)
+    return f"{words}-{digest}".lower()

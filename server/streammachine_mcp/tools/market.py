@@ -1,0 +1,319 @@
+"""Market tools: runners that stream an exchange's candles, backfills, and reading the candles they wrote."""
+
+import logging
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
+
+import anyio
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from streammachine.errors import DataInputError, ExchangeUnavailableError, StreamNotFoundError
+from streammachine.redis import streams
+from streammachine_mcp.results import fit
+from streammachine_mcp.tools.family import Family, tool
+
+if TYPE_CHECKING:  # the market road is loaded by the first call that needs it: it would delay the first tools/list
+    from streammachine.market.exchanges.base import Adapter
+    from streammachine.redis.connection import RedisConnection
+
+log = logging.getLogger(__name__)
+
+EXCHANGE_WAIT = 8.0  # seconds for the exchange to say whether it has the symbols
+STOP_WAIT = 10.0  # seconds for a runner's host to let go of it
+MOST_SYMBOLS = 200
+COLUMNS = ("open_ts", "open", "high", "low", "close", "volume", "quote_volume", "n_trades")
+
+Exchange = Annotated[Literal["binance", "okx", "kraken", "bybit"], Field(description="Exchange")]
+Symbol = Annotated[str, Field(description="As the exchange writes it: BTCUSDT, BTC-USDT (okx), BTC/USD (kraken)")]
+Timeframe = Annotated[str, Field(description="1s 1m 3m 5m 15m 30m 1h 2h 4h 6h 8h 12h 1d 3d 1w 1M")]
+Emit = Annotated[
+    list[str] | None,
+    Field(description='Sinks: "redis" (default), "csv:NAME", "parquet:NAME", "postgres:TABLE", "kafka:TOPIC"'),
+]
+Market = Annotated[str, Field(description="SPOT; binance also USDM, COINM; bybit LINEAR, INVERSE")]
+
+
+class Started(TypedDict):
+    name: str
+    started: bool
+    streams: NotRequired[list[str]]
+
+
+class Stopped(TypedDict):
+    name: str
+    stopped: bool
+
+
+class Runners(TypedDict):
+    runners: list[dict[str, Any]]
+    count: int
+    truncated: bool
+
+
+class Backfills(TypedDict):
+    backfills: list[dict[str, Any]]
+    count: int
+    truncated: bool
+
+
+class Candles(TypedDict):
+    exchange: str
+    symbol: str
+    timeframe: str
+    count: int
+    columns: dict[str, list[Any]]
+    truncated: bool
+    hint: NotRequired[str]
+
+
+class MarketTools(Family):
+    toolset = "market"
+
+    @tool("runner_start", "Stream an exchange", idempotent=True, open_world=True)
+    async def start(
+        self,
+        exchange: Exchange,
+        symbols: Annotated[list[Symbol], Field(description="Symbols", min_length=1, max_length=MOST_SYMBOLS)],
+        timeframe: Timeframe = "1m",
+        aggregate: Annotated[list[str] | None, Field(description="Higher timeframes to build too")] = None,
+        emit: Emit = None,
+        market_type: Market = "SPOT",
+    ) -> Started:
+        """Start a runner in the background: live closed candles of an exchange go to the sinks, gaps healed; it goes on
+        after restarts, until runner_stop. Read them with candles_read."""
+        from streammachine_mcp.market import sinks
+        from streammachine_mcp.market.remembered import RUNNERS, RunnerSpec, name_for
+
+        adapter, names = await _checked(exchange, market_type, symbols, timeframe, aggregate or [])
+        emitters = sinks.check(["redis"] if emit is None else emit)
+        name = name_for(exchange, timeframe, sorted(names), sorted(aggregate or []), emitters, adapter.market_type)
+        spec = RunnerSpec(
+            name, exchange, names, timeframe, list(aggregate or []), emitters,
+            market_type=adapter.market_type, created_ms=int(time.time() * 1000),
+        )  # fmt: skip
+        new = await RUNNERS.remember(await self.state.redis(), spec)
+        self.state.hosting.nudge()
+        result: Started = {"name": name, "started": new}
+        if "redis" in emitters:
+            result["streams"] = [f"kline:{exchange}:{symbol}:{timeframe}" for symbol in names[:20]]
+        return result
+
+    @tool("runner_stop", "Stop a runner", idempotent=True)
+    async def stop(self, name: Annotated[str, Field(description="As runner_list gives it")]) -> Stopped:
+        """End a runner and forget it. What it wrote stays."""
+        from streammachine_mcp.market.remembered import RUNNERS
+
+        connection = await self.state.redis()
+        await RUNNERS.get(connection, name)
+        await RUNNERS.forget(connection, name)
+        with anyio.move_on_after(STOP_WAIT):
+            await RUNNERS.released(connection, name)
+        await RUNNERS.forget(connection, name)  # what its host said last
+        return {"name": name, "stopped": True}
+
+    @tool("runner_list", "List runners", reads=True)
+    async def runners(self) -> Runners:
+        """Runners with state, rates, gaps healed, last candle of each symbol, sinks, and what is wrong."""
+        from streammachine_mcp.market.remembered import RUNNERS, SILENT
+
+        connection = await self.state.redis()
+        statuses = await RUNNERS.statuses(connection)
+        rows = []
+        for name, spec in (await RUNNERS.all(connection)).items():
+            status = statuses.get(name, {"state": "waiting"})
+            silent = status.pop("silent_s", 0.0)
+            if silent > SILENT:
+                status = {"state": "lost", "problem": f"no word from its host for {silent:.0f} s", **_without(status)}
+            rows.append({**_shown(spec, "symbols", "aggregate"), **status})
+        kept, cut = fit(rows)
+        return {"runners": kept, "count": len(rows), "truncated": cut}
+
+    @tool("backfill_start", "Fetch older candles", idempotent=True, open_world=True)
+    async def backfill(
+        self,
+        exchange: Exchange,
+        symbol: Symbol,
+        start: Annotated[str, Field(description="UTC date or time, 2024-01-31 or 2024-01-31T12:00, or now-7d")],
+        end: Annotated[str, Field(description="The same; a date's whole day is included")] = "now",
+        timeframe: Timeframe = "1m",
+        emit: Emit = None,
+        market_type: Market = "SPOT",
+    ) -> Started:
+        """Fetch past candles in the background (backfill_status shows how far); it goes on after restarts. A Redis
+        stream takes only candles newer than those it holds: backfill before runner_start, or to csv."""
+        from streammachine_mcp.market import sinks
+        from streammachine_mcp.market.remembered import BACKFILLS, BackfillSpec, name_for
+
+        adapter, names = await _checked(exchange, market_type, [symbol], timeframe, [])
+        emitters = sinks.check(["redis"] if emit is None else emit)
+        first, last = _moment(start), _moment(end, day_end=True)
+        if first >= last:
+            raise DataInputError(f"start ({start}) must be before end ({end})")
+        if first > time.time() * 1000:
+            raise DataInputError(f"start ({start}) is in the future")
+        connection = await self.state.redis()
+        if "redis" in emitters:
+            await _refuse_older(connection, f"kline:{exchange}:{names[0]}:{timeframe}", first)
+        name = name_for(exchange, timeframe, names[0], start, end, emitters, adapter.market_type, first, last)
+        spec = BackfillSpec(
+            name, exchange, names[0], timeframe, first, last, emitters, adapter.market_type, int(time.time() * 1000)
+        )
+        new = await BACKFILLS.remember(connection, spec)
+        self.state.hosting.nudge()
+        return {"name": name, "started": new}
+
+    @tool("backfill_status", "Show backfills", reads=True)
+    async def backfills(self, name: Annotated[str | None, Field(description="Only this one")] = None) -> Backfills:
+        """Backfills: state, candles written, how far (0 to 1), seconds left, gaps, and what is wrong."""
+        from streammachine_mcp.market.remembered import BACKFILLS
+
+        connection = await self.state.redis()
+        known = await BACKFILLS.all(connection)
+        if name is not None:
+            known = {name: await BACKFILLS.get(connection, name)}
+        statuses = await BACKFILLS.statuses(connection)
+        rows = []
+        for found in sorted(known.values(), key=lambda spec: spec.created_ms, reverse=True):
+            status = statuses.get(found.name, {"state": "waiting"})
+            status.pop("silent_s", None)
+            rows.append({**_shown(found, "symbol", "start_ms", "end_ms"), **status})
+        kept, cut = fit(rows)
+        return {"backfills": kept, "count": len(rows), "truncated": cut}
+
+    @tool("candles_read", "Read candles", reads=True)
+    async def read(
+        self,
+        exchange: Exchange,
+        symbol: Symbol,
+        timeframe: Timeframe = "1m",
+        start: Annotated[
+            str | None, Field(description="UTC date, time, epoch ms or now-2h; default: the newest")
+        ] = None,
+        end: Annotated[str | None, Field(description="Candles that begin before this")] = None,
+        limit: Annotated[int, Field(description="Most candles", ge=1, le=2000)] = 200,
+    ) -> Candles:
+        """Candles that runners and backfills wrote to Redis, oldest first, as columns; open_ts is epoch ms."""
+        connection = await self.state.redis()
+        adapter = _adapter(exchange, "SPOT")
+        name = adapter.check_symbol(symbol)
+        stream = f"kline:{exchange}:{name}:{timeframe}"
+        found, more = await _candles(connection, stream, start, end, limit)
+        columns: dict[str, list[Any]] = {column: [] for column in (*COLUMNS, "is_closed")}
+        kept, cut = fit(found)
+        for row in kept:
+            for column in COLUMNS:
+                text = row.get(column, "")
+                columns[column].append(_number(text))
+            columns["is_closed"].append(row.get("is_closed") == "true")
+        page: Candles = {
+            "exchange": exchange,
+            "symbol": name,
+            "timeframe": timeframe,
+            "count": len(kept),
+            "columns": columns,
+            "truncated": more or cut,
+        }
+        if more or cut:
+            page["hint"] = (
+                f"To go on: start={int(kept[-1]['open_ts']) + 1}" if start else "Older: give start (and end)."
+            )
+        return page
+
+
+def _adapter(exchange: str, market_type: str) -> "Adapter":
+    from streammachine.market.exchanges import adapter_for
+
+    return adapter_for(exchange, market_type)
+
+
+async def _checked(
+    exchange: str, market_type: str, symbols: list[str], timeframe: str, aggregate: list[str]
+) -> tuple["Adapter", list[str]]:
+    """The adapter and the symbols as it writes them; asks the exchange whether it has them.
+
+    An exchange that does not answer is no reason to refuse: the runner waits for it.
+    """
+    from streammachine.market.clock import SystemClock
+    from streammachine.market.data_input import DataInput
+    from streammachine.market.history import check_symbols
+    from streammachine.market.rest import RestClient
+
+    adapter = _adapter(exchange, market_type)
+    names = [adapter.check_symbol(symbol) for symbol in symbols]
+    adapter.check_timeframe(DataInput("kline", names, timeframe, aggregate).timeframe or "")
+    with anyio.move_on_after(EXCHANGE_WAIT):
+        try:
+            async with RestClient(adapter, adapter.urls(), clock=SystemClock(), attempts=2) as rest:
+                await check_symbols(rest, names)
+        except ExchangeUnavailableError as error:
+            log.info("Not asked for the symbols: %s", error)
+    return adapter, names
+
+
+async def _refuse_older(connection: "RedisConnection", stream: str, start: int) -> None:
+    newest = await streams.read_newest(connection, stream, 1)
+    if newest and int(newest[0].id.partition("-")[0]) >= start:
+        oldest = (await streams.describe(connection, stream)).first_entry
+        if oldest is not None and int(oldest.id.partition("-")[0]) > start:
+            raise DataInputError(
+                f"{stream} already holds candles newer than {start}; a stream takes older ones no more. Backfill to "
+                "csv:NAME, or delete the stream first."
+            )
+
+
+async def _candles(
+    connection: "RedisConnection", stream: str, start: str | None, end: str | None, limit: int
+) -> tuple[list[dict[str, str]], bool]:
+    """The rows of the candles asked for, each open_ts once (its last state), and whether there are more."""
+    first = str(_moment(start)) if start is not None else "-"
+    last = str(_moment(end) - 1) if end is not None else "+"
+    rows: dict[str, dict[str, str]] = {}
+    page = min(limit + 1, 1000)
+    while len(rows) <= limit:
+        if start is None:
+            entries = (await streams.read_newest(connection, stream, page, start=first, end=last))[::-1]
+        else:
+            entries = await streams.read_from(connection, stream, first, last, page)
+        for entry in entries:
+            key = entry.data.get("open_ts", entry.id)
+            if start is not None or key not in rows:  # the last state of a candle counts
+                rows[key] = entry.data
+        if len(entries) < page:
+            break
+        first, last = (first, f"({entries[-1].id}") if start is None else (f"({entries[-1].id}", last)
+    if not rows and not await connection.command("EXISTS", stream, repeatable=True):
+        known, _ = await streams.find_streams(connection, "kline:*")
+        raise StreamNotFoundError(
+            f"There are no candles in {stream!r}.{streams.nearest(stream, known)} runner_start or backfill_start "
+            "writes some."
+        )
+    found = list(rows.values())
+    more = len(found) > limit
+    found = found[:limit]
+    return (found[::-1] if start is None else found), more
+
+
+def _moment(text: str, *, day_end: bool = False) -> int:
+    """Epoch ms of a date, a time, epoch ms or a relative time; ``day_end``: a date means the end of its day."""
+    try:
+        day = datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        return int(streams.parse_position(text).partition("-")[0])
+    return int(day.timestamp() * 1000) + (86_400_000 if day_end else 0)
+
+
+def _number(text: str) -> float | int | None:
+    if not text:
+        return None
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+def _shown(spec: Any, *names: str) -> dict[str, Any]:
+    always = ("name", "exchange", "timeframe", "emit")
+    return {name: getattr(spec, name) for name in (*always, *names)}
+
+
+def _without(status: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in status.items() if key not in ("state", "problem")}

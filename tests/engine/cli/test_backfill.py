@@ -1,0 +1,166 @@
+"""``streammachine backfill``: from the command line into sinks, against the simulator in its process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streammachine.cli.backfill import split_to
+from streammachine.errors import DataInputError, EmitterError
+from streammachine.market.emitters.csv import CSVEmitter
+from streammachine.market.emitters.kafka import KafkaEmitter
+from streammachine.market.emitters.logger import Logger
+from streammachine.market.emitters.parquet import ParquetEmitter
+from streammachine.market.emitters.postgres import PostgresEmitter
+from streammachine.market.emitters.redis import RedisEmitter
+from streammachine.market.emitters.targets import emitter_for
+from support_backfill import rows_of
+
+DAYS_AGO = [f"{datetime.now(UTC) - timedelta(days=days):%Y-%m-%d}" for days in range(10)]
+
+
+@pytest.fixture(autouse=True)
+def _in_its_folder(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(cli.folder)
+
+
+def test_the_issues_line(cli: Any) -> None:
+    arguments = ("okx", "BTC-USDT", "--timeframe", "1m", "--from", DAYS_AGO[3], "--to", DAYS_AGO[2])
+    done = cli("backfill", *arguments, "--to", "csv:out.csv", "--to", "parquet:folder", "--simulated")
+    assert done.returncode == 0, done.stderr
+    assert "BTC-USDT 1m to csv:out.csv, parquet:folder: 2,880 candles" in done.stdout
+    rows = rows_of(cli.folder / "out.csv")
+    assert len(rows) == 2880
+    assert {row["source"] for row in rows} == {"OKX"}
+    assert len(list((cli.folder / "folder").rglob("*.parquet"))) == 1
+    again = cli("backfill", *arguments, "--to", "csv:out.csv", "--to", "parquet:folder", "--simulated")
+    assert "nothing new" in again.stdout
+    assert rows_of(cli.folder / "out.csv") == rows
+
+
+@pytest.mark.parametrize(
+    ("exchange", "symbols"),
+    [("binance", ["BTCUSDT", "ETHUSDT"]), ("bybit", ["BTCUSDT"]), ("kraken", ["BTC/USD", "ETH/USD"])],
+)
+def test_without_a_sink_each_symbol_has_its_file(cli: Any, exchange: str, symbols: list[str]) -> None:
+    arguments = ("--timeframe", "1h", "--from", DAYS_AGO[4], "--to", DAYS_AGO[3], "--simulated")
+    done = cli("backfill", exchange, *symbols, *arguments)
+    assert done.returncode == 0, done.stderr
+    files = sorted(Path(cli.folder).glob("*.csv"))
+    assert len(files) == len(symbols)
+    assert [len(rows_of(file)) for file in files] == [48] * len(symbols)
+    assert all(f"1h-{DAYS_AGO[4]}_{DAYS_AGO[3]}.csv" in file.name for file in files)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("binnance", "BTCUSDT", "--from", "2024-01-01"), "did you mean binance?"),
+        (("binance", "BTC-USDT", "--from", "2024-01-01"), "Binance writes BTCUSDT"),
+        (("okx", "BTC-USDT", "--from", "2024-01-02", "--to", "2024-01-01"), "not before"),
+        (("okx", "BTC-USDT", "--from", "2124-01-02"), "in the future"),
+        (("okx", "BTC-USDT", "--from", "first of May"), "give a date"),
+        (("okx", "BTC-USDT", "--from", "2024-01-02", "--timeframe", "7m"), "'7m' is no timeframe"),
+        (("okx", "BTC-USDT", "--from", "2024-01-02", "--to", "2024-01-02", "--to", "2024-01-03"), "two ends"),
+        (("okx", "BTC-USDT", "--from", "2024-01-02", "--to", "excel:out"), "no sink 'excel'"),
+        (("okx", "BTC-USDT", "--from", "2024-01-02", "--to", "csv:"), "csv:..."),
+        (("okx", "BTC-USDT", "--from", DAYS_AGO[2], "--to", "csv:no/where.csv", "--simulated"), "does not exist"),
+    ],
+)
+def test_mistakes_are_one_line(cli: Any, arguments: tuple[str, ...], said: str) -> None:
+    done = cli("backfill", *arguments)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_dates_and_sinks_may_be_mixed() -> None:
+    assert split_to(["csv:a.csv", "2024-02-01", "redis"]) == ("2024-02-01", ["csv:a.csv", "redis"])
+    assert split_to(["NOW"]) == ("NOW", [])
+    assert split_to(["2024-02-01T10:00"]) == ("2024-02-01T10:00", [])
+    assert split_to([]) == ("now", [])
+    with pytest.raises(DataInputError, match="two ends"):
+        split_to(["now", "2024-02-01"])
+
+
+@pytest.mark.parametrize(
+    ("text", "made", "target"),
+    [
+        ("log", Logger, None),
+        ("csv:out.csv", CSVEmitter, "out.csv"),
+        ("parquet:folder", ParquetEmitter, "folder"),
+        ("redis", RedisEmitter, None),
+        ("redis://example:6390/2", RedisEmitter, "example:6390"),
+        ("redis:redis://example:6390/2", RedisEmitter, "example:6390"),
+        ("kafka:a:9092,b:9092/candles", KafkaEmitter, "candles"),
+        ("kafka://a:9092/candles", KafkaEmitter, "a:9092"),
+        ("postgres:postgresql://me:secret@host:5433/db", PostgresEmitter, "#klines"),
+        ("postgres://me:secret@host:5433/db", PostgresEmitter, "host:5433/db"),
+        ("postgresql://me:secret@host/db#candles", PostgresEmitter, "#candles"),
+    ],
+)
+def test_sinks_by_their_text(text: str, made: type, target: str | None) -> None:
+    emitter = emitter_for(text)
+    assert type(emitter) is made
+    if target is not None:
+        assert target in emitter.target  # type: ignore[attr-defined]
+        assert "secret" not in emitter.target  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no sink"),
+        ("csv", "csv:..."),
+        ("parquet:", "parquet:..."),
+        ("kafka:host:9092", "kafka:HOST:PORT/TOPIC"),
+        ("kafka:/topic", "kafka:HOST:PORT/TOPIC"),
+        ("kafka:host:9092/a/b", "kafka:HOST:PORT/TOPIC"),
+        ("postgres:", "USER@HOST"),
+        ("postgres:me:secret@host", "USER@HOST"),
+        ("postgres://host/db#1; drop table x", "table name"),
+        ("log:out", "no sink"),
+        ("unix", "no sink"),
+        ("csv:out.csv.gz", "compressed"),
+    ],
+)
+def test_sinks_that_are_none(text: str, said: str) -> None:
+    with pytest.raises(EmitterError, match=said.replace(".", r"\.")) as raised:
+        emitter_for(text)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_terminal_gets_a_bar_with_an_eta_and_a_pipe_does_not(cli: Any) -> None:
+    arguments = ["backfill", "okx", "BTC-USDT", "--from", DAYS_AGO[2], "--to", DAYS_AGO[2], "--simulated"]
+    assert "ETA" not in cli(*arguments, "--to", "csv:one.csv").stderr
+    ours, theirs = pty.openpty()
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-m", "streammachine.cli", *arguments, "--to", "csv:two.csv"],
+            env=cli.environment(TERM="xterm", COLUMNS="120"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+        ) as process:
+            os.close(theirs)
+            shown = b""
+            with contextlib.suppress(OSError):  # Linux: how the other end's closing is told
+                while chunk := os.read(ours, 4096):
+                    shown += chunk
+            assert process.wait(60) == 0
+    finally:
+        os.close(ours)
+    text = shown.decode()
+    assert "OKX BTC-USDT 1m" in text
+    assert "ETA" in text
+    assert "1,440 candles" in text
+    assert "100%" in text

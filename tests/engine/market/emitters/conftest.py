@@ -1,0 +1,22 @@
+"""A PostgreSQL and a Kafka broker for the emitters' tests, started once; tests that end a server start their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from support_kafka import Kafka
+from support_postgres import Postgres
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Kafka]:
+    with Kafka() as broker:
+        yield broker

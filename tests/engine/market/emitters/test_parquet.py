@@ -1,0 +1,126 @@
+"""ParquetEmitter: whole files by source, symbol and timeframe, typed columns, nothing half written."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow.parquet
+import pytest
+
+from streammachine.errors import EmitterError, EmitterUnavailableError
+from streammachine.market.emitters.outlet import Outlet
+from streammachine.market.emitters.parquet import ParquetEmitter
+from streammachine.market.kline import Gap
+from support_rows import candle, candles, trade
+
+pytestmark = pytest.mark.anyio
+
+
+async def emitted(emitter: ParquetEmitter, rows: Any, **options: Any) -> Outlet:
+    async with Outlet(emitter, **options) as outlet:
+        await outlet.put(rows)
+    return outlet
+
+
+async def test_candles_read_back_as_one_table(tmp_path: Path) -> None:
+    folder = tmp_path / "candles"
+    rows = [*candles(5), *candles(3, source="Kraken", symbol="BTC/USD", timeframe="5m"), Gap("x", "y", "1m", 0, 1, "")]
+    outlet = await emitted(ParquetEmitter(folder), rows)
+    assert (outlet.stats.emitted, outlet.stats.skipped) == (8, 1)
+    frame = pd.read_parquet(folder).sort_values(["source", "open_ts"])
+    assert frame["close"].tolist() == [100, 101, 102, 103, 104, 100, 101, 102]
+    assert frame["symbol"].astype(str).tolist() == ["BTCUSDT"] * 5 + ["BTC/USD"] * 3
+    (file,) = (folder / "source=Binance").rglob("*.parquet")
+    types = {field.name: str(field.type) for field in pyarrow.parquet.read_schema(file)}
+    assert types["open_ts"] == types["n_trades"] == "int64"
+    assert types["close"] == types["vwap"] == "double"
+    assert types["is_closed"] == "bool"
+    assert types["origin"] == "string"
+    query = f"SELECT timeframe, count(*), sum(volume) FROM read_parquet('{folder}/**/*.parquet') GROUP BY 1 ORDER BY 1"
+    assert duckdb.sql(query).fetchall() == [("1m", 5, 12.5), ("5m", 3, 7.5)]
+
+
+async def test_a_file_is_written_when_it_is_full_flushed_or_old(tmp_path: Path) -> None:
+    def files() -> int:
+        return len(list(tmp_path.rglob("*.parquet")))  # those with a dot too
+
+    async with Outlet(ParquetEmitter(tmp_path, rows=10)) as outlet:
+        for first in range(0, 25, 5):
+            await outlet.put(candles(5, first=first))
+            await outlet.drain()
+        assert files() == 5
+        await outlet.put(candles(5, first=25))
+    assert files() == 6
+    old = ParquetEmitter(tmp_path / "old", seconds=1e-9)
+    await old.connect()
+    for row in candles(3):
+        await old.emit(row)
+    assert len(list((tmp_path / "old").rglob("*.parquet"))) == 2
+    await old.close()
+    assert len(pd.read_parquet(tmp_path / "old")) == 3
+    assert files() == 6 + 3  # and none that is half written: its name would match too
+
+
+async def test_trades_and_what_a_transformer_makes_have_their_own_columns(tmp_path: Path) -> None:
+    await emitted(ParquetEmitter(tmp_path / "trades"), [trade(0), trade(1, side=None)])
+    frame = pd.read_parquet(tmp_path / "trades")
+    assert frame["trade_id"].tolist() == ["1000", "1001"]
+    assert set(frame["timeframe"].astype(str)) == {"trade"}
+    made = ParquetEmitter(tmp_path / "made")
+    day = datetime.date(2024, 1, 2)
+    made.set_transformer(lambda row: {"price": row["close"], "day": day, "none": None, "up": 1})
+    await emitted(made, candles(2))
+    frame = pd.read_parquet(tmp_path / "made")
+    assert frame["price"].tolist() == [100.0, 101.0]
+    assert frame["day"].tolist() == [day, day]
+
+
+async def test_a_value_of_another_kind_than_its_column_is_refused_by_name(tmp_path: Path) -> None:
+    changes: dict[float, Any] = {101.0: "many", 102.0: [1], 103.0: 2**70}
+    emitter = ParquetEmitter(tmp_path)
+    emitter.set_transformer(lambda row: row | {"n": changes.get(row["close"], 5)})
+    refused: dict[float, str] = {}
+    outlet = await emitted(emitter, candles(5), on_error=lambda row, why: refused.update({row.close: str(why)}))
+    assert (outlet.stats.emitted, outlet.stats.failed) == (2, 3)
+    assert {close: "n=" in text for close, text in refused.items()} == dict.fromkeys(changes, True)
+    assert len(pd.read_parquet(tmp_path)) == 2
+
+
+async def test_what_cannot_be_written_is_an_error_before_anything_starts(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for place in (file, tmp_path / "missing" / "folder"):
+        with pytest.raises(EmitterError, match="cannot be written"):
+            await ParquetEmitter(place).connect()
+    with pytest.raises(EmitterError, match="compression"):
+        ParquetEmitter(tmp_path, compression="rar")
+    with pytest.raises(EmitterError, match="rows"):
+        ParquetEmitter(tmp_path, rows=0)
+
+
+async def test_a_disk_error_leaves_the_rows_to_be_written_later(tmp_path: Path) -> None:
+    folder = tmp_path / "candles"
+    emitter = ParquetEmitter(folder)
+    async with Outlet(emitter) as outlet:
+        await outlet.put([candle(0)])
+        await outlet.put([candle(1)])
+        blocker = folder / "source=Binance"
+        blocker.touch()  # where a folder should be
+        with pytest.raises(EmitterUnavailableError, match="did not flush"):
+            await outlet.drain(0.2)
+        blocker.unlink()
+        await outlet.drain()
+    assert len(pd.read_parquet(folder)) == 2
+
+
+async def test_rows_that_cannot_be_written_at_the_end_are_said_to_be_lost(tmp_path: Path) -> None:
+    emitter = ParquetEmitter(tmp_path)
+    await emitter.connect()
+    await emitter.emit_batch(candles(3))
+    (tmp_path / "source=Binance").touch()
+    with pytest.raises(EmitterError, match="3 rows could not be written"):
+        await emitter.close()

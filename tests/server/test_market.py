@@ -1,0 +1,162 @@
+"""The market tools: a model streams, backfills and reads candles; what it started survives restarts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from support_mcp import RawClient, ToolFailure
+from support_simulator import START, Exchange, exchange
+
+MINUTE = 60_000
+
+
+@pytest.fixture(scope="module")
+def market() -> Iterator[Exchange]:
+    with exchange("binance", "kraken", speed=60) as running:
+        yield running
+
+
+@pytest.fixture
+def env(server_env: dict[str, str], market: Exchange) -> dict[str, str]:
+    with redis.Redis.from_url(server_env["REDIS_URL"]) as database:
+        database.flushdb()
+    return {**server_env, **market.env}
+
+
+def until(ask: Callable[[], Any], seconds: float = 60.0) -> Any:
+    end = time.monotonic() + seconds
+    while True:
+        found = ask()
+        if found:
+            return found
+        assert time.monotonic() < end, "the condition did not come true"
+        time.sleep(0.1)
+
+
+def _candles(client: RawClient, **wanted: Any) -> dict[str, Any] | None:
+    try:
+        return client.call("candles_read", exchange="binance", **wanted)
+    except ToolFailure:
+        return None
+
+
+def test_a_runner_streams_candles_that_can_be_read(env: dict[str, str]) -> None:
+    with RawClient(env=env) as client:
+        started = client.call(
+            "runner_start", exchange="binance", symbols=["BTCUSDT", "ETHUSDT"], timeframe="1m", aggregate=["5m"]
+        )
+        assert started["started"] is True
+        assert started["streams"] == ["kline:binance:BTCUSDT:1m", "kline:binance:ETHUSDT:1m"]
+        again = client.call(
+            "runner_start", exchange="binance", symbols=["BTCUSDT", "ETHUSDT"], timeframe="1m", aggregate=["5m"]
+        )
+        assert again == {**started, "started": False}
+
+        def ten() -> dict[str, Any] | None:
+            found = _candles(client, symbol="BTCUSDT")
+            return found if found and found["count"] >= 6 else None
+
+        page = until(ten)
+        starts = page["columns"]["open_ts"]
+        assert starts == list(range(starts[0], starts[0] + len(starts) * MINUTE, MINUTE))
+        assert all(page["columns"]["is_closed"])
+        assert all(low <= high for low, high in zip(page["columns"]["low"], page["columns"]["high"], strict=True))
+        until(lambda: _candles(client, symbol="BTCUSDT", timeframe="5m"))
+        (row,) = client.call("runner_list")["runners"]
+        assert (row["name"], row["state"], row["exchange"]) == (started["name"], "running", "binance")
+        assert {last["symbol"] for last in row["last"]} == {"BTCUSDT", "ETHUSDT"}
+        part = client.call(
+            "candles_read", exchange="binance", symbol="BTCUSDT", start=str(starts[1]), end=str(starts[4]), limit=2
+        )
+        assert part["columns"]["open_ts"] == starts[1:3]
+        assert part["truncated"] is True
+        assert str(starts[2] + 1) in part["hint"]
+        assert client.call("runner_stop", name=started["name"]) == {"name": started["name"], "stopped": True}
+        assert client.call("runner_list")["runners"] == []
+        with pytest.raises(ToolFailure, match="There is no runner"):
+            client.call("runner_stop", name=started["name"])
+
+
+def test_a_runner_goes_on_after_a_restart_and_fills_what_it_missed(env: dict[str, str]) -> None:
+    with RawClient(env=env) as client:
+        client.call("runner_start", exchange="binance", symbols=["BTCUSDT"])
+        before = until(lambda: _candles(client, symbol="BTCUSDT"))["columns"]["open_ts"]
+    time.sleep(3.5)  # three minutes of market that nobody sees
+    with RawClient(env=env) as client:
+        until(lambda: _candles(client, symbol="BTCUSDT")["columns"]["open_ts"][-1] >= before[-1] + 6 * MINUTE)  # type: ignore[index]
+        starts = client.call("candles_read", exchange="binance", symbol="BTCUSDT", limit=2000)["columns"]["open_ts"]
+        assert starts == list(range(starts[0], starts[-1] + MINUTE, MINUTE))
+
+
+def test_a_backfill_fetches_a_range_and_says_how_far_it_is(env: dict[str, str]) -> None:
+    with RawClient(env=env) as client:
+        day = "2025-07-18"
+        started = client.call("backfill_start", exchange="binance", symbol="ETHUSDT", start=day, end=day)
+        assert started["started"] is True
+
+        def done() -> dict[str, Any] | None:
+            (row,) = client.call("backfill_status", name=started["name"])["backfills"]
+            assert row["state"] != "failed", row
+            return row if row["state"] == "done" else None
+
+        row = until(done)
+        assert row["rows"] == 1440
+        page = client.call("candles_read", exchange="binance", symbol="ETHUSDT", start=day, limit=2000)
+        assert page["count"] == 1440 or page["truncated"]
+        assert page["columns"]["open_ts"][0] == START // 86_400_000 * 86_400_000 - 2 * 86_400_000
+        with pytest.raises(ToolFailure, match="takes older ones no more"):
+            client.call("backfill_start", exchange="binance", symbol="ETHUSDT", start="2025-07-01", end="2025-07-02")
+        with pytest.raises(ToolFailure, match="There is no backfill"):
+            client.call("backfill_status", name="nothing")
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("runner_start", {"exchange": "binance", "symbols": ["BTC-USDT"]}, "Binance writes"),
+    ("runner_start", {"exchange": "binance", "symbols": ["NOSUCHCOIN"]}, "NOSUCHCOIN"),
+    ("runner_start", {"exchange": "kraken", "symbols": ["BTC/USDT"], "timeframe": "3m"}, "no 3m candles"),
+    ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "aggregate": ["90s"]}, "90s"),
+    ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "timeframe": "5m", "aggregate": ["1m"]}, "1m"),
+    ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "emit": ["csv:../../etc/x"]}, "not accepted"),
+    ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "emit": ["postgres:t"]}, "STREAMMACHINE_POSTGRES"),
+    ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "market_type": "MOON"}, "market type"),
+    ("backfill_start", {"exchange": "okx", "symbol": "BTC-USDT", "start": "2025-02-01", "end": "2025-01-01"}, "before"),
+    ("backfill_start", {"exchange": "bybit", "symbol": "BTCUSDT", "start": "2125-01-01", "end": "2125-02-01"}, "future"),
+    ("backfill_start", {"exchange": "binance", "symbol": "BTCUSDT", "start": "soon"}, "soon"),
+    ("candles_read", {"exchange": "kraken", "symbol": "BTC/USD"}, "no candles"),
+    ("candles_read", {"exchange": "binance", "symbol": "BTC/USD"}, "Binance writes"),
+]  # fmt: skip
+
+
+def test_what_cannot_work_is_refused_before_anything_starts(env: dict[str, str]) -> None:
+    with RawClient(env=env) as client:
+        for tool, arguments, says in REFUSED:
+            with pytest.raises(ToolFailure, match=says):
+                client.call(tool, **arguments)
+        assert client.call("runner_list")["runners"] == []
+        assert client.call("backfill_status")["backfills"] == []
+
+
+def test_a_runner_may_write_to_a_file_below_the_data_directory(env: dict[str, str]) -> None:
+    with RawClient(env=env) as client:
+        client.call("runner_start", exchange="binance", symbols=["BTCUSDT"], emit=["csv:btc", "redis"])
+        until(lambda: _candles(client, symbol="BTCUSDT"))
+
+        def emitted() -> bool:
+            (row,) = client.call("runner_list")["runners"]
+            return [emitter["emitted"] > 0 for emitter in row.get("emitters", ())] == [True, True]
+
+        until(emitted)
+    written = Path(env["STREAMMACHINE_DATA_DIR"], "exports", "btc.csv").read_text()
+    assert written.startswith("source,symbol,timeframe,open_ts")
+
+
+def test_with_read_only_no_runner_can_be_started(env: dict[str, str]) -> None:
+    with RawClient("--read-only", env=env) as client:
+        assert {"runner_list", "backfill_status", "candles_read"} <= set(client.tools())
+        assert not {"runner_start", "runner_stop", "backfill_start"} & set(client.tools())
