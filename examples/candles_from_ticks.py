@@ -1,5 +1,4 @@
 """Ticks into candles, and the finished candles into a Redis stream: python examples/candles_from_ticks.py"""
-# ruff: noqa: T201
 
 import asyncio
 import random

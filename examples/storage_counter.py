@@ -1,5 +1,4 @@
 """A counter and a shared value that survive the process: run it twice. python examples/storage_counter.py"""
-# ruff: noqa: T201
 
 import asyncio
 

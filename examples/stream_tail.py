@@ -1,5 +1,4 @@
 """A producer and a consumer group on one stream: python examples/stream_tail.py"""
-# ruff: noqa: T201
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""A simulated exchange for tests that need it outside their own event loop: for servers and commands that they start."""
+"""A simulated exchange outside the test's own event loop: for servers and commands that tests start."""
 
 from __future__ import annotations
 

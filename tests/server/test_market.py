@@ -126,7 +126,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "emit": ["postgres:t"]}, "STREAMMACHINE_POSTGRES"),
     ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "market_type": "MOON"}, "market type"),
     ("backfill_start", {"exchange": "okx", "symbol": "BTC-USDT", "start": "2025-02-01", "end": "2025-01-01"}, "before"),
-    ("backfill_start", {"exchange": "bybit", "symbol": "BTCUSDT", "start": "2125-01-01", "end": "2125-02-01"}, "future"),
+    ("backfill_start", {"exchange": "bybit", "symbol": "XRPUSDT", "start": "2125-01-01", "end": "2126-01-01"}, "futur"),
     ("backfill_start", {"exchange": "binance", "symbol": "BTCUSDT", "start": "soon"}, "soon"),
     ("candles_read", {"exchange": "kraken", "symbol": "BTC/USD"}, "no candles"),
     ("candles_read", {"exchange": "binance", "symbol": "BTC/USD"}, "Binance writes"),

@@ -21,8 +21,9 @@ import anyio
 import anyio.abc
 
 from streammachine.errors import ExchangeUnavailableError, MarketError, StreamMachineError
-from streammachine.runtime.hosted import Reporter, stop_at_signal, take_streams
+from streammachine.runtime.hosted import stop_at_signal, take_streams
 from streammachine.runtime.origin import CHILD_URL
+from streammachine.runtime.reporting import Reporter
 from streammachine_mcp.market.remembered import BACKFILLS, LEASE, RUNNERS, BackfillSpec, Remembered, RunnerSpec, S
 from streammachine_mcp.market.sinks import emitter_for
 
