@@ -74,7 +74,7 @@ class Trade(BaseModel):
         source, symbol: as in ``Kline``. price: in the quote currency. volume: in the base currency.
         ts: the exchange's time of the trade. trade_id: the exchange's id, as text.
         side: what the taker did: "buy", "sell", or None where not known.
-        fills: how many consecutive ids it stands for, ``trade_id`` being the last (OKX's socket joins some); not dumped.
+        fills: how many consecutive ids it stands for, ``trade_id`` being the last (OKX joins some); not dumped.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
