@@ -13,6 +13,7 @@ Nothing here asserts a time.
 from __future__ import annotations
 
 import argparse
+import heapq
 import json
 import resource
 import sys
@@ -83,9 +84,8 @@ def frames(count: int, rounds: int, peer: StreamForge | None, folder: Path) -> l
         runs: dict[str, Callable[[], float]] = {
             "floor": partial(timed, road.floor, stamped),
             "decoded": partial(timed, decoded, road, stamped),
+            "emitted": partial(timed, emitted, road, stamped),
         }
-        if road.pushed_closes:
-            runs["emitted"] = partial(timed, emitted, road, stamped)
         if peer is not None and road.name == COMBINED:
             path = folder / "frames"
             path.write_bytes(b"\n".join(frame for _, frame in stamped))
@@ -101,8 +101,7 @@ def frames(count: int, rounds: int, peer: StreamForge | None, folder: Path) -> l
         row: Row = {"frames": road.name, "floor us": min(seconds["floor"]) / len(stamped) * 1e6}
         row |= {f"{name} x floor": median_ratio(times, seconds["floor"]) for name, times in seconds.items()}
         row.pop("floor x floor")
-        if road.pushed_closes:
-            row["emitted a second"] = len(stamped) / min(seconds["emitted"])
+        row["emitted a second"] = len(stamped) / min(seconds["emitted"])
         rows.append(row)
     return rows
 
@@ -123,20 +122,38 @@ def decoded(road: Road, stamped: list[Stamped]) -> None:
 
 def emitted(road: Road, stamped: list[Stamped]) -> None:
     """The way of a frame in a runner, without sockets and sinks."""
-    take, process = core(road)
+    core = Core(road)
     rows = 0
     for moment, frame in stamped:
-        rows += len(process(take(frame, moment)))
+        rows += len(core.emit(moment, frame))
     if rows < len(stamped):
         raise RuntimeError(f"{len(stamped)} frames of {road.name}, and {rows} rows came out")
 
 
-def core(road: Road) -> tuple[Callable[[bytes, int], Any], Callable[[Any], list[Any]]]:
-    """What takes a frame and gives rows, and what takes those and gives what the sinks get."""
-    adapter = adapter_for(road.exchange)
-    wanted = DataInput("kline", [road.symbol(number) for number in range(SYMBOLS)], "1m")
-    feed = Feed(adapter, wanted, urls=adapter.urls(), rest=None, clock=SystemClock())
-    return feed.take, Pipeline(wanted, adapter.source, only_closed=False).process
+class Core(Feed):
+    """A feed and a pipeline, without socket and sinks. Timers are looked at when the frames' time moves on."""
+
+    def __init__(self, road: Road) -> None:
+        adapter = adapter_for(road.exchange)
+        wanted = DataInput("kline", [road.symbol(number) for number in range(SYMBOLS)], "1m")
+        super().__init__(adapter, wanted, urls=adapter.urls(), rest=None, clock=SystemClock())
+        self._process = Pipeline(wanted, adapter.source, only_closed=False).process
+        self._moment = 0
+
+    def emit(self, moment: int, frame: bytes) -> list[Any]:
+        """What the sinks get for a frame."""
+        if moment != self._moment:
+            self._moment = moment
+            return self._process([*self._due_rows(moment), *self.take(frame, moment)])
+        return self._process(self.take(frame, moment))
+
+    def _due_rows(self, moment: int) -> list[Any]:
+        rows: list[Any] = []
+        while self._timers and self._timers[0][0] <= moment:
+            due, _, ledger = heapq.heappop(self._timers)
+            if ledger.due == due:
+                ledger.tick(moment, rows)
+        return rows
 
 
 # -- memory -----------------------------------------------------------------------------------
@@ -145,14 +162,14 @@ def core(road: Road) -> tuple[Callable[[bytes, int], Any], Callable[[Any], list[
 def memory(count: int) -> list[Row]:
     """What the process holds on the way through so many frames."""
     road = ROADS[0]
-    take, process = core(road)
+    core = Core(road)
     rows: list[Row] = []
     done = 0
     stamped = road.frames(count + CHUNK)
     for target in (CHUNK, *(CHUNK + count * step // STEPS for step in range(1, STEPS + 1))):
         while done < target:
             moment, frame = next(stamped)
-            process(take(frame, moment))
+            core.emit(moment, frame)
             done += 1
         row: Row = {"frames so far": done, "resident MB": resident_mb()}
         row["grown MB"] = row["resident MB"] - rows[0]["resident MB"] if rows else 0.0
@@ -180,7 +197,6 @@ class Road:
         frame: what it sends: (symbol, start of the candle, price, volume, closed).
         floor: reads frames with as little as can be.
         symbol: the number's symbol.
-        pushed_closes: whether a frame closes a candle. Kraken's are closed by timers, which do not run here.
     """
 
     name: str
@@ -188,7 +204,6 @@ class Road:
     symbol: Callable[[int], str]
     frame: Callable[[str, int, float, float, bool], bytes]
     floor: Callable[[list[Stamped]], None]
-    pushed_closes: bool = True
 
     def frames(self, count: int) -> Iterator[Stamped]:
         """So many, in the order of their time; all of them distinct."""
@@ -292,7 +307,7 @@ ROADS = (
     Road("Binance", "binance", lambda number: f"COIN{number}USDT", binance, floor_binance),
     Road(COMBINED, "binance", lambda number: f"COIN{number}USDT", combined, floor_combined),
     Road("OKX", "okx", lambda number: f"COIN{number}-USDT", okx, floor_okx),
-    Road("Kraken", "kraken", lambda number: f"COIN{number}/USD", kraken, floor_kraken, pushed_closes=False),
+    Road("Kraken", "kraken", lambda number: f"COIN{number}/USD", kraken, floor_kraken),
     Road("Bybit", "bybit", lambda number: f"COIN{number}USDT", bybit, floor_bybit),
 )
 

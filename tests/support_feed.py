@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import anyio
@@ -37,9 +38,9 @@ class Watched:
     ended: int
     first: int = 0  # open_ts of the candle that was running when the streams were first served
     first_trade: int = 0  # when they were
-    rows: list[Row] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)  # when each row was delivered
-    log: list[Any] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list, repr=False)
+    times: list[int] = field(default_factory=list, repr=False)  # when each row was delivered
+    log: list[Any] = field(default_factory=list, repr=False)
     stats: FeedStats = field(default_factory=FeedStats)
 
     def closed(self, symbol: str) -> list[Kline]:
@@ -75,7 +76,7 @@ async def watch(
 ) -> Watched:
     """Run a feed for some minutes of the tape, ``begin`` seconds after a full minute."""
     clock = VirtualClock(START + round(begin * 1000))
-    tape = tape or tape_of(symbols)
+    tape = tape or tape_of(tuple(symbols))
     script = [Fault.parse(fault) if isinstance(fault, str) else fault for fault in faults]
     simulator = Simulator(tape, (exchange,), clock, script, rules={exchange: rules or {}})
     adapter = adapter_for(exchange, market_type)
@@ -118,12 +119,16 @@ async def watch(
     return seen
 
 
-def tape_of(symbols: Iterable[str] = SYMBOLS, seed: int = 3, trades_per_minute: int = 30) -> Tape:
+@lru_cache
+def tape_of(symbols: tuple[str, ...] = SYMBOLS, seed: int = 3, trades_per_minute: int = 30) -> Tape:
     """A tape that begins two minutes before the tests do."""
-    return Tape.generate(seed, tuple(symbols), START - 120_000, minutes=60, trades_per_minute=trades_per_minute)
+    return Tape.generate(seed, symbols, START - 120_000, minutes=60, trades_per_minute=trades_per_minute)
 
 
-def truth(tape: Tape, symbol: str, timeframe: str, start: int, end: int) -> dict[int, dict[str, Any]]:
+@lru_cache(maxsize=64)
+def truth(
+    tape: Tape, symbol: str, timeframe: str, start: int = START - 60_000, end: int = START + 1_200_000
+) -> dict[int, dict[str, Any]]:
     """The candles that begin within [start, end), by DuckDB: the tape's trades grouped, quiet ones flat."""
     step = timeframes.MILLISECONDS[timeframe]
     trades = pd.DataFrame(
@@ -174,7 +179,7 @@ def check(seen: Watched, *, unobtainable: Iterable[tuple[str, int]] = (), spare:
         assert got == list(range(seen.first, seen.first + len(got) * step, step)), f"{name}: {got}"
         gaps = {open_ts for open_ts, kline in told if kline is None}
         assert gaps == {open_ts for of, open_ts in lost if of == symbol}, f"{name}: {seen.gaps}"
-        tape = truth(seen.tape, symbol, seen.timeframe, seen.first, seen.first + len(got) * step)
+        tape = truth(seen.tape, symbol, seen.timeframe)
         for open_ts, kline in told:
             if kline is not None:
                 _same(kline, tape[open_ts], seen.exchange)

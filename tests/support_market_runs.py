@@ -171,6 +171,7 @@ async def run_until(runner: Runner, collector: Collector, seconds: float = 7_200
     if collector not in runner.emitters:
         runner.register_emitter(collector)
     clock = runner._clock
+    assert clock is not None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(runner.run)
         with clock.move_on_after(seconds) as scope:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 import anyio
 
+from streammachine.errors import ExchangeError, ExchangeUnavailableError
 from streammachine.market import bulk, history
 from streammachine.market import timeframe as timeframes
 from streammachine.market.folding import Fold
@@ -63,6 +64,7 @@ class Collector:
         self._end = end
         self._deliver = deliver
         self._files: set[BinaryIO] = set()
+        self._bulk_works = True
 
     async def run(self) -> None:
         """Collect them all.
@@ -140,6 +142,8 @@ class Collector:
     async def _fetch(self, piece: bulk.Piece | tuple[int, int]) -> tuple[bulk.Piece | tuple[int, int], BinaryIO | None]:
         if not isinstance(piece, bulk.Piece):
             return piece, None
+        if not self._bulk_works:
+            return (piece.start, piece.end), None
         try:
             file = await bulk.fetch(self._rest, self._symbol, self._timeframe, piece)
         except MissingFileError as error:
@@ -147,6 +151,11 @@ class Collector:
             return piece, None
         except bulk.BadFileError as error:
             log.warning("%s; taking it from REST", error)
+            return (piece.start, piece.end), None
+        except (ExchangeError, ExchangeUnavailableError) as error:  # some networks let REST through, and files not
+            if self._bulk_works:
+                log.warning("no bulk files: %s; taking all from REST", error)
+            self._bulk_works = False
             return (piece.start, piece.end), None
         self._files.add(file)
         return piece, file

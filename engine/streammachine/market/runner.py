@@ -114,7 +114,7 @@ class Runner:
         self.close_grace = close_grace
         self.drain_timeout = drain_timeout
         self.gaps: deque[Gap] = deque(maxlen=max_gaps)
-        self._clock = clock if clock is not None else default_clock()
+        self._clock = clock
         self._capacity = capacity
         self._outlet_options = {"capacity": capacity, "batch": batch, "linger": linger}
         self._feed_options = feed_options if feed_options is not None else FeedOptions()
@@ -255,7 +255,7 @@ class Runner:
         plan = Plan(
             adapter=self.adapter,
             urls=self.urls,
-            clock=self._clock,
+            clock=self._clock if self._clock is not None else default_clock(),
             data_input=self._input,
             emitters=tuple(self._emitters),
             gaps=self.gaps,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 
+from streammachine.errors import EmitterError
 from streammachine.market import history, warmup
 from streammachine.market.emitters.base import Row, named
 from streammachine.market.emitters.outlet import Outlet
@@ -54,7 +55,7 @@ class Plan:
     outlet_options: Mapping[str, Any]
     active_warmup: bool = False
     emit_warmup: bool = False
-    resume: warmup.Resume | None = None
+    resume: warmup.Resume = field(default_factory=dict)
     only_closed: bool = True
     emit_trades: bool = False
     emit_gap: bool = False
@@ -247,7 +248,15 @@ class Run:
         self._state = "draining"
         async with anyio.create_task_group() as group:  # all at once: leaving them one by one would add up
             for outlet in self._outlets:
-                group.start_soon(outlet.close, plan.drain_timeout)
+                group.start_soon(self._drain, outlet)
+
+    async def _drain(self, outlet: Outlet) -> None:
+        """Wait until a sink has taken what waits for it; leaving the outlet says what it did not take."""
+        try:
+            with anyio.move_on_after(self.plan.drain_timeout):  # real time too: the clock may have stopped
+                await outlet.drain(self.plan.drain_timeout)
+        except EmitterError as error:
+            log.error("%s", error)
 
     async def _stream(self, feed: Feed, rest: RestClient) -> None:
         folder = self._pipeline.folder
@@ -262,24 +271,24 @@ class Run:
 
     async def _warm_up(self, rest: RestClient) -> warmup.After:
         """Load history; what is not emitted of it only primes the targets."""
-        resume = self.plan.resume
-        found = await warmup.load(rest, self.plan.data_input, resume)
+        found = await warmup.load(rest, self.plan.data_input, self.plan.resume)
         rows = self._pipeline.process(found.rows)
         if self._pipeline.folder is not None:
             for symbol, (since, price, trades) in found.trades.items():
                 self._pipeline.folder.begin(symbol, since, price)
                 rows += self._pipeline.process(trades)
-        if not self.plan.emit_warmup:
-            base = self.plan.data_input.timeframe or ""
-            first = {symbol: had + 1 for (symbol, timeframe), had in (resume or {}).items() if timeframe == base}
-            rows = [
-                row
-                for row in rows
-                if (_start(row) >= first.get(row.symbol, found.live_from) or _resumes(row, resume))
-                and not _is_had(row, resume)
-            ]
-        await self._hand_on(rows)
+        await self._hand_on([row for row in rows if self._is_wanted(row, found.live_from)])
         return found.after
+
+    def _is_wanted(self, row: Row, live_from: int) -> bool:
+        """Whether a row of the warm-up is emitted: what the sinks have is not, what they lack is."""
+        plan = self.plan
+        timeframe = plan.data_input.timeframe if isinstance(row, Trade) else row.timeframe
+        for known in (timeframe, plan.data_input.timeframe):
+            had = plan.resume.get((row.symbol, known or ""))
+            if had is not None:
+                return _start(row) > had
+        return plan.emit_warmup or _start(row) >= live_from
 
     # -- rows ---------------------------------------------------------------------------------
 
@@ -358,22 +367,6 @@ def single(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
-
-
-def _is_had(row: Row, resume: warmup.Resume | None) -> bool:
-    """Whether the caller said that he has this candle."""
-    if not resume or not isinstance(row, Kline):
-        return False
-    had = resume.get((row.symbol, row.timeframe))
-    return had is not None and row.open_ts <= had
-
-
-def _resumes(row: Row, resume: warmup.Resume | None) -> bool:
-    """Whether a target began before the caller's last base candle, and ended behind the last target that he has."""
-    if not resume or not isinstance(row, Kline):
-        return False
-    had = resume.get((row.symbol, row.timeframe))
-    return had is not None and row.open_ts > had
 
 
 def _start(row: Row) -> int:

@@ -33,7 +33,8 @@ MAX_FRAME: Final = 8 * 1024 * 1024  # bytes
 FRAMES_AHEAD: Final = 64  # frames that wait to be read before the socket is not read any more
 ATTEMPTS: Final = 2  # how often one subscription is asked for on one connection
 BEAT: Final = 4.0  # seconds; exchanges that beat do it every second
-REFUSED_AGAIN: Final = 5.0  # seconds until a subscription is repeated that the exchange was too busy for
+BUSY: Final = 5.0  # seconds until a subscription is repeated that the exchange was too busy for
+REFUSED_AGAIN: Final = 60.0  # and one that it refused for another reason
 
 
 class State(Enum):
@@ -140,6 +141,7 @@ class Session:
         self._stale_after = options.stale_after if stale_after is None else stale_after
         self._lifetime = lifetime
         self._blocked = False
+        self._reading_since = 0.0  # when the owner last had room again
         self._scope = anyio.CancelScope()
         self._tasks: anyio.abc.TaskGroup | None = None
         self._socket: ClientConnection | None = None
@@ -278,7 +280,7 @@ class Session:
                     self._blocked = True
                     await owner.room()
                     self._blocked = False
-                    self.last_frame = self.last_data = last = clock.monotonic()
+                    self.last_frame = self.last_data = self._reading_since = last = clock.monotonic()
         except websockets.ConnectionClosed as error:
             self._end(_text(error))
 
@@ -408,7 +410,11 @@ class Session:
 
     async def _await_answer(self, asked: _Asked) -> None:
         """Ask again for what was not answered in time; give the connection up if that does not help either."""
-        await self._clock.sleep(self._options.ack_timeout)
+        deadline = self._options.ack_timeout
+        while (
+            left := max(asked.sent_at, self._reading_since) + deadline - self._clock.monotonic()
+        ) > 0 or self._blocked:
+            await self._clock.sleep(left if left > 0 else deadline)  # what is not read cannot be an answer
         self._asked.pop(asked.command.request_id, None)
         if not asked.wanted:
             return
@@ -464,7 +470,7 @@ class Session:
             log.warning("%s: refused: %s", self._name, refused.reason)
         elif refused.retry:
             log.warning("%s: refused for now: %s", self._name, refused.reason)
-            self._later(tuple(named))
+            self._later(tuple(named), BUSY)
         elif len(named) > 1:  # one bad name refuses all of a request: find out which
             log.warning("%s: %d streams refused together: %s", self._name, len(named), refused.reason)
             half = len(named) // 2
@@ -477,10 +483,11 @@ class Session:
             self._refused.add(named[0])
             self._owner.refused(self, named[0], refused.reason)
             self._look_ready()
+            self._later((named[0],), REFUSED_AGAIN)
 
-    def _later(self, subscriptions: tuple[Subscription, ...]) -> None:
+    def _later(self, subscriptions: tuple[Subscription, ...], pause: float) -> None:
         async def again() -> None:
-            await self._clock.sleep(REFUSED_AGAIN)
+            await self._clock.sleep(pause)
             for subscription in subscriptions:
                 self._tries[subscription] = 0
             await self._subscribe([one for one in subscriptions if one not in self.acked])

@@ -56,8 +56,8 @@ async def load(rest: RestClient, data_input: DataInput, resume: Resume | None = 
     """Load what ``data_input`` needs, several symbols at a time within the exchange's limits.
 
     Args:
-        resume: (symbol, base timeframe) to the open_ts of the last candle that the caller has: of these symbols
-            everything since is loaded, and what the targets then running need.
+        resume: (symbol, timeframe) to the open_ts of the last candle that the caller has: of these symbols everything
+            since is loaded, and what the targets that he lacks need.
 
     Raises:
         ExchangeError, ExchangeUnavailableError: REST refuses, or does not answer.
@@ -72,11 +72,7 @@ async def load(rest: RestClient, data_input: DataInput, resume: Resume | None = 
 
     async def one(symbol: str) -> None:
         async with limiter:
-            had = None if resume is None else resume.get((symbol, base))
-            if had is None or data_input.kind == "trade":
-                await load_symbol(rest, data_input, symbol, now, found)
-            else:
-                await _load_since(rest, data_input, symbol, had, found)
+            await load_symbol(rest, data_input, symbol, begin(data_input, symbol, now, resume or {}), found)
 
     async with anyio.create_task_group() as group:
         for symbol in data_input.symbols:
@@ -85,42 +81,53 @@ async def load(rest: RestClient, data_input: DataInput, resume: Resume | None = 
     return found
 
 
-def begin(data_input: DataInput, base: str, now: int) -> int:
-    """Where warm-up begins: the start of the earliest running target; without targets, of the (UTC) day."""
-    targets = data_input.aggregate_list or (["1d"] if timeframes.nests(base, "1d") else [base])
-    return min(timeframes.floor(target, now) for target in targets)
+def begin(data_input: DataInput, symbol: str, now: int, resume: Resume) -> tuple[int, int | None]:
+    """Where the warm-up of a symbol begins, and from where on every base candle is owed (None: none is).
 
-
-async def _load_klines(rest: RestClient, data_input: DataInput, symbol: str, now: int, found: Warmup) -> None:
+    That is the start of the earliest target that is running, or that the caller lacks; without targets, of the UTC day.
+    """
     base = data_input.timeframe or ""
-    start = begin(data_input, base, now)
-    klines = await _final(rest, symbol, base, start, found.live_from)
-    found.rows.extend(_with_gaps(klines, rest.adapter.source, symbol, base))
-    found.after[symbol, base] = klines[-1].open_ts if klines else timeframes.shift(base, found.live_from, -1)
-
-
-async def _load_since(rest: RestClient, data_input: DataInput, symbol: str, had: int, found: Warmup) -> None:
-    base = data_input.timeframe or ""
+    had = resume.get((symbol, base))
+    if had is None:
+        targets = data_input.aggregate_list or (["1d"] if timeframes.nests(base, "1d") else [base])
+        return min(timeframes.floor(target, now) for target in targets), None
     due = timeframes.end_of(base, had)
-    start = min(timeframes.floor(target, due) for target in (*data_input.aggregate_list, base))
+    starts = [due]
+    for target in data_input.aggregate_list:
+        starts.append(timeframes.floor(target, due))
+        if (target_had := resume.get((symbol, target))) is not None:
+            starts.append(timeframes.end_of(target, target_had))
+    return min(starts), due
+
+
+async def _load_klines(
+    rest: RestClient, data_input: DataInput, symbol: str, begun: tuple[int, int | None], found: Warmup
+) -> None:
+    base = data_input.timeframe or ""
+    start, due = begun
     klines = await _final(rest, symbol, base, start, found.live_from)
     found.rows.extend(_with_gaps(klines, rest.adapter.source, symbol, base, due))
-    found.after[symbol, base] = max(had, klines[-1].open_ts) if klines else had
+    last = timeframes.shift(base, found.live_from if due is None else due, -1)
+    if klines and (due is None or klines[-1].open_ts > last):
+        last = klines[-1].open_ts
+    found.after[symbol, base] = last
 
 
-async def _load_trades(rest: RestClient, data_input: DataInput, symbol: str, now: int, found: Warmup) -> None:
+async def _load_trades(
+    rest: RestClient, data_input: DataInput, symbol: str, begun: tuple[int, int | None], found: Warmup
+) -> None:
     base = data_input.timeframe or ""
     since, price = found.live_from, None
     if base in rest.adapter.timeframes:
-        start = begin(data_input, base, now)
+        start, due = begun
         klines = await _final(rest, symbol, base, start, since)
-        found.rows.extend(_with_gaps(klines, rest.adapter.source, symbol, base))
+        found.rows.extend(_with_gaps(klines, rest.adapter.source, symbol, base, due))
         if klines:
             price = klines[-1].close
             end = timeframes.end_of(base, klines[-1].open_ts)
             if end >= timeframes.shift(base, since, -LAG):
                 since = end
-    if now - since > LONGEST:
+    if rest.clock.time_ms() - since > LONGEST:
         log.warning(
             "the trades of the %s candle of %s now running are too many to load: it will be incomplete", base, symbol
         )

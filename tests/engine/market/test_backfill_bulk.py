@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import socket
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -198,6 +199,19 @@ async def test_faults_of_the_network_while_files_are_fetched() -> None:
         await here.backfill("1m", "2024-01-10", "2024-01-20", file_path="out.csv").arun()
         assert len(here.simulator.log.of("fault")) == len(kinds)
     assert_golden(rows_of(Path("out.csv")), here.tape, "1m", utc("2024-01-10"), utc("2024-01-21"))
+
+
+async def test_where_the_files_cannot_be_reached_rest_does_it_all() -> None:
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        port = made.getsockname()[1]
+    async with market() as here:
+        options = {"file_path": "out.csv", "bulk_url": f"http://127.0.0.1:{port}"}
+        await here.backfill("1m", "2024-01-10", "2024-01-20", **options).arun()
+        assert here.clock.monotonic() < 120  # not half a minute for each file
+    rows = rows_of(Path("out.csv"))
+    assert_golden(rows, here.tape, "1m", utc("2024-01-10"), utc("2024-01-21"))
+    assert {row["origin"] for row in rows} == {"rest"}
 
 
 # -- the plan --

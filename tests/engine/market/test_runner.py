@@ -90,6 +90,37 @@ async def test_emitted_warmup_and_the_live_feed_meet_without_a_hole_or_a_duplica
     assert not runner.gaps
 
 
+@pytest.mark.parametrize("kind", ["kline", "trade"])
+async def test_what_the_sinks_lack_is_made_up_for_also_a_target_that_was_not_written_yet(kind: str) -> None:
+    ten = (START // (15 * MINUTE) + 1) * 15 * MINUTE
+    async with world() as there:
+        await there.clock.sleep_until(ten + 33 * MINUTE + 20_000)
+        # killed right behind the base candle that ended two targets, one of which had failed once before
+        had = {("BTCUSDT", "1m"): ten + 14 * MINUTE, ("BTCUSDT", "5m"): ten, ("BTCUSDT", "15m"): ten - 15 * MINUTE}
+        runner = there.runner(targets=["15m", "5m"], kind=kind, resume=had)
+        collector = Collector(closed(3, "15m"))
+        await run_until(runner, collector)
+        for timeframe, step, begin in (("1m", 1, 15), ("5m", 5, 5), ("15m", 15, 0)):
+            ours = collector.klines(timeframe=timeframe)
+            assert ours[0].open_ts == ten + begin * MINUTE, timeframe
+            same(short(ours), there.truth("BTC/USDT", timeframe, ours[0].open_ts, ours[-1].end_ts + 1))
+            assert [row.open_ts for row in ours] == list(range(ours[0].open_ts, ours[-1].open_ts + 1, step * MINUTE))
+            assert all(row.is_complete for row in ours)
+
+
+async def test_what_was_missed_and_cannot_be_had_is_a_gap() -> None:
+    async with world("kraken") as there:
+        name = there.simulator.symbol("kraken", "BTC/USDT")
+        had = START - 1000 * MINUTE  # Kraken gives 720 candles back
+        runner = there.runner("kraken", resume={(name, "1m"): had}, emit_gap=True)
+        collector = Collector(closed(725))
+        await run_until(runner, collector)
+        [gap] = collector.gaps()
+        ours = collector.klines()
+        assert (gap.start, gap.end) == (had + MINUTE, ours[0].open_ts)
+        same(short(ours), there.truth("BTC/USDT", "1m", ours[0].open_ts, ours[-1].end_ts + 1))
+
+
 async def test_without_targets_warmup_is_what_came_since_midnight() -> None:
     midnight = START // 86_400_000 * 86_400_000
     async with world() as there:
