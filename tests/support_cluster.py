@@ -55,7 +55,7 @@ def cluster(folder: Path) -> Iterator[list[Valkey]]:
             infos = [bytes(client.execute_command("CLUSTER", "INFO")) for client in clients]
             return all(b"cluster_state:ok" in info and b"cluster_known_nodes:%d\r" % NODES in info for info in infos)
 
-        wait_until(settled, 20)
+        wait_until(settled)
         for client in clients:
             client.close()
         yield nodes
@@ -100,7 +100,7 @@ class Sentinels:
             except redis.RedisError:
                 return False
 
-        wait_until(knows_replica, 30)
+        wait_until(knows_replica)
         return self
 
     def __exit__(self, *_: object) -> None:
