@@ -62,7 +62,7 @@ def cluster(folder: Path, *, replicas: bool = False, durable: bool = False) -> I
             infos = [bytes(client.execute_command("CLUSTER", "INFO")) for client in clients]
             return all(b"cluster_state:ok" in info and b"cluster_known_nodes:%d\r" % count in info for info in infos)
 
-        wait_until(settled, 20)
+        wait_until(settled, 60)
         for primary, replica in zip(clients[:NODES], clients[NODES:], strict=False):
             replica.execute_command("CLUSTER", "REPLICATE", primary.execute_command("CLUSTER", "MYID"))
         replicas_of = clients[NODES:]
@@ -125,7 +125,7 @@ class Sentinels:
             except redis.RedisError:
                 return False
 
-        wait_until(knows_replica, 30)
+        wait_until(knows_replica)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 LEGACY = "2025-11-25"
-DEADLINE = 30.0
+DEADLINE = 60.0
 CLAUDE_DESKTOP: dict[str, Any] = {
     "extensions": {"io.modelcontextprotocol/ui": {"mimeTypes": ["text/html;profile=mcp-app"]}}
 }

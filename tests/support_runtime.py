@@ -64,7 +64,7 @@ class Script:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
             process.wait(30)
-        wait_until(lambda: not self.children(), 30)
+        wait_until(lambda: not self.children())
 
     def children(self) -> list[int]:
         """Living processes of this script other than those started here."""

@@ -16,7 +16,7 @@ import redis
 from streammachine.redis.embedded import EmbeddedServer, find_binary
 
 T = TypeVar("T")
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 def until(condition: Callable[[], T], what: str = "", timeout: float = DEADLINE) -> T:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 RECORDED = Path(__file__).parents[4] / "shared/data/binance_spot_btcusdt_trades_20240808-09.csv.gz"
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 def test_generated_trades_become_candles_and_nothing_is_left(cli) -> None:

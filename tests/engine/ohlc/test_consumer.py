@@ -130,9 +130,9 @@ async def test_a_silent_symbol_is_closed_by_the_clock(redis: RedisConnection, ma
     await feed(redis, [("A", 5.0, 1.0, START), ("B", 6.0, 1.0, START + 200)])
     loop = asyncio.get_running_loop()
     began = loop.time()
-    await until(lambda: Probe(redis).ask("XLEN", "candles_1s"), 10)
+    await until(lambda: Probe(redis).ask("XLEN", "candles_1s"))
     assert loop.time() - began > 0.9
-    await until(lambda: _is(Probe(redis).ask("XLEN", "candles_1s"), 2), 10)
+    await until(lambda: _is(Probe(redis).ask("XLEN", "candles_1s"), 2))
     await feed(redis, [("A", 9.0, 1.0, START + 10), ("B", 9.0, 1.0, START + 10)])
     await until(lambda: consumer.stats().get("late") == 2)
     await consumer.stop()
@@ -247,7 +247,7 @@ async def test_on_a_cluster_the_outputs_stand_in_the_inputs_slot(tmp_path: Path)
     with node as server:
         async with RedisConnection(url=server.url) as redis:
             await redis.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            await until(lambda: _holds(redis, b"cluster_state:ok"), 20)
+            await until(lambda: _holds(redis, b"cluster_state:ok"))
             with pytest.raises(CrossSlotError, match=r"output_stream_prefix='\{ticks\}:candles'"):
                 await FastOHLCConsumer("ticks", connection=redis).start()
             consumer = FastOHLCConsumer(

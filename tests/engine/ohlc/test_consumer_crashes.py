@@ -86,7 +86,7 @@ async def test_each_candle_comes_once_however_often_the_process_is_killed(
         before = await read()
         await feed(redis, ticks[at : at + 1000])
         at += 1000
-        await until(partial(_moved, read, before), 20)
+        await until(partial(_moved, read, before))
         while rnd.random() < 0.6 and at < len(ticks) - 2_000:
             await feed(redis, ticks[at : at + 500])
             at += 500
@@ -118,9 +118,9 @@ async def test_one_is_active_and_another_takes_over_within_the_lease(
     wanted, _ = oracle(ticks)
     first, second = script("first"), script("second")
     process = first.start()
-    await until(lambda: "active" in first.log, 20)
+    await until(lambda: "active" in first.log)
     second.start()
-    await until(lambda: "standby" in second.log, 20)
+    await until(lambda: "standby" in second.log)
     await feed(redis, ticks[:2_000])
     await caught_up(redis, 2_000)
     process.kill()
@@ -138,15 +138,15 @@ async def test_a_zombie_commits_nothing(redis: RedisConnection, script: Callable
     wanted, _ = oracle(ticks)
     first, second = script("first"), script("second")
     zombie = first.start()
-    await until(lambda: "active" in first.log, 20)
+    await until(lambda: "active" in first.log)
     second.start()
-    await until(lambda: "standby" in second.log, 20)
+    await until(lambda: "standby" in second.log)
     lease = "{ticks}:ohlc:ohlc_workers:lease"
     for at in range(0, 5_000, 1_000):
         holder = await Probe(redis).ask("GET", lease)
         os.kill(zombie.pid, signal.SIGSTOP)
         await feed(redis, ticks[at : at + 1_000])
-        await until(partial(_changed, redis, lease, holder), 10)
+        await until(partial(_changed, redis, lease, holder))
         os.kill(zombie.pid, signal.SIGCONT)
         zombie = second.processes[0] if zombie is first.processes[0] else first.processes[0]
     await feed(redis, ticks[5_000:])

@@ -122,7 +122,7 @@ async def test_a_failover_is_followed_through_sentinel(tmp_path: Path) -> None:
                 with redis_py.Redis(port=group.replica.port) as replica:
                     return replica.xlen("s") == 1
 
-            await until(copied, 10)
+            await until(copied)
             group.primary.stop()
 
             async def written() -> bool:
@@ -133,7 +133,7 @@ async def test_a_failover_is_followed_through_sentinel(tmp_path: Path) -> None:
                     return False
                 return True
 
-            await until(written, 30)
+            await until(written)
             assert next(entry.data["n"] for entry in await streams.read_from(connection, "s")) == "1"
             assert await connection.run(lambda client: client.xlen("s"), repeatable=True) >= 2
 

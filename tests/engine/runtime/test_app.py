@@ -180,13 +180,13 @@ async def test_run_async_ends_with_shutdown_and_runs_again(make_app: MakeApp) ->
 
 
 async def test_shutdown_from_a_handler_ends_the_app(make_app: MakeApp) -> None:
-    app = make_app(grace=30.0)
+    app = make_app(grace=500.0)
 
     @app.agent("s")
     async def handle(message: Message) -> None:
         await app.shutdown()
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(100):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(app.run_async)
             await until(lambda: app._appender is not None)
@@ -236,7 +236,7 @@ async def test_a_handler_that_outlives_the_grace_is_cancelled(make_app: MakeApp,
         started.set()
         await anyio.sleep_forever()
 
-    with anyio.fail_after(15):
+    with anyio.fail_after(60):
         async with app:
             await app.send("s", {"n": 1})
             await started.wait()

@@ -163,13 +163,13 @@ async def test_where_no_process_can_import_the_app_a_suspect_runs_with_nothing_b
 ALONE = """
 app = App("alone", to_scan=False)
 
-@app.agent("s", lease=0.6, transactional={transactional}{batch})
+@app.agent("s", lease=2.0, transactional={transactional}{batch})
 async def handle(message):
     {unpack}
     await app.redis.command("RPUSH", "ran", f"{{os.getpid()}} {{message.attempt}}")
-    await anyio.sleep(2.0)  # more than three leases: the parent renews it
     if message.message["n"] == "poison":
         raise Reject("no")
+    await anyio.sleep(6.5)  # more than three leases: the parent renews it
     await app.send("out", {{"n": message.message["n"]}})
 """
 

@@ -33,7 +33,7 @@ from support_valkey import until
 pytestmark = pytest.mark.anyio
 
 BIG = DeclaredAgent("big", "trades", "big_trades", "num.qty > 1.0", "{'qty': num.qty, 'side': msg.side}")
-WAIT = 30.0
+WAIT = 60.0
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from support_runtime import MakeApp, Probe
 from support_valkey import until
 
 pytestmark = pytest.mark.anyio
-LONG = 40.0
+LONG = 60.0
 
 
 async def test_a_group_begins_at_the_streams_start(make_app: MakeApp, redis: RedisConnection) -> None:
@@ -207,10 +207,9 @@ async def test_no_more_is_held_than_the_prefetch(make_app: MakeApp, probe: Probe
         for _, consumer, _ in await probe.rows("s"):
             counts[consumer] += 1
         most = max([most, *counts.values()])
-        return len(got) >= 1000
+        return len(set(got)) >= 1000
 
     async with apps[0], apps[1]:
-        # Some entries of a dead consumer, too: what is taken over counts as well.
         await apps[0].send_batch("s", [{"n": number} for number in range(1000)])
         await until(look, LONG)
     assert most <= 20
@@ -240,14 +239,17 @@ async def test_what_a_dead_consumer_held_counts_within_the_prefetch(make_app: Ma
 
 
 async def test_a_slow_handler_keeps_its_lease(make_app: MakeApp, probe: Probe) -> None:
+    """So does what waits behind it: for three leases, in which another App looks for entries that nobody renews."""
     apps = [make_app(f"app{number}") for number in range(2)]
     began: list[int] = []
+    lease = 2.0  # long enough that a busy machine renews it in time
     for app in apps:
 
-        @app.agent("s", lease=0.3, prefetch=5)
+        @app.agent("s", lease=lease, prefetch=5)
         async def handle(message: Message) -> None:
             began.append(message.attempt)
-            await anyio.sleep(0.9)
+            if message.message["n"] == "0":
+                await anyio.sleep(3 * lease)
 
     async with apps[0], apps[1]:
         await apps[0].send_batch("s", [{"n": number} for number in range(4)])
@@ -281,11 +283,9 @@ async def test_a_paused_consumer_reads_nothing_and_does_not_spin(make_app: MakeA
         consumer.settler.freed.wait = counted  # type: ignore[method-assign]
         await app.send("s", {"n": 1})
         await until(lambda: turns >= 2 and consumer.held == 0)
-        base = turns
-        await until(lambda: turns > base)
         base, began = turns, time.monotonic()
-        await until(lambda: turns > base)
-        assert time.monotonic() - began > 0.5  # by its looks, not by the processor
+        await until(lambda: turns >= base + 3)
+        assert time.monotonic() - began > 1.5  # by its looks, a second each, not by the processor
         assert len(got) == seen
         assert (await app.health_check())["status"] == "healthy"
         await probe.ask("DEL", PAUSED)
@@ -314,9 +314,9 @@ async def test_a_full_consumer_does_not_spin(make_app: MakeApp) -> None:
 
         consumer.settler.freed.wait = counted  # type: ignore[method-assign]
         await until(lambda: looks >= 1)
-        began = time.monotonic()
-        await until(lambda: looks >= 2)
-        assert time.monotonic() - began > 0.5  # by its looks, not by the processor
+        base, began = looks, time.monotonic()
+        await until(lambda: looks >= base + 3)
+        assert time.monotonic() - began > 1.5  # by its looks, a second each, not by the processor
         gate.set()
 
 

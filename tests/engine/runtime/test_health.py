@@ -61,7 +61,6 @@ async def test_a_running_app_tells_what_it_does(make_app: MakeApp, probe: Probe)
 async def test_a_consumer_that_does_not_read_is_stuck_though_redis_answers(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "STALE_POLL", 0.2)
     app = make_app(grace=0.1)
 
     @app.agent("s")
@@ -73,6 +72,7 @@ async def test_a_consumer_that_does_not_read_is_stuck_though_redis_answers(
 
     async with app:
         assert (await app.health_check())["status"] == "healthy"
+        monkeypatch.setattr(health, "STALE_POLL", 0.2)
         consumer = app._consumers[0][1]
         consumer.delivery.read = never  # type: ignore[method-assign]
 
@@ -117,13 +117,13 @@ async def test_redis_away_is_degraded_and_comes_back(settings: Settings, redis: 
                 found = await app.health_check()
                 return bool(found["status"] == "degraded" and found["redis"] == "disconnected")
 
-            await until(away, 30)
+            await until(away)
             await proxy.listen()
 
             async def back() -> bool:
                 return bool((await app.health_check())["status"] == "healthy")
 
-            await until(back, 30)
+            await until(back)
 
 
 async def test_gauges_of_a_group(redis: RedisConnection, probe: Probe) -> None:

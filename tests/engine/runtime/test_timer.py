@@ -118,7 +118,7 @@ async def test_twenty_ticks_with_a_long_handler_do_not_drift(make_app: MakeApp) 
 
     async with app:
         timer = app._running_timers[0]
-        await until(lambda: len(at) == 20, 30)
+        await until(lambda: len(at) == 20)
         origin = timer._origin
     # Each is behind its own due time, never before it, and the numbers rise.
     numbers = [int((each - origin) / 0.1) for each in at]
@@ -160,7 +160,7 @@ async def test_a_fleet_runs_each_tick_once(make_app: MakeApp, overlap: bool) -> 
             runs[int(time.time() / 0.1)] += 1
 
     async with apps[0], apps[1], apps[2]:
-        await until(lambda: len(runs) >= 12, 30)
+        await until(lambda: len(runs) >= 12)
     keys = [key.decode() for key in await apps[0].redis.command("KEYS", "*sm:tick:*")]
     ticks = [key for key in keys if not key.endswith(":running")]
     assert sum(runs.values()) <= len(ticks)
@@ -189,7 +189,7 @@ async def test_a_fleet_overlaps_only_when_asked(make_app: MakeApp, overlap: bool
             now -= 1
 
     async with apps[0], apps[1]:
-        await until(lambda: runs >= 4, 30)
+        await until(lambda: runs >= 4)
         gate.set()
     assert (most > 1) == overlap
 
@@ -210,7 +210,7 @@ async def test_a_failing_tick_does_not_end_the_timer(make_app: MakeApp) -> None:
             raise SystemExit
 
     async with app:
-        await until(lambda: runs >= 4, 30)
+        await until(lambda: runs >= 4)
         assert app._running_timers[0].failures == 2
         assert (await app.health_check())["registered_timers"] == 1
     assert threading.get_ident() not in threads

@@ -207,7 +207,7 @@ async def test_one_failed_item_discards_the_batchs_effects(make_app: MakeApp, pr
 
     await app.send_batch("s", [{"n": number} for number in range(16)])
     async with app:
-        await until(lambda: probe.done("s", 16), 20)
+        await until(lambda: probe.done("s", 16))
         assert await app.storage.read("count") == 14
     out = sorted(int(fields["n"]) for fields in await probe.fields("out"))
     assert out == [number for number in range(16) if number not in (5, 11)]
