@@ -123,9 +123,13 @@ def decoded(road: Road, stamped: list[Stamped]) -> None:
 def emitted(road: Road, stamped: list[Stamped]) -> None:
     """The way of a frame in a runner, without sockets and sinks."""
     core = Core(road)
-    rows = 0
+    take, process = core.take, core.process
+    rows = now = 0
     for moment, frame in stamped:
-        rows += len(core.emit(moment, frame))
+        if moment != now:
+            now = moment
+            rows += len(core.tick(now))
+        rows += len(process(take(frame, now)))
     if rows < len(stamped):
         raise RuntimeError(f"{len(stamped)} frames of {road.name}, and {rows} rows came out")
 
@@ -137,23 +141,16 @@ class Core(Feed):
         adapter = adapter_for(road.exchange)
         wanted = DataInput("kline", [road.symbol(number) for number in range(SYMBOLS)], "1m")
         super().__init__(adapter, wanted, urls=adapter.urls(), rest=None, clock=SystemClock())
-        self._process = Pipeline(wanted, adapter.source, only_closed=False).process
-        self._moment = 0
+        self.process = Pipeline(wanted, adapter.source, only_closed=False).process
 
-    def emit(self, moment: int, frame: bytes) -> list[Any]:
-        """What the sinks get for a frame."""
-        if moment != self._moment:
-            self._moment = moment
-            return self._process([*self._due_rows(moment), *self.take(frame, moment)])
-        return self._process(self.take(frame, moment))
-
-    def _due_rows(self, moment: int) -> list[Any]:
+    def tick(self, moment: int) -> list[Any]:
+        """What the sinks get because time has come so far."""
         rows: list[Any] = []
         while self._timers and self._timers[0][0] <= moment:
             due, _, ledger = heapq.heappop(self._timers)
             if ledger.due == due:
                 ledger.tick(moment, rows)
-        return rows
+        return self.process(rows)
 
 
 # -- memory -----------------------------------------------------------------------------------
@@ -169,7 +166,8 @@ def memory(count: int) -> list[Row]:
     for target in (CHUNK, *(CHUNK + count * step // STEPS for step in range(1, STEPS + 1))):
         while done < target:
             moment, frame = next(stamped)
-            core.emit(moment, frame)
+            core.tick(moment)
+            core.process(core.take(frame, moment))
             done += 1
         row: Row = {"frames so far": done, "resident MB": resident_mb()}
         row["grown MB"] = row["resident MB"] - rows[0]["resident MB"] if rows else 0.0

@@ -80,6 +80,7 @@ async def watch(
     script = [Fault.parse(fault) if isinstance(fault, str) else fault for fault in faults]
     simulator = Simulator(tape, (exchange,), clock, script, rules={exchange: rules or {}})
     adapter = adapter_for(exchange, market_type)
+    failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(clock.drive)
         async with simulator:
@@ -109,13 +110,18 @@ async def watch(
                 tasks.start_soon(stop)
                 if meanwhile is not None:
                     tasks.start_soon(meanwhile, feed, clock, simulator)
-                await feed.run(deliver)
+                try:
+                    await feed.run(deliver)
+                except Exception as error:
+                    failure = error
                 seen.ended = clock.time_ms()
         seen.log = list(simulator.log)
         served = [entry.time_ms for entry in seen.happened("subscribe")]
         seen.first_trade = max(served, default=seen.began)
         seen.first = timeframes.floor(timeframe, min(served, default=seen.began))
         tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
     return seen
 
 
@@ -127,7 +133,7 @@ def tape_of(symbols: tuple[str, ...] = SYMBOLS, seed: int = 3, trades_per_minute
 
 @lru_cache(maxsize=64)
 def truth(
-    tape: Tape, symbol: str, timeframe: str, start: int = START - 60_000, end: int = START + 1_200_000
+    tape: Tape, symbol: str, timeframe: str, start: int = START - 600_000, end: int = START + 1_200_000
 ) -> dict[int, dict[str, Any]]:
     """The candles that begin within [start, end), by DuckDB: the tape's trades grouped, quiet ones flat."""
     step = timeframes.MILLISECONDS[timeframe]

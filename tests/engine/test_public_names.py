@@ -45,6 +45,15 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert loaded == "[]"
 
 
+def test_the_names_of_the_market_road_need_no_optional_library() -> None:
+    code = (
+        "import sys, streammachine as sf; [getattr(sf, name) for name in sf.__all__]; "
+        "optional = ('sqlalchemy', 'psycopg', 'aiokafka', 'pyarrow', 'matplotlib', 'fastmcp'); "
+        "print([name for name in optional if name in sys.modules])"
+    )
+    assert run(code) == "[]"
+
+
 def test_importing_the_connection_does_not_load_the_client_library() -> None:
     # The MCP server answers `initialize` before it talks to Redis; coredis alone costs a third of a second.
     code = "import sys; from streammachine import RedisConnection, Storage, RedisObjectStorage; "

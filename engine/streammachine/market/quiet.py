@@ -2,8 +2,9 @@
 
 That no trade came proves little: the stream may have died without a word, and its trades be healed later. So a candle
 that is over is closed when the exchange's own candle of that interval, final by a later one of the same answer, has as
-many trades (and as much volume) as ours. Where the exchange has no candles of the timeframe, it is closed when the feed
-takes all trades until then for delivered. Else it is looked at again, and closed by the next trade at the latest.
+many trades (and as much volume) as ours. Where the exchange has no such candle, it is closed when the feed takes all
+trades until then for delivered, and had the time to find out that a stream is dead. Else it is looked at again, and
+closed by the next trade at the latest.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK: Final = 1.0  # seconds between two looks at candles that could not be closed
+PATIENCE: Final = 1.5  # times the feed's ``stale_after``: by then a dead stream was noticed and its trades are healed
 ASK: Final = 5.0  # seconds between two questions to REST about one symbol
 
 
@@ -56,6 +58,7 @@ class QuietCandles:
         self._grace = int(grace * 1000)
         self._turn = turn
         self._close = close
+        self._patience = self._grace + int(PATIENCE * feed.options.stale_after * 1000)
         self._asked: dict[str, float] = {}
         self._can_ask = folder.timeframe in rest.adapter.timeframes
         self._limiter = anyio.CapacityLimiter(max(1, rest.adapter.rest.parallel))
@@ -75,9 +78,8 @@ class QuietCandles:
             async with anyio.create_task_group() as group:
                 for symbol in folder.symbols():
                     if self._is_over(symbol):
-                        if not self._can_ask:
-                            await self._close_known(symbol)
-                        elif self._may_ask(symbol):
+                        await self._close_known(symbol)
+                        if self._can_ask and self._is_over(symbol) and self._may_ask(symbol):
                             group.start_soon(self._close_confirmed, symbol)
 
     def _is_over(self, symbol: str) -> bool:
@@ -96,7 +98,7 @@ class QuietCandles:
         async with self._turn:
             known = self._feed.complete_until(symbol)
             if known is not None:  # nothing may come between: what is closed is what was delivered until then
-                await self._close(symbol, min(known, self._rest.clock.time_ms() - self._grace))
+                await self._close(symbol, min(known, self._rest.clock.time_ms() - self._patience))
 
     async def _close_confirmed(self, symbol: str) -> None:
         """Close what the exchange's own candles confirm."""

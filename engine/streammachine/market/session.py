@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
@@ -89,8 +89,7 @@ class _Asked:
     sent_at: float
     sent_ms: int
     wanted: bool  # False: it unsubscribes
-    missing: int = 0
-    open: set[Subscription] = field(default_factory=set)
+    missing: int
 
 
 class Session:
@@ -401,7 +400,6 @@ class Session:
                 self._clock.time_ms(),
                 wanted,
                 command.acks,
-                set(command.subscriptions),
             )
             self._asked[command.request_id] = asked
             if self._tasks is not None:
@@ -435,19 +433,20 @@ class Session:
             await self._subscribe(silent)
 
     def _acknowledge(self, ack: Ack) -> None:
-        if ack.subscription is not None:
-            self._serve(ack.subscription)
-            return
         asked = self._asked.get(ack.request_id) if ack.request_id is not None else None
-        if asked is None:
-            return
+        if asked is None or asked.wanted:
+            if ack.subscription is not None:
+                self._serve(ack.subscription)
+            if asked is None:
+                return
         asked.missing -= 1
-        if asked.missing <= 0:
-            del self._asked[asked.command.request_id]
-            if asked.wanted:
-                for subscription in asked.command.subscriptions:
-                    if subscription not in self._refused:
-                        self._serve(subscription)
+        if asked.missing > 0:
+            return
+        del self._asked[asked.command.request_id]
+        if asked.wanted:
+            for subscription in asked.command.subscriptions:
+                if subscription not in self._refused:
+                    self._serve(subscription)
 
     def _serve(self, subscription: Subscription) -> None:
         if subscription in self._tries and subscription not in self.acked:

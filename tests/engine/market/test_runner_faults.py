@@ -15,7 +15,7 @@ from support_market_runs import EXCHANGES, MINUTE, START, Collector, World, run_
 pytestmark = pytest.mark.anyio
 
 MINUTES = 25
-SEEDS = range(6)
+SEEDS = range(4)
 
 
 def until(minutes: int, timeframe: str = "1m") -> object:

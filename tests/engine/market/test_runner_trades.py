@@ -104,6 +104,18 @@ async def test_trades_lost_with_a_connection_are_healed_and_no_candle_is_closed_
     assert not runner.gaps
 
 
+async def test_a_timeframe_that_the_exchange_does_not_have_is_built_from_trades_all_the_same() -> None:
+    faults = [Fault("stall", at=200.0), Fault("mute", at=700.0)]
+    async with world("kraken", faults=faults, quiet=0.5, symbols=["BTC/USDT"]) as there:
+        runner = there.runner("kraken", timeframe="3m", targets=["2h"], kind="trade")
+        collector = Collector(enough(9, "3m"))
+        await run_until(runner, collector)
+        ours = collector.klines(timeframe="3m")
+        same(short(ours), there.truth("BTC/USDT", "3m", ours[0].open_ts, ours[-1].end_ts + 1))
+        assert all(row.is_complete for row in ours[1:])
+        assert runner.stats().late == 0
+
+
 async def test_running_candles_of_trades_come_where_they_are_asked_for() -> None:
     async with world() as there:
         runner = there.runner(kind="trade", emit_only_closed_candles=False)

@@ -79,6 +79,7 @@ _rest_kline = kline_validator("Binance", _OURS, origin="rest").validate_python
 _CANDLE: Final = b'{"e":"kline"'
 _STREAM: Final = b'{"stream":"'  # what combined frames begin with: {"stream":"btcusdt@kline_1m","data":{...}}
 _DATA: Final = b'"data":'
+_U: Final = ord("u")
 _STREAM_NAME: Final = 80  # bytes within which the data begins
 _FUTURES: Final = tuple(name for name in timeframes.TIMEFRAMES if name != "1s")
 _SPOT_SYMBOL: Final = re.compile(r"[A-Z0-9]{4,30}")
@@ -227,8 +228,10 @@ class Binance(Adapter):
                 frame = frame.encode()
             # Most frames are the state of an open candle, without true and so without u: straight from JSON to Kline.
             # What is odd about one, if anything, the general way finds out.
-            bare = frame[frame.find(_DATA, 0, _STREAM_NAME) + len(_DATA) : -1] if frame.startswith(_STREAM) else frame
-            if bare.startswith(_CANDLE) and b"u" not in bare and not self._coin:
+            bare = frame
+            if frame.startswith(_STREAM):
+                bare = frame[frame.find(_DATA, 0, _STREAM_NAME) + len(_DATA) : -1]
+            if _U not in bare and bare.startswith(_CANDLE) and not self._coin:
                 try:
                     return [sound(_kline_of_frame(bare))]
                 except MALFORMED:
