@@ -127,8 +127,8 @@ class AgentTools(Family):
 
     @tool("agent_list", "List agents", reads=True)
     async def find(self) -> Agents:
-        """List the agents that work on streams: handlers of running Apps (on any machine), FastOHLCConsumers and
-        declared ones, with lag (messages to come), pending (under way) and rate (a second)."""
+        """List the agents that work on streams: handlers of running Apps (on any machine) and declared ones, with
+        lag (messages to come), pending (under way) and rate (a second). FastOHLCConsumers too."""
         from streammachine.runtime import roster
 
         connection = await self.state.redis()

@@ -115,11 +115,12 @@ async def test_a_registry_collects_apps_in_any_thread(
         await first.send("t", {"n": 1})
         await until(lambda: probe.done("s", 10))
         await until(lambda: probe.done("t", 1))
+        await until(lambda: second._consumers[0][1].metrics.consumed == 1)
 
-        async def looked() -> bool:
-            return all("lag" in each for app in (first, second) for each in app._life.gauges.values())  # type: ignore[union-attr]
+        def looked() -> bool:
+            gauges = [app._life.gauges for app in (first, second) if app._life is not None]
+            return all(each and all(group.get("lag") == 0 for group in each.values()) for each in gauges)
 
-        await until(lambda: first._life and second._life and first._life.gauges and second._life.gauges)
         await until(looked)
         here = generate_latest(registry).decode()  # in the loop's own thread
         texts: list[str] = []
