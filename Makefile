@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS ?= 3
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)-$(shell cksum < constraints.txt | cut -d' ' -f1)
 NATIVE := $(wildcard engine/streammachine/*/*.pyx)
@@ -25,8 +26,9 @@ $(READY): pyproject.toml constraints.txt $(NATIVE)
 demo: setup
 	@$(BIN)/streammachine demo $(if $(TRADES),--trades "$(TRADES)",)
 
+# Three at a time: most of the tests wait for servers most of the time.
 test: check
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -12,60 +12,43 @@ from typing import Any
 
 import pytest
 
-from streammachine.redis.embedded import EmbeddedServer
+from support_docs import blocks, environment, run_python
 from support_mcp import clean_environment
 from support_simulator import exchange
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SHOWN = re.compile(r"# -> (.*)$", re.MULTILINE)
 
 
-def blocks(language: str, pages: list[Path] = PAGES) -> list[Any]:
-    """The pages' blocks of one language, named by page and line."""
-    found = []
-    for page in pages:
-        text = page.read_text(encoding="utf-8")
-        for block in BLOCK.finditer(text):
-            if block[1] == language:
-                line = text.count("\n", 0, block.start()) + 1
-                found.append(pytest.param(block[2], id=f"{page.name}:{line}"))
-    return found
+def every(language: str, pages: list[Path] = PAGES) -> list[Any]:
+    """The pages' blocks of one language, named by page and line; without those that are files of a page's own test."""
+    found = [block for page in pages for block in blocks(page, language) if block.file is None]
+    return [pytest.param(block.code, id=str(block)) for block in found]
 
 
 @pytest.fixture(scope="module")
 def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of all blocks; holding the server here saves each of them a start. The exchanges are simulated,
-    a minute of the market is half a second."""
-    folder = tmp_path_factory.mktemp("readme")
+    """The environment of all blocks. The exchanges are simulated, a minute of the market is half a second."""
     with (
-        EmbeddedServer.acquire(folder, fsync="everysec"),
-        exchange("binance", "okx", "kraken", "bybit", speed=120, symbols=("BTC/USDT", "BTC/USD")) as market,
+        environment(tmp_path_factory.mktemp("readme")) as found,
+        exchange("binance", "okx", "kraken", "bybit", speed=120, symbols=("BTC/USDT", "ETH/USDT", "BTC/USD")) as market,
     ):
-        yield clean_environment(
-            {
-                **market.env,
-                "STREAMMACHINE_EMBEDDED": "always",
-                "STREAMMACHINE_EMBEDDED_FSYNC": "everysec",
-                "STREAMMACHINE_DATA_DIR": str(folder),
-            }
-        )
+        yield {**found, **market.env}
 
 
-@pytest.mark.parametrize("code", blocks("python"))
+@pytest.mark.parametrize("code", every("python"))
 def test_a_python_block_runs_and_shows_what_it_says(code: str, env: dict[str, str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    shown = done.stdout.splitlines()
+    shown = run_python(["-c", code], env).splitlines()
     assert [wanted for wanted in SHOWN.findall(code) if wanted not in shown] == []
 
 
-@pytest.mark.parametrize("code", blocks("json"))
+def test_only_pages_with_a_test_of_their_own_show_files() -> None:
+    assert {page.name for page in PAGES if any(block.file for block in blocks(page))} == {"app.md"}  # test_app_page.py
+
+
+@pytest.mark.parametrize("code", every("json"))
 def test_a_json_block_is_json(code: str) -> None:
     json.loads(code)
 
@@ -77,7 +60,7 @@ def test_the_tables_are_those_of_the_code() -> None:
 
 
 def test_the_configuration_shown_is_the_example_file() -> None:
-    shown = [json.loads(found.values[0]) for found in blocks("json", [README])]
+    shown = [json.loads(found.values[0]) for found in every("json", [README])]
     assert json.loads((ROOT / "claude_desktop_config.example.json").read_text(encoding="utf-8")) in shown
 
 

@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from streammachine.redis.embedded import EmbeddedServer
-from support_mcp import clean_environment
+from support_docs import environment, run_python
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
 def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of all scripts; holding the server here saves each of them a start."""
-    folder = tmp_path_factory.mktemp("examples")
-    with EmbeddedServer.acquire(folder, fsync="everysec"):
-        yield clean_environment(
-            {
-                "STREAMMACHINE_EMBEDDED": "always",
-                "STREAMMACHINE_EMBEDDED_FSYNC": "everysec",
-                "STREAMMACHINE_DATA_DIR": str(folder),
-            }
-        )
+    with environment(tmp_path_factory.mktemp("examples")) as found:
+        yield found
 
 
 def run(name: str, env: dict[str, str]) -> str:
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)], env=env, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return done.stdout
+    return run_python([str(EXAMPLES / name)], env)
 
 
 def test_every_script_is_tested() -> None:

@@ -7,6 +7,7 @@
 -- Gives {1, lease's value, id, entries read or -1, state (HGETALL)} when it is ours now,
 -- {0, ms until the other's lease ends}, {-1, intervals} when the state is one of other intervals,
 -- {-2, key, type} when a key is of another type. In the last two cases nothing was written.
+-- ahead(a, b) is redis/ids.lua's, which is put before this.
 
 local kinds = {'hash', 'string'}
 for n, key in ipairs(KEYS) do
@@ -18,13 +19,6 @@ local function pairs_of(facts)
   local found = {}
   for i = 1, #facts, 2 do found[facts[i]] = facts[i + 1] end
   return found
-end
-
-local function ahead(a, b)
-  local am, as = string.match(a, '^(%d+)-(%d+)$')
-  local bm, bs = string.match(b, '^(%d+)-(%d+)$')
-  am, as, bm, bs = tonumber(am), tonumber(as), tonumber(bm), tonumber(bs)
-  return am > bm or (am == bm and as > bs)
 end
 
 local function group_facts()

@@ -10,6 +10,7 @@
 -- acknowledgement, moves with the outputs. What can be refused is looked at first: a script that fails is not undone.
 -- Gives {1} when it was done, {0} when the lease is another's or gone, {-1} when this commit was done before,
 -- {-2, key, type} when a key is of another type, {-3} when the stream was deleted and begins anew. Nothing was written then.
+-- ahead(a, b) is redis/ids.lua's, which is put before this.
 
 local at = 0
 local function take()
@@ -35,10 +36,7 @@ if redis.call('EXISTS', KEYS[3]) == 1 then
     if facts[i] == 'entries-added' then added = facts[i + 1] end
   end
 end
-local lm, ls = string.match(last, '^(%d+)-(%d+)$')
-local im, is = string.match(id, '^(%d+)-(%d+)$')
-lm, ls, im, is = tonumber(lm), tonumber(ls), tonumber(im), tonumber(is)
-if count == 0 and (im > lm or (im == lm and is > ls)) then return {-3} end
+if count == 0 and ahead(id, last) then return {-3} end
 
 local fields = tonumber(take())
 local states = at

@@ -42,6 +42,7 @@ from streammachine.ohlc.closing import CandleBook, TickFields
 from streammachine.ohlc.session import BACKOFF_FIRST, BACKOFF_LAST, READ_COUNT, Job, LeaseLostError, Session
 from streammachine.redis.cluster import slot_of
 from streammachine.redis.connection import RedisConnection
+from streammachine.redis.scripts import AHEAD
 from streammachine.redis.streams import ensure_group
 from streammachine.runtime.app import App
 from streammachine.runtime.companions import dead_letters, tagged
@@ -53,7 +54,7 @@ log = logging.getLogger(__name__)
 
 STANDBY_LOOK = 1.0  # seconds between two looks of a standby, at most: the holder may have given the lease up
 _UNITS = (("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
-_ACQUIRE = files(__package__).joinpath("acquire.lua").read_text()
+_ACQUIRE = AHEAD + files(__package__).joinpath("acquire.lua").read_text()
 
 
 class FastOHLCConsumer:

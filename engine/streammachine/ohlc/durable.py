@@ -32,6 +32,7 @@ from streammachine.errors import (
 )
 from streammachine.ohlc.aggregator import FastOHLC, create_ohlc_aggregator
 from streammachine.redis.connection import RedisConnection
+from streammachine.redis.scripts import AHEAD
 from streammachine.redis.streams import nearest
 
 if TYPE_CHECKING:
@@ -51,35 +52,29 @@ _NAME = re.compile(r"^[^\s{}\x00-\x1f\x7f]{1,200}$")
 # entries to give at most, ARGV[3] an operation to append ("" for none).
 # Gives {"gone"} when the aggregator does not exist; {"behind", generation} when the snapshot is ahead of ARGV[1];
 # else {"ok", generation, entries behind ARGV[1]}. The operation is appended unless "gone".
-_SYNC = """
-local function ahead(a, b)
-  local am, as = string.match(a, '^(%d+)-(%d+)$')
-  local bm, bs = string.match(b, '^(%d+)-(%d+)$')
-  am, as, bm, bs = tonumber(am), tonumber(as), tonumber(bm), tonumber(bs)
-  return am > bm or (am == bm and as > bs)
-end
+_SYNC = (
+    AHEAD
+    + """
 local state = redis.call('HMGET', KEYS[1], 'generation', 'id')
 if not state[1] then return {'gone'} end
 if ARGV[3] ~= '' then redis.call('XADD', KEYS[2], '*', 'op', ARGV[3]) end
 if state[2] and ahead(state[2], ARGV[1]) then return {'behind', state[1]} end
 return {'ok', state[1], redis.call('XRANGE', KEYS[2], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])}
 """
+)
 
 # KEYS[1] the state hash, KEYS[2] the journal. ARGV[1] generation, ARGV[2] the snapshot's last id, ARGV[3] its data,
 # ARGV[4] the id behind ARGV[2]. Writes the snapshot and trims the journal up to it, unless a newer one stands. 1 or 0.
-_SNAPSHOT = """
-local function ahead(a, b)
-  local am, as = string.match(a, '^(%d+)-(%d+)$')
-  local bm, bs = string.match(b, '^(%d+)-(%d+)$')
-  am, as, bm, bs = tonumber(am), tonumber(as), tonumber(bm), tonumber(bs)
-  return am > bm or (am == bm and as > bs)
-end
+_SNAPSHOT = (
+    AHEAD
+    + """
 local state = redis.call('HMGET', KEYS[1], 'generation', 'id')
 if state[1] ~= ARGV[1] or (state[2] and not ahead(ARGV[2], state[2])) then return 0 end
 redis.call('HSET', KEYS[1], 'id', ARGV[2], 'data', ARGV[3])
 redis.call('XTRIM', KEYS[2], 'MINID', '=', ARGV[4])
 return 1
 """
+)
 
 # KEYS[1] the state hash. ARGV[1] a new generation, ARGV[2] the intervals. Creates the aggregator unless it is there;
 # gives the intervals and the generation that stand.

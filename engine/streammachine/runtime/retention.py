@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from streammachine.redis.scripts import AHEAD
+
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
 
 # KEYS[1] the stream. Finds the oldest entry that some group still needs (its oldest pending one, else its last
 # delivered one, which is as good and spares counting), and trims what is older. One step, so that no group that is
 # created meanwhile loses anything it could still see. Gives how many entries were trimmed.
-_TRIM = """
-local function before(a, b)
-  local am, as = string.match(a, '^(%d+)-(%d+)$')
-  local bm, bs = string.match(b, '^(%d+)-(%d+)$')
-  if am ~= bm then return tonumber(am) < tonumber(bm) end
-  if #as ~= #bs then return #as < #bs end
-  return as < bs
-end
+_TRIM = (
+    AHEAD
+    + """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 local keep
 for _, facts in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
@@ -25,11 +22,12 @@ for _, facts in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   for i = 1, #facts, 2 do group[facts[i]] = facts[i + 1] end
   local first = group['last-delivered-id']
   if group.pending > 0 then first = redis.call('XPENDING', KEYS[1], group.name)[2] end
-  if not keep or before(first, keep) then keep = first end
+  if not keep or ahead(keep, first) then keep = first end
 end
 if not keep then return 0 end
 return redis.call('XTRIM', KEYS[1], 'MINID', '=', keep)
 """
+)
 
 
 async def trim_acknowledged(connection: RedisConnection, stream: str) -> int:

@@ -458,7 +458,7 @@ def test_each_message_is_in_one_place_whatever_happens_in_which_order(
     shared_server: EmbeddedServer, tmp_path: Path
 ) -> None:
     with start_blocking_portal() as portal:
-        connection = RedisConnection(settings=Settings(redis_url=f"{shared_server.url}?db=8", data_dir=tmp_path))
+        connection = RedisConnection(settings=Settings(redis_url=f"{shared_server.url}?db=12", data_dir=tmp_path))
         with portal.wrap_async_context_manager(connection):
 
             def machine() -> DeliveryMachine:

@@ -144,10 +144,10 @@ async def test_a_thread_that_takes_too_long_is_left_behind(make_app: MakeApp, pr
     app = make_app()
     gate = threading.Event()
 
-    @app.agent("s", timeout=0.05, retry=1)
+    @app.agent("s", timeout=3.0, retry=1)  # the quick one has it, too
     def handle(message: Message) -> None:
         if message.message["n"] == "slow":
-            gate.wait(30)
+            gate.wait(100)
 
     async with app:
         await app.send_batch("s", [{"n": "slow"}, {"n": "quick"}])

@@ -1,0 +1,7 @@
+"""Lua that scripts of several rooms share."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+AHEAD = files(__package__).joinpath("ids.lua").read_text()  # the function ahead(a, b), for the top of a script
