@@ -1,7 +1,6 @@
 """The market examples of the specification, run as a user runs them: a process each, against a simulated exchange.
 
-All start together; a minute of the market is a second and a half here. Ctrl-C ends them, and what they wrote is then
-complete.
+All start together; a minute of the market is a second and a half here. Ctrl-C ends them, and what they wrote is whole.
 """
 
 from __future__ import annotations
