@@ -1,4 +1,4 @@
-"""All benchmarks, or those that are named: ``python -m benchmarks [ohlc frames redis mcp]``.
+"""All benchmarks, or those that are named: ``python -m benchmarks [ohlc frames redis app ohlc_consumer mcp]``.
 
 Each runs in a process of its own, so none warms or clutters another's.
 """
@@ -18,6 +18,7 @@ SUBJECTS = {
     "frames": "Streams to DataFrames, and the wire codec",
     "redis": "Redis: append, read, storage",
     "app": "The App beside its peers",
+    "ohlc_consumer": "Ticks of a stream to candle streams",
     "mcp": "The MCP server beside an empty one",
 }
 PEERS = ("fastmcp", "mcp", "coredis", "redis", "pandas")
