@@ -18,6 +18,7 @@ SUBJECTS = {
     "frames": "Streams to DataFrames, and the wire codec",
     "redis": "Redis: append, read, storage",
     "app": "The App beside its peers",
+    "ohlc_consumer": "Ticks of a stream to candle streams",
     "mcp": "The MCP server beside an empty one",
     "market": "Frames of exchanges to Klines",
     "market_postgres": "Candles in bulk into PostgreSQL",

@@ -19,6 +19,7 @@ import anyio
 from streammachine.errors import ConflictError, RedisCommandError, UnsupportedServerError, WrongTypeError
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.signing import MAGIC, Signer, is_unicode
+from streammachine.redis.turns import Turns
 
 KEY = "sm:storage"
 UPDATE_DEADLINE = 30.0  # seconds of losing every race before update() gives up
@@ -127,6 +128,7 @@ class Storage:
         self._owned = connection is None
         self._signer: Signer | None = None
         self._keeps_ttl: bool | None = None
+        self._turns = Turns()
 
     @classmethod
     def reset_instance(cls) -> None:
@@ -224,7 +226,8 @@ class Storage:
         """Replace the value by ``fn(value)`` atomically, and give the new one.
 
         ``fn`` may be async; it runs again when somebody else changed the value meanwhile, so it must have
-        no effect of its own. A missing value is passed as ``default``. A time to live stays as it was.
+        no effect of its own. Updates of one key in one process take turns. A missing value is passed as ``default``.
+        A time to live stays as it was.
 
         Raises:
             ConflictError: others kept changing the value for 30 s.
@@ -233,15 +236,16 @@ class Storage:
         held = self._hold()
         if held is not None:
             return await self._update_held(held, key, fn, default)
-        pause = 0.001
-        end = time.monotonic() + UPDATE_DEADLINE
-        while time.monotonic() < end:
-            stored = await self.read_raw(key)
-            value = await self._applied(key, stored, fn, default)
-            if await self._compare_and_set(key, stored, self.encode(key, value)):
-                return value
-            await anyio.sleep(random.uniform(0, pause))
-            pause = min(2 * pause, 1.0)
+        async with self._turns.of(key):
+            pause = 0.001
+            end = time.monotonic() + UPDATE_DEADLINE
+            while time.monotonic() < end:
+                stored = await self.read_raw(key)
+                value = await self._applied(key, stored, fn, default)
+                if await self._compare_and_set(key, stored, self.encode(key, value)):
+                    return value
+                await anyio.sleep(random.uniform(0, pause))
+                pause = min(2 * pause, 1.0)
         raise ConflictError(f"The value of {key!r} kept changing for {UPDATE_DEADLINE:g} s; use incr() for counters.")
 
     async def incr(self, key: str, by: float = 1) -> int | float:

@@ -33,6 +33,7 @@ from support_proxy import Proxy
 from support_valkey import Valkey, free_port, until
 
 pytestmark = pytest.mark.anyio
+PATIENCE = 1.0  # seconds: little, but enough for a busy machine
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ async def proxy(shared_server: EmbeddedServer, redis: RedisConnection) -> AsyncI
 @pytest.fixture
 async def far(proxy: Proxy, settings: Settings) -> AsyncIterator[RedisConnection]:
     """A connection through the proxy, with little patience."""
-    async with RedisConnection(url=proxy.url, settings=settings, timeout=0.3, max_connections=3) as connection:
+    async with RedisConnection(url=proxy.url, settings=settings, timeout=PATIENCE, max_connections=3) as connection:
         yield connection
 
 
@@ -102,8 +103,8 @@ async def test_a_blackholed_link_is_a_timeout_and_the_next_command_works_when_it
     assert await incr(far) == 1
     proxy.blackhole = True
     for _ in range(5):  # more than there are connections: a dead one must not keep its place
-        with anyio.fail_after(10):
-            with pytest.raises(RedisTimeoutError, match=r"did not answer within 0\.3 s.*is not known"):
+        with anyio.fail_after(60):
+            with pytest.raises(RedisTimeoutError, match=r"did not answer within 1 s.*is not known"):
                 await incr(far)
     assert not await far.health_check()
     proxy.blackhole = False
@@ -113,7 +114,7 @@ async def test_a_blackholed_link_is_a_timeout_and_the_next_command_works_when_it
 async def test_all_who_wait_on_a_blackholed_link_get_a_named_error(proxy: Proxy, far: RedisConnection) -> None:
     assert await incr(far) == 1
     proxy.blackhole = True
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         found = await asyncio.gather(*(incr(far) for _ in range(20)), return_exceptions=True)
     assert all(isinstance(error, RedisUnavailableError) for error in found)
     proxy.blackhole = False
@@ -182,9 +183,11 @@ async def test_a_reset_under_a_waiting_write_is_an_error_and_no_second_write(
     assert await get(redis) == b"1"
 
 
-async def test_a_slow_link_is_no_broken_link(proxy: Proxy, far: RedisConnection) -> None:
-    proxy.latency = 0.02
-    assert sorted(await asyncio.gather(*(incr(far) for _ in range(5)))) == [1, 2, 3, 4, 5]
+async def test_a_slow_link_is_no_broken_link(proxy: Proxy, settings: Settings) -> None:
+    proxy.latency = 0.2
+    async with RedisConnection(url=proxy.url, settings=settings, timeout=60.0, max_connections=3) as patient:
+        assert sorted(await asyncio.gather(*(incr(patient) for _ in range(5)))) == [1, 2, 3, 4, 5]
+        assert await patient.command("INCR", "n") == 6
 
 
 async def go_away(proxy: Proxy, connection: RedisConnection) -> None:
@@ -251,12 +254,12 @@ async def test_a_blackholed_reader_gets_a_named_error_and_reads_on_when_the_link
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(swallow)
-        with anyio.fail_after(10), pytest.raises(RedisTimeoutError, match=r"blocking read of 's'.*start_from_backlog"):
+        with anyio.fail_after(60), pytest.raises(RedisTimeoutError, match=r"blocking read of 's'.*start_from_backlog"):
             async for _ in reader:
                 pass
     proxy.blackhole = False
     await streams.append(redis, "s", {"a": 1})
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async for _, entry in reader:
             assert entry.field_values == {b"a": b"1"}
             break
@@ -273,7 +276,7 @@ async def test_a_reset_under_a_blocking_read_is_a_named_error(
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(cut)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             with pytest.raises(RedisUnavailableError, match="broke before the reply"):
                 async for _ in reader:
                     pass

@@ -147,7 +147,7 @@ def worker(settings: Settings, how: str, count: int = 0) -> subprocess.Popen[str
 
 async def test_another_process_sees_the_same_data(storage: Storage, settings: Settings) -> None:
     await storage.write("shared", {"pair": (1, 2), "raw": b"\xff"})
-    out, _ = await asyncio.to_thread(worker(settings, "read").communicate, timeout=30)
+    out, _ = await asyncio.to_thread(worker(settings, "read").communicate, timeout=100)
     assert out.strip() == repr({"pair": (1, 2), "raw": b"\xff"})
 
 
@@ -156,7 +156,7 @@ async def test_1000_concurrent_increments_from_4_processes_give_1000(
     storage: Storage, settings: Settings, how: str
 ) -> None:
     workers = [worker(settings, how, 250) for _ in range(4)]
-    await asyncio.gather(*(asyncio.to_thread(each.communicate, timeout=60) for each in workers))
+    await asyncio.gather(*(asyncio.to_thread(each.communicate, timeout=100) for each in workers))
     assert [each.returncode for each in workers] == [0] * 4
     assert await storage.read("n") == 1000
 
@@ -189,6 +189,41 @@ async def test_update_runs_again_when_somebody_was_quicker(storage: Storage) -> 
     await storage.write("n", 1)
     assert await storage.update("n", slow, default=100) == 101
     assert seen == [1, 10, 100]
+
+
+async def test_updates_of_one_process_take_turns(storage: Storage) -> None:
+    """Racing each other all but one would lose each time."""
+    calls = 0
+
+    async def add(old: int) -> int:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0)
+        return old + 1
+
+    await asyncio.gather(*(storage.update("n", add, default=0) for _ in range(200)))
+    assert (await storage.read("n"), calls) == (200, 200)
+    assert not next(iter(storage._turns._loops.values()))
+
+
+async def test_updates_inside_of_updates_do_not_wait_for_each_other(storage: Storage) -> None:
+    met = asyncio.Barrier(2)
+
+    async def both(first: str, second: str) -> None:
+        seen = 0
+
+        async def outer(old: int) -> int:
+            nonlocal seen
+            seen += 1
+            if seen == 1:
+                await met.wait()
+                await storage.update(second, lambda value: value + 1, default=0)
+            return old + 1
+
+        await storage.update(first, outer, default=0)
+
+    await asyncio.gather(both("a", "b"), both("b", "a"))
+    assert (await storage.read("a"), await storage.read("b")) == (2, 2)
 
 
 async def test_update_gives_up_by_name_and_never_in_the_midst_of_the_function(
