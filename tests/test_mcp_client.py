@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ import jsonschema
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from support_mcp import CLAUDE_DESKTOP, RawClient, clean_environment
+from support_simulator import exchange
 
 CLIENTS = ("raw", "legacy", "auto")
 MODERN = "2026-07-28"
@@ -75,9 +77,15 @@ class RawPeer:
 
 @contextmanager
 def connected(kind: str, folder: Path) -> Iterator[Handlers]:
-    """A server on a private Valkey in ``folder``, and a client of this kind."""
-    env = {"STREAMMACHINE_EMBEDDED": "always", "STREAMMACHINE_DATA_DIR": str(folder / "data")}
-    log = folder / "server.log"
+    """A server on a private Valkey in ``folder`` and a simulated exchange, and a client of this kind."""
+    with exchange("binance", speed=60) as market:
+        env = {**market.env, "STREAMMACHINE_EMBEDDED": "always", "STREAMMACHINE_DATA_DIR": str(folder / "data")}
+        with _client(kind, env, folder / "server.log") as handlers:
+            yield handlers
+
+
+@contextmanager
+def _client(kind: str, env: dict[str, str], log: Path) -> Iterator[Handlers]:
     if kind == "raw":
         with RawClient(env=env, capabilities=CLAUDE_DESKTOP, log=log) as raw:
             assert raw.server_info["protocolVersion"] == "2025-11-25"
@@ -321,6 +329,47 @@ class Handlers:
         self.call("agent_delete", name="dear", confirm=True)
         return "no agent is left"
 
+    def backfill_start(self) -> str:
+        day = "2025-07-19"
+        made = self.call("backfill_start", exchange="binance", symbol="ETHUSDT", start=day, end=day, timeframe="1h")
+        assert made["started"] is True
+        return f"{made['name']} is under way"
+
+    def backfill_status(self) -> str:
+        def done() -> bool:
+            (row,) = self.call("backfill_status")["backfills"]
+            return bool(row["state"] == "done" and row["rows"] == 24)
+
+        self.wait(done)
+        return "24 candles of a day"
+
+    def runner_start(self) -> str:
+        made = self.call("runner_start", exchange="binance", symbols=["BTCUSDT"], timeframe="1m")
+        assert made["streams"] == ["kline:binance:BTCUSDT:1m"]
+        return f"{made['name']} streams"
+
+    def runner_list(self) -> str:
+        self.wait(lambda: self.call("runner_list")["runners"][0].get("last"))
+        return "a candle has come"
+
+    def candles_read(self) -> str:
+        page = self.call("candles_read", exchange="binance", symbol="BTCUSDT")
+        assert page["count"] >= 1
+        assert page["columns"]["is_closed"][0] is True
+        return f"{page['count']} candles"
+
+    def runner_stop(self) -> str:
+        (row,) = self.call("runner_list")["runners"]
+        assert self.call("runner_stop", name=row["name"])["stopped"] is True
+        return "none is left"
+
+    def wait(self, condition: Callable[[], Any]) -> None:
+        """Wait until it is true, a minute at most."""
+        end = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < end, "it did not come true"
+            time.sleep(0.1)
+
     # -- resources and prompts ----------------------------------------------------------------
 
     def config(self) -> str:
@@ -375,6 +424,7 @@ ORDER = (
     *("ohlc_stats", "ohlc_clear", "ohlc_list"),
     *("agent_create", "agent_list", "agent_stats", "agent_pause", "agent_resume"),
     *("dead_letter_list", "dead_letter_redrive", "dead_letter_purge", "agent_delete"),
+    *("backfill_start", "backfill_status", "runner_start", "runner_list", "candles_read", "runner_stop"),
     *("config", "status", "guide", "patterns"),
 )
 

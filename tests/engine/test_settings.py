@@ -70,7 +70,7 @@ REFUSED = [
     ("STREAMMACHINE_STREAM_MAXLEN", "-1", "0 (off)"),
     ("STREAMMACHINE_LOG_LEVEL", "loud", "DEBUG, INFO"),
     ("STREAMMACHINE_READ_ONLY", "perhaps", "true or false"),
-    ("STREAMMACHINE_TOOLSETS", "stream,market", "all, or some of stream"),
+    ("STREAMMACHINE_TOOLSETS", "stream,moon", "all, or some of stream"),
     ("STREAMMACHINE_TOOLSETS", ",", "all, or some of stream"),
 ]
 

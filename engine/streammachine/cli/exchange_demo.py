@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import anyio
@@ -28,6 +29,7 @@ async def show_socket_to_candles(console: Console, trades: Path | None, folder: 
     Args:
         trades: recorded trades to play; generated ones of two symbols without.
     """
+    logging.getLogger("streammachine.market").setLevel(logging.ERROR)  # that the line breaks is part of the picture
     adapter = adapter_for("binance")
     tape = None if trades is None else Tape.from_trades(trades)
     symbols = ["BTCUSDT"] if tape is not None else ["BTCUSDT", "ETHUSDT"]
