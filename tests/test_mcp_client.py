@@ -78,7 +78,7 @@ class RawPeer:
 @contextmanager
 def connected(kind: str, folder: Path) -> Iterator[Handlers]:
     """A server on a private Valkey in ``folder`` and a simulated exchange, and a client of this kind."""
-    with exchange("binance", speed=60) as market:
+    with exchange("binance", speed=30) as market:
         env = {**market.env, "STREAMMACHINE_EMBEDDED": "always", "STREAMMACHINE_DATA_DIR": str(folder / "data")}
         with _client(kind, env, folder / "server.log") as handlers:
             yield handlers

@@ -30,10 +30,10 @@ def every(language: str, pages: list[Path] = PAGES) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of all blocks. The exchanges are simulated, a minute of the market is half a second."""
+    """The environment of all blocks. The exchanges are simulated, a minute of the market is two seconds."""
     with (
         environment(tmp_path_factory.mktemp("readme")) as found,
-        exchange("binance", "okx", "kraken", "bybit", speed=120, symbols=("BTC/USDT", "ETH/USDT", "BTC/USD")) as market,
+        exchange("binance", "okx", "kraken", "bybit", speed=30, symbols=("BTC/USDT", "ETH/USDT", "BTC/USD")) as market,
     ):
         yield {**found, **market.env}
 

@@ -18,7 +18,7 @@ MINUTE = 60_000
 
 @pytest.fixture(scope="module")
 def market() -> Iterator[Exchange]:
-    with exchange("binance", "kraken", speed=60) as running:
+    with exchange("binance", "kraken", speed=40) as running:
         yield running
 
 

@@ -44,6 +44,11 @@ class Clock:
         """Call back in so many seconds of this clock, in the running loop."""
         raise NotImplementedError
 
+    def patience(self, seconds: float) -> float:
+        """Seconds of this clock in which as many real ones pass at least: for what takes the time it takes, such as an
+        answer over a network, however fast the market is played."""
+        return seconds * max(1.0, getattr(self, "speed", None) or 1.0)
+
     async def sleep(self, seconds: float) -> None:
         """Wait so many seconds of this clock; none or less gives way to others once."""
         if seconds <= 0:

@@ -84,7 +84,7 @@ class Line:
         self._rng = rng
         self._numbers = numbers
         self._failures = 0
-        self._stale_after = options.stale_after
+        self._stale_after = clock.patience(options.stale_after)
         self._closing = False
         self._alive: set[Session] = set()
         self._begin: Callable[[Session], object] | None = None
@@ -146,9 +146,9 @@ class Line:
         """Wait before the next attempt, after a session that ended."""
         if session.flowed >= self._options.flowing:
             self._failures = 0
-            self._stale_after = self._options.stale_after
+            self._stale_after = self._clock.patience(self._options.stale_after)
         elif session.stale and not session.flowed:
-            self._stale_after = min(2 * self._stale_after, STALEST * self._options.stale_after)
+            self._stale_after = min(2 * self._stale_after, STALEST * self._clock.patience(self._options.stale_after))
         pause = 0.0
         if self._failures:
             bound = min(self._options.backoff * 2.0 ** (self._failures - 1), self._options.longest_backoff)

@@ -86,7 +86,7 @@ class RestClient:
         self.adapter = adapter
         self.urls = urls
         self.clock = clock
-        self.timeout = timeout
+        self.timeout = clock.patience(timeout)
         self.attempts = attempts
         self.parallel = parallel or adapter.rest.parallel
         self.patience = patience

@@ -227,7 +227,7 @@ class Session:
         await self._clock.sleep(budget.reserve(1, now) - now)
         loopback = address.hostname in ("localhost", "::1") or (address.hostname or "").startswith("127.")
         try:
-            with self._clock.fail_after(self._options.open_timeout):
+            with self._clock.fail_after(self._clock.patience(self._options.open_timeout)):
                 return await connect(
                     self.url,
                     compression=None,
@@ -307,7 +307,7 @@ class Session:
     # -- watchdogs and keep-alive --
 
     async def _watch_transport(self) -> None:
-        silent = self.adapter.socket.silent
+        silent = self._clock.patience(self.adapter.socket.silent)
         while True:
             now = self._clock.monotonic()
             if self._blocked:
@@ -408,7 +408,7 @@ class Session:
 
     async def _await_answer(self, asked: _Asked) -> None:
         """Ask again for what was not answered in time; give the connection up if that does not help either."""
-        deadline = self._options.ack_timeout
+        deadline = self._clock.patience(self._options.ack_timeout)
         while (
             left := max(asked.sent_at, self._reading_since) + deadline - self._clock.monotonic()
         ) > 0 or self._blocked:
