@@ -89,6 +89,55 @@ def serving(nodes: list[Valkey], key: str) -> Valkey:
     raise AssertionError("no node answers")
 
 
+def owner_of(nodes: list[Valkey], key: str) -> int:
+    """The number of the node that has the key's slot, as the first one sees it."""
+    return _owner(nodes, slot_of(key))
+
+
+def _owner(nodes: list[Valkey], slot: int) -> int:
+    with redis.Redis(port=nodes[0].port) as client:
+        rows = client.execute_command("CLUSTER", "SLOTS")
+    port = next(row[2][1] for row in rows if int(row[0]) <= slot <= int(row[1]))
+    return next(number for number, node in enumerate(nodes) if node.port == port)
+
+
+class Move:
+    """A slot on its way from its node to another, as ``valkey-cli --cluster reshard`` moves one."""
+
+    def __init__(self, nodes: list[Valkey], slot: int, to: int) -> None:
+        self.slot = slot
+        self._clients = [redis.Redis(port=node.port) for node in nodes]
+        self._ids = [client.execute_command("CLUSTER", "MYID").decode() for client in self._clients]
+        self._from = _owner(nodes, slot)
+        self._to = to
+        self._port = nodes[to].port
+        assert self._from != to
+
+    def begin(self) -> None:
+        """From now on a key that is not at the old node is asked for at the new one."""
+        self._clients[self._to].execute_command("CLUSTER", "SETSLOT", self.slot, "IMPORTING", self._ids[self._from])
+        self._clients[self._from].execute_command("CLUSTER", "SETSLOT", self.slot, "MIGRATING", self._ids[self._to])
+
+    def carry(self, key: str) -> None:
+        self._clients[self._from].execute_command("MIGRATE", "127.0.0.1", self._port, key, 0, 60_000)
+
+    def keys(self) -> list[str]:
+        """What is at the old node yet."""
+        found = self._clients[self._from].execute_command("CLUSTER", "GETKEYSINSLOT", self.slot, 1000)
+        return [key.decode() for key in found]
+
+    def finish(self) -> None:
+        """Carry the rest, and tell all nodes."""
+        while keys := self.keys():
+            for key in keys:
+                self.carry(key)
+        others = [number for number in range(len(self._clients)) if number not in (self._from, self._to)]
+        for number in (self._to, self._from, *others):
+            self._clients[number].execute_command("CLUSTER", "SETSLOT", self.slot, "NODE", self._ids[self._to])
+        for client in self._clients:
+            client.close()
+
+
 class Sentinels:
     """A primary, a replica, and one Sentinel that watches them."""
 

@@ -23,9 +23,11 @@ from streammachine.redis.url import Endpoint
 log = logging.getLogger(__name__)
 
 SLOTS = 16384
-MOVES = 5  # MOVED answers followed for one command
+MOVES = 10  # times that a command is sent again where it belongs
 MOVE_PAUSE = 0.1  # seconds between two of them: a failover takes a moment
-_ELSEWHERE = ("MOVED", "CLUSTERDOWN")  # nothing ran: the map is old, or the Cluster is electing
+# Nothing ran: the map is old, the slot is being moved, or the Cluster is electing.
+_AWAY = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
+ASKING = b"*1\r\n$6\r\nASKING\r\n"
 _AFTER_SUBCOMMAND = {"XGROUP", "XINFO", "OBJECT", "MEMORY"}
 _KEYLESS = {"PING", "INFO", "CLIENT", "CONFIG", "SCRIPT", "COMMAND", "CLUSTER", "SCAN", "DBSIZE", "TIME", "FLUSHALL"}
 
@@ -82,25 +84,40 @@ class ClusterRoads:
     async def exchange(self, payload: bytes, replies: int, timeout: float, key: str | bytes | None = None) -> list[Any]:
         """As ``Road.exchange``, at the primary of ``key``.
 
+        What a node sent away (the slot has moved, or is being moved) has not run. It is sent again where it belongs, in
+        its order; where one behind it has run, it is given as the error that it is.
+
         Raises:
             UnsentError: no node could be reached, so nothing was sent.
         """
+        done: list[Any] = []
+        found: list[Any] = []
         for _ in range(MOVES):
             try:
-                road = await self._road(key)
-                found = await road.exchange(payload, replies, timeout)
-            except UnsentError:
+                found = await self._attempt(payload, replies - len(done), timeout, key)
+                done += found[: len(found) - _sent_away(found)]
+                if asked := _asked(found[-(replies - len(done)) :]) if len(done) < replies else None:
+                    # The slot is half moved: each command must say that the old node sent it.
+                    commands = [ASKING + command for command in split_commands(payload)[len(done) - replies :]]
+                    found = (await self._to(asked).exchange(b"".join(commands), 2 * len(commands), timeout))[1::2]
+                    done += found[: len(found) - _sent_away(found)]
+                if len(done) == replies:
+                    return done
+                payload = b"".join(split_commands(payload)[len(done) - replies :])
+                await anyio.sleep(MOVE_PAUSE)
                 await self._read_map()
-                road = await self._road(key)
-                found = await road.exchange(payload, replies, timeout)
-            moved = [
-                reply for reply in found if isinstance(reply, RespError) and reply.code in ("MOVED", "CLUSTERDOWN")
-            ]
-            if len(moved) < len(found) or not found:
-                return found  # done, or done in part: what moved meanwhile is an error of its own
-            await anyio.sleep(MOVE_PAUSE)
+            except UnsentError as error:
+                if done:
+                    raise error.cause from error  # a part was sent: who repeats it all would write that twice
+                raise
+        return done + found[len(done) - replies :]
+
+    async def _attempt(self, payload: bytes, replies: int, timeout: float, key: str | bytes | None) -> list[Any]:
+        try:
+            return await (await self._road(key)).exchange(payload, replies, timeout)
+        except UnsentError:
             await self._read_map()
-        return found
+            return await (await self._road(key)).exchange(payload, replies, timeout)
 
     async def each_primary(self) -> list[SharedRoad]:
         """A road to every primary, for commands that look at all keys."""
@@ -166,6 +183,36 @@ class ClusterRoads:
             assert isinstance(cause, RedisUnavailableError)
             self._readings, self._failure = self._readings + 1, partial(type(cause), str(cause))
             raise UnsentError(cause)
+
+
+def split_commands(payload: bytes) -> list[bytes]:
+    """The single commands of a payload in RESP (arrays of bulk strings)."""
+    found, start, at = [], 0, 0
+    while at < len(payload):
+        end = payload.index(b"\r\n", at)
+        parts, at = int(payload[at + 1 : end]), end + 2
+        for _ in range(parts):
+            end = payload.index(b"\r\n", at)
+            at = end + 2 + int(payload[at + 1 : end]) + 2
+        found.append(payload[start:at])
+        start = at
+    return found
+
+
+def _sent_away(replies: Sequence[Any]) -> int:
+    """How many replies at the end tell that their command did not run here; 0 where a later one has run."""
+    away = [isinstance(reply, RespError) and reply.code in _AWAY for reply in replies]
+    count = away.index(False) if False in (away := away[::-1]) else len(away)
+    return count if count == sum(away) else 0
+
+
+def _asked(replies: Sequence[Any]) -> tuple[str, int] | None:
+    """The node that all of them are sent to for once; None where they are not."""
+    places = {reply.message.rpartition(" ")[2] if reply.code == "ASK" else "" for reply in replies}
+    if len(places) != 1 or not (place := places.pop()):
+        return None
+    host, _, port = place.rpartition(":")
+    return host, int(port)
 
 
 def _range(row: Any, asked: tuple[str, int]) -> tuple[int, int, tuple[str, int]]:

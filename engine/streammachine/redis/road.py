@@ -32,6 +32,8 @@ from streammachine.redis.codec import NEED_MORE, ProtocolError, ReplyParser, Res
 from streammachine.redis.url import Endpoint
 
 CONNECT_TIMEOUT = 2.0  # seconds to open the socket and log in
+# Answers of a node that did not run the command, and of which time takes care: a failover, a slot that is being moved.
+NOT_READY = ("MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN")
 
 
 class Road:
@@ -306,12 +308,10 @@ def refused(reply: RespError, url: str) -> StreamMachineError:
         )
     if reply.code in ("NOAUTH", "WRONGPASS", "NOPERM"):
         return RedisAuthError(f"Redis at {url} refuses the command: {text}. Correct REDIS_URL.")
-    if reply.code in ("LOADING", "MASTERDOWN", "CLUSTERDOWN"):
-        return RedisUnavailableError(
-            f"Redis at {url} is still loading its data; try again."
-            if reply.code == "LOADING"
-            else f"Redis at {url} is not ready: {text}"
-        )
+    if reply.code == "LOADING":
+        return RedisUnavailableError(f"Redis at {url} is still loading its data; try again.")
+    if reply.code in NOT_READY:
+        return RedisUnavailableError(f"Redis at {url} is not ready: {text}. Try again.")
     return RedisCommandError(f"Redis at {url} refused the command: {text}")
 
 

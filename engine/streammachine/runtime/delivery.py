@@ -40,7 +40,7 @@ from streammachine.errors import (
     WrongTypeError,
 )
 from streammachine.redis.codec import Entry, RespError, parse_entries, parse_stream_reply
-from streammachine.redis.road import Road, encode_command
+from streammachine.redis.road import NOT_READY, Road, encode_command
 from streammachine.redis.streams import ensure_group
 from streammachine.runtime.companions import Companions
 from streammachine.runtime.message import ATTEMPT, FIRST_SEEN, ORIGIN_ID, ORIGIN_STREAM
@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 HANDED_BACK = "sm-handed-back"  # the consumer that prefetched entries are handed to at the end
 AT_ONCE = 86_400_000  # ms of idle time noted for entries that are handed back: beyond anybody's lease
 CLAIM_CHUNK = 1000  # ids in one script call
+MOST_SPARED = 10_000  # entries remembered that Redis did not take; most of them come back at once
 MOST_ARGUMENTS = 7000  # of one effect; Lua's unpack ends at about 8000
 READ_MARGIN = 2.0  # seconds beyond BLOCK before the link counts as dead
 # KEYS[1] a companion; ARGV the group, the ids. Acknowledged entries vanish in the same step: only this group reads it.
@@ -147,6 +148,7 @@ class Delivery:
         self.main = Lane(stream, companion=False)
         self.retry = Lane(self.keys.retry, companion=True)
         self.retry_open = False  # whether the companion stands and has the group
+        self._spared: dict[tuple[str, bytes], int] = {}  # delivery counts whose last start ended here, alive
 
     @property
     def held(self) -> int:
@@ -252,7 +254,7 @@ class Delivery:
 
     async def begin(self, item: Item) -> bool:
         """Count the start of a taken-over entry; False when it is not ours any more."""
-        if not await self._on_lane("begin", item.lane, self.consumer, item.id):
+        if not await self._on_lane("begin", item.lane, self.consumer, item.id, item.deliveries + 1):
             self.drop(item)
             return False
         item.begun = True
@@ -263,6 +265,15 @@ class Delivery:
         """Hold the item no longer. Unless it is finished it stands in the pending list until its lease runs out."""
         if item.lane.held.get(item.id) is item:
             del item.lane.held[item.id]
+
+    def spare(self, item: Item) -> None:
+        """Hold the item no longer, because Redis did not take what became of it. Should it come here again, its start
+        is not held against it: the process lived to its end."""
+        if item.begun:
+            if len(self._spared) >= MOST_SPARED:
+                self._spared.clear()
+            self._spared[item.lane.key, item.id] = item.deliveries
+        self.drop(item)
 
     async def hand_back(self, items: Iterable[Item], *, at_once: bool = True) -> None:
         """Give entries back whose handler has not run: their delivery count is as before they were read.
@@ -449,6 +460,8 @@ class Delivery:
         for identifier, fields in entries:
             if identifier not in held and fields is not None:
                 item = held[identifier] = Item(lane, identifier, fields, deliveries, begun)
+                if self._spared and self._spared.pop((lane.key, identifier), None) == deliveries:
+                    item.deliveries, item.begun = deliveries - 1, False
                 items.append(item)
         return items
 
@@ -490,6 +503,6 @@ def _refuse_error(reply: Any) -> None:
     if isinstance(reply, RespError):
         if reply.code in ("NOGROUP", "UNBLOCKED") or "no such key" in reply.message.lower():
             raise NoGroupError(reply.message)
-        if reply.code in ("LOADING", "MASTERDOWN", "CLUSTERDOWN"):
+        if reply.code == "LOADING" or reply.code in NOT_READY:
             raise RedisUnavailableError(f"Redis is not ready: {reply.message}")
         raise RedisCommandError(f"Redis refused a group read: {reply.message}")

@@ -132,7 +132,7 @@ class Settler:
         """Let go of items whose commit failed; what is still pending is given out again."""
         log.warning("Committing %d messages of %r: %s; they come again", len(items), self._delivery.stream, error)
         for item in items:
-            self._delivery.drop(item)
+            self._delivery.spare(item)
         if isinstance(error, (UncommittedError, RedisUnavailableError)):
             self.recover = True
         self.freed.ring()

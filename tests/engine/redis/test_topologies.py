@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -11,14 +12,17 @@ import redis as redis_py
 
 from streammachine.errors import RedisCommandError, RedisUnavailableError, SettingsError, StreamMachineError
 from streammachine.ohlc.durable import DurableAggregators, Tick
+from streammachine.redis import cluster as cluster_module
 from streammachine.redis import streams
-from streammachine.redis.cluster import key_of, slot_of
+from streammachine.redis.cluster import ASKING, ClusterRoads, key_of, slot_of, split_commands
+from streammachine.redis.codec import RespError
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.objects import RedisObjectStorage
+from streammachine.redis.road import UnsentError, encode_command
 from streammachine.redis.storage import Storage
-from streammachine.redis.url import parse_url
+from streammachine.redis.url import Endpoint, parse_url
 from streammachine.settings import Settings
-from support_cluster import Sentinels, TlsFront, cluster
+from support_cluster import Move, Sentinels, TlsFront, cluster, owner_of
 from support_valkey import Valkey, until
 
 pytestmark = pytest.mark.anyio
@@ -98,6 +102,90 @@ async def test_a_slot_that_moved_is_followed(nodes: list[Valkey], tmp_path: Path
         for client in clients:
             client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[other])
             client.close()
+
+
+async def test_a_slot_that_is_being_moved_is_followed_half_way(nodes: list[Valkey], tmp_path: Path) -> None:
+    async with RedisConnection(settings=cluster_settings(nodes, tmp_path)) as connection:
+        old = await connection.pipeline_xadd("{moving}old", [{"n": n} for n in range(1500)])
+        move = Move(nodes, slot_of("{moving}"), (owner_of(nodes, "{moving}") + 1) % 3)
+        move.begin()
+        # One is at the old node yet, the other nowhere: it begins at the new one.
+        old += await connection.pipeline_xadd("{moving}old", [{"n": n} for n in range(1500, 3000)])
+        new = await connection.pipeline_xadd("{moving}new", [{"n": n} for n in range(2500)])
+        assert await connection.command("SET", "{moving}value", "1") == b"OK"
+        both = ["EVAL", "return redis.call('XLEN', KEYS[1]) + redis.call('XLEN', KEYS[2])", 2]
+        with pytest.raises(RedisUnavailableError, match=r"is not ready: TRYAGAIN.*Try again"):
+            await connection.command(*both, "{moving}old", "{moving}new")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, move.finish)
+            old += await connection.pipeline_xadd("{moving}old", [{"n": n} for n in range(3000, 20_000)])
+        assert await connection.command(*both, "{moving}old", "{moving}new") == 22_500
+        assert await connection.command("GET", "{moving}value") == b"1"
+        for stream, ids in (("{moving}old", old), ("{moving}new", new)):
+            entries = await streams.read_from(connection, stream)
+            assert [entry.id for entry in entries] == ids
+            assert [entry.data["n"] for entry in entries] == [str(n) for n in range(len(ids))]
+
+
+class Refusing:
+    """Stands for the roads to the nodes: gives prepared answers, and notes what was sent."""
+
+    def __init__(self, *answers: list[Any]) -> None:
+        self.answers = list(answers)
+        self.sent: list[list[bytes]] = []
+
+    async def exchange(self, payload: bytes, replies: int, timeout: float) -> list[Any]:
+        commands = split_commands(payload)
+        assert len(commands) == replies
+        self.sent.append(commands)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+A, B, C = (encode_command(["SET", key, "x"]) for key in "abc")
+MOVED, ASK, DOWN = (
+    RespError(text) for text in ("MOVED 5 h:1", "ASK 5 127.0.0.1:7001", "CLUSTERDOWN Hash slot not served")
+)
+GONE = UnsentError(RedisUnavailableError("away"))
+
+
+@pytest.mark.parametrize(
+    ("answers", "sent", "found"),
+    [
+        ([[1, 2, 3]], [[A, B, C]], [1, 2, 3]),
+        ([[1, MOVED, MOVED], [2, 3]], [[A, B, C], [B, C]], [1, 2, 3]),
+        ([[DOWN, DOWN, DOWN], [1, 2, 3]], [[A, B, C], [A, B, C]], [1, 2, 3]),
+        ([[1, ASK, ASK], ["OK", 2, "OK", 3]], [[A, B, C], [ASKING, B, ASKING, C]], [1, 2, 3]),
+        ([[1, ASK, ASK], ["OK", 2, "OK", MOVED], [3]], [[A, B, C], [ASKING, B, ASKING, C], [C]], [1, 2, 3]),
+        ([[MOVED, 2, 3]], [[A, B, C]], [MOVED, 2, 3]),  # not in its order any more: an error
+        ([[1, MOVED, MOVED], *[[MOVED, MOVED]] * 9], [[A, B, C], *[[B, C]] * 9], [1, MOVED, MOVED]),
+        ([GONE, [1, 2, 3]], [[A, B, C]] * 2, [1, 2, 3]),
+        ([GONE, GONE], [[A, B, C]] * 2, UnsentError),  # nothing was sent: it may be sent again
+        ([[1, MOVED, MOVED], GONE, GONE], [[A, B, C], [B, C], [B, C]], RedisUnavailableError),  # a part was: it may not
+        ([[1, ASK, ASK], GONE], [[A, B, C], [ASKING, B, ASKING, C]], RedisUnavailableError),
+    ],
+)
+async def test_what_was_sent_away_is_sent_again_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, answers: list[Any], sent: list[list[bytes]], found: Any
+) -> None:
+    node = Refusing(*answers)
+    roads = ClusterRoads(Endpoint("h", 1), "h")
+    roads._ranges = [(0, 16383, ("h", 1))]
+
+    async def unchanged() -> None: ...
+
+    monkeypatch.setattr(cluster_module, "MOVE_PAUSE", 0)
+    monkeypatch.setattr(roads, "_to", lambda place: node)
+    monkeypatch.setattr(roads, "_read_map", unchanged)
+    if isinstance(found, list):
+        assert await roads.exchange(A + B + C, 3, 1.0, "a") == found
+    else:
+        with pytest.raises(found) as caught:
+            await roads.exchange(A + B + C, 3, 1.0, "a")
+        assert type(caught.value) is found
+    assert node.sent == sent
 
 
 async def test_a_script_across_slots_is_an_error_by_name(nodes: list[Valkey], tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
+from streammachine.errors import RedisUnavailableError
 from streammachine.redis.connection import RedisConnection
 from streammachine.runtime.app import App
 from streammachine.runtime.message import Message
@@ -314,6 +316,35 @@ async def test_a_reply_that_is_lost_after_the_command_ran(
             await until(lambda round_=round_: probe.done("s", 50 * (round_ + 1)), DEADLINE)  # type: ignore[misc]
             await until(lambda round_=round_: proxy.lost_replies > round_, DEADLINE)  # type: ignore[misc]
         await everything_once(probe, 150)
+
+
+async def test_a_redis_that_takes_no_commit_is_not_the_messages_fault(make_app: MakeApp, probe: Probe) -> None:
+    """More commits fail than a message may be started without an end: its process has lived to the end each time."""
+    await probe.redis.pipeline_xadd("s", [{"n": 1}])
+    await probe.ask("XGROUP", "CREATE", "s", "eventengine", "0")
+    await probe.ask("XREADGROUP", "GROUP", "eventengine", "dead", "STREAMS", "s", ">")
+    app = make_app()
+    attempts: list[int] = []
+
+    @app.agent("s", transactional=True, lease=0.5)
+    async def handle(message: Message) -> None:
+        attempts.append(message.attempt)
+        await app.send("out", {"n": message.message["n"]})
+
+    async with app:
+        delivery = app._consumers[0][1].delivery
+        run = delivery._script
+
+        async def refused(name: str, *arguments: Any) -> Any:
+            if name == "commit" and len(attempts) <= 8:
+                raise RedisUnavailableError("away")
+            return await run(name, *arguments)
+
+        delivery._script = refused  # type: ignore[method-assign]
+        await until(lambda: probe.done("s", 1), DEADLINE)
+    assert attempts == [2] * 9
+    assert [fields["n"] for fields in await probe.fields("out")] == ["1"]
+    assert await probe.ask("EXISTS", "{s}:dlq") == 0
 
 
 async def test_an_acknowledgement_that_is_lost_is_sent_again(proxied: tuple[App, Proxy], probe: Probe) -> None:

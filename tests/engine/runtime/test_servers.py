@@ -8,9 +8,12 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 import redis as redis_py
 
+from streammachine.redis.cluster import slot_of
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.embedded import EmbeddedServer
 from streammachine.runtime.app import App
@@ -18,7 +21,7 @@ from streammachine.runtime.message import Message
 from streammachine.runtime.redrive import Box
 from streammachine.runtime.retry import Reject, Retry
 from streammachine.settings import Settings
-from support_cluster import Sentinels, TlsFront, cluster
+from support_cluster import Move, Sentinels, TlsFront, cluster, owner_of
 from support_runtime import Probe
 from support_valkey import Valkey, until
 
@@ -124,6 +127,47 @@ async def letters_again(probe: Probe, count: int) -> bool:
     return await probe.ask("XLEN", f"{STREAM}:dlq") == count and await finished(probe, "billing")
 
 
+async def test_an_app_goes_on_while_its_slot_moves_to_another_node(tmp_path: Path, anyio_backend: str) -> None:
+    """Key by key, and back again. Meanwhile no commit can be done: what it writes is at two nodes."""
+    with cluster(tmp_path) as nodes:
+        app, seen = shop(f"{nodes[0].url}?cluster=true", tmp_path)
+        home = owner_of(nodes, STREAM)
+        orders = [{"n": n, "customer": n % 5} for n in range(COUNT)]
+        async with app:
+            probe = Probe(app.redis)
+            for start, to in ((0, (home + 1) % 3), (COUNT // 2, home)):
+                await app.send_batch(STREAM, orders[start : start + COUNT // 4])
+                move = Move(nodes, slot_of(STREAM), to)
+                await anyio.to_thread.run_sync(move.begin)
+                for order in orders[start + COUNT // 4 : start + COUNT // 2]:
+                    assert await app.send(STREAM, order)  # a command on one key runs at any moment
+                    keys = await anyio.to_thread.run_sync(move.keys)
+                    if keys and order["n"] % 5 == 0:
+                        await anyio.to_thread.run_sync(move.carry, keys[0])
+                await anyio.to_thread.run_sync(move.finish)
+                await until(lambda to=to: owner_of(nodes, STREAM) == to, DEADLINE)  # type: ignore[misc]
+            for group in ("billing", "looking"):
+                await until(lambda group=group: finished(probe, group), DEADLINE)  # type: ignore[misc]
+            rejected = [n for n in range(COUNT) if n % 50 == 49]
+            billed = [int(fields["n"]) for fields in await probe.fields(OUT)]
+            assert sorted(billed) == [n for n in range(COUNT) if n not in rejected]
+            assert sorted(int(fields["n"]) for fields in await probe.fields(f"{STREAM}:dlq")) == rejected
+            assert await probe.ask("HGET", f"{STREAM}:state:billing", "billed") == b"%d" % len(billed)
+            assert {n for numbers in seen.values() for n in numbers} == set(range(COUNT))
+            await until(lambda: is_healthy(app), DEADLINE)
+
+
+async def is_healthy(app: App) -> bool:
+    return bool((await app.health_check())["status"] == "healthy")
+
+
+async def sent(app: App, order: dict[str, int]) -> bool:
+    """With a key, so that it may be repeated when it is not known whether it arrived."""
+    with contextlib.suppress(ConnectionError):
+        return bool(await app.send(STREAM, order, dedup_key=str(order["n"])))
+    return False
+
+
 @pytest.fixture
 async def sentinels(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Sentinels]:
     with Sentinels(tmp_path) as group:
@@ -141,13 +185,8 @@ async def test_an_app_goes_on_after_a_failover(sentinels: Sentinels, tmp_path: P
         assert await probe.ask("WAIT", 1, int(DEADLINE * 1000)) == 1  # the replica has it all
         sentinels.primary.stop()
 
-        async def sent(order: dict[str, int]) -> bool:
-            with contextlib.suppress(ConnectionError):
-                return bool(await app.send(STREAM, order, dedup_key=str(order["n"])))
-            return False
-
         for order in orders[4:]:
-            await until(lambda order=order: sent(order), DEADLINE)  # type: ignore[misc]
+            await until(lambda order=order: sent(app, order), DEADLINE)  # type: ignore[misc]
         await until(lambda: probe.done(STREAM, 8, "billing"), DEADLINE)
         assert sorted(int(fields["n"]) for fields in await probe.fields(OUT)) == [order["n"] for order in orders]
         await until(lambda: probe.done(STREAM, 8, "looking"), DEADLINE)
