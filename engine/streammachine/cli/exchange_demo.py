@@ -19,7 +19,8 @@ from streammachine.market.simulator import Fault, Tape
 
 SPEED = 120.0  # market seconds per second
 MINUTES = 10  # of market
-RESET_AT = 200.0  # market seconds after the start at which the exchange breaks the connection
+RESET_AT = 225.0  # market seconds after the start at which the exchange breaks the connection
+AWAY = 40.0  # seconds for which it then takes no other, so that the end of a minute goes unseen
 LONGEST = 15.0  # seconds
 
 
@@ -36,10 +37,11 @@ async def show_socket_to_candles(console: Console, trades: Path | None, folder: 
     target = folder / "candles.csv"
     console.print(
         f"\n[bold]Socket to candle[/]: a simulated Binance on this machine, {SPEED:g} times as fast as the day; "
-        f"it breaks the connection once"
+        f"it breaks the connection and takes no other for {AWAY:g} s"
     )
     starts: dict[str, list[int]] = {symbol: [] for symbol in symbols}
-    async with simulated(adapter, symbols, speed=SPEED, seed=8, tape=tape, faults=[Fault("reset", at=RESET_AT)]) as (
+    faults = [Fault("reset", at=RESET_AT), Fault("refuse", at=RESET_AT, times=-1, lasts=AWAY)]
+    async with simulated(adapter, symbols, speed=SPEED, seed=8, tape=tape, faults=faults) as (
         clock,
         urls,
     ):
@@ -71,8 +73,10 @@ async def show_socket_to_candles(console: Console, trades: Path | None, folder: 
         for seen in starts.values()
     )
     if whole:
+        feed = runner.stats().feed
         console.print(
-            f"[green]Every minute has its candle[/], {rows} rows in candles.csv, the break healed over REST.\n"
+            f"[green]Every minute has its candle[/], {rows} rows in candles.csv; {feed['reconnects']} reconnects, "
+            f"{feed['healed']} candles fetched over REST.\n"
         )
     else:
         console.print("[red]Candles are missing.[/]\n")
