@@ -270,11 +270,12 @@ class AgentTools(Family):
         connection = await self.state.redis()
         box = await Box.open(connection, stream)
         position = streams.parse_position(before) if before is not None else None
+        total = await box.count(connection)  # first, so that no letter is counted that is not shown
         found, more = await box.newest(connection, count, before=position, group=group)
         kept, cut = fit(_shown(letter, traceback) for letter in found)
         page: Letters = {
             "stream": box.stream,
-            "total": await box.count(connection),
+            "total": max(total, len(kept)),
             "count": len(kept),
             "letters": kept,
             "truncated": more or cut,

@@ -200,13 +200,13 @@ class MarketTools(Family):
         name = adapter.check_symbol(symbol)
         stream = f"kline:{exchange}:{name}:{timeframe}"
         found, more = await _candles(connection, stream, start, end, limit)
-        columns: dict[str, list[Any]] = {column: [] for column in (*COLUMNS, "is_closed")}
-        kept, cut = fit(found)
-        for row in kept:
-            for column in COLUMNS:
-                text = row.get(column, "")
-                columns[column].append(_number(text))
-            columns["is_closed"].append(row.get("is_closed") == "true")
+        rows = [[*(_number(row.get(column, "")) for column in COLUMNS), row.get("is_closed") == "true"] for row in found]
+        if start is None:  # what does not fit is the oldest
+            kept, cut = fit(reversed(rows))
+            kept.reverse()
+        else:
+            kept, cut = fit(rows)
+        columns = {title: [row[place] for row in kept] for place, title in enumerate((*COLUMNS, "is_closed"))}
         page: Candles = {
             "exchange": exchange,
             "symbol": name,
@@ -217,7 +217,7 @@ class MarketTools(Family):
         }
         if more or cut:
             page["hint"] = (
-                f"To go on: start={int(kept[-1]['open_ts']) + 1}" if start else "Older: give start (and end)."
+                f"To go on: start={kept[-1][0] + 1}" if start is not None else f"Older ones: end={kept[0][0]}"
             )
         return page
 
@@ -277,7 +277,9 @@ async def _candles(
         else:
             entries = await streams.read_from(connection, stream, first, last, page)
         for entry in entries:
-            key = entry.data.get("open_ts", entry.id)
+            key = entry.data.get("open_ts", "")
+            if not key.isdigit():
+                continue  # not a candle of ours
             if start is not None or key not in rows:  # the last state of a candle counts
                 rows[key] = entry.data
         if len(entries) < page:
