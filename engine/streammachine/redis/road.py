@@ -89,7 +89,7 @@ class Road:
             with anyio.fail_after(timeout):
                 return await self._link.exchange(payload, replies)
         except TimeoutError:
-            self.close()
+            self._link.abort(_Unanswered(timeout))
             raise RedisTimeoutError(
                 f"Redis at {self._name} did not answer within {timeout:g} s; {_unknown(replies)}"
             ) from None
@@ -97,6 +97,8 @@ class Road:
             raise RedisUnavailableError(
                 f"The connection to {self._name} was closed meanwhile. Open it again."
             ) from error
+        except _Unanswered as error:  # another exchange's time was up first
+            raise RedisUnavailableError(f"Redis at {self._name} {error}; {_unknown(replies)}") from error
         except OSError as error:
             self.close()
             raise RedisUnavailableError(
@@ -148,6 +150,13 @@ class Road:
                     f"Redis at {self._name} refuses the login: {reply.message}. Put user and password into REDIS_URL."
                 )
             raise RedisUnavailableError(f"Redis at {self._name} refuses {command[0]}: {reply.message}.")
+
+
+class _Unanswered(ConnectionResetError):
+    """A road was given up because an exchange had no whole answer within so many seconds."""
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(f"did not answer within {timeout:g} s")
 
 
 class _Link(asyncio.Protocol):

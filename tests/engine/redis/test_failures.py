@@ -111,6 +111,21 @@ async def test_a_blackholed_link_is_a_timeout_and_the_next_command_works_when_it
     assert await incr(far) == 2
 
 
+async def test_who_shares_a_link_that_another_gave_up_learns_why(proxy: Proxy, far: RedisConnection) -> None:
+    assert await far.command("INCR", "n") == 1
+    proxy.blackhole = True
+
+    async def patient() -> None:
+        with pytest.raises(RedisUnavailableError, match=r"did not answer within 1 s; whether .* is not known"):
+            await far.command("INCR", "n", timeout=60)
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(patient)
+            with pytest.raises(RedisTimeoutError):
+                await far.command("INCR", "n")
+
+
 async def test_all_who_wait_on_a_blackholed_link_get_a_named_error(proxy: Proxy, far: RedisConnection) -> None:
     assert await incr(far) == 1
     proxy.blackhole = True
