@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import streammachine
+from streammachine.market.exchanges.wire import HAS_NATIVE
 
 
 def has_compiler(folder: Path) -> bool:
@@ -30,6 +31,7 @@ def test_with_a_compiler_the_native_parts_are_built(tmp_path: Path) -> None:
         "streammachine.ohlc.fast is missing: install again and look at the build"
     )
     assert streammachine._has_cython_decode, "streammachine.redis.wire is missing: install again and look at the build"
+    assert HAS_NATIVE, "streammachine.market.exchanges.usual is missing: install again and look at the build"
 
 
 def test_the_twins_take_over_where_nothing_is_compiled(tmp_path: Path) -> None:
@@ -38,14 +40,16 @@ def test_the_twins_take_over_where_nothing_is_compiled(tmp_path: Path) -> None:
         "import sys\n"
         "sys.modules['streammachine.ohlc.fast'] = None\n"
         "sys.modules['streammachine.redis.wire'] = None\n"
+        "sys.modules['streammachine.market.exchanges.usual'] = None\n"
         "import streammachine as s\n"
         "agg = s.create_ohlc_aggregator([60000])\n"
         "agg.update_tick('A', 1.5, 2.0, 1700000000000)\n"
         "assert agg.get_candles(b'A', 60000)[0].close == 1.5\n"
         "assert s.decode_dict_bytes_to_utf8({b'a': b'b'}) == {'a': 'b'}\n"
-        "print(s._HAS_FAST_OHLC_CYTHON, s._has_cython_decode)\n"
+        "from streammachine.market.exchanges.wire import HAS_NATIVE\n"
+        "print(s._HAS_FAST_OHLC_CYTHON, s._has_cython_decode, HAS_NATIVE)\n"
     )
     import sys
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    assert (done.stdout.strip(), done.stderr) == ("False False", "")
+    assert (done.stdout.strip(), done.stderr) == ("False False False", "")

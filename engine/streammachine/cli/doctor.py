@@ -90,6 +90,7 @@ def _import_name() -> Finding:
 
 def _native() -> list[Finding]:
     from streammachine import _HAS_FAST_OHLC_CYTHON, _has_cython_decode
+    from streammachine.market.exchanges.wire import HAS_NATIVE
 
     mend = "It gives the same results, slower. "
     if shutil.which("cc") or shutil.which("gcc") or shutil.which("clang"):
@@ -98,7 +99,11 @@ def _native() -> list[Finding]:
         mend += f"There is no C compiler here. Install one and Python's headers, then {DISTRIBUTION} again."
     return [
         Finding("ok", subject, "compiled") if built else Finding("note", subject, "not compiled: plain Python", mend)
-        for subject, built in (("Candle engine", _HAS_FAST_OHLC_CYTHON), ("Wire codec", _has_cython_decode))
+        for subject, built in (
+            ("Candle engine", _HAS_FAST_OHLC_CYTHON),
+            ("Wire codec", _has_cython_decode),
+            ("Frame decoder", HAS_NATIVE),
+        )
     ]
 
 

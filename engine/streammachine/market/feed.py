@@ -217,8 +217,8 @@ class Feed:
         if self._timeframe is None and session is not None and events and isinstance(events[0], Trade):
             self._doubt_silence(session, now)
         for event in events:
-            if isinstance(event, (Kline, Trade)):
-                ledger = ledgers.get(event.symbol)
+            if type(event) is Kline or isinstance(event, (Kline, Trade)):  # the first asks no metaclass
+                ledger = ledgers.get(event.__dict__["symbol"])
                 if ledger is None:
                     self._counts["unexpected"] += 1
                 else:

@@ -24,7 +24,7 @@ from typing import Final, Literal
 
 from streammachine.market import timeframe as timeframes
 from streammachine.market.emitters.base import Row
-from streammachine.market.kline import Gap, Kline
+from streammachine.market.kline import Gap, Kline, with_fields
 
 AHEAD: Final = 5000  # a candle may begin so much later than our clock says: exchanges' clocks and ours differ
 QUIET: Final = 10_000  # "next": silence around a candle's end from which on REST is asked whether it was one
@@ -63,6 +63,7 @@ class CandleLedger:
         "_first",
         "_held",
         "_may_verify",
+        "_newest",
         "_next",
         "_overdue_at",
         "_states",
@@ -122,6 +123,7 @@ class CandleLedger:
         self._unshown = False  # it was not handed out, because an earlier candle was not closed yet
         self._held: dict[int, Kline] = {}  # closed, at ``expected`` or beyond
         self._states: dict[int, _State] = {}  # "next": of candles not yet closed
+        self._newest = 0  # "next": open_ts of ``running``
         self._doubtful = False  # "next": a frame of the expected candle may have been lost
         self._anchor: Kline | None = None  # "next": the candle before ``expected``, whose close a flat one takes over
         self.last: Kline | None = None
@@ -161,22 +163,25 @@ class CandleLedger:
     def take(self, kline: Kline, now: int, rows: list[Row]) -> None:
         """One frame's candle. What can be handed out is appended to ``rows``."""
         self.seen = now
-        open_ts = kline.open_ts
+        fields = kline.__dict__  # a look at a model's attribute costs three times one into its fields
+        open_ts = fields["open_ts"]
         if open_ts != self.expected or self.since is None:
             self._take_other(kline, now, rows)
         elif self._next:
             self._take_state(kline, now, rows)
-        elif kline.is_closed:
-            if kline.low > 0:
+        elif fields["is_closed"]:
+            if fields["low"] > 0:
                 self._close(kline, rows)
                 self._drain(rows)
             else:
                 self.odd += 1
         else:
             running = self.running
-            if running is not None and running.volume > kline.volume and running.open_ts == open_ts:
-                self.late += 1
-                return
+            if running is not None:
+                shown = running.__dict__
+                if shown["volume"] > fields["volume"] and shown["open_ts"] == open_ts:
+                    self.late += 1
+                    return
             self.running = kline
             if self.open_rows:
                 rows.append(kline)
@@ -261,26 +266,30 @@ class CandleLedger:
 
     def _take_state(self, kline: Kline, now: int, rows: list[Row]) -> None:
         """A state of the expected candle or of one beyond."""
-        open_ts = kline.open_ts
+        fields = kline.__dict__
+        open_ts, volume = fields["open_ts"], fields["volume"]
         state = self._states.get(open_ts)
         if state is None:
             if not self._is_plausible(kline, now):
                 self.odd += 1
                 return
-            self._states[open_ts] = _State(kline, now)
+            self._states[open_ts] = _State(kline, now, volume)
             if open_ts != self.expected:
                 self._expedite(now + self.settle)
-        elif kline.volume < state.kline.volume:
+        elif volume < state.volume:
             self.late += 1
             return
         else:
             state.kline = kline
+            state.volume = volume
             state.seen = now
-        kline.__dict__["is_closed"] = False  # nobody else has it yet, and a copy would cost more than its decode
-        if not self._is_overtaken(kline):
+        fields["is_closed"] = False  # nobody else has it yet, and a copy would cost more than its decode
+        is_next = open_ts == self.expected
+        if open_ts >= self._newest:
+            self._newest = open_ts
             self.running = kline
-            self._unshown = open_ts != self.expected
-        if self.open_rows and open_ts == self.expected:
+            self._unshown = not is_next
+        if is_next and self.open_rows:
             rows.append(kline)
 
     def _close_by_time(self, now: int, rows: list[Row]) -> None:
@@ -311,7 +320,7 @@ class CandleLedger:
             return None
         state = self._states.get(open_ts)
         if state is not None:
-            return state.kline.model_copy(update={"is_closed": True}) if state.seen >= self.since else None
+            return with_fields(state.kline, is_closed=True) if state.seen >= self.since else None
         anchor = self._anchor
         if self.since > open_ts or anchor is None or timeframes.end_of(self.timeframe, anchor.open_ts) != open_ts:
             return None
@@ -472,12 +481,13 @@ class CandleLedger:
 
 
 class _State:
-    """The last state of a candle, and when its first and its last came."""
+    """The last state of a candle, its volume, and when its first and its last came."""
 
-    __slots__ = ("began", "kline", "seen")
+    __slots__ = ("began", "kline", "seen", "volume")
 
-    def __init__(self, kline: Kline, now: int) -> None:
+    def __init__(self, kline: Kline, now: int, volume: float) -> None:
         self.kline = kline
+        self.volume = volume
         self.began = self.seen = now
 
 

@@ -67,6 +67,17 @@ class Kline(BaseModel):
         return self.source, self.symbol, self.timeframe, self.open_ts
 
 
+def with_fields(kline: Kline, **fields: object) -> Kline:
+    """A copy with other values in some fields, taken as they are: as ``model_copy(update=...)``, and quicker."""
+    made = object.__new__(Kline)
+    put = object.__setattr__
+    put(made, "__dict__", kline.__dict__ | fields)
+    put(made, "__pydantic_fields_set__", kline.__pydantic_fields_set__ | fields.keys())
+    put(made, "__pydantic_extra__", None)
+    put(made, "__pydantic_private__", None)
+    return made
+
+
 class Trade(BaseModel):
     """One trade.
 

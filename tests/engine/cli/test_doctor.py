@@ -102,6 +102,7 @@ def test_a_missing_native_part_is_a_note_that_says_why(cli, compiler: bool) -> N
     done = cli("doctor", PYTHONPATH=f"{engine}:{server}:{server.parent / 'prompts'}", PATH=str(tools), **BROKEN)
     assert "note Candle engine: not compiled: plain Python" in done.stdout
     assert "note Wire codec: not compiled: plain Python" in done.stdout
+    assert "note Frame decoder: not compiled: plain Python" in done.stdout
     assert ("There is a C compiler" if compiler else "There is no C compiler") in done.stdout
     assert "1 to mend." in done.stdout
 

@@ -41,12 +41,10 @@ from streammachine.market.exchanges.base import (
 )
 from streammachine.market.exchanges.wire import (
     MALFORMED,
-    Place,
     as_number,
     bad_frame,
-    kline_validator,
+    kline_maker,
     parsed,
-    sound,
     trade_validator,
 )
 from streammachine.market.kline import Kline, Trade
@@ -67,20 +65,13 @@ _ROW: Final = {
 }
 _COIN_ROW: Final = {**{name: key for name, key in _ROW.items() if name != "quote_volume"}, "volume": "q"}
 _OURS: Final = {name: name for name in ("quote_volume", "n_trades")}  # where REST rows get them
-_kline = kline_validator("Binance", _ROW).validate_python
-_FRAME: Final[dict[str, Place]] = {name: ["k", key] for name, key in _ROW.items()}
-_kline_of_frame = kline_validator("Binance", _FRAME, numbers="loose").validate_json
-_coin_kline = kline_validator("Binance", _COIN_ROW).validate_python
+_kline = kline_maker("Binance", _ROW)
+_coin_kline = kline_maker("Binance", _COIN_ROW)
 _trade = trade_validator(
     "Binance", {"symbol": "s", "price": "p", "volume": "q", "ts": "T", "trade_id": "id", "side": "side"}
 ).validate_python
-_rest_kline = kline_validator("Binance", _OURS, origin="rest").validate_python
+_rest_kline = kline_maker("Binance", _OURS, origin="rest")
 
-_CANDLE: Final = b'{"e":"kline"'
-_STREAM: Final = b'{"stream":"'  # what combined frames begin with: {"stream":"btcusdt@kline_1m","data":{...}}
-_DATA: Final = b'"data":'
-_U: Final = ord("u")
-_STREAM_NAME: Final = 80  # bytes within which the data begins
 _FUTURES: Final = tuple(name for name in timeframes.TIMEFRAMES if name != "1s")
 _SPOT_SYMBOL: Final = re.compile(r"[A-Z0-9]{4,30}")
 _DATED_SYMBOL: Final = re.compile(r"[A-Z0-9]{4,30}(_[0-9]{6})?")
@@ -224,19 +215,10 @@ class Binance(Adapter):
 
     def decode(self, frame: str | bytes) -> list[Event]:
         try:
-            if isinstance(frame, str):
-                frame = frame.encode()
-            # Most frames are the state of an open candle, without true and so without u: straight from JSON to Kline.
-            # What is odd about one, if anything, the general way finds out.
-            bare = frame
-            if frame.startswith(_STREAM):
-                bare = frame[frame.find(_DATA, 0, _STREAM_NAME) + len(_DATA) : -1]
-            if _U not in bare and bare.startswith(_CANDLE) and not self._coin:
-                try:
-                    return [sound(_kline_of_frame(bare))]
-                except MALFORMED:
-                    pass
-            return self._events(parsed(frame))
+            message = parsed(frame)
+            if message.get("e") == "kline" and not self._coin:  # most frames
+                return [_kline(message["k"])]
+            return self._events(message)
         except MALFORMED as error:
             return [bad_frame(error, frame)]
 
@@ -249,7 +231,7 @@ class Binance(Adapter):
         kind = message.get("e")
         if kind == "kline":
             row = message["k"]
-            return [sound(_coin_kline(row) if self._coin else _kline(row))]
+            return [_coin_kline(row) if self._coin else _kline(row)]
         if kind in ("trade", "aggTrade"):
             return [self._trade(message, message["t" if kind == "trade" else "a"])]
         if kind == "serverShutdown":
@@ -319,22 +301,20 @@ class Binance(Adapter):
         volume, quote = (7, None) if self._coin else (5, 7)
 
         def made(row: list[Any]) -> Kline:
-            return sound(
-                _rest_kline(
-                    {
-                        "symbol": symbol,
-                        "timeframe": timeframe,
-                        "open_ts": row[0],
-                        "open": row[1],
-                        "high": row[2],
-                        "low": row[3],
-                        "close": row[4],
-                        "volume": row[volume],
-                        "end_ts": row[6],
-                        "quote_volume": None if quote is None else row[quote],
-                        "n_trades": row[8],
-                    }
-                )
+            return _rest_kline(
+                {
+                    "symbol": symbol,
+                    "timeframe": timeframe,
+                    "open_ts": row[0],
+                    "open": row[1],
+                    "high": row[2],
+                    "low": row[3],
+                    "close": row[4],
+                    "volume": row[volume],
+                    "end_ts": row[6],
+                    "quote_volume": None if quote is None else row[quote],
+                    "n_trades": row[8],
+                }
             )
 
         with understood(f"the {timeframe} candles of {symbol}"):

@@ -42,11 +42,10 @@ from streammachine.market.exchanges.wire import (
     MALFORMED,
     as_number,
     bad_frame,
-    kline_validator,
+    kline_maker,
     last_ms,
     parsed,
     rows_of,
-    sound,
     trade_validator,
 )
 from streammachine.market.kline import Kline, Trade
@@ -75,9 +74,9 @@ _ROW: Final = {
     "is_closed": "confirm",
 }
 _INVERSE_ROW: Final = {**_ROW, "volume": "turnover", "quote_volume": "volume"}
-_kline = kline_validator("Bybit", _ROW).validate_python
-_inverse_kline = kline_validator("Bybit", _INVERSE_ROW).validate_python
-_rest_kline = kline_validator("Bybit", {"quote_volume": "quote_volume"}, origin="rest").validate_python
+_kline = kline_maker("Bybit", _ROW)
+_inverse_kline = kline_maker("Bybit", _INVERSE_ROW)
+_rest_kline = kline_maker("Bybit", {"quote_volume": "quote_volume"}, origin="rest")
 _trade = trade_validator(
     "Bybit", {"symbol": "s", "price": "p", "volume": "v", "ts": "T", "trade_id": "i", "side": "side"}
 ).validate_python
@@ -178,7 +177,7 @@ class Bybit(Adapter):
                 try:
                     row["symbol"] = subscription.symbol
                     row["timeframe"] = subscription.timeframe
-                    found.append(sound(self._kline(row)))
+                    found.append(self._kline(row))
                 except MALFORMED as error:
                     found.append(bad_frame(error, frame))
             return found
@@ -223,21 +222,19 @@ class Bybit(Adapter):
 
         def made(row: list[Any]) -> Kline:
             start = int(row[0])
-            return sound(
-                _rest_kline(
-                    {
-                        "symbol": symbol,
-                        "timeframe": timeframe,
-                        "open_ts": start,
-                        "end_ts": last_ms(timeframe, start),
-                        "open": row[1],
-                        "high": row[2],
-                        "low": row[3],
-                        "close": row[4],
-                        "volume": row[volume],
-                        "quote_volume": row[quote_volume],
-                    }
-                )
+            return _rest_kline(
+                {
+                    "symbol": symbol,
+                    "timeframe": timeframe,
+                    "open_ts": start,
+                    "end_ts": last_ms(timeframe, start),
+                    "open": row[1],
+                    "high": row[2],
+                    "low": row[3],
+                    "close": row[4],
+                    "volume": row[volume],
+                    "quote_volume": row[quote_volume],
+                }
             )
 
         with understood(f"the {timeframe} candles of {symbol}"):

@@ -44,12 +44,10 @@ from streammachine.market.exchanges.wire import (
     as_number,
     bad_frame,
     iso_ms,
-    kline_validator,
+    kline_maker,
     last_ms,
     parsed,
     rows_of,
-    sound,
-    start_ms,
     trade_validator,
 )
 from streammachine.market.kline import Kline, Trade
@@ -68,10 +66,8 @@ def _ours(symbol: str) -> str:
 
 
 _VALUES: Final = {"vwap": "vwap", "quote_volume": "quote_volume"}
-_kline = kline_validator("Kraken", {**_VALUES, "n_trades": "trades"}, numbers="number", estimated=True).validate_python
-_rest_kline = kline_validator(
-    "Kraken", {**_VALUES, "n_trades": "n_trades"}, estimated=True, origin="rest"
-).validate_python
+_kline = kline_maker("Kraken", {**_VALUES, "n_trades": "trades"}, numbers="number", estimated=True)
+_rest_kline = kline_maker("Kraken", {**_VALUES, "n_trades": "n_trades"}, estimated=True, origin="rest")
 _trade = trade_validator("Kraken", {"volume": "qty", "side": "side"}).validate_python
 
 _SYMBOL: Final = re.compile(r"[A-Z0-9.]{1,20}x?/[A-Z0-9]{2,10}")
@@ -175,7 +171,10 @@ class Kraken(Adapter):
             message = parsed(frame)
             channel = message.get("channel")
             if channel == "ohlc":
-                return rows_of(listed(message["data"]), _candle, frame)
+                rows = message["data"]
+                if type(rows) is list and len(rows) == 1:
+                    return [_candle(rows[0])]
+                return rows_of(listed(rows), _candle, frame)
             if channel == "trade":
                 return rows_of(listed(message["data"]), _pushed_trade, frame)
             if channel == "heartbeat":
@@ -242,11 +241,23 @@ class Kraken(Adapter):
 
 
 def _candle(row: dict[str, Any]) -> Kline:
-    row["open_ts"] = start = start_ms(row["interval_begin"])
-    row["timeframe"] = timeframe = _TIMEFRAMES[row["interval"]]
-    row["end_ts"] = last_ms(timeframe, start)
-    row["symbol"] = _ours(row["symbol"])
-    return sound(_kline(_estimated(row)))
+    row["symbol"], row["open_ts"], row["timeframe"], row["end_ts"] = _place(
+        row["symbol"], row["interval_begin"], row["interval"]
+    )
+    volume, vwap = row["volume"], row["vwap"]
+    if type(volume) is float and type(vwap) is float and volume:  # most rows
+        row["quote_volume"] = volume * vwap
+    else:
+        _estimated(row)
+    return _kline(row)
+
+
+@lru_cache(maxsize=4096)
+def _place(symbol: str, begin: str, interval: int) -> tuple[str, int, str, int]:
+    """Symbol, open_ts, timeframe and end_ts of a candle; they come again with each of its states."""
+    start = iso_ms(begin)
+    timeframe = _TIMEFRAMES[interval]
+    return _ours(symbol), start, timeframe, last_ms(timeframe, start)
 
 
 def _rest_candle(row: list[Any], symbol: str, timeframe: str) -> Kline:
@@ -265,15 +276,14 @@ def _rest_candle(row: list[Any], symbol: str, timeframe: str) -> Kline:
         "volume": row[6],
         "n_trades": row[7],
     }
-    return sound(_rest_kline(_estimated(made)))
+    return _rest_kline(_estimated(made))
 
 
 def _estimated(row: dict[str, Any]) -> dict[str, Any]:
     """The row with its quote volume. Kraken's vwap is cut to the price's tick, and says 0, which is no price, where
     there was no trade."""
     volume, vwap = row["volume"], row["vwap"]
-    if type(volume) is not float or type(vwap) is not float:
-        volume, vwap = as_number(volume), as_number(vwap)
+    volume, vwap = as_number(volume), as_number(vwap)
     row["quote_volume"] = volume * vwap
     if not volume:
         row["vwap"] = None

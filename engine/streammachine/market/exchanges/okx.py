@@ -45,11 +45,10 @@ from streammachine.market.exchanges.wire import (
     MALFORMED,
     as_number,
     bad_frame,
-    kline_validator,
+    kline_maker,
     last_ms,
     parsed,
     rows_of,
-    sound,
     trade_validator,
 )
 from streammachine.market.kline import Kline, Trade
@@ -73,8 +72,8 @@ _BARS: Final = {
 }
 _CHANNELS: Final = {f"candle{bar}": name for name, bar in _BARS.items()}
 _NAMED: Final = {name: name for name in ("quote_volume", "is_closed")}  # see ``_named``
-_kline = kline_validator("OKX", _NAMED).validate_python
-_rest_kline = kline_validator("OKX", _NAMED, origin="rest").validate_python
+_kline = kline_maker("OKX", _NAMED)
+_rest_kline = kline_maker("OKX", _NAMED, origin="rest")
 _trade = trade_validator(
     "OKX",
     {"symbol": "instId", "price": "px", "volume": "sz", "trade_id": "tradeId", "side": "side", "fills": "count"},
@@ -254,7 +253,7 @@ class OKX(Adapter):
     def decode_klines(self, body: bytes, symbol: str, timeframe: str) -> list[Kline]:
         with understood(f"the {timeframe} candles of {symbol}"):
             rows = listed(parsed(body)["data"])
-            found = usable(rows, lambda row: sound(_rest_kline(_named(row, symbol, timeframe))))
+            found = usable(rows, lambda row: _rest_kline(_named(row, symbol, timeframe)))
             return sorted(found, key=lambda kline: kline.open_ts)
 
     def trades(self, symbol: str, *, after_id: str | None = None, since: int | None = None) -> Request:
@@ -304,7 +303,7 @@ def _candles(rows: list[Any], symbol: str, timeframe: str, frame: str | bytes) -
     found: list[Event] = []
     for row in rows:
         try:
-            found.append(sound(_kline(_named(row, symbol, timeframe))))
+            found.append(_kline(_named(row, symbol, timeframe)))
         except MALFORMED as error:
             found.append(bad_frame(error, frame))
     return found

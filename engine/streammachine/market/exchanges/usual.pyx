@@ -1,0 +1,229 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""Klines of rows that are as they usually are: the same checks and the same Kline as the validator's, without it.
+
+A row that is odd in any way (another type than usual, a value out of its bounds) goes to the validator, which says what
+is wrong with it, or takes it all the same. So nothing is accepted here that it would not accept; and without a
+compiler it does all the work (``wire.kline_maker``).
+"""
+
+from cpython.dict cimport PyDict_Copy, PyDict_GetItem, PyDict_SetItem
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.unicode cimport PyUnicode_GET_LENGTH
+
+cdef extern from "Python.h":
+    int PyUnicode_IS_COMPACT_ASCII(object text)
+    void* PyUnicode_DATA(object text)
+    int PyObject_GenericSetAttr(object thing, object name, object value) except -1
+    int PyObject_GenericSetDict(object thing, object value, void* context) except -1
+    object PyType_GenericAlloc(PyTypeObject* kind, Py_ssize_t items)
+
+cdef extern from *:
+    """
+    static const double sm_tens[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14,
+        1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+    """
+    const double sm_tens[23]
+
+cdef enum:
+    EXACT_DIGITS = 19  # decimal digits that a 64 bit integer always holds
+
+cdef long long LATEST = 253_402_300_799_999  # wire.LATEST
+cdef unsigned long long EXACT = 1 << 53  # integers up to it are doubles
+cdef double HUGE_PRICE = 1e18
+cdef double HUGE_VOLUME = 1e30
+cdef double ODD = -1.0  # not a number of the usual form
+
+
+cdef class UsualKlines:
+    """Makes Klines of the rows (dicts) of one exchange and kind.
+
+    Args:
+        model: Kline. source, estimated, origin: of every row. keys: Kline's fields to the rows' keys; fields that it
+            does not name are read under their own names, and quote_volume, vwap, n_trades and is_closed not at all.
+        grid: each timeframe to the step that a start is a multiple of, milliseconds.
+        otherwise: makes the Klines of other rows, or says what is wrong with them.
+    """
+
+    cdef object otherwise, model, fields_set
+    cdef dict grid, same
+    cdef object symbol, timeframe, open_ts, end_ts, open, high, low, close, volume
+    cdef object quote_volume, vwap, n_trades, is_closed  # None: not in these rows
+
+    def __init__(self, model, source, keys, dict grid, otherwise, *, estimated, origin):
+        self.otherwise = otherwise
+        self.model = model
+        self.grid = grid
+        self.fields_set = set(model.model_fields)
+        # In the order of the fields; what differs from row to row is put in its place.
+        self.same = dict.fromkeys(model.model_fields) | {
+            "source": source, "is_complete": True, "estimated": estimated, "origin": origin
+        }
+        self.symbol = keys.get("symbol", "symbol")
+        self.timeframe = keys.get("timeframe", "timeframe")
+        self.open_ts = keys.get("open_ts", "open_ts")
+        self.end_ts = keys.get("end_ts", "end_ts")
+        self.open = keys.get("open", "open")
+        self.high = keys.get("high", "high")
+        self.low = keys.get("low", "low")
+        self.close = keys.get("close", "close")
+        self.volume = keys.get("volume", "volume")
+        self.quote_volume = keys.get("quote_volume")
+        self.vwap = keys.get("vwap")
+        self.n_trades = keys.get("n_trades")
+        self.is_closed = keys.get("is_closed")
+
+    def made(self, row):
+        """The Kline of a row."""
+        kline = self.usual(row) if type(row) is dict else None
+        return self.otherwise(row) if kline is None else kline
+
+    cdef object usual(self, dict row):
+        """The Kline of a row; None: the row is not as usual."""
+        symbol = _name(row, self.symbol)
+        timeframe = _name(row, self.timeframe)
+        if symbol is None or timeframe is None:
+            return None
+        cdef PyObject* found = PyDict_GetItem(self.grid, timeframe)
+        if found is NULL:
+            return None
+        cdef long long step = <object>found
+        cdef long long start = _whole(row, self.open_ts, LATEST)
+        cdef long long end = _whole(row, self.end_ts, LATEST)
+        if start < 0 or end <= start or start % step:
+            return None
+        cdef double first = _number(row, self.open)
+        cdef double high = _number(row, self.high)
+        cdef double low = _number(row, self.low)
+        cdef double last = _number(row, self.close)
+        if not (0 < low <= high < HUGE_PRICE and 0 < first < HUGE_PRICE and 0 < last < HUGE_PRICE):
+            return None
+        cdef double volume = _number(row, self.volume)
+        if not 0 <= volume < HUGE_VOLUME:
+            return None
+        fields = PyDict_Copy(self.same)
+        cdef double value
+        if self.quote_volume is not None:
+            found = PyDict_GetItem(row, self.quote_volume)
+            if found is NULL:
+                return None
+            if <object>found is not None:
+                value = _number(row, self.quote_volume)
+                if not 0 <= value < HUGE_VOLUME:
+                    return None
+                PyDict_SetItem(fields, "quote_volume", value)
+        if self.vwap is not None:
+            found = PyDict_GetItem(row, self.vwap)
+            if found is NULL:
+                return None
+            if <object>found is not None:
+                value = _number(row, self.vwap)
+                if not 0 <= value < HUGE_VOLUME:
+                    return None
+                PyDict_SetItem(fields, "vwap", value)
+        if self.n_trades is not None:
+            found = PyDict_GetItem(row, self.n_trades)
+            if found is NULL:
+                return None
+            if <object>found is not None:
+                if _whole(row, self.n_trades, EXACT - 1) < 0:
+                    return None
+                PyDict_SetItem(fields, "n_trades", <object>found)
+        if self.is_closed is not None:
+            found = PyDict_GetItem(row, self.is_closed)
+            if found is NULL:
+                return None
+            if <object>found is True or <object>found is False:
+                PyDict_SetItem(fields, "is_closed", <object>found)
+            elif type(<object>found) is str and <object>found == "0":
+                PyDict_SetItem(fields, "is_closed", False)
+            elif type(<object>found) is str and <object>found == "1":
+                PyDict_SetItem(fields, "is_closed", True)
+            elif <object>found is not None:
+                return None
+        PyDict_SetItem(fields, "symbol", symbol)
+        PyDict_SetItem(fields, "timeframe", timeframe)
+        PyDict_SetItem(fields, "open_ts", <object>PyDict_GetItem(row, self.open_ts))
+        PyDict_SetItem(fields, "end_ts", <object>PyDict_GetItem(row, self.end_ts))
+        PyDict_SetItem(fields, "open", first)
+        PyDict_SetItem(fields, "high", high)
+        PyDict_SetItem(fields, "low", low)
+        PyDict_SetItem(fields, "close", last)
+        PyDict_SetItem(fields, "volume", volume)
+        kline = PyType_GenericAlloc(<PyTypeObject*>self.model, 0)
+        PyObject_GenericSetDict(kline, fields, NULL)
+        # What pydantic keeps beside the values; the model is frozen, so one set does for all.
+        PyObject_GenericSetAttr(kline, "__pydantic_fields_set__", self.fields_set)
+        PyObject_GenericSetAttr(kline, "__pydantic_extra__", None)
+        PyObject_GenericSetAttr(kline, "__pydantic_private__", None)
+        return kline
+
+
+def number(text):
+    """The float that a row's value stands for, None where it is not of the usual form. For tests."""
+    cdef double found = _number({"": text}, "")
+    return None if found < 0 else found
+
+
+cdef inline object _name(dict row, object key):
+    """A text of 1 to 64 characters, else None."""
+    cdef PyObject* found = PyDict_GetItem(row, key)
+    if found is NULL or type(<object>found) is not str or not 0 < PyUnicode_GET_LENGTH(<object>found) <= 64:
+        return None
+    return <object>found
+
+
+cdef inline long long _whole(dict row, object key, long long most):
+    """An integer of 0 to ``most``, else -1."""
+    cdef PyObject* found = PyDict_GetItem(row, key)
+    if found is NULL or type(<object>found) is not int or not 0 <= <object>found <= most:
+        return -1
+    return <object>found
+
+
+cdef inline double _number(dict row, object key):
+    """A decimal text (digits, with a point between them or without), or a float or integer; else, or below 0, ODD."""
+    cdef PyObject* found = PyDict_GetItem(row, key)
+    if found is NULL:
+        return ODD
+    kind = type(<object>found)
+    if kind is str:
+        return _decimal(<object>found)
+    cdef double value
+    if kind is float or kind is int:
+        try:
+            value = <object>found
+        except OverflowError:
+            return ODD
+        return value if value >= 0 else ODD  # nan is not
+    return ODD
+
+
+cdef double _decimal(object text):
+    """The double nearest to a decimal text.
+
+    Up to 2**53 the digits are a double, and so is the power of ten up to 10**22: their quotient, rounded once, is the
+    nearest one (W. D. Clinger, How to Read Floating Point Numbers Accurately, 1990). Longer ones go to ``float``.
+    """
+    if not PyUnicode_IS_COMPACT_ASCII(text):
+        return ODD
+    cdef const unsigned char* data = <const unsigned char*>PyUnicode_DATA(text)
+    cdef Py_ssize_t length = PyUnicode_GET_LENGTH(text)
+    cdef Py_ssize_t place, point = -1, digits = 0
+    cdef unsigned long long mantissa = 0
+    cdef unsigned char one
+    if length == 0 or length > 64:
+        return ODD
+    for place in range(length):
+        one = data[place] - 48
+        if one <= 9:
+            digits += 1
+            if digits <= EXACT_DIGITS:
+                mantissa = mantissa * 10 + one
+        elif data[place] == 46 and point < 0 and 0 < place < length - 1:
+            point = place
+        else:
+            return ODD
+    cdef Py_ssize_t behind = length - 1 - point if point >= 0 else 0
+    if digits <= EXACT_DIGITS and mantissa <= EXACT and behind <= 22:
+        return <double>mantissa / sm_tens[behind]
+    return float(text)
