@@ -13,12 +13,20 @@ from support_mcp import RawClient
 from support_servers import stop_embedded
 
 DATABASE = 5  # of the run's shared Valkey; no other test uses it
+HOSTING_DATABASE = 7  # likewise
 
 
 @pytest.fixture
 def server_env(shared_server: EmbeddedServer, tmp_path: Path) -> dict[str, str]:
     """The environment of a server on the run's shared Valkey; data directory of the test's own."""
     return {"REDIS_URL": f"{shared_server.url}?db={DATABASE}", "STREAMMACHINE_DATA_DIR": str(tmp_path / "data")}
+
+
+@pytest.fixture
+def hosting_env(server_env: dict[str, str]) -> dict[str, str]:
+    """As ``server_env``, in a database that the run's server does not see: a server hosts the agents and runners of its
+    database, whoever started them."""
+    return {**server_env, "REDIS_URL": server_env["REDIS_URL"].replace(f"db={DATABASE}", f"db={HOSTING_DATABASE}")}
 
 
 @pytest.fixture

@@ -28,17 +28,17 @@ LETTER = {"id": "7", "sm-group": "g", "sm-origin-stream": "orders", "sm-origin-i
 
 
 @pytest.fixture
-def store(server_env: dict[str, str]) -> Iterator[redis.Redis]:
+def store(hosting_env: dict[str, str]) -> Iterator[redis.Redis]:
     """The servers' database, empty before and after."""
-    with redis_at(server_env["REDIS_URL"]) as client:
+    with redis_at(hosting_env["REDIS_URL"]) as client:
         client.flushdb()
         yield client
         client.flushdb()
 
 
 @pytest.fixture
-def client(store: redis.Redis, server_env: dict[str, str], tmp_path: Path) -> Iterator[RawClient]:
-    with RawClient(env=server_env, log=tmp_path / "server.log") as client:
+def client(store: redis.Redis, hosting_env: dict[str, str], tmp_path: Path) -> Iterator[RawClient]:
+    with RawClient(env=hosting_env, log=tmp_path / "server.log") as client:
         yield client
 
 
@@ -54,9 +54,9 @@ def agents(client: RawClient) -> dict[str, dict[str, Any]]:
 
 
 def test_a_declared_agent_works_in_the_background_and_survives_the_server(
-    store: redis.Redis, server_env: dict[str, str]
+    store: redis.Redis, hosting_env: dict[str, str]
 ) -> None:
-    with RawClient(env=server_env) as client:
+    with RawClient(env=hosting_env) as client:
         client.call("stream_send_batch", stream="trades", messages=[{"qty": 0.5}, {"qty": 2}])
         created = client.call("agent_create", **BIG)
         assert created["created"] is True
@@ -70,15 +70,15 @@ def test_a_declared_agent_works_in_the_background_and_survives_the_server(
         (hosted,) = until(lambda: client.call("health_check").get("apps"))
         assert hosted["app"] == "declared agents"
     store.xadd("trades", {"qty": "9"})
-    with RawClient(env=server_env) as client:
+    with RawClient(env=hosting_env) as client:
         until(lambda: len(sent(client, "big_trades")) == 2, "the output after a restart")
 
 
 def test_two_servers_run_an_agent_once_and_one_takes_over_after_kill_9(
-    store: redis.Redis, server_env: dict[str, str]
+    store: redis.Redis, hosting_env: dict[str, str]
 ) -> None:
-    with RawClient(env=server_env) as second:
-        first = RawClient(env=server_env)
+    with RawClient(env=hosting_env) as second:
+        first = RawClient(env=hosting_env)
         try:
             first.call("agent_create", **BIG)
             until(lambda: agents(second)["big"]["status"] == "running")
@@ -107,12 +107,12 @@ def test_pause_and_resume(client: RawClient, store: redis.Redis) -> None:
 
 
 def test_makers_of_candles_are_agents_too(
-    client: RawClient, store: redis.Redis, server_env: dict[str, str], tmp_path: Path
+    client: RawClient, store: redis.Redis, hosting_env: dict[str, str], tmp_path: Path
 ) -> None:
     name = "FastOHLCConsumer@ticks/ohlc_workers"
     for number in range(5):
         store.xadd("ticks", {"symbol": "BTC", "price": number + 1, "volume": 1})
-    settings = Settings(redis_url=server_env["REDIS_URL"], data_dir=tmp_path)
+    settings = Settings(redis_url=hosting_env["REDIS_URL"], data_dir=tmp_path)
     with start_blocking_portal() as portal:
         connection = RedisConnection(settings=settings)
         consumer = FastOHLCConsumer("ticks", connection=connection)
@@ -242,8 +242,8 @@ def test_purge_wants_a_confirmation_and_spares_what_came_later(raw: RawClient, s
     assert shared_store.xlen("{orders}:dlq") == 0
 
 
-def test_a_read_only_server_runs_no_declared_agents(store: redis.Redis, server_env: dict[str, str]) -> None:
-    with RawClient("--read-only", env=server_env) as reader, RawClient(env=server_env) as writer:
+def test_a_read_only_server_runs_no_declared_agents(store: redis.Redis, hosting_env: dict[str, str]) -> None:
+    with RawClient("--read-only", env=hosting_env) as reader, RawClient(env=hosting_env) as writer:
         writer.call("agent_create", **BIG)
         until(lambda: writer.call("health_check").get("apps"))
         assert "apps" not in reader.call("health_check")

@@ -24,10 +24,10 @@ def market() -> Iterator[Exchange]:
 
 
 @pytest.fixture
-def env(server_env: dict[str, str], market: Exchange) -> dict[str, str]:
-    with redis.Redis.from_url(server_env["REDIS_URL"]) as database:
+def env(hosting_env: dict[str, str], market: Exchange) -> dict[str, str]:
+    with redis.Redis.from_url(hosting_env["REDIS_URL"]) as database:
         database.flushdb()
-    return {**server_env, **market.env}
+    return {**hosting_env, **market.env}
 
 
 def until(ask: Callable[[], Any], seconds: float = 60.0) -> Any:
