@@ -105,6 +105,23 @@ def test_a_runner_goes_on_after_a_restart_and_fills_what_it_missed(env: dict[str
         assert starts == list(range(starts[0], starts[-1] + MINUTE, MINUTE))
 
 
+def test_where_one_server_cannot_reach_the_exchange_another_takes_the_runner_over(env: dict[str, str]) -> None:
+    nowhere = env | {name: "http://127.0.0.1:1" for name in env if name.startswith("STREAMMACHINE_BINANCE")}
+    del nowhere["STREAMMACHINE_CLOCK_URL"]
+    with RawClient(env=nowhere) as lost:
+        lost.call("runner_start", exchange="binance", symbols=["BTCUSDT"])
+
+        def row() -> dict[str, Any]:
+            (found,) = lost.call("runner_list")["runners"]
+            return dict(found)
+
+        until(lambda: row()["state"] == "waiting to start again")
+        assert "did not answer" in row()["problem"]
+        with RawClient(env=env) as client:
+            until(lambda: _candles(client, symbol="BTCUSDT"))
+            assert until(lambda: (found := row())["state"] == "running" and found)["rows"] > 0
+
+
 def test_the_newest_candles_are_read_however_many_fit(env: dict[str, str]) -> None:
     long = "0.123456789012345678901234567890"  # a page of 2,000 of these is more than a result may hold
     with redis.Redis.from_url(env["REDIS_URL"]) as database, database.pipeline() as pipe:

@@ -44,7 +44,10 @@ Facts = Callable[[], dict[str, Any]]
 
 
 class Job:
-    """One runner or backfill under way. ``facts`` gives its state for the report; ``run`` sets it."""
+    """One runner or backfill under way. ``facts`` gives its state for the report; ``run`` sets it.
+
+    ``resting``: it failed and is started again later; until then another host may have it.
+    """
 
     def __init__(self, spec: Any) -> None:
         self.spec = spec
@@ -52,6 +55,7 @@ class Job:
         self.state = "starting"
         self.problem = ""
         self.restarts = 0
+        self.resting = False
         self.facts: Facts = dict
 
     def describe(self) -> dict[str, Any]:
@@ -161,15 +165,39 @@ class Host(Generic[S]):
                     return
             if time.monotonic() - began > BACKOFF_LAST:
                 backoff = BACKOFF_FIRST
-            with anyio.move_on_after(random.uniform(backoff / 2, backoff)):
-                await job.end.wait()
+            if not await self._rest(job, random.uniform(backoff / 2, backoff)):
+                return
             backoff = min(backoff * 2, BACKOFF_LAST)
             job.restarts += 1
+
+    async def _rest(self, job: Job, seconds: float) -> bool:
+        """Wait without the lease: another host may reach what this one does not. Whether it is ours again."""
+        name = job.spec.name
+        job.resting = True
+        try:
+            await self._remembered.release(self._connection, name, self._token)
+        except StreamMachineError as error:
+            log.debug("Letting go of %s: %s", name, error)  # it lapses
+        with anyio.move_on_after(seconds):
+            await job.end.wait()
+        while not job.end.is_set():
+            try:
+                if await self._remembered.take(self._connection, name, self._token):
+                    job.resting = False
+                    return True
+                return False
+            except StreamMachineError as error:
+                log.warning("Taking the lease of %s: %s", name, error)
+            with anyio.move_on_after(SAY):
+                await job.end.wait()
+        return False
 
     async def _keep_lease(self, job: Job) -> None:
         """Renew the lease; end the job when somebody else has it."""
         while True:
             await anyio.sleep(LEASE / 3)
+            if job.resting:
+                continue
             try:
                 held = await self._remembered.hold(self._connection, job.spec.name, self._token)
                 if held or await self._remembered.take(self._connection, job.spec.name, self._token):
@@ -188,6 +216,8 @@ class Host(Generic[S]):
 
     async def _say(self, job: Job) -> None:
         try:
+            if job.resting and await self._remembered.is_taken(self._connection, job.spec.name):
+                return
             await self._remembered.report(self._connection, job.spec.name, job.describe())
         except StreamMachineError as error:
             log.debug("Reporting %s: %s", job.spec.name, error)

@@ -129,10 +129,13 @@ class Remembered(Generic[S]):
         lease = f"{self.key}:lease:{name}"
         return await connection.command("SET", lease, token, "NX", "PX", int(LEASE * 1000)) is not None
 
+    async def is_taken(self, connection: RedisConnection, name: str) -> bool:
+        """Whether a host has the lease."""
+        return bool(await connection.command("EXISTS", f"{self.key}:lease:{name}", repeatable=True))
+
     async def released(self, connection: RedisConnection, name: str) -> None:
         """Wait until no host has the lease."""
-        lease = f"{self.key}:lease:{name}"
-        while await connection.command("EXISTS", lease, repeatable=True):  # noqa: ASYNC110 - another process has it
+        while await self.is_taken(connection, name):  # noqa: ASYNC110 - another process has it
             await anyio.sleep(0.05)
 
     async def hold(self, connection: RedisConnection, name: str, token: str) -> bool:
