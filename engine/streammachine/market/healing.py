@@ -168,7 +168,19 @@ class CandleLedger:
         if open_ts != self.expected or self.since is None:
             self._take_other(kline, now, rows)
         elif self._next:
-            self._take_state(kline, now, rows)
+            state = self._states.get(open_ts)
+            volume = fields["volume"]
+            if state is None or volume < state.volume or open_ts < self._newest:
+                self._take_state(kline, now, rows)
+                return
+            state.kline = self.running = kline
+            state.volume = volume
+            state.seen = now
+            self._newest = open_ts
+            self._unshown = False
+            fields["is_closed"] = False  # nobody else has it yet, and a copy would cost more than its decode
+            if self.open_rows:
+                rows.append(kline)
         elif fields["is_closed"]:
             if fields["low"] > 0:
                 self._close(kline, rows)

@@ -50,9 +50,10 @@ class Pipeline:
     def process(self, rows: Iterable[Row]) -> list[Row]:
         """The rows that go on, in order."""
         out: list[Row] = []
+        candle = self._candle
         for row in rows:
             if isinstance(row, Kline):
-                self._candle(row, out)
+                candle(row, out)
             elif isinstance(row, Trade):
                 self._trade(row, out)
             else:

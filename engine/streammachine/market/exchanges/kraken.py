@@ -41,12 +41,14 @@ from streammachine.market.exchanges.base import (
 )
 from streammachine.market.exchanges.wire import (
     MALFORMED,
+    Placed,
     as_number,
     bad_frame,
     iso_ms,
     kline_maker,
     last_ms,
     parsed,
+    placed_kline_maker,
     rows_of,
     trade_validator,
 )
@@ -66,7 +68,6 @@ def _ours(symbol: str) -> str:
 
 
 _VALUES: Final = {"vwap": "vwap", "quote_volume": "quote_volume"}
-_kline = kline_maker("Kraken", {**_VALUES, "n_trades": "trades"}, numbers="number", estimated=True)
 _rest_kline = kline_maker("Kraken", {**_VALUES, "n_trades": "n_trades"}, estimated=True, origin="rest")
 _trade = trade_validator("Kraken", {"volume": "qty", "side": "side"}).validate_python
 
@@ -241,23 +242,15 @@ class Kraken(Adapter):
 
 
 def _candle(row: dict[str, Any]) -> Kline:
-    row["symbol"], row["open_ts"], row["timeframe"], row["end_ts"] = _place(
-        row["symbol"], row["interval_begin"], row["interval"]
-    )
-    volume, vwap = row["volume"], row["vwap"]
-    if type(volume) is float and type(vwap) is float and volume:  # most rows
-        row["quote_volume"] = volume * vwap
-    else:
-        _estimated(row)
-    return _kline(row)
+    return _kline(row, _place(row["symbol"], row["interval_begin"], row["interval"]))
 
 
 @lru_cache(maxsize=4096)
-def _place(symbol: str, begin: str, interval: int) -> tuple[str, int, str, int]:
-    """Symbol, open_ts, timeframe and end_ts of a candle; they come again with each of its states."""
+def _place(symbol: str, begin: str, interval: int) -> Placed:
+    """What comes again with each state of a candle."""
     start = iso_ms(begin)
     timeframe = _TIMEFRAMES[interval]
-    return _ours(symbol), start, timeframe, last_ms(timeframe, start)
+    return _ours(symbol), timeframe, start, last_ms(timeframe, start)
 
 
 def _rest_candle(row: list[Any], symbol: str, timeframe: str) -> Kline:
@@ -288,6 +281,14 @@ def _estimated(row: dict[str, Any]) -> dict[str, Any]:
     if not volume:
         row["vwap"] = None
     return row
+
+
+def _completed(row: dict[str, Any], place: Placed) -> dict[str, Any]:
+    row["symbol"], row["timeframe"], row["open_ts"], row["end_ts"] = place
+    return _estimated(row)
+
+
+_kline = placed_kline_maker("Kraken", {"n_trades": "trades"}, _completed, weighted="vwap", numbers="number")
 
 
 def _pushed_trade(row: dict[str, Any]) -> Trade:

@@ -10,11 +10,13 @@ class UsualKlines:
         source: str,
         keys: Mapping[str, str],
         grid: dict[str, int],
-        otherwise: Callable[[dict[str, Any]], Kline],
+        otherwise: Callable[..., Kline],
         *,
         estimated: object,
         origin: object,
+        weighted: str | None = None,
     ) -> None: ...
     def made(self, row: dict[str, Any]) -> Kline: ...
+    def placed(self, row: dict[str, Any], place: tuple[str, str, int, int]) -> Kline: ...
 
 def number(text: object) -> float | None: ...

@@ -42,14 +42,15 @@ cdef class UsualKlines:
             does not name are read under their own names, and quote_volume, vwap, n_trades and is_closed not at all.
         grid: each timeframe to the step that a start is a multiple of, milliseconds.
         otherwise: makes the Klines of other rows, or says what is wrong with them.
+        weighted: the key of a vwap from which the quote volume is estimated.
     """
 
     cdef object otherwise, model, fields_set
     cdef dict grid, same
     cdef object symbol, timeframe, open_ts, end_ts, open, high, low, close, volume
-    cdef object quote_volume, vwap, n_trades, is_closed  # None: not in these rows
+    cdef object quote_volume, vwap, n_trades, is_closed, weighted  # None: not in these rows
 
-    def __init__(self, model, source, keys, dict grid, otherwise, *, estimated, origin):
+    def __init__(self, model, source, keys, dict grid, otherwise, *, estimated, origin, weighted=None):
         self.otherwise = otherwise
         self.model = model
         self.grid = grid
@@ -71,43 +72,64 @@ cdef class UsualKlines:
         self.vwap = keys.get("vwap")
         self.n_trades = keys.get("n_trades")
         self.is_closed = keys.get("is_closed")
+        self.weighted = weighted
 
     def made(self, row):
         """The Kline of a row."""
-        kline = self.usual(row) if type(row) is dict else None
+        cdef PyObject* symbol
+        cdef PyObject* timeframe
+        cdef PyObject* start
+        cdef PyObject* end
+        kline = None
+        if type(row) is dict:
+            start = PyDict_GetItem(row, self.open_ts)
+            end = PyDict_GetItem(row, self.end_ts)
+            symbol = PyDict_GetItem(row, self.symbol)
+            timeframe = PyDict_GetItem(row, self.timeframe)
+            if start is not NULL and end is not NULL and symbol is not NULL and timeframe is not NULL:
+                kline = self.usual(row, <object>symbol, <object>timeframe, <object>start, <object>end)
         return self.otherwise(row) if kline is None else kline
 
-    cdef object usual(self, dict row):
-        """The Kline of a row; None: the row is not as usual."""
-        symbol = _name(row, self.symbol)
-        timeframe = _name(row, self.timeframe)
-        if symbol is None or timeframe is None:
+    def placed(self, row, tuple place):
+        """The Kline of a row that does not say these itself: (symbol, timeframe, open_ts, end_ts)."""
+        kline = self.usual(row, place[0], place[1], place[2], place[3]) if type(row) is dict else None
+        return self.otherwise(row, place) if kline is None else kline
+
+    cdef object usual(self, dict row, symbol, timeframe, open_ts, end_ts):
+        """The Kline; None: the row is not as usual."""
+        if not _is_name(symbol) or not _is_name(timeframe):
             return None
         cdef PyObject* found = PyDict_GetItem(self.grid, timeframe)
         if found is NULL:
             return None
         cdef long long step = <object>found
-        cdef long long start = _whole(row, self.open_ts, LATEST)
-        cdef long long end = _whole(row, self.end_ts, LATEST)
+        cdef long long start = _whole(open_ts, LATEST)
+        cdef long long end = _whole(end_ts, LATEST)
         if start < 0 or end <= start or start % step:
             return None
-        cdef double first = _number(row, self.open)
-        cdef double high = _number(row, self.high)
-        cdef double low = _number(row, self.low)
-        cdef double last = _number(row, self.close)
+        cdef double first = _number(PyDict_GetItem(row, self.open))
+        cdef double high = _number(PyDict_GetItem(row, self.high))
+        cdef double low = _number(PyDict_GetItem(row, self.low))
+        cdef double last = _number(PyDict_GetItem(row, self.close))
         if not (0 < low <= high < HUGE_PRICE and 0 < first < HUGE_PRICE and 0 < last < HUGE_PRICE):
             return None
-        cdef double volume = _number(row, self.volume)
+        cdef double volume = _number(PyDict_GetItem(row, self.volume))
         if not 0 <= volume < HUGE_VOLUME:
             return None
         fields = PyDict_Copy(self.same)
         cdef double value
+        if self.weighted is not None:
+            value = _number(PyDict_GetItem(row, self.weighted))
+            if not (0 < volume and 0 <= value < HUGE_VOLUME and volume * value < HUGE_VOLUME):
+                return None
+            PyDict_SetItem(fields, "vwap", value)
+            PyDict_SetItem(fields, "quote_volume", volume * value)
         if self.quote_volume is not None:
             found = PyDict_GetItem(row, self.quote_volume)
             if found is NULL:
                 return None
             if <object>found is not None:
-                value = _number(row, self.quote_volume)
+                value = _number(found)
                 if not 0 <= value < HUGE_VOLUME:
                     return None
                 PyDict_SetItem(fields, "quote_volume", value)
@@ -116,7 +138,7 @@ cdef class UsualKlines:
             if found is NULL:
                 return None
             if <object>found is not None:
-                value = _number(row, self.vwap)
+                value = _number(found)
                 if not 0 <= value < HUGE_VOLUME:
                     return None
                 PyDict_SetItem(fields, "vwap", value)
@@ -125,7 +147,7 @@ cdef class UsualKlines:
             if found is NULL:
                 return None
             if <object>found is not None:
-                if _whole(row, self.n_trades, EXACT - 1) < 0:
+                if _whole(<object>found, EXACT - 1) < 0:
                     return None
                 PyDict_SetItem(fields, "n_trades", <object>found)
         if self.is_closed is not None:
@@ -142,8 +164,8 @@ cdef class UsualKlines:
                 return None
         PyDict_SetItem(fields, "symbol", symbol)
         PyDict_SetItem(fields, "timeframe", timeframe)
-        PyDict_SetItem(fields, "open_ts", <object>PyDict_GetItem(row, self.open_ts))
-        PyDict_SetItem(fields, "end_ts", <object>PyDict_GetItem(row, self.end_ts))
+        PyDict_SetItem(fields, "open_ts", open_ts)
+        PyDict_SetItem(fields, "end_ts", end_ts)
         PyDict_SetItem(fields, "open", first)
         PyDict_SetItem(fields, "high", high)
         PyDict_SetItem(fields, "low", low)
@@ -160,29 +182,24 @@ cdef class UsualKlines:
 
 def number(text):
     """The float that a row's value stands for, None where it is not of the usual form. For tests."""
-    cdef double found = _number({"": text}, "")
+    cdef double found = _number(<PyObject*>text)
     return None if found < 0 else found
 
 
-cdef inline object _name(dict row, object key):
-    """A text of 1 to 64 characters, else None."""
-    cdef PyObject* found = PyDict_GetItem(row, key)
-    if found is NULL or type(<object>found) is not str or not 0 < PyUnicode_GET_LENGTH(<object>found) <= 64:
-        return None
-    return <object>found
+cdef inline bint _is_name(object text):
+    """A text of 1 to 64 characters."""
+    return type(text) is str and 0 < PyUnicode_GET_LENGTH(text) <= 64
 
 
-cdef inline long long _whole(dict row, object key, long long most):
+cdef inline long long _whole(object value, long long most):
     """An integer of 0 to ``most``, else -1."""
-    cdef PyObject* found = PyDict_GetItem(row, key)
-    if found is NULL or type(<object>found) is not int or not 0 <= <object>found <= most:
+    if type(value) is not int or not 0 <= value <= most:
         return -1
-    return <object>found
+    return value
 
 
-cdef inline double _number(dict row, object key):
+cdef inline double _number(PyObject* found):
     """A decimal text (digits, with a point between them or without), or a float or integer; else, or below 0, ODD."""
-    cdef PyObject* found = PyDict_GetItem(row, key)
     if found is NULL:
         return ODD
     kind = type(<object>found)

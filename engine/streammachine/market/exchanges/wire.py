@@ -145,6 +145,35 @@ def kline_maker(
     return quick.made
 
 
+Placed = tuple[str, str, int, int]  # symbol, timeframe, open_ts, end_ts
+
+
+def placed_kline_maker(
+    source: str,
+    places: Mapping[str, str],
+    completed: Callable[[dict[str, Any], Placed], dict[str, Any]],
+    *,
+    weighted: str,
+    numbers: Numbers = "text",
+) -> Callable[[dict[str, Any], Placed], Kline]:
+    """As ``kline_maker``, for rows that do not say these themselves, and whose quote volume is estimated.
+
+    Args:
+        completed: makes them the rows that a ``kline_maker`` takes.
+        weighted: the key of a vwap, by which the volume is multiplied to estimate the quote volume.
+    """
+    ours = {"vwap": "vwap", "quote_volume": "quote_volume"}
+    validate = kline_validator(source, {**places, **ours}, numbers=numbers, estimated=True).validate_python
+
+    def checked(row: dict[str, Any], place: Placed) -> Kline:
+        return sound(validate(completed(row, place)))
+
+    if not HAS_NATIVE:
+        return checked
+    quick = UsualKlines(Kline, source, places, _GRID, checked, estimated=True, origin="ws", weighted=weighted)
+    return quick.placed
+
+
 def trade_validator(source: str, places: Mapping[str, Place], **fixed: object) -> SchemaValidator:
     """As ``kline_validator``, for Trades."""
     return _validator(Trade, _trade_fields(), places, _TRADE_DEFAULTS | fixed | {"source": source})
@@ -172,10 +201,10 @@ def parsed(frame: str | bytes) -> dict[str, Any]:
     Raises:
         ValueError: it is no JSON, or no object.
     """
-    message = orjson.loads(frame)
+    message: dict[str, Any] = orjson.loads(frame)
     if type(message) is not dict:
         raise ValueError(f"a JSON {type(message).__name__} instead of an object")
-    return cast("dict[str, Any]", message)
+    return message
 
 
 def rows_of(rows: Iterable[Any], made: Callable[[Any], Event], frame: str | bytes) -> list[Event]:

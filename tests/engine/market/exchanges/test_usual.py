@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streammachine.market.exchanges import wire
+from streammachine.market.exchanges import kraken, wire
 from streammachine.market.exchanges.base import BadFrame
 from streammachine.market.kline import Kline
 from support_frames import SAMPLES, START
@@ -90,6 +90,50 @@ def test_whatever_a_row_holds_both_make_the_same_of_it(
     quick, plain = makers
     row = {name: value for name, value in (ROW | changes).items() if name not in left_out}
     assert outcome(quick, dict(row)) == outcome(plain, dict(row))
+
+
+@pytest.fixture(scope="module")
+def placed_makers() -> tuple[Any, Any]:
+    """As ``makers``, of Kraken's rows."""
+    patch = pytest.MonkeyPatch()
+    wanted = ("Kraken", {"n_trades": "trades"}, kraken._completed)
+    quick = wire.placed_kline_maker(*wanted, weighted="vwap", numbers="number")
+    with patch.context() as without:
+        without.setattr(wire, "HAS_NATIVE", False)
+        plain = wire.placed_kline_maker(*wanted, weighted="vwap", numbers="number")
+    return quick, plain
+
+
+PLACE = ("BTC/USD", "1m", START, START + 59_999)
+KRAKEN = {
+    "open": 64040.2,
+    "high": 64041,
+    "low": 64025.7,
+    "close": "64033.5",
+    "volume": 2.5,
+    "vwap": 64030.1,
+    "trades": 7,
+}
+
+
+@settings(max_examples=700, deadline=None)
+@given(
+    changes=st.dictionaries(st.sampled_from(sorted(KRAKEN)), values, max_size=3),
+    left_out=st.sets(st.sampled_from(sorted(KRAKEN)), max_size=1),
+    place=st.tuples(*(st.one_of(st.just(usually), values) for usually in PLACE)),
+)
+@example(changes={"volume": 0.0, "vwap": 0.0}, left_out=set(), place=PLACE)
+@example(changes={"volume": 1e29, "vwap": 1e29}, left_out=set(), place=PLACE)
+@example(changes={}, left_out=set(), place=PLACE)
+def test_so_it_is_with_rows_that_say_less(
+    placed_makers: tuple[Any, Any], changes: dict[str, Any], left_out: set[str], place: Any
+) -> None:
+    quick, plain = placed_makers
+    row = {name: value for name, value in (KRAKEN | changes).items() if name not in left_out}
+    found = outcome(lambda given: quick(given, place), dict(row))
+    assert found == outcome(lambda given: plain(given, place), dict(row))
+    if not changes and not left_out and place == PLACE:
+        assert f"quote_volume={2.5 * 64030.1!r}" in found
 
 
 @pytest.mark.parametrize("row", [None, [], "row", 1, type("Row", (dict,), {})(ROW)])
