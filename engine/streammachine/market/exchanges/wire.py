@@ -1,4 +1,4 @@
-"""Validators that make Klines and Trades of exchange payloads in one pass.
+"""What makes Klines and Trades of exchange payloads in one pass.
 
 ``Kline`` itself accepts the spellings of many exchanges, and pays for it. Here each field has the one place where an
 exchange puts it, and what only an exchange's rows must fulfil is checked on the way: prices above 0, volumes not below,
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import orjson
 from pydantic import ValidationError
@@ -32,20 +32,16 @@ MALFORMED: Final = (LookupError, TypeError, ValueError, AttributeError, Arithmet
 LATEST: Final = 253_402_300_799_999  # the last millisecond of the year 9999
 _HUGE_PRICE: Final = 1e18  # far above any market's; and sums and products stay finite
 _HUGE_VOLUME: Final = 1e30
-Place = str | list[str | int]
-
-Numbers = Literal["text", "number", "loose"]
+Numbers = Literal["text", "number"]
 
 
 def _number(first: Numbers, **limits: Any) -> CoreSchema:
     """A finite float of a decimal text or of a JSON number, whichever comes; never of true or false.
 
     Args:
-        first: what comes as a rule, which is quicker. "loose" is quickest, and takes true for 1 and false for 0.
+        first: what comes as a rule, which is quicker.
     """
     lax = core_schema.float_schema(allow_inf_nan=False, **limits)
-    if first == "loose":
-        return lax
     text = core_schema.chain_schema([core_schema.str_schema(strict=True), lax])
     number = core_schema.float_schema(allow_inf_nan=False, strict=True, **limits)
     return core_schema.union_schema([text, number] if first == "text" else [number, text], mode="left_to_right")
@@ -53,7 +49,7 @@ def _number(first: Numbers, **limits: Any) -> CoreSchema:
 
 def _kline_fields(numbers: Numbers) -> dict[str, CoreSchema]:
     price = _number(numbers, gt=0, lt=_HUGE_PRICE)
-    volume = _number(numbers, lt=_HUGE_VOLUME, **{"gt" if numbers == "loose" else "ge": 0})  # 0 might be a false
+    volume = _number(numbers, ge=0, lt=_HUGE_VOLUME)
     return {
         "source": _NAME,
         "symbol": _NAME,
@@ -109,15 +105,14 @@ _GRID: Final = {
 
 
 def kline_validator(
-    source: str, places: Mapping[str, Place], *, numbers: Numbers = "text", **fixed: object
+    source: str, places: Mapping[str, str], *, numbers: Numbers = "text", **fixed: object
 ) -> SchemaValidator:
-    """A validator whose ``validate_python`` and ``validate_json`` make Klines; pass them on through ``sound``.
+    """A validator whose ``validate_python`` makes Klines; pass them on through ``sound``.
 
     Args:
-        places: Kline's field to the key (or path) of the payload. A field that is not named is read under its own name
-            where it has no default.
-        numbers: what prices and volumes are as a rule. "loose" is for payloads without a true in them, and takes no
-            volume of 0.
+        places: Kline's field to the key of the payload. A field that is not named is read under its own name where it
+            has no default.
+        numbers: what prices and volumes are as a rule.
         fixed: fields that are the same in every row.
     """
     return _validator(Kline, _kline_fields(numbers), places, _KLINE_DEFAULTS | fixed | {"source": source})
@@ -174,7 +169,7 @@ def placed_kline_maker(
     return quick.placed
 
 
-def trade_validator(source: str, places: Mapping[str, Place], **fixed: object) -> SchemaValidator:
+def trade_validator(source: str, places: Mapping[str, str], **fixed: object) -> SchemaValidator:
     """As ``kline_validator``, for Trades."""
     return _validator(Trade, _trade_fields(), places, _TRADE_DEFAULTS | fixed | {"source": source})
 
@@ -268,12 +263,12 @@ def last_ms(timeframe: str, start: int) -> int:
 
 
 def _validator(
-    model: type, fields: Mapping[str, CoreSchema], places: Mapping[str, Place], defaults: Mapping[str, object]
+    model: type, fields: Mapping[str, CoreSchema], places: Mapping[str, str], defaults: Mapping[str, object]
 ) -> SchemaValidator:
     made = {}
     for name, schema in fields.items():
         if name in places:
-            made[name] = core_schema.model_field(schema, validation_alias=cast("Any", places[name]))
+            made[name] = core_schema.model_field(schema, validation_alias=places[name])
         elif name in defaults:
             fallback = core_schema.with_default_schema(schema, default=defaults[name])
             made[name] = core_schema.model_field(fallback, validation_alias=f"\0{name}")  # never in a payload
