@@ -124,24 +124,10 @@ cdef class UsualKlines:
                 return None
             PyDict_SetItem(fields, "vwap", value)
             PyDict_SetItem(fields, "quote_volume", volume * value)
-        if self.quote_volume is not None:
-            found = PyDict_GetItem(row, self.quote_volume)
-            if found is NULL:
-                return None
-            if <object>found is not None:
-                value = _number(found)
-                if not 0 <= value < HUGE_VOLUME:
-                    return None
-                PyDict_SetItem(fields, "quote_volume", value)
-        if self.vwap is not None:
-            found = PyDict_GetItem(row, self.vwap)
-            if found is NULL:
-                return None
-            if <object>found is not None:
-                value = _number(found)
-                if not 0 <= value < HUGE_VOLUME:
-                    return None
-                PyDict_SetItem(fields, "vwap", value)
+        if not _put_amount(fields, "quote_volume", row, self.quote_volume):
+            return None
+        if not _put_amount(fields, "vwap", row, self.vwap):
+            return None
         if self.n_trades is not None:
             found = PyDict_GetItem(row, self.n_trades)
             if found is NULL:
@@ -184,6 +170,22 @@ def number(text):
     """The float that a row's value stands for, None where it is not of the usual form. For tests."""
     cdef double found = _number(<PyObject*>text)
     return None if found < 0 else found
+
+
+cdef inline bint _put_amount(dict fields, name, dict row, key):
+    """Put a number that is not below 0, or a null, into its field; False: the row holds neither."""
+    if key is None:
+        return True
+    cdef PyObject* found = PyDict_GetItem(row, key)
+    if found is NULL:
+        return False
+    if <object>found is None:
+        return True
+    cdef double value = _number(found)
+    if not 0 <= value < HUGE_VOLUME:
+        return False
+    PyDict_SetItem(fields, name, value)
+    return True
 
 
 cdef inline bint _is_name(object text):
