@@ -375,8 +375,14 @@ class Backfilling:
             self._rows_before = first.rows
             self._show = stack.enter_context(self._bar())
             self._collector = self._collect(rest, first.position, self._emit, first.close)
-            await self._collector.run()
-            await self._save(clean=True)
+            try:
+                await self._collector.run()
+                await self._save(clean=True)
+            except BaseException:  # stopped, or the exchange is away: what the sinks have is not done again
+                with anyio.CancelScope(shield=True):
+                    for sink in self._sinks:
+                        await sink.save_given(self.gaps, self._rows)
+                raise
 
     async def _emit(self, klines: list[Kline]) -> None:
         for start in range(0, len(klines), CHECKPOINT_ROWS):

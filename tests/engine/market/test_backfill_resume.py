@@ -12,11 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
+import pandas as pd
 import pytest
 
 from streammachine.errors import EmitterError, ExchangeUnavailableError
 from streammachine.market.emitters.base import DataEmitter
 from streammachine.market.emitters.csv import CSVEmitter
+from streammachine.market.emitters.parquet import ParquetEmitter
 from streammachine.market.journal import Journal, Record
 from streammachine.market.kline import Gap
 from streammachine.market.simulator import Fault
@@ -249,6 +252,46 @@ async def test_each_sink_goes_on_where_it_was(tmp_path: Path) -> None:
     journals = files(tmp_path / "data" / "backfills")
     assert len(journals) == 1
     assert journals[0].startswith("test---somewhere")
+
+
+@pytest.mark.anyio
+async def test_what_a_sink_got_of_a_run_that_failed_does_not_come_again(tmp_path: Path) -> None:
+    kept: list[int] = []
+    faults = [Fault("status", value=503, times=-1, after=25)]
+    folder = tmp_path / "folder"
+    async with market("okx", faults=faults) as here:
+        failing = here.backfill("1m", "2024-01-20", "2024-02-01").register_emitter(Durable(kept))
+        with pytest.raises(ExchangeUnavailableError):
+            await failing.register_emitter(ParquetEmitter(folder)).arun()
+        assert 1000 < len(kept) < 18_000
+    async with market("okx") as here:
+        again = here.backfill("1m", "2024-01-20", "2024-02-01").register_emitter(Durable(kept))
+        await again.register_emitter(ParquetEmitter(folder)).arun()
+        assert again.stats()["rows"] == len(kept)
+    expected = list(range(utc("2024-01-20"), utc("2024-02-02"), 60_000))
+    assert kept == expected
+    assert sorted(pd.read_parquet(folder)["open_ts"]) == expected
+
+
+@pytest.mark.anyio
+async def test_what_a_sink_got_of_a_run_that_was_stopped_does_not_come_again() -> None:
+    kept: list[int] = []
+    async with market("okx") as here:
+        stopped = here.backfill("1m", "2024-01-20", "2024-01-25")
+
+        class Stopping:
+            """Has the run ended in the middle."""
+
+            async def emit(self, row: Any) -> None:
+                if row.open_ts == utc("2024-01-22"):
+                    tasks.start_soon(stopped.aclose)
+
+        async with anyio.create_task_group() as tasks:
+            await stopped.register_emitter(Durable(kept)).register_emitter(Stopping()).arun()
+        assert stopped.stats()["state"] == "stopped"
+        assert len(kept) < 5 * 1440
+        await here.backfill("1m", "2024-01-20", "2024-01-25").register_emitter(Durable(kept)).arun()
+    assert kept == list(range(utc("2024-01-20"), utc("2024-01-26"), 60_000))
 
 
 @pytest.mark.anyio
