@@ -89,7 +89,7 @@ class Road:
             with anyio.fail_after(timeout):
                 return await self._link.exchange(payload, replies)
         except TimeoutError:
-            self._link.abort(_Unanswered(timeout))
+            self._link.abort(_UnansweredError(timeout))
             raise RedisTimeoutError(
                 f"Redis at {self._name} did not answer within {timeout:g} s; {_unknown(replies)}"
             ) from None
@@ -97,7 +97,7 @@ class Road:
             raise RedisUnavailableError(
                 f"The connection to {self._name} was closed meanwhile. Open it again."
             ) from error
-        except _Unanswered as error:  # another exchange's time was up first
+        except _UnansweredError as error:  # another exchange's time was up first
             raise RedisUnavailableError(f"Redis at {self._name} {error}; {_unknown(replies)}") from error
         except OSError as error:
             self.close()
@@ -152,7 +152,7 @@ class Road:
             raise RedisUnavailableError(f"Redis at {self._name} refuses {command[0]}: {reply.message}.")
 
 
-class _Unanswered(ConnectionResetError):
+class _UnansweredError(ConnectionResetError):
     """A road was given up because an exchange had no whole answer within so many seconds."""
 
     def __init__(self, timeout: float) -> None:

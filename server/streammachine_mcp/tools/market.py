@@ -198,7 +198,7 @@ class MarketTools(Family):
         name = adapter.check_symbol(symbol)
         stream = f"kline:{exchange}:{name}:{timeframe}"
         found, more = await _candles(connection, stream, start, end, limit)
-        rows = [
+        rows: list[list[Any]] = [
             [*(_number(row.get(column, "")) for column in COLUMNS), row.get("is_closed") == "true"] for row in found
         ]
         if start is None:  # what does not fit is the oldest
