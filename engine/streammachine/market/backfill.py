@@ -28,7 +28,7 @@ from streammachine.market import timeframe as timeframes
 from streammachine.market.backfill_sinks import CHECKPOINT_ROWS, Sink, request_key
 from streammachine.market.clock import Clock
 from streammachine.market.collecting import Collector
-from streammachine.market.emitters.base import Transformer
+from streammachine.market.emitters.base import Lane, Transformer
 from streammachine.market.emitters.outlet import check_emitter
 from streammachine.market.exchanges import adapter_for
 from streammachine.market.following import VARIABLE, default_clock
@@ -367,9 +367,10 @@ class Backfilling:
         return sinks
 
     async def _fill(self) -> None:
+        lane = Lane(self._adapter.source, self.symbol, self.timeframe)
         async with self._open_rest() as rest, AsyncExitStack() as stack:
             for sink in self._sinks:
-                await stack.enter_async_context(sink.open(self._transformer, self._time()))
+                await stack.enter_async_context(sink.open(self._transformer, self._time(), lane))
             first = min(self._sinks, key=lambda sink: sink.position)
             self._old_gaps, self._rows = first.gaps, first.rows
             self._rows_before = first.rows

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ import anyio
 
 from streammachine.errors import EmitterError
 from streammachine.market import timeframe as timeframes
-from streammachine.market.emitters.base import DataEmitter, Transformer
+from streammachine.market.emitters.base import DataEmitter, Lane, Transformer
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.journal import Journal, Record, digest
 
@@ -66,6 +67,7 @@ class Sink:
         self._unsaved = 0
         self._saved_at = 0.0
         self._saved = start  # the journal's position
+        self._is_known = False  # an earlier run of the request has begun to write to it
         self._given: tuple[int, float] | None = None  # behind the last candle that the outlet has, and its close
 
     def look(self, journals: ExitStack, data_dir: Path | None) -> None:
@@ -86,34 +88,48 @@ class Sink:
         else:
             return  # nobody knows whether the same object means the same place the next time
         journals.enter_context(self._journal)
-        record = self._journal.find(self._key) if self._resume else None
+        record = self._journal.find(self._key)
+        self._is_known = record is not None
+        record = record if self._resume else None
         if self._csv is not None:
             record = self._checked(self._csv, self._journal, record)
         if record is not None:
             self.position, self.rows, self.gaps, self.close = record.position, record.rows, record.gaps, record.close
 
     @asynccontextmanager
-    async def open(self, transformer: Transformer | None, clock: Clock) -> AsyncGenerator[None]:
-        """Cut a CSV back to where it is known to be right, and connect."""
+    async def open(self, transformer: Transformer | None, clock: Clock, lane: Lane) -> AsyncGenerator[None]:
+        """Cut a CSV back to where it is known to be right, and connect.
+
+        Args:
+            lane: what is going to come; an emitter is told of its start where that is news to it.
+        """
         self._saved_at = clock.monotonic()
+        expected = [lane if self._is_known else replace(lane, start=self.position)]
         if self._csv is not None and self._journal is not None:
             self._rewind(self._csv, self._journal)
             self._write(self._journal, self.position, size=_size(self._csv))
         emitter = self.emitter
         if transformer is None:
-            async with Outlet(emitter, clock=clock) as self._outlet:
+            async with Outlet(emitter, clock=clock, expected=expected) as self._outlet:
+                self._begin()
                 yield
         elif isinstance(emitter, DataEmitter):
             own = emitter.transformer
             emitter.set_transformer(transformer if own is None else _chained(transformer, own))
             try:
-                async with Outlet(emitter, clock=clock) as self._outlet:
+                async with Outlet(emitter, clock=clock, expected=expected) as self._outlet:
+                    self._begin()
                     yield
             finally:
                 emitter.set_transformer(own)
         else:
             async with Outlet(_Transforming(emitter).set_transformer(transformer), clock=clock) as self._outlet:
                 yield
+
+    def _begin(self) -> None:
+        """Note that it is written to from here on, should the run be killed before it notes more."""
+        if self._journal is not None and self._csv is None and self.position == self._start:
+            self._write(self._journal, self.position, size=None)
 
     async def put(self, klines: Sequence[Kline]) -> None:
         """Hand on those that it does not have yet."""

@@ -16,13 +16,15 @@ import anyio
 import pandas as pd
 import pytest
 
-from streammachine.errors import EmitterError, ExchangeUnavailableError
+from streammachine.errors import EmitterError, ExchangeUnavailableError, OutOfOrderError
 from streammachine.market.emitters.base import DataEmitter
 from streammachine.market.emitters.csv import CSVEmitter
 from streammachine.market.emitters.parquet import ParquetEmitter
+from streammachine.market.emitters.redis import RedisEmitter
 from streammachine.market.journal import Journal, Record
 from streammachine.market.kline import Gap
 from streammachine.market.simulator import Fault
+from streammachine.redis.connection import RedisConnection
 from support_backfill import NOW, assert_golden, files, market, rows_of, utc, write
 from support_simulator import Exchange, exchange
 
@@ -292,6 +294,25 @@ async def test_what_a_sink_got_of_a_run_that_was_stopped_does_not_come_again() -
         assert len(kept) < 5 * 1440
         await here.backfill("1m", "2024-01-20", "2024-01-25").register_emitter(Durable(kept)).arun()
     assert kept == list(range(utc("2024-01-20"), utc("2024-01-26"), 60_000))
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_a_run_of_the_request_began_is_gone_on_with(redis: RedisConnection) -> None:
+    async with market("okx") as here:
+        live = here.backfill("1h", "2024-02-02", "2024-02-02").register_emitter(RedisEmitter(connection=redis))
+        await live.arun()
+        older = here.backfill("1h", "2024-02-01", "2024-02-01").register_emitter(RedisEmitter(connection=redis))
+        asked = len(here.asked())
+        with pytest.raises(OutOfOrderError, match="already holds candles, from 2024-02-02 00:00 UTC on"):
+            await older.arun()
+        assert [detail for detail in here.asked()[asked:] if "candles" in detail] == []
+        with pytest.raises(OutOfOrderError):
+            await older.arun()  # the first try has not made it known
+        await redis.command("XTRIM", "kline:okx:BTC-USDT:1h", "MAXLEN", 12)  # as a stream that is full is trimmed
+        again = here.backfill("1h", "2024-02-02", "2024-02-02", resume=False)
+        await again.register_emitter(RedisEmitter(connection=redis)).arun()
+        (sink,) = again.stats()["sinks"]
+        assert (sink["emitted"], sink["failed"]) == (12, 12)
 
 
 @pytest.mark.anyio
