@@ -133,15 +133,15 @@ def inspect(
 @app.command
 def stream(
     exchange: str,
-    symbols: list[str],
+    symbols: Annotated[list[str], Parameter(negative="")],
     *,
     timeframe: str | None = None,
     aggregate: Commas = None,
     to: Annotated[list[str] | None, Parameter(negative="")] = None,
     type: str = "kline",
     market: str = "SPOT",
-    simulated: bool = False,
-    speed: Annotated[float, Parameter(validator=Number(gt=0))] = 60.0,
+    simulated: Annotated[bool, Parameter(negative="")] = False,
+    speed: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     candles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     seconds: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
 ) -> int:
@@ -162,11 +162,11 @@ def stream(
     type
         kline or trade.
     market
-        SPOT; binance also USDM and COINM, bybit LINEAR and INVERSE.
+        SPOT; binance also USDM and COINM, okx and bybit LINEAR and INVERSE.
     simulated
         From a simulated exchange in this process, which needs no network.
     speed
-        With --simulated: market seconds per second.
+        With --simulated: market seconds per second (default 60).
     candles
         End after so many closed candles.
     seconds
@@ -185,7 +185,7 @@ def stream(
 @app.command
 def backfill(
     exchange: str,
-    symbols: list[str],
+    symbols: Annotated[list[str], Parameter(negative="")],
     *,
     timeframe: str = "1m",
     from_: Annotated[str, Parameter(name="--from")],

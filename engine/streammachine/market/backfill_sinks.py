@@ -104,7 +104,7 @@ class Sink:
             lane: what is going to come; an emitter is told of its start where that is news to it.
         """
         self._saved_at = clock.monotonic()
-        expected = [lane if self._is_known else replace(lane, start=self.position)]
+        expected = self._expected(lane)
         if self._csv is not None and self._journal is not None:
             self._rewind(self._csv, self._journal)
             self._write(self._journal, self.position, size=_size(self._csv))
@@ -125,6 +125,14 @@ class Sink:
         else:
             async with Outlet(_Transforming(emitter).set_transformer(transformer), clock=clock) as self._outlet:
                 yield
+
+    async def try_out(self, clock: Clock, lane: Lane) -> None:
+        """Connect, and give nothing."""
+        async with Outlet(self.emitter, clock=clock, expected=self._expected(lane)):
+            pass
+
+    def _expected(self, lane: Lane) -> list[Lane]:
+        return [lane if self._is_known else replace(lane, start=self.position)]
 
     def _begin(self) -> None:
         """Note that it is written to from here on, should the run be killed before it notes more."""

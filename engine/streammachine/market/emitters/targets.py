@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 from streammachine.errors import EmitterError
@@ -52,6 +53,22 @@ def emitter_for(text: str) -> DataEmitter:
     if kind == "kafka":
         return _kafka(rest.removeprefix("//"), text)
     raise EmitterError(_unknown(text))
+
+
+def emitters_for(texts: Sequence[str]) -> list[DataEmitter]:
+    """The emitters that texts mean.
+
+    Raises:
+        EmitterError: as ``emitter_for``, or two mean the same place, which would get every row twice.
+    """
+    emitters = [emitter_for(text) for text in texts]
+    places: set[object] = set()
+    for text, emitter in zip(texts, emitters, strict=True):
+        place = getattr(emitter, "target", type(emitter))
+        if place in places:
+            raise EmitterError(f"the sink {_shown(text)!r} is given twice: name each place once")
+        places.add(place)
+    return emitters
 
 
 def postgres(url: str, table: str = TABLE) -> DataEmitter:
@@ -104,9 +121,14 @@ def _postgres(kind: str, rest: str, text: str) -> DataEmitter:
     url = f"{kind}:{rest}" if rest.startswith("//") else rest
     url, _, table = url.partition("#")
     if not re.match(r"postgres(ql)?(\+\w+)?://", url):
-        shown = text.partition("@")[2] or text  # what is before it may be a password
-        raise EmitterError(f"the sink {shown!r} is not accepted: write postgres:postgresql://USER@HOST/DATABASE#TABLE")
+        raise EmitterError(
+            f"the sink {_shown(text)!r} is not accepted: write postgres:postgresql://USER@HOST/DATABASE#TABLE"
+        )
     return postgres(url, table or TABLE)
+
+
+def _shown(text: str) -> str:
+    return text.partition("@")[2] or text  # what is before it may be a password
 
 
 def _kafka(rest: str, text: str) -> DataEmitter:
