@@ -179,7 +179,7 @@ class Watch:
             problem = emitter["last_error"] if emitter["state"] == "away" else None
             said = f"\n{emitter['name']}: {emitter['emitted']:,} written, {emitter['queued']:,} waiting"
             if emitter.get("failed"):
-                said += f", {emitter['failed']:,} refused"
+                said += f", {emitter['failed']:,} not written"
             text.append(said, style="red" if problem else "")
             if problem:
                 text.append(f" ({problem})", style="red")

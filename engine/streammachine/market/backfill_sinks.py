@@ -174,14 +174,12 @@ class Sink:
         """Note what the sink was given by a run that ends before its time, so that it does not get it again."""
         if self._outlet is None or self._journal is None or self._given is None or self._given[0] <= self._saved:
             return
-        waiting: list[Any] | None = None
         with anyio.move_on_after(LAST_WAIT), contextlib.suppress(EmitterError):  # the outlet says it when it is closed
-            waiting = await self._outlet.drain(LAST_WAIT)
-        if waiting is None or waiting:
-            return
-        position, self.close = self._given
-        self.gaps, self.rows = [gap for gap in gaps if gap.end <= position], rows
-        self._write(self._journal, position, size=_size(self._csv) if self._csv is not None else None)
+            if await self._outlet.drain(LAST_WAIT):
+                return
+            position, self.close = self._given
+            self.gaps, self.rows = [gap for gap in gaps if gap.end <= position], rows
+            self._write(self._journal, position, size=_size(self._csv) if self._csv is not None else None)
 
     @property
     def name(self) -> str:

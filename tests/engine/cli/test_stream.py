@@ -85,8 +85,8 @@ def test_refused_rows_are_told_by_the_exit_status(cli: Any, market: Exchange) ->
     )
     subprocess.run([sys.executable, "-c", program], env=cli.environment(), check=True, timeout=60)
     done = cli("stream", "binance", "BTCUSDT", "--to", "redis", "--to", "csv:out.csv", "--candles", "2", **market.env)
-    assert done.returncode == 1
-    assert "redis: 0 written, 0 waiting, 2 refused" in done.stdout
+    assert done.returncode == 1, done.stdout
+    assert "redis: 0 written, 0 waiting, 2 not written" in done.stdout
     assert "csv: 2 written" in done.stdout
 
 
@@ -123,3 +123,14 @@ def test_the_table_has_whole_values_whatever_the_width(cli: Any, market: Exchang
     assert header[0] == "symbol"
     assert {"close", "seen"} <= set(header)
     assert ("trades" in header) is (width >= 80)
+
+
+def test_sinks_of_a_kind_are_told_apart(cli: Any, market: Exchange) -> None:
+    sinks = ("--to", "csv:a.csv", "--to", "csv:b.csv", "--to", "parquet:folder")
+    done = cli("stream", "binance", "BTCUSDT", *sinks, "--candles", "1", **market.env)
+    assert done.returncode == 0, done.stderr
+    assert [line.partition(" written")[0] for line in done.stdout.splitlines()[-3:]] == [
+        "csv:a.csv: 1",
+        "csv:b.csv: 1",
+        "parquet: 1",
+    ]

@@ -377,6 +377,41 @@ def test_a_journal_that_was_cut_off_counts_as_far_as_it_is_whole(tmp_path: Path)
             assert mended.find("a") == Record("a", position=3)
 
 
+def test_a_journal_on_a_full_disk_is_a_clear_error_and_stays_whole(tmp_path: Path) -> None:
+    """The limit on a file's size stands for the full disk."""
+    program = """
+import resource, signal, sys
+from pathlib import Path
+from streammachine.errors import EmitterError
+from streammachine.market.journal import Journal, Record
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with Journal.beside(Path(sys.argv[1])) as journal:
+    journal.write(Record("a", position=0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    try:
+        for position in range(1, 100):
+            journal.write(Record("a", position=position))
+    except EmitterError as error:
+        print(position, error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(journal.find("a").position)
+    journal.write(Record("b", position=7))
+"""
+    out = tmp_path / "out.csv"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(out)], capture_output=True, text=True, check=False, timeout=60
+    )
+    refused, kept = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert f"{out} keeps its progress in " in refused
+    assert "cannot be written: File too large. Mend that" in refused
+    assert int(refused.split()[0]) == int(kept) + 1
+    with Journal.beside(out) as again:
+        assert again.find("a") == Record("a", position=int(kept))
+        assert again.find("b") == Record("b", position=7)
+
+
 def test_an_unused_journal_leaves_nothing(tmp_path: Path) -> None:
     with Journal.beside(tmp_path / "out.csv") as journal:
         assert journal.path.exists()

@@ -68,6 +68,10 @@ def emitters_for(texts: Sequence[str]) -> list[DataEmitter]:
         if place in places:
             raise EmitterError(f"the sink {_shown(text)!r} is given twice: name each place once")
         places.add(place)
+    names = [emitter.name for emitter in emitters]
+    for text, emitter in zip(texts, emitters, strict=True):
+        if names.count(emitter.name) > 1:
+            emitter.name = _shown(text)  # which of them is meant
     return emitters
 
 
