@@ -15,7 +15,7 @@ from streammachine.cli.ending import ended_by_sigterm
 from streammachine.cli.single_error import single_error
 from streammachine.errors import DataInputError
 from streammachine.market.backfill import Backfilling, backfill_for
-from streammachine.market.emitters.targets import emitters_for
+from streammachine.market.emitters.targets import emitters_for, shown
 from streammachine.market.exchanges import adapter_for
 from streammachine.market.timespan import is_moment
 
@@ -108,7 +108,7 @@ async def _exchange(options: BackfillOptions) -> AsyncIterator[dict[str, Any]]:
 
 def _report(console: Console, backfill: Backfilling, sinks: Sequence[str]) -> None:
     stats = backfill.stats()
-    where = ", ".join(sinks) if sinks else str(backfill.file_path)
+    where = ", ".join(map(shown, sinks)) if sinks else str(backfill.file_path)
     new = stats["rows"] - stats["rows_before"]
     said = f"{new:,} candles" if new else "nothing new: it is there already"
     if new and stats["rows_before"]:

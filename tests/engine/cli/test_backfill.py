@@ -25,7 +25,7 @@ from streammachine.market.emitters.logger import Logger
 from streammachine.market.emitters.parquet import ParquetEmitter
 from streammachine.market.emitters.postgres import PostgresEmitter
 from streammachine.market.emitters.redis import RedisEmitter
-from streammachine.market.emitters.targets import emitter_for
+from streammachine.market.emitters.targets import emitter_for, shown
 from streammachine.market.simulator import Fault
 from support_backfill import rows_of, utc
 from support_simulator import exchange
@@ -158,6 +158,23 @@ def test_sinks_by_their_text(text: str, made: type, target: str | None) -> None:
     if target is not None:
         assert target in emitter.target  # type: ignore[attr-defined]
         assert "secret" not in emitter.target  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("csv:out.csv", "csv:out.csv"),
+        ("redis://host:6379/2", "redis://host:6379/2"),
+        ("redis://:secret@host/2", "redis://:***@host/2"),
+        ("redis://host/2?x=1&password=secret", "redis://host/2?x=1&password=***"),
+        ("postgres:postgresql://me:secret@host/db#candles", "postgres:postgresql://me:***@host/db#candles"),
+        ("postgres://me:sec@ret/secret@host/db", "postgres://me:***@host/db"),
+        ("postgres://me@host/db?password=secret#t", "postgres://me@host/db?password=***#t"),
+        ("postgres:me:secret@host", "host"),
+    ],
+)
+def test_no_password_of_a_sink_is_shown(text: str, told: str) -> None:
+    assert shown(text) == told
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ ACCEPTED: Final = (
     "or kafka:HOST:PORT/TOPIC"
 )
 TABLE: Final = "klines"
+_PASSWORD = re.compile(r"(://[^:/@]*:).*(?=@)|(?<=[?&])(password=)[^&#]*")
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
@@ -66,12 +67,12 @@ def emitters_for(texts: Sequence[str]) -> list[DataEmitter]:
     for text, emitter in zip(texts, emitters, strict=True):
         place = getattr(emitter, "target", type(emitter))
         if place in places:
-            raise EmitterError(f"the sink {_shown(text)!r} is given twice: name each place once")
+            raise EmitterError(f"the sink {shown(text)!r} is given twice: name each place once")
         places.add(place)
     names = [emitter.name for emitter in emitters]
     for text, emitter in zip(texts, emitters, strict=True):
         if names.count(emitter.name) > 1:
-            emitter.name = _shown(text)  # which of them is meant
+            emitter.name = shown(text)  # which of them is meant
     return emitters
 
 
@@ -126,13 +127,16 @@ def _postgres(kind: str, rest: str, text: str) -> DataEmitter:
     url, _, table = url.partition("#")
     if not re.match(r"postgres(ql)?(\+\w+)?://", url):
         raise EmitterError(
-            f"the sink {_shown(text)!r} is not accepted: write postgres:postgresql://USER@HOST/DATABASE#TABLE"
+            f"the sink {shown(text)!r} is not accepted: write postgres:postgresql://USER@HOST/DATABASE#TABLE"
         )
     return postgres(url, table or TABLE)
 
 
-def _shown(text: str) -> str:
-    return text.partition("@")[2] or text  # what is before it may be a password
+def shown(text: str) -> str:
+    """The text of a sink without what is, or may be, a password."""
+    if "://" not in text:
+        return text.rpartition("@")[2]
+    return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}***", text)
 
 
 def _kafka(rest: str, text: str) -> DataEmitter:
