@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -349,6 +350,7 @@ def dlq_purge(stream: str, *, yes: bool = False) -> int:
 
 def main() -> None:
     """Run the command line; errors of ours are one line on stderr and exit status 1."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the sink says what it says, in one line
     try:
         status = app(result_action="return_value")
     except StreamMachineError as error:

@@ -100,6 +100,8 @@ def test_refused_rows_are_told_by_the_exit_status(cli: Any, market: Exchange) ->
         (("BTC-USDT",), "Binance writes BTCUSDT"),
         (("BTCUSDT", "--timeframe", "7m"), "'7m' is no timeframe"),
         (("BTCUSDT", "--to", "csv:no/where.csv"), "does not exist"),
+        (("BTCUSDT", "--to", "csv:/proc/out.csv"), "/proc/out.csv cannot be written: No such file"),
+        (("BTCUSDT", "--to", "kafka:127.0.0.1:1/candles"), "Kafka at 127.0.0.1:1 does not answer"),
     ],
 )
 def test_mistakes_are_one_line(cli: Any, market: Exchange, arguments: tuple[str, ...], said: str) -> None:

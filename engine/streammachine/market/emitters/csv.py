@@ -134,11 +134,11 @@ class CSVEmitter(DataEmitter):
             raise EmitterError("CSVEmitter needs file_path, e.g. CSVEmitter(file_path='candles.csv')")
         try:
             self._file = self._path.open("ab+", buffering=0)
-        except FileNotFoundError:
-            raise EmitterError(
-                f"{self._path} cannot be written: the folder {self._path.parent} does not exist"
-            ) from None
         except OSError as error:
+            if not self._path.parent.exists():
+                raise EmitterError(
+                    f"{self._path} cannot be written: the folder {self._path.parent} does not exist"
+                ) from None
             raise EmitterError(f"{self._path} cannot be written: {error.strerror or error}") from error
         try:
             with self._locked() as file:
