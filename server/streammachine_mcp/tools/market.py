@@ -152,9 +152,9 @@ class MarketTools(Family):
         emitters = sinks.check(["redis"] if emit is None else emit)
         first, last = backfill_range(start, end, int(time.time() * 1000))
         connection = await self.state.redis()
-        if "redis" in emitters:
-            await _refuse_older(connection, f"kline:{exchange}:{names[0]}:{timeframe}", first)
         name = name_for(exchange, timeframe, names[0], start, end, emitters, adapter.market_type, first, last)
+        if "redis" in emitters and name not in await BACKFILLS.all(connection):
+            await _refuse_older(connection, f"kline:{exchange}:{names[0]}:{timeframe}", first)
         spec = BackfillSpec(
             name, exchange, names[0], timeframe, first, last, emitters, adapter.market_type, int(time.time() * 1000)
         )
@@ -274,10 +274,11 @@ async def _refuse_older(connection: "RedisConnection", stream: str, start: int) 
     newest = await streams.read_newest(connection, stream, 1)
     if newest and int(newest[0].id.partition("-")[0]) >= start:
         oldest = (await streams.describe(connection, stream)).first_entry
-        if oldest is not None and int(oldest.id.partition("-")[0]) > start:
+        begins = int(oldest.id.partition("-")[0]) if oldest is not None else start
+        if begins > start:
             raise DataInputError(
-                f"{stream} already holds candles newer than {start}; a stream takes older ones no more. Backfill to "
-                "csv:NAME, or delete the stream first."
+                f"{stream} already holds candles from {datetime.fromtimestamp(begins / 1000, UTC):%Y-%m-%d %H:%M} UTC "
+                "on; a stream takes older ones no more. Backfill to csv:NAME, or delete the stream first."
             )
 
 
