@@ -207,7 +207,7 @@ def backfill(
     timeframe
         Of the candles.
     from_
-        The first day (2024-01-31) or moment (2024-01-31T12:00), UTC.
+        The first day (2024-01-31) or moment (2024-01-31T12:00, or epoch milliseconds), UTC.
     to
         The last day, a moment, or now (the default), and once for each sink: csv:FILE, parquet:FOLDER, redis,
         redis:URL, postgres:URL, kafka:HOST:PORT/TOPIC, log. Without a sink: a CSV named after the request.
@@ -216,7 +216,7 @@ def backfill(
     parallel
         Requests at once (default: as the exchange likes it).
     again
-        Do it all again, whatever earlier runs have done.
+        Do it all again, whatever earlier runs have done; a file that you name is added to.
     simulated
         From a simulated exchange in this process, which needs no network.
     """

@@ -129,11 +129,22 @@ def test_a_signal_ends_it_and_the_same_command_goes_on(cli: Any, number: signal.
 
 def test_dates_and_sinks_may_be_mixed() -> None:
     assert split_to(["csv:a.csv", "2024-02-01", "redis"]) == ("2024-02-01", ["csv:a.csv", "redis"])
+    assert split_to(["redis", "1704067200000"]) == ("1704067200000", ["redis"])
     assert split_to(["NOW"]) == ("NOW", [])
     assert split_to(["2024-02-01T10:00"]) == ("2024-02-01T10:00", [])
     assert split_to([]) == ("now", [])
     with pytest.raises(DataInputError, match="two ends"):
         split_to(["now", "2024-02-01"])
+
+
+def test_a_range_may_be_given_in_epoch_milliseconds(cli: Any) -> None:
+    start = utc(DAYS_AGO[2])
+    arguments = ("--from", str(start), "--to", str(start + 3_600_000), "--to", "csv:out.csv", "--simulated")
+    done = cli("backfill", "okx", "BTC-USDT", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert [int(row["open_ts"]) for row in rows_of(cli.folder / "out.csv")] == list(
+        range(start, start + 3_600_000, 60_000)
+    )
 
 
 @pytest.mark.parametrize(
