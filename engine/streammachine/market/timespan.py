@@ -66,7 +66,7 @@ def timespan(from_date: Moment, to_date: Moment, timeframe: str, now: int) -> Ti
 
 
 def is_moment(text: str) -> bool:
-    """Whether a text is a date, a date-time, epoch milliseconds or "now", for command lines, where it might be a sink."""
+    """Whether a text is a date, a date-time, epoch milliseconds or "now"; on command lines it might be a sink."""
     text = text.strip()
     return text.lower() == NOW or _DATE.match(text) is not None or _is_epoch_ms(text)
 
