@@ -407,7 +407,8 @@ class Outlet:
 
     def _went_away(self, error: Exception) -> None:
         if self._outage is None:
-            log.warning("%s cannot be reached: %s. The rows wait, and are tried again.", self.name, _said(error))
+            said = _said(error).rstrip(".")
+            log.warning("%s cannot be reached: %s. The rows wait, and are tried again.", self.name, said)
             self._outage = (self._clock.monotonic(), 1)
         else:
             self._outage = (self._outage[0], self._outage[1] + 1)
