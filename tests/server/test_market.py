@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import redis
 
+from streammachine.errors import DataInputError
+from streammachine_mcp.tools.market import backfill_range
 from support_mcp import RawClient, ToolFailure
 from support_simulator import START, Exchange, exchange
 
@@ -163,8 +165,12 @@ def test_a_backfill_fetches_a_range_and_says_how_far_it_is(env: dict[str, str]) 
         page = client.call("candles_read", exchange="binance", symbol="ETHUSDT", start=day, limit=2000)
         assert page["count"] == 1440 or page["truncated"]
         assert page["columns"]["open_ts"][0] == START // 86_400_000 * 86_400_000 - 2 * 86_400_000
-        with pytest.raises(ToolFailure, match="takes older ones no more"):
+        with pytest.raises(ToolFailure, match="from 2025-07-18 00:00 UTC on; a stream takes older ones no more"):
             client.call("backfill_start", exchange="binance", symbol="ETHUSDT", start="2025-07-01", end="2025-07-02")
+        with redis.Redis.from_url(env["REDIS_URL"]) as database:  # as one that is full loses its oldest
+            database.xtrim("kline:binance:ETHUSDT:1m", maxlen=1000, approximate=False)
+        again = client.call("backfill_start", exchange="binance", symbol="ETHUSDT", start=day, end=day)
+        assert again == {**started, "started": False}
         with pytest.raises(ToolFailure, match="There is no backfill"):
             client.call("backfill_status", name="nothing")
 
@@ -180,10 +186,22 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "market_type": "MOON"}, "market type"),
     ("backfill_start", {"exchange": "okx", "symbol": "BTC-USDT", "start": "2025-02-01", "end": "2025-01-01"}, "before"),
     ("backfill_start", {"exchange": "okx", "symbol": "BTC-USDT", "start": "2125-01-01", "end": "2126-01-01"}, "future"),
+    ("backfill_start", {"exchange": "okx", "symbol": "BTC-USDT", "start": "2025-01-01", "end": "2126-01-01"}, "give n"),
     ("backfill_start", {"exchange": "binance", "symbol": "BTCUSDT", "start": "soon"}, "soon"),
     ("candles_read", {"exchange": "kraken", "symbol": "BTC/USD"}, "no candles"),
     ("candles_read", {"exchange": "binance", "symbol": "BTC/USD"}, "Binance writes"),
 ]  # fmt: skip
+
+
+def test_today_as_the_end_of_a_backfill_means_as_far_as_it_has_come() -> None:
+    midnight = 20_000 * DAY
+    now = midnight + 10 * MINUTE
+    today = time.strftime("%Y-%m-%d", time.gmtime(midnight / 1000))
+    assert backfill_range("2024-01-01", today, now)[1] == now
+    assert backfill_range(str(midnight - DAY), str(midnight), now) == (midnight - DAY, midnight)
+    for end in (str(midnight + DAY + MINUTE), time.strftime("%Y-%m-%d", time.gmtime(midnight / 1000 + 86_400))):
+        with pytest.raises(DataInputError, match="is in the future"):
+            backfill_range("2024-01-01", end, now)
 
 
 def test_what_cannot_work_is_refused_before_anything_starts(env: dict[str, str]) -> None:

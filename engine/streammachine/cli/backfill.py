@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from typing import Any
 import anyio
 from rich.console import Console
 
+from streammachine.cli.ending import ended_by_sigterm
 from streammachine.cli.single_error import single_error
 from streammachine.errors import DataInputError
 from streammachine.market.backfill import Backfilling, backfill_for
-from streammachine.market.emitters.targets import emitter_for
+from streammachine.market.emitters.targets import emitters_for, shown
 from streammachine.market.exchanges import adapter_for
 from streammachine.market.timespan import is_moment
 
@@ -37,19 +39,25 @@ class BackfillOptions:
 
 def run_backfill(options: BackfillOptions) -> int:
     """Backfill each symbol in turn; 0 when all sinks took all there is."""
-    return anyio.run(_backfill, Console(highlight=False), options)
+    try:
+        with ended_by_sigterm():
+            return anyio.run(_backfill, Console(highlight=False, soft_wrap=True), options)
+    except (KeyboardInterrupt, SystemExit):
+        print("ended before it was through: the same command goes on from here", file=sys.stderr)  # noqa: T201
+        raise
 
 
 async def _backfill(console: Console, options: BackfillOptions) -> int:
     end, sinks = split_to(options.to)
-    for text in sinks:
-        emitter_for(text)  # what is wrong is said before anything starts
+    emitters_for(sinks)  # what is wrong is said before anything starts
     refused = 0
     async with _exchange(options) as extra:
-        made = [_made(options, symbol, end, extra) for symbol in options.symbols]
+        symbols = list(dict.fromkeys(options.symbols))
+        made = [_made(options, symbol, end, sinks, extra) for symbol in symbols]
+        if len(made) > 1:
+            for symbol in symbols:
+                await _made(options, symbol, end, sinks, extra).acheck()
         for backfill in made:
-            for text in sinks:
-                backfill.register_emitter(emitter_for(text))
             await backfill.arun()
             _report(console, backfill, sinks)
             refused += sum(sink.get("failed", 0) for sink in backfill.stats()["sinks"])
@@ -68,8 +76,8 @@ def split_to(values: Sequence[str]) -> tuple[str, list[str]]:
     return (ends[0] if ends else "now"), [value for value in values if not is_moment(value)]
 
 
-def _made(options: BackfillOptions, symbol: str, end: str, extra: dict[str, Any]) -> Backfilling:
-    return backfill_for(
+def _made(options: BackfillOptions, symbol: str, end: str, sinks: Sequence[str], extra: dict[str, Any]) -> Backfilling:
+    made = backfill_for(
         options.exchange,
         symbol,
         options.timeframe,
@@ -80,6 +88,9 @@ def _made(options: BackfillOptions, symbol: str, end: str, extra: dict[str, Any]
         resume=not options.again,
         **extra,
     )
+    for emitter in emitters_for(sinks):
+        made.register_emitter(emitter)
+    return made
 
 
 @asynccontextmanager
@@ -97,7 +108,7 @@ async def _exchange(options: BackfillOptions) -> AsyncIterator[dict[str, Any]]:
 
 def _report(console: Console, backfill: Backfilling, sinks: Sequence[str]) -> None:
     stats = backfill.stats()
-    where = ", ".join(sinks) if sinks else str(backfill.file_path)
+    where = ", ".join(map(shown, sinks)) if sinks else str(backfill.file_path)
     new = stats["rows"] - stats["rows_before"]
     said = f"{new:,} candles" if new else "nothing new: it is there already"
     if new and stats["rows_before"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -133,15 +134,15 @@ def inspect(
 @app.command
 def stream(
     exchange: str,
-    symbols: list[str],
+    symbols: Annotated[list[str], Parameter(negative="")],
     *,
     timeframe: str | None = None,
     aggregate: Commas = None,
     to: Annotated[list[str] | None, Parameter(negative="")] = None,
     type: str = "kline",
     market: str = "SPOT",
-    simulated: bool = False,
-    speed: Annotated[float, Parameter(validator=Number(gt=0))] = 60.0,
+    simulated: Annotated[bool, Parameter(negative="")] = False,
+    speed: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     candles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     seconds: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
 ) -> int:
@@ -162,11 +163,11 @@ def stream(
     type
         kline or trade.
     market
-        SPOT; binance also USDM and COINM, bybit LINEAR and INVERSE.
+        SPOT; binance also USDM and COINM, okx and bybit LINEAR and INVERSE.
     simulated
         From a simulated exchange in this process, which needs no network.
     speed
-        With --simulated: market seconds per second.
+        With --simulated: market seconds per second (default 60).
     candles
         End after so many closed candles.
     seconds
@@ -185,7 +186,7 @@ def stream(
 @app.command
 def backfill(
     exchange: str,
-    symbols: list[str],
+    symbols: Annotated[list[str], Parameter(negative="")],
     *,
     timeframe: str = "1m",
     from_: Annotated[str, Parameter(name="--from")],
@@ -206,7 +207,7 @@ def backfill(
     timeframe
         Of the candles.
     from_
-        The first day (2024-01-31) or moment (2024-01-31T12:00), UTC.
+        The first day (2024-01-31) or moment (2024-01-31T12:00, or epoch milliseconds), UTC.
     to
         The last day, a moment, or now (the default), and once for each sink: csv:FILE, parquet:FOLDER, redis,
         redis:URL, postgres:URL, kafka:HOST:PORT/TOPIC, log. Without a sink: a CSV named after the request.
@@ -215,7 +216,7 @@ def backfill(
     parallel
         Requests at once (default: as the exchange likes it).
     again
-        Do it all again, whatever earlier runs have done.
+        Do it all again, whatever earlier runs have done; a file that you name is added to.
     simulated
         From a simulated exchange in this process, which needs no network.
     """
@@ -349,6 +350,7 @@ def dlq_purge(stream: str, *, yes: bool = False) -> int:
 
 def main() -> None:
     """Run the command line; errors of ours are one line on stderr and exit status 1."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the sink says what it says, in one line
     try:
         status = app(result_action="return_value")
     except StreamMachineError as error:

@@ -11,20 +11,26 @@ from typing import Any
 
 import anyio
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from streammachine.cli.ending import ended_by_sigterm
 from streammachine.cli.single_error import single_error
+from streammachine.errors import DataInputError
 from streammachine.market.data_input import DataInput
-from streammachine.market.emitters.targets import emitter_for
+from streammachine.market.emitters.targets import emitters_for
 from streammachine.market.exchanges import adapter_for
 from streammachine.market.kline import Kline, Trade
 from streammachine.market.runner import Runner, runner_for
 
+COLUMNS = ("symbol", "", "UTC", "open", "high", "low", "close", "volume", "trades", "seen")
+TEXTS = 3  # columns that stand left
+DISPENSABLE = ("trades", "volume", "open", "high", "low", "UTC")  # the first to go first
 MOST_ROWS = 40  # of the table; the rest is counted
 REFRESH = 0.25  # seconds between two pictures
+SPEED = 60.0  # market seconds per second, where nothing else was asked for
 LINE_PERIOD = 10.0  # seconds between two lines where stdout is no terminal
 
 
@@ -46,15 +52,17 @@ class StreamOptions:
 
 
 def run_stream(options: StreamOptions) -> int:
-    """Stream until Ctrl-C, or as long as was asked for."""
-    with single_error():
+    """Stream until Ctrl-C or SIGTERM, or as long as was asked for; 0 when the sinks refused nothing."""
+    with ended_by_sigterm(), single_error():
         return anyio.run(_stream, Console(highlight=False), options)
 
 
 async def _stream(console: Console, options: StreamOptions) -> int:
     adapter = adapter_for(options.exchange, options.market)
     wanted = DataInput(options.type, list(options.symbols), options.timeframe, list(options.aggregate))
-    emitters = [emitter_for(text) for text in options.to]
+    emitters = emitters_for(options.to)
+    if options.speed is not None and not options.simulated:
+        raise DataInputError("--speed is of the simulated market: give --simulated too")
     async with _exchange(options) as extra:
         runner = runner_for(
             options.exchange, wanted, market_type=options.market, active_warmup=bool(options.aggregate), **extra
@@ -62,18 +70,21 @@ async def _stream(console: Console, options: StreamOptions) -> int:
         for emitter in emitters:
             runner.register_emitter(emitter)
         watch = Watch(runner, adapter.source + (" (simulated)" if options.simulated else ""), options.candles)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch.show, console)
-            with anyio.move_on_after(options.seconds):
-                async for row in runner.stream():
-                    watch.take(row)
-                    if watch.done:
-                        break
-            await runner.close()
-            tasks.cancel_scope.cancel()
-        if not console.is_terminal:  # there the live table still stands
-            console.print(watch.table())
-    return 0
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(watch.show, console)
+                with anyio.move_on_after(options.seconds):
+                    async for row in runner.stream():
+                        watch.take(row)
+                        if watch.done:
+                            break
+                await runner.close()
+                tasks.cancel_scope.cancel()
+        except anyio.get_cancelled_exc_class():  # Ctrl-C
+            watch.end(console)
+            raise
+        watch.end(console)
+    return 1 if any(emitter["failed"] for emitter in runner.stats().emitters) else 0
 
 
 @asynccontextmanager
@@ -85,7 +96,7 @@ async def _exchange(options: StreamOptions) -> AsyncIterator[dict[str, Any]]:
     from streammachine.cli.simulated import simulated
 
     adapter = adapter_for(options.exchange, options.market)
-    async with simulated(adapter, options.symbols, speed=options.speed) as (clock, urls):
+    async with simulated(adapter, options.symbols, speed=options.speed or SPEED) as (clock, urls):
         yield {
             "clock": clock,
             "ws_url": urls.ws,
@@ -137,17 +148,15 @@ class Watch:
             finally:
                 live.update(self.table(), refresh=True)
 
+    def end(self, console: Console) -> None:
+        """Show how it ended; in a terminal the live table still stands."""
+        if not console.is_terminal:
+            console.print(self.table())
+
     def table(self) -> Group:
         """The last candle of each symbol and timeframe, and how the runner is."""
-        table = Table(title=self._title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 0))
-        table.add_column("symbol", no_wrap=True)
-        table.add_column("", no_wrap=True)
-        table.add_column("UTC", no_wrap=True)
-        for name in ("open", "high", "low", "close", "volume", "trades", "seen"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for key, row in list(self._last.items())[:MOST_ROWS]:
-            table.add_row(*(Text(cell) for cell in _cells(key, row, self._counts.get(key, 0))))
-        return Group(table, self.summary())
+        rows = [_cells(key, row, self._counts.get(key, 0)) for key, row in list(self._last.items())[:MOST_ROWS]]
+        return Group(_Fitting(self._title, rows), self.summary())
 
     def summary(self) -> Text:
         """One line: state, rows, rates, reconnects, gaps, and what the sinks say."""
@@ -170,11 +179,33 @@ class Watch:
             problem = emitter["last_error"] if emitter["state"] == "away" else None
             said = f"\n{emitter['name']}: {emitter['emitted']:,} written, {emitter['queued']:,} waiting"
             if emitter.get("failed"):
-                said += f", {emitter['failed']:,} refused"
+                said += f", {emitter['failed']:,} not written"
             text.append(said, style="red" if problem else "")
             if problem:
                 text.append(f" ({problem})", style="red")
         return text
+
+
+class _Fitting:
+    """A table that leaves out columns where there is no room for them: half a price is none."""
+
+    def __init__(self, title: str, rows: list[list[str]]) -> None:
+        self._title = title
+        self._rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = [max(len(name), *(len(row[at]) for row in self._rows), 0) for at, name in enumerate(COLUMNS)]
+        shown = list(range(len(COLUMNS)))
+        for name in DISPENSABLE:
+            if sum(widths[at] + 1 for at in shown) - 1 <= options.max_width:
+                break
+            shown.remove(COLUMNS.index(name))
+        table = Table(title=self._title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 0))
+        for at in shown:
+            table.add_column(COLUMNS[at], justify="left" if at < TEXTS else "right", no_wrap=True)
+        for row in self._rows:
+            table.add_row(*(Text(row[at]) for at in shown))
+        yield table
 
 
 def _cells(key: tuple[str, str], row: Kline | Trade, count: int) -> list[str]:

@@ -28,7 +28,7 @@ from streammachine.market import timeframe as timeframes
 from streammachine.market.backfill_sinks import CHECKPOINT_ROWS, Sink, request_key
 from streammachine.market.clock import Clock
 from streammachine.market.collecting import Collector
-from streammachine.market.emitters.base import Transformer
+from streammachine.market.emitters.base import Lane, Transformer
 from streammachine.market.emitters.outlet import check_emitter
 from streammachine.market.exchanges import adapter_for
 from streammachine.market.following import VARIABLE, default_clock
@@ -211,6 +211,22 @@ class Backfilling:
             self._ended.set()
         self._state = "stopped" if self._scope.cancelled_caught else "done"
 
+    async def acheck(self) -> None:
+        """Raise what ``arun`` would raise at its beginning; nothing is loaded, and no row goes out.
+
+        Raises: as ``arun``.
+        """
+        self._begin()
+        try:
+            with ExitStack() as journals:
+                sinks = self._open_sinks(journals)
+                if any(sink.position < self._span.end for sink in sinks):
+                    async with self._open_rest():
+                        for sink in sinks:
+                            await sink.try_out(self._time(), self._lane())
+        finally:
+            self._state = "waiting"
+
     async def aclose(self) -> None:
         """End ``arun``, which then returns; the next run goes on where it was."""
         if self._state == "running" and self._scope is not None and self._ended is not None:
@@ -327,6 +343,9 @@ class Backfilling:
     def _title(self) -> str:
         return f"{self._adapter.source} {self.symbol} {self.timeframe}"
 
+    def _lane(self) -> Lane:
+        return Lane(self._adapter.source, self.symbol, self.timeframe)
+
     @contextlib.asynccontextmanager
     async def _open_rest(self) -> AsyncGenerator[RestClient]:
         async with RestClient(
@@ -369,14 +388,20 @@ class Backfilling:
     async def _fill(self) -> None:
         async with self._open_rest() as rest, AsyncExitStack() as stack:
             for sink in self._sinks:
-                await stack.enter_async_context(sink.open(self._transformer, self._time()))
+                await stack.enter_async_context(sink.open(self._transformer, self._time(), self._lane()))
             first = min(self._sinks, key=lambda sink: sink.position)
             self._old_gaps, self._rows = first.gaps, first.rows
             self._rows_before = first.rows
             self._show = stack.enter_context(self._bar())
             self._collector = self._collect(rest, first.position, self._emit, first.close)
-            await self._collector.run()
-            await self._save(clean=True)
+            try:
+                await self._collector.run()
+                await self._save(clean=True)
+            except BaseException:  # stopped, or the exchange is away: what the sinks have is not done again
+                with anyio.CancelScope(shield=True):
+                    for sink in self._sinks:
+                        await sink.save_given(self.gaps, self._rows)
+                raise
 
     async def _emit(self, klines: list[Kline]) -> None:
         for start in range(0, len(klines), CHECKPOINT_ROWS):

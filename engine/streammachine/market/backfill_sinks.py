@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+import anyio
+
 from streammachine.errors import EmitterError
-from streammachine.market.emitters.base import DataEmitter, Transformer
+from streammachine.market import timeframe as timeframes
+from streammachine.market.emitters.base import DataEmitter, Lane, Transformer
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.journal import Journal, Record, digest
 
@@ -25,6 +30,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_ROWS: Final = 5000  # about so many rows, at most, are done again after a kill
 CHECKPOINT_SECONDS: Final = 2.0
+LAST_WAIT: Final = 5.0  # seconds that a sink has for what it was given, when the run ends before its time
 MOST_TAIL: Final = 20 * CHECKPOINT_ROWS  # lines of a CSV behind its checkpoint; more than that we did not write
 
 
@@ -60,6 +66,9 @@ class Sink:
         self._outlet: Outlet | None = None
         self._unsaved = 0
         self._saved_at = 0.0
+        self._saved = start  # the journal's position
+        self._is_known = False  # an earlier run of the request has begun to write to it
+        self._given: tuple[int, float] | None = None  # behind the last candle that the outlet has, and its close
 
     def look(self, journals: ExitStack, data_dir: Path | None) -> None:
         """Open the journal, if it can have one, and see how far it has come. Changes nothing of the sink.
@@ -79,28 +88,37 @@ class Sink:
         else:
             return  # nobody knows whether the same object means the same place the next time
         journals.enter_context(self._journal)
-        record = self._journal.find(self._key) if self._resume else None
+        record = self._journal.find(self._key)
+        self._is_known = record is not None
+        record = record if self._resume else None
         if self._csv is not None:
             record = self._checked(self._csv, self._journal, record)
         if record is not None:
             self.position, self.rows, self.gaps, self.close = record.position, record.rows, record.gaps, record.close
 
     @asynccontextmanager
-    async def open(self, transformer: Transformer | None, clock: Clock) -> AsyncGenerator[None]:
-        """Cut a CSV back to where it is known to be right, and connect."""
+    async def open(self, transformer: Transformer | None, clock: Clock, lane: Lane) -> AsyncGenerator[None]:
+        """Cut a CSV back to where it is known to be right, and connect.
+
+        Args:
+            lane: what is going to come; an emitter is told of its start where that is news to it.
+        """
         self._saved_at = clock.monotonic()
+        expected = self._expected(lane)
         if self._csv is not None and self._journal is not None:
             self._rewind(self._csv, self._journal)
             self._write(self._journal, self.position, size=_size(self._csv))
         emitter = self.emitter
         if transformer is None:
-            async with Outlet(emitter, clock=clock) as self._outlet:
+            async with Outlet(emitter, clock=clock, expected=expected) as self._outlet:
+                self._begin()
                 yield
         elif isinstance(emitter, DataEmitter):
             own = emitter.transformer
             emitter.set_transformer(transformer if own is None else _chained(transformer, own))
             try:
-                async with Outlet(emitter, clock=clock) as self._outlet:
+                async with Outlet(emitter, clock=clock, expected=expected) as self._outlet:
+                    self._begin()
                     yield
             finally:
                 emitter.set_transformer(own)
@@ -108,11 +126,31 @@ class Sink:
             async with Outlet(_Transforming(emitter).set_transformer(transformer), clock=clock) as self._outlet:
                 yield
 
+    async def try_out(self, clock: Clock, lane: Lane) -> None:
+        """Connect, and give nothing."""
+        async with Outlet(self.emitter, clock=clock, expected=self._expected(lane)):
+            pass
+
+    def _expected(self, lane: Lane) -> list[Lane]:
+        return [lane if self._is_known else replace(lane, start=self.position)]
+
+    def _begin(self) -> None:
+        """Note that it is written to from here on, should the run be killed before it notes more."""
+        if self._journal is not None and self._csv is None and self.position == self._start:
+            self._write(self._journal, self.position, size=None)
+
     async def put(self, klines: Sequence[Kline]) -> None:
         """Hand on those that it does not have yet."""
-        if self._outlet is not None:
-            await self._outlet.put([kline for kline in klines if kline.open_ts >= self.position])
-            self._unsaved += len(klines)
+        if self._outlet is None:
+            return
+        wanted = [kline for kline in klines if kline.open_ts >= self.position]
+        at = 0
+        while at < len(wanted):
+            piece = wanted[at : at + max(1, self._outlet.room)]  # whoever is cancelled has given all of it or nothing
+            await self._outlet.put(piece)
+            at += len(piece)
+            self._given = timeframes.end_of(piece[-1].timeframe, piece[-1].open_ts), piece[-1].close
+        self._unsaved += len(klines)
 
     def is_due(self, now: float) -> bool:
         """Whether to flush and note it, by the rows since the last time, or the seconds (``now``: of the clock)."""
@@ -131,6 +169,17 @@ class Sink:
         self.close, self.gaps, self.rows = close, gaps, rows
         size = _size(self._csv) if self._csv is not None else None
         self._write(self._journal, position, size=size, clean=clean)
+
+    async def save_given(self, gaps: list[Gap], rows: int) -> None:
+        """Note what the sink was given by a run that ends before its time, so that it does not get it again."""
+        if self._outlet is None or self._journal is None or self._given is None or self._given[0] <= self._saved:
+            return
+        with anyio.move_on_after(LAST_WAIT), contextlib.suppress(EmitterError):  # the outlet says it when it is closed
+            if await self._outlet.drain(LAST_WAIT):
+                return
+            position, self.close = self._given
+            self.gaps, self.rows = [gap for gap in gaps if gap.end <= position], rows
+            self._write(self._journal, position, size=_size(self._csv) if self._csv is not None else None)
 
     @property
     def name(self) -> str:
@@ -162,6 +211,7 @@ class Sink:
     def _write(self, journal: Journal, position: int, *, size: int | None, clean: bool = False) -> None:
         record = Record(self._key, position, size, clean=clean, close=self.close, rows=self.rows, gaps=self.gaps)
         journal.write(record)
+        self._saved = position
 
     def _checked(self, csv: Path, journal: Journal, record: Record | None) -> Record | None:
         """The record, if the file is as it says."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import os
 from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from streammachine.errors import EmitterError
 from streammachine.market.kline import Gap
@@ -58,7 +59,7 @@ class Journal:
         self.path = path
         self._sink = sink
         self._own_folder = own_folder
-        self._file: IO[bytes] | None = None
+        self._file: io.FileIO | None = None
         self._records: dict[str, Record] = {}
         self._last: str | None = None
 
@@ -77,7 +78,7 @@ class Journal:
         try:
             if self._own_folder:
                 self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = self.path.open("a+b")
+            self._file = self.path.open("a+b", buffering=0)
         except OSError as error:
             raise EmitterError(
                 f"a backfill into {self._sink} keeps its progress in {self.path}, which cannot be written: "
@@ -110,21 +111,37 @@ class Journal:
         return self._records[self._last] if self._last is not None else None
 
     def write(self, record: Record) -> None:
-        """Keep it; what it says must be in the sink already."""
+        """Keep it; what it says must be in the sink already.
+
+        Raises:
+            EmitterError: it cannot be written: the disk is full, say. What was kept before it still is.
+        """
         if self._file is None:
             raise EmitterError(f"the journal {self.path} is not open")
         before = self._records.get(record.key)
         known = before.gaps if before is not None else []
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(known, record.gaps, strict=False)))
-        self._records[record.key] = record
-        self._last = record.key
         gaps = [gap.model_dump() for gap in record.gaps[same:]]  # only what is new: there may be many
         values = asdict(replace(record, gaps=[])) | {"gaps": gaps, "gaps_before": same}
-        self._file.write(json.dumps(values).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._append(self._file, json.dumps(values).encode() + b"\n")
+        self._records[record.key] = record
+        self._last = record.key
 
-    def _read(self, file: IO[bytes]) -> None:
+    def _append(self, file: io.FileIO, line: bytes) -> None:
+        size = file.seek(0, io.SEEK_END)
+        try:
+            while line:
+                line = line[file.write(line) :]
+            os.fsync(file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                file.truncate(size)  # half a line would spoil the next one
+            raise EmitterError(
+                f"a backfill into {self._sink} keeps its progress in {self.path}, which cannot be written: "
+                f"{error.strerror}. Mend that; the same backfill then goes on"
+            ) from error
+
+    def _read(self, file: io.FileIO) -> None:
         file.seek(0)
         end = 0
         for line in file:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+ROOM = 80  # columns for all of the bar
+
 
 class Show(Protocol):
     """Shows how far it is."""
@@ -40,7 +42,8 @@ def bar(title: str, total: int, *, note: Callable[[], str], wanted: bool | None)
         def render(self, task: object) -> str:
             return note()
 
-    columns = (
+    console = Console(stderr=True)
+    columns = [
         TextColumn("[bold]{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
@@ -49,8 +52,10 @@ def bar(title: str, total: int, *, note: Callable[[], str], wanted: bool | None)
         TextColumn("ETA"),
         TimeRemainingColumn(),
         Note(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
+    ]
+    if console.width < ROOM:
+        del columns[4]  # half a time is none, and what is still to come matters more
+    with Progress(*columns, console=console, transient=False) as progress:
         task = progress.add_task(title, total=total, rows=0)
 
         def show(done: int, rows: int) -> None:

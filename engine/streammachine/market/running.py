@@ -19,7 +19,7 @@ import anyio
 
 from streammachine.errors import EmitterError
 from streammachine.market import history, warmup
-from streammachine.market.emitters.base import Row, named
+from streammachine.market.emitters.base import Lane, Row, named
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.feed import Feed
 from streammachine.market.kline import Gap, Kline, Trade
@@ -226,6 +226,7 @@ class Run:
                 clock=plan.clock,
                 on_error=plan.on_error,
                 close_timeout=plan.drain_timeout,
+                expected=_lanes(plan),
                 **plan.outlet_options,
             )
             self._outlets.append(await stack.enter_async_context(outlet))
@@ -360,6 +361,16 @@ class Ending:
     def __await__(self) -> Generator[Any, None, None]:
         if self._run is not None and not self._run.task.done():
             yield from asyncio.wait([self._run.task]).__await__()
+
+
+def _lanes(plan: Plan) -> list[Lane]:
+    """What is going to come to the emitters."""
+    wanted = plan.data_input
+    kinds: list[str | None] = [wanted.timeframe, *wanted.aggregate_list]
+    if plan.emit_trades and wanted.kind == "trade":
+        kinds.append(None)
+    kinds = list(dict.fromkeys(kinds))
+    return [Lane(plan.adapter.source, symbol, kind) for symbol in wanted.symbols for kind in kinds]
 
 
 def single(error: BaseException) -> BaseException:

@@ -66,14 +66,21 @@ def timespan(from_date: Moment, to_date: Moment, timeframe: str, now: int) -> Ti
 
 
 def is_moment(text: str) -> bool:
-    """Whether a text is a date, a date-time or "now", for command lines where it might be something else."""
-    return text.strip().lower() == NOW or _DATE.match(text.strip()) is not None
+    """Whether a text is a date, a date-time, epoch milliseconds or "now"; on command lines it might be a sink."""
+    text = text.strip()
+    return text.lower() == NOW or _DATE.match(text) is not None or _is_epoch_ms(text)
+
+
+def _is_epoch_ms(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) in (12, 13)
 
 
 def _moment(value: Moment, name: str, now: int) -> tuple[int, bool]:
     """Epoch milliseconds, and whether it is a whole day."""
     if isinstance(value, bool):
         raise DataInputError(f"{name}={value!r} is not accepted: give {ACCEPTED}")
+    if isinstance(value, str) and _is_epoch_ms(value.strip()):
+        value = int(value)
     if isinstance(value, int):
         if value < _EARLIEST:
             raise DataInputError(f"{name}={value} is before the year 2000: give epoch milliseconds, not seconds")

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 EXCHANGE_WAIT = 8.0  # seconds for the exchange to say whether it has the symbols
 STOP_WAIT = 10.0  # seconds for a runner's host to let go of it
 MOST_SYMBOLS = 200
+DAY = 86_400_000
+SKEW = 60_000  # milliseconds that a caller's clock may be ahead of ours
 COLUMNS = ("open_ts", "open", "high", "low", "close", "volume", "quote_volume", "n_trades")
 
 Exchange = Annotated[Literal["binance", "okx", "kraken", "bybit"], Field(description="Exchange")]
@@ -32,7 +34,7 @@ Emit = Annotated[
     list[str] | None,
     Field(description='Sinks: "redis" (default), "csv:NAME", "parquet:NAME", "postgres:TABLE", "kafka:TOPIC"'),
 ]
-Market = Annotated[str, Field(description="SPOT; binance also USDM, COINM; bybit LINEAR, INVERSE")]
+Market = Annotated[str, Field(description="SPOT; binance also USDM, COINM; okx and bybit LINEAR, INVERSE")]
 
 
 class Started(TypedDict):
@@ -148,15 +150,11 @@ class MarketTools(Family):
 
         adapter, names = await _checked(exchange, market_type, [symbol], timeframe, [])
         emitters = sinks.check(["redis"] if emit is None else emit)
-        first, last = _moment(start), _moment(end, day_end=True)
-        if first >= last:
-            raise DataInputError(f"start ({start}) must be before end ({end})")
-        if first > time.time() * 1000:
-            raise DataInputError(f"start ({start}) is in the future")
+        first, last = backfill_range(start, end, int(time.time() * 1000))
         connection = await self.state.redis()
-        if "redis" in emitters:
-            await _refuse_older(connection, f"kline:{exchange}:{names[0]}:{timeframe}", first)
         name = name_for(exchange, timeframe, names[0], start, end, emitters, adapter.market_type, first, last)
+        if "redis" in emitters and name not in await BACKFILLS.all(connection):
+            await _refuse_older(connection, f"kline:{exchange}:{names[0]}:{timeframe}", first)
         spec = BackfillSpec(
             name, exchange, names[0], timeframe, first, last, emitters, adapter.market_type, int(time.time() * 1000)
         )
@@ -224,6 +222,24 @@ class MarketTools(Family):
         return page
 
 
+def backfill_range(start: str, end: str, now: int) -> tuple[int, int]:
+    """What a backfill's start and end mean, in epoch ms; today as end means as far as it has come.
+
+    Raises:
+        DataInputError: they are reversed, or in the future.
+    """
+    first, last = _moment(start), _moment(end, day_end=True)
+    if first >= last:
+        raise DataInputError(f"start ({start}) must be before end ({end})")
+    if first > now:
+        raise DataInputError(f"start ({start}) is in the future")
+    if last == now - now % DAY + DAY:
+        last = now
+    if last > now + SKEW:
+        raise DataInputError(f"end ({end}) is in the future: give now for as far as there are candles")
+    return first, min(last, now)
+
+
 def _adapter(exchange: str, market_type: str) -> "Adapter":
     from streammachine.market.exchanges import adapter_for
 
@@ -258,10 +274,11 @@ async def _refuse_older(connection: "RedisConnection", stream: str, start: int) 
     newest = await streams.read_newest(connection, stream, 1)
     if newest and int(newest[0].id.partition("-")[0]) >= start:
         oldest = (await streams.describe(connection, stream)).first_entry
-        if oldest is not None and int(oldest.id.partition("-")[0]) > start:
+        begins = int(oldest.id.partition("-")[0]) if oldest is not None else start
+        if begins > start:
             raise DataInputError(
-                f"{stream} already holds candles newer than {start}; a stream takes older ones no more. Backfill to "
-                "csv:NAME, or delete the stream first."
+                f"{stream} already holds candles from {datetime.fromtimestamp(begins / 1000, UTC):%Y-%m-%d %H:%M} UTC "
+                "on; a stream takes older ones no more. Backfill to csv:NAME, or delete the stream first."
             )
 
 
@@ -305,7 +322,7 @@ def _moment(text: str, *, day_end: bool = False) -> int:
         day = datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
         return int(streams.parse_position(text).partition("-")[0])
-    return int(day.timestamp() * 1000) + (86_400_000 if day_end else 0)
+    return int(day.timestamp() * 1000) + (DAY if day_end else 0)
 
 
 def _number(text: str) -> float | int | None:

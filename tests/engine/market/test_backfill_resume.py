@@ -12,14 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
+import pandas as pd
 import pytest
 
-from streammachine.errors import EmitterError, ExchangeUnavailableError
+from streammachine.errors import EmitterError, ExchangeUnavailableError, OutOfOrderError
 from streammachine.market.emitters.base import DataEmitter
 from streammachine.market.emitters.csv import CSVEmitter
+from streammachine.market.emitters.parquet import ParquetEmitter
+from streammachine.market.emitters.redis import RedisEmitter
 from streammachine.market.journal import Journal, Record
 from streammachine.market.kline import Gap
 from streammachine.market.simulator import Fault
+from streammachine.redis.connection import RedisConnection
 from support_backfill import NOW, assert_golden, files, market, rows_of, utc, write
 from support_simulator import Exchange, exchange
 
@@ -252,6 +257,65 @@ async def test_each_sink_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
+async def test_what_a_sink_got_of_a_run_that_failed_does_not_come_again(tmp_path: Path) -> None:
+    kept: list[int] = []
+    faults = [Fault("status", value=503, times=-1, after=25)]
+    folder = tmp_path / "folder"
+    async with market("okx", faults=faults) as here:
+        failing = here.backfill("1m", "2024-01-20", "2024-02-01").register_emitter(Durable(kept))
+        with pytest.raises(ExchangeUnavailableError):
+            await failing.register_emitter(ParquetEmitter(folder)).arun()
+        assert 1000 < len(kept) < 18_000
+    async with market("okx") as here:
+        again = here.backfill("1m", "2024-01-20", "2024-02-01").register_emitter(Durable(kept))
+        await again.register_emitter(ParquetEmitter(folder)).arun()
+        assert again.stats()["rows"] == len(kept)
+    expected = list(range(utc("2024-01-20"), utc("2024-02-02"), 60_000))
+    assert kept == expected
+    assert sorted(pd.read_parquet(folder)["open_ts"]) == expected
+
+
+@pytest.mark.anyio
+async def test_what_a_sink_got_of_a_run_that_was_stopped_does_not_come_again() -> None:
+    kept: list[int] = []
+    async with market("okx") as here:
+        stopped = here.backfill("1m", "2024-01-20", "2024-01-25")
+
+        class Stopping:
+            """Has the run ended in the middle."""
+
+            async def emit(self, row: Any) -> None:
+                if row.open_ts == utc("2024-01-22"):
+                    tasks.start_soon(stopped.aclose)
+
+        async with anyio.create_task_group() as tasks:
+            await stopped.register_emitter(Durable(kept)).register_emitter(Stopping()).arun()
+        assert stopped.stats()["state"] == "stopped"
+        assert len(kept) < 5 * 1440
+        await here.backfill("1m", "2024-01-20", "2024-01-25").register_emitter(Durable(kept)).arun()
+    assert kept == list(range(utc("2024-01-20"), utc("2024-01-26"), 60_000))
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_a_run_of_the_request_began_is_gone_on_with(redis: RedisConnection) -> None:
+    async with market("okx") as here:
+        live = here.backfill("1h", "2024-02-02", "2024-02-02").register_emitter(RedisEmitter(connection=redis))
+        await live.arun()
+        older = here.backfill("1h", "2024-02-01", "2024-02-01").register_emitter(RedisEmitter(connection=redis))
+        asked = len(here.asked())
+        with pytest.raises(OutOfOrderError, match="already holds candles, from 2024-02-02 00:00 UTC on"):
+            await older.arun()
+        assert [detail for detail in here.asked()[asked:] if "candles" in detail] == []
+        with pytest.raises(OutOfOrderError):
+            await older.arun()  # the first try has not made it known
+        await redis.command("XTRIM", "kline:okx:BTC-USDT:1h", "MAXLEN", 12)  # as a stream that is full is trimmed
+        again = here.backfill("1h", "2024-02-02", "2024-02-02", resume=False)
+        await again.register_emitter(RedisEmitter(connection=redis)).arun()
+        (sink,) = again.stats()["sinks"]
+        assert (sink["emitted"], sink["failed"]) == (12, 12)
+
+
+@pytest.mark.anyio
 async def test_the_simulator_is_not_taken_for_the_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     async with market("okx") as here:
         await here.backfill("1h", "2024-02-01", "2024-02-01", file_path="out.csv").arun()
@@ -311,6 +375,41 @@ def test_a_journal_that_was_cut_off_counts_as_far_as_it_is_whole(tmp_path: Path)
             cut.write(Record("a", position=3))
         with Journal.beside(tmp_path / "out.csv") as mended:
             assert mended.find("a") == Record("a", position=3)
+
+
+def test_a_journal_on_a_full_disk_is_a_clear_error_and_stays_whole(tmp_path: Path) -> None:
+    """The limit on a file's size stands for the full disk."""
+    program = """
+import resource, signal, sys
+from pathlib import Path
+from streammachine.errors import EmitterError
+from streammachine.market.journal import Journal, Record
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with Journal.beside(Path(sys.argv[1])) as journal:
+    journal.write(Record("a", position=0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    try:
+        for position in range(1, 100):
+            journal.write(Record("a", position=position))
+    except EmitterError as error:
+        print(position, error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(journal.find("a").position)
+    journal.write(Record("b", position=7))
+"""
+    out = tmp_path / "out.csv"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(out)], capture_output=True, text=True, check=False, timeout=60
+    )
+    refused, kept = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert f"{out} keeps its progress in " in refused
+    assert "cannot be written: File too large. Mend that" in refused
+    assert int(refused.split()[0]) == int(kept) + 1
+    with Journal.beside(out) as again:
+        assert again.find("a") == Record("a", position=int(kept))
+        assert again.find("b") == Record("b", position=7)
 
 
 def test_an_unused_journal_leaves_nothing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from streammachine.market.simulator import Fault
 from streammachine.redis.embedded import EmbeddedServer
 from support_backfill import assert_golden, rows_of, utc
-from support_postgres import Postgres
+from support_postgres import PASSWORD, Postgres
 from support_servers import redis_at
 from support_simulator import exchange
 
@@ -76,6 +76,7 @@ def test_all_sinks_have_all_candles_after_a_kill(
         done = subprocess.run(_command(*sinks), env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "12,960 candles" in done.stdout
+        assert PASSWORD not in done.stdout + done.stderr
         asked = len(here.simulator.log.of("rest"))
         again = subprocess.run(_command(*sinks), env=env, capture_output=True, text=True, check=False)
         assert "nothing new" in again.stdout

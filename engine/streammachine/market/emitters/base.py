@@ -7,6 +7,7 @@ row, rows in order, in batches where it can take them, flushed, and closed at th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 from streammachine.errors import EmitterError, TransformError
@@ -27,6 +28,21 @@ class RowsRefusedError(EmitterError):
         first = next(iter(refused.values()))
         super().__init__(f"{len(refused)} rows were refused; the first: {first}")
         self.refused = dict(refused)
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Rows that are going to come.
+
+    Attributes:
+        timeframe: of the candles; None: trades.
+        start: epoch ms before which none of them begins, where they are of the past and new to the emitter.
+    """
+
+    source: str
+    symbol: str
+    timeframe: str | None
+    start: int | None = None
 
 
 class DataEmitter:
@@ -59,6 +75,9 @@ class DataEmitter:
 
     async def connect(self) -> None:
         """Open what is needed; called once before the first row. Raises EmitterError when it can never work."""
+
+    async def expect(self, lanes: Sequence[Lane]) -> None:
+        """Told after ``connect`` what is going to come. Raises EmitterError when rows of it can never be taken."""
 
     async def emit(self, row: Any) -> None:
         """Take one row."""

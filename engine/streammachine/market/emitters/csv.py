@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from streammachine.errors import EmitterError, EmitterUnavailableError
-from streammachine.market.emitters.base import DataEmitter, Row, RowsRefusedError, Transformer, named, values_of
+from streammachine.market.emitters.base import (
+    DataEmitter,
+    Lane,
+    Row,
+    RowsRefusedError,
+    Transformer,
+    named,
+    values_of,
+)
 from streammachine.market.kline import Gap, Kline, Trade
 
 try:
@@ -107,10 +115,13 @@ class CSVEmitter(DataEmitter):
         """Whether source, symbol and timeframe select the row."""
         if isinstance(row, Gap) and self.transformer is None:
             return False
+        return self._selects(row.source, row.symbol, "trade" if isinstance(row, Trade) else row.timeframe)
+
+    def _selects(self, source: str | None, symbol: str, timeframe: str) -> bool:
         return (
-            (self.source is None or (row.source or "").lower() == self.source.lower())
-            and (self.symbol is None or row.symbol == self.symbol)
-            and (self.timeframe is None or self.timeframe == ("trade" if isinstance(row, Trade) else row.timeframe))
+            (self.source is None or (source or "").lower() == self.source.lower())
+            and (self.symbol is None or symbol == self.symbol)
+            and (self.timeframe is None or self.timeframe == timeframe)
         )
 
     # -- life cycle ---------------------------------------------------------------------------
@@ -123,11 +134,11 @@ class CSVEmitter(DataEmitter):
             raise EmitterError("CSVEmitter needs file_path, e.g. CSVEmitter(file_path='candles.csv')")
         try:
             self._file = self._path.open("ab+", buffering=0)
-        except FileNotFoundError:
-            raise EmitterError(
-                f"{self._path} cannot be written: the folder {self._path.parent} does not exist"
-            ) from None
         except OSError as error:
+            if not self._path.parent.exists():
+                raise EmitterError(
+                    f"{self._path} cannot be written: the folder {self._path.parent} does not exist"
+                ) from None
             raise EmitterError(f"{self._path} cannot be written: {error.strerror or error}") from error
         try:
             with self._locked() as file:
@@ -139,6 +150,23 @@ class CSVEmitter(DataEmitter):
         except BaseException:
             await self.close()
             raise
+
+    async def expect(self, lanes: Sequence[Lane]) -> None:
+        """Refuse a file of candles for trades, and one of trades for candles."""
+        if self.transformer is not None:
+            return
+        kinds = {
+            lane.timeframe is None
+            for lane in lanes
+            if self._selects(lane.source, lane.symbol, lane.timeframe or "trade")
+        }
+        if len(kinds) > 1:
+            raise EmitterError(
+                f"{self._path} cannot hold candles and trades: give each a CSVEmitter, timeframe='trade' selects trades"
+            )
+        for is_trade in kinds:
+            if self._columns is not None and set(self._columns) != set(_KINDS[is_trade]):
+                raise EmitterError(self._misfit("a trade" if is_trade else "a candle", _KINDS[is_trade]))
 
     async def emit(self, row: Any) -> None:
         """Append one row: a Kline, a Trade, or a dict as a transformer makes it."""

@@ -6,7 +6,8 @@ Rows go out in order, whatever has come while the last batch was under way with 
   broken connection): the same rows again, after a wait that grows, for ever. The queue fills, and then ``put`` waits:
   back-pressure.
 - It will not (EmitterError, TransformError; any other exception when it came three times): a batch is halved until the
-  rows that are refused stand alone. Each of those is logged, counted and given to ``on_error``; the others go out.
+  rows that are refused stand alone. Each of those is counted and given to ``on_error``, the first ones are logged; the
+  others go out.
 
 Nothing is dropped in silence: what is left at the end is logged, given to ``on_error`` and returned by ``close``.
 """
@@ -26,7 +27,7 @@ import anyio
 
 from streammachine.errors import EmitterError, EmitterUnavailableError, TransformError
 from streammachine.market.clock import Clock, SystemClock
-from streammachine.market.emitters.base import DataEmitter, Row, RowsRefusedError, named
+from streammachine.market.emitters.base import DataEmitter, Lane, Row, RowsRefusedError, named
 
 OnError = Callable[[Any, Exception], object]
 
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 TRIES = 3  # of an exception that says nothing of whether trying again may help
 FIRST_WAIT = 0.1  # seconds, at most, before the second try; doubles
 LONGEST_WAIT = 10.0
+MOST_TOLD = 9  # refused rows that are logged one by one; then each tenth, hundredth and so on
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,10 @@ class Outlet:
             default the emitter's own ``batch_size``, or 1,000.
         linger: seconds to wait for a batch to fill; 0 sends at once.
         on_error: called (plain or async) with each row that is given up, and why.
+        expected: what is going to come, which a DataEmitter is told.
 
     Raises:
-        EmitterError: the object is no emitter; on entering, what ``connect`` raises.
+        EmitterError: the object is no emitter; on entering, what ``connect`` and ``expect`` raise.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Outlet:
         linger: float = 0.0,
         on_error: OnError | None = None,
         close_timeout: float = 5.0,
+        expected: Sequence[Lane] = (),
     ) -> None:
         check_emitter(emitter)
         batch = getattr(emitter, "batch_size", DataEmitter.batch_size) if batch is None else batch
@@ -100,6 +104,7 @@ class Outlet:
         self._linger = linger
         self._on_error = on_error
         self._close_timeout = close_timeout
+        self._expected = expected
         self._in_batches = _takes_batches(emitter)
         self._queue: deque[Row] = deque()
         self._flying: deque[Row] = deque()  # the batch under way, what is done with taken off at the left
@@ -402,7 +407,8 @@ class Outlet:
 
     def _went_away(self, error: Exception) -> None:
         if self._outage is None:
-            log.warning("%s cannot be reached: %s. The rows wait, and are tried again.", self.name, _said(error))
+            said = _said(error).rstrip(".")
+            log.warning("%s cannot be reached: %s. The rows wait, and are tried again.", self.name, said)
             self._outage = (self._clock.monotonic(), 1)
         else:
             self._outage = (self._outage[0], self._outage[1] + 1)
@@ -415,9 +421,12 @@ class Outlet:
             self._outage = None
 
     def _count_refused(self, row: Row, error: Exception) -> None:
-        log.error("%s left out %s: %s", self.name, named(row), _said(error))
         self._failed += 1
         self._last_error = _said(error)
+        if self._failed <= MOST_TOLD:
+            log.error("%s left out %s: %s", self.name, named(row), self._last_error)
+        elif str(self._failed).strip("0") == "1":  # a sink that refuses everything must not fill the log
+            log.error("%s left out %s rows so far; the last: %s", self.name, f"{self._failed:,}", self._last_error)
 
     async def _give_up_rest(self) -> None:
         """Say what was not delivered."""
@@ -450,6 +459,8 @@ class Outlet:
             self._sharing.users += 1
             if self._sharing.users == 1 and hasattr(self.emitter, "connect"):
                 await _awaited(self.emitter.connect())
+            if self._expected and isinstance(self.emitter, DataEmitter):
+                await self.emitter.expect(self._expected)
 
     async def _close_emitter(self) -> None:
         """Close it, unless another outlet of the same emitter is still open."""

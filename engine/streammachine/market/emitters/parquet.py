@@ -1,13 +1,15 @@
 """ParquetEmitter: rows into a folder of Parquet files, ``source=.../symbol=.../timeframe=.../*.parquet``.
 
-pandas, polars, DuckDB and pyarrow read such a folder as one table. A file is written under another name (which begins
-with a dot) and renamed when it is whole and on the disk, so a reader sees whole files only, whatever is killed. Rows
+pandas, polars, DuckDB and pyarrow read such a folder as one table. A file is written under another name (``.*.part``,
+which no reader's ``*.parquet`` matches) and renamed when it is whole and on the disk, so a reader sees whole files
+only, whatever is killed. Rows
 wait in memory until a file is full, or ``seconds`` old when the next row comes, or flushed: a killed process loses
 those that wait. Reading, the newest of several rows with the same key is the last by the file's name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import uuid
@@ -171,11 +173,17 @@ class ParquetEmitter(DataEmitter):
             folder = self.path.joinpath(*(f"{n}={quote(v, safe='')}" for n, v in zip(PARTITION, key, strict=True)))
             folder.mkdir(parents=True, exist_ok=True)
             name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
-            with (folder / f".{name}").open("wb") as file:
-                pyarrow.parquet.write_table(pyarrow.table(columns), file, compression=self.compression)
-                file.flush()
-                os.fsync(file.fileno())
-            (folder / f".{name}").rename(folder / name)
+            half = folder / f".{name}.part"
+            try:
+                with half.open("wb") as file:
+                    pyarrow.parquet.write_table(pyarrow.table(columns), file, compression=self.compression)
+                    file.flush()
+                    os.fsync(file.fileno())
+                half.rename(folder / name)
+            except BaseException:  # a full disk is not to be kept full by it
+                with contextlib.suppress(OSError):
+                    half.unlink(missing_ok=True)
+                raise
         del self._parts[key]
 
 

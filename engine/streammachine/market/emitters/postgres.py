@@ -23,6 +23,7 @@ import anyio.to_thread
 from streammachine.errors import EmitterError, EmitterUnavailableError
 from streammachine.market.emitters.base import (
     DataEmitter,
+    Lane,
     Row,
     RowsRefusedError,
     Transformer,
@@ -185,6 +186,17 @@ class PostgresEmitter(DataEmitter):
         except BaseException:
             await self.close()
             raise
+
+    async def expect(self, lanes: Sequence[Lane]) -> None:
+        """Refuse a table of candles where only trades come, and the other way round."""
+        coming = {Trade if lane.timeframe is None else Kline for lane in lanes}
+        if self.transformer is None and coming and coming.isdisjoint(self._wanted):
+            wanted, come = ("candles", "trades") if Kline in self._wanted else ("trades", "candles")
+            table = self._table.name if self._table is not None else ""
+            raise EmitterError(
+                f"the table {table} is for {wanted}, and {come} are going to come: give set_model a model of {come}, "
+                "or a transformer"
+            )
 
     async def emit(self, row: Any) -> None:
         """Write one row: a Kline, a Trade, or a dict as a transformer makes it."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,8 +32,17 @@ from streammachine.errors import (
     SettingsError,
     StreamMachineError,
 )
-from streammachine.market.emitters.base import DataEmitter, Row, RowsRefusedError, Transformer, named, values_of
+from streammachine.market.emitters.base import (
+    DataEmitter,
+    Lane,
+    Row,
+    RowsRefusedError,
+    Transformer,
+    named,
+    values_of,
+)
 from streammachine.market.kline import Gap, Kline, Trade
+from streammachine.redis import streams
 from streammachine.redis.codec import encode_fields
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.url import mask_url
@@ -103,10 +113,13 @@ class RedisEmitter(DataEmitter):
 
     def stream_of(self, row: Kline | Trade) -> str:
         """The name of the stream that a row goes to."""
-        exchange = (row.source or "unknown").lower()
-        if isinstance(row, Trade):
-            return f"{self.prefix}trades:{exchange}:{row.symbol}"
-        return f"{self.prefix}kline:{exchange}:{row.symbol}:{row.timeframe}"
+        return self._stream(row.source, row.symbol, None if isinstance(row, Trade) else row.timeframe)
+
+    def _stream(self, source: str | None, symbol: str, timeframe: str | None) -> str:
+        exchange = (source or "unknown").lower()
+        if timeframe is None:
+            return f"{self.prefix}trades:{exchange}:{symbol}"
+        return f"{self.prefix}kline:{exchange}:{symbol}:{timeframe}"
 
     async def connect(self) -> None:
         """Connect, and see that the server answers."""
@@ -119,6 +132,25 @@ class RedisEmitter(DataEmitter):
             raise EmitterError(str(error)) from error
         except StreamMachineError as error:
             raise _translated(error) from error
+
+    async def expect(self, lanes: Sequence[Lane]) -> None:
+        """Refuse candles of the past for a stream that begins behind them and goes on: it takes none of them."""
+        for lane in lanes:
+            if lane.start is not None and lane.timeframe is not None:
+                await self._refuse_older(self._stream(lane.source, lane.symbol, lane.timeframe), lane.start)
+
+    async def _refuse_older(self, stream: str, start: int) -> None:
+        try:
+            entries = await streams.read_from(self.connection, stream, "-", "+", 1)
+        except StreamMachineError as error:
+            raise _translated(error, stream) from error
+        first = int(entries[0].id.partition("-")[0]) if entries else start
+        if first > start:
+            raise OutOfOrderError(
+                f"{stream} already holds candles, from {datetime.fromtimestamp(first / 1000, UTC):%Y-%m-%d %H:%M} UTC "
+                "on, and takes no older ones any more. Backfill to another sink, into a fresh stream (another server, "
+                "database or prefix), or delete that one first"
+            )
 
     async def emit(self, row: Any) -> None:
         """Append one Kline or Trade."""

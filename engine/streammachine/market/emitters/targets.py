@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 from streammachine.errors import EmitterError
@@ -13,6 +14,7 @@ ACCEPTED: Final = (
     "or kafka:HOST:PORT/TOPIC"
 )
 TABLE: Final = "klines"
+_PASSWORD = re.compile(r"(://[^:/@]*:).*(?=@)|(?<=[?&])(password=)[^&#]*")
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
@@ -52,6 +54,26 @@ def emitter_for(text: str) -> DataEmitter:
     if kind == "kafka":
         return _kafka(rest.removeprefix("//"), text)
     raise EmitterError(_unknown(text))
+
+
+def emitters_for(texts: Sequence[str]) -> list[DataEmitter]:
+    """The emitters that texts mean.
+
+    Raises:
+        EmitterError: as ``emitter_for``, or two mean the same place, which would get every row twice.
+    """
+    emitters = [emitter_for(text) for text in texts]
+    places: set[object] = set()
+    for text, emitter in zip(texts, emitters, strict=True):
+        place = getattr(emitter, "target", type(emitter))
+        if place in places:
+            raise EmitterError(f"the sink {shown(text)!r} is given twice: name each place once")
+        places.add(place)
+    names = [emitter.name for emitter in emitters]
+    for text, emitter in zip(texts, emitters, strict=True):
+        if names.count(emitter.name) > 1:
+            emitter.name = shown(text)  # which of them is meant
+    return emitters
 
 
 def postgres(url: str, table: str = TABLE) -> DataEmitter:
@@ -104,9 +126,17 @@ def _postgres(kind: str, rest: str, text: str) -> DataEmitter:
     url = f"{kind}:{rest}" if rest.startswith("//") else rest
     url, _, table = url.partition("#")
     if not re.match(r"postgres(ql)?(\+\w+)?://", url):
-        shown = text.partition("@")[2] or text  # what is before it may be a password
-        raise EmitterError(f"the sink {shown!r} is not accepted: write postgres:postgresql://USER@HOST/DATABASE#TABLE")
+        raise EmitterError(
+            f"the sink {shown(text)!r} is not accepted: write postgres:postgresql://USER@HOST/DATABASE#TABLE"
+        )
     return postgres(url, table or TABLE)
+
+
+def shown(text: str) -> str:
+    """The text of a sink without what is, or may be, a password."""
+    if "://" not in text:
+        return text.rpartition("@")[2]
+    return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}***", text)
 
 
 def _kafka(rest: str, text: str) -> DataEmitter:

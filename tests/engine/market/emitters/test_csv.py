@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import resource
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 
 from streammachine.errors import EmitterError
+from streammachine.market.emitters.base import Lane
 from streammachine.market.emitters.csv import CSVEmitter
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.kline import Gap, Kline, Trade
@@ -171,6 +173,31 @@ async def test_candles_and_trades_in_one_file_are_not_mixed(tmp_path: Path) -> N
     outlet = await write(tmp_path / "c.csv", [candle(0), trade(0), candle(1)])
     assert len(read(tmp_path / "c.csv")) == 2
     assert outlet.stats.failed == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "kinds", "said"),
+    [
+        ([candle(0)], [None], "a trade has"),
+        ([trade(0)], ["1m", "5m"], "a candle has"),
+        ([], ["1m", None], "candles and trades"),
+        ([candle(0)], ["1m"], None),
+        ([trade(0)], [None], None),
+    ],
+)
+async def test_what_is_going_to_come_must_fit_the_file(
+    tmp_path: Path, written: list[Any], kinds: list[str | None], said: str | None
+) -> None:
+    path = tmp_path / "rows.csv"
+    async with Outlet(CSVEmitter(file_path=path)) as outlet:
+        await outlet.put(written)
+    expected = [Lane("Binance", "BTCUSDT", kind) for kind in kinds]
+    with pytest.raises(EmitterError, match=said) if said else contextlib.nullcontext():
+        async with Outlet(CSVEmitter(file_path=path), expected=expected):
+            pass
+    for able in (CSVEmitter(source="OKX", file_path=path), CSVEmitter(file_path=path).set_transformer(dict)):
+        async with Outlet(able, expected=expected):
+            pass
 
 
 # -- killed, full, shared ---------------------------------------------------------------------

@@ -124,6 +124,21 @@ async def test_an_object_with_emit_alone_is_an_emitter() -> None:
     assert len(emitter.rows) == 2
 
 
+async def test_a_sink_that_refuses_everything_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    told: list[Any] = []
+    bad = {row.close for row in candles(1500)}
+    async with Outlet(KeptInBatches(bad), on_error=lambda row, why: told.append(row)) as outlet:
+        await outlet.put(candles(1500))
+        await outlet.drain()
+        assert outlet.stats.failed == len(told) == 1500
+    lines = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(lines) == 9 + 3
+    assert all("candle of BTCUSDT" in line for line in lines[:9])
+    assert [line.partition(":")[0] for line in lines[9:]] == [
+        f"kept left out {count} rows so far; the last" for count in ("10", "100", "1,000")
+    ]
+
+
 @pytest.mark.parametrize("wrong", [object(), "csv", Kept, None])
 def test_what_is_no_emitter_is_refused_before_anything_starts(wrong: object) -> None:
     with pytest.raises(EmitterError, match=r"emitter|class"):

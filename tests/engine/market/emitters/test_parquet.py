@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 
+import support_rows
 from streammachine.errors import EmitterError, EmitterUnavailableError
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.emitters.parquet import ParquetEmitter
@@ -45,8 +49,8 @@ async def test_candles_read_back_as_one_table(tmp_path: Path) -> None:
 
 
 async def test_a_file_is_written_when_it_is_full_flushed_or_old(tmp_path: Path) -> None:
-    def files() -> int:
-        return len(list(tmp_path.rglob("*.parquet")))  # those with a dot too
+    def files(pattern: str = "*.parquet") -> int:
+        return len(list(tmp_path.rglob(pattern)))
 
     async with Outlet(ParquetEmitter(tmp_path, rows=10)) as outlet:
         for first in range(0, 25, 5):
@@ -62,7 +66,8 @@ async def test_a_file_is_written_when_it_is_full_flushed_or_old(tmp_path: Path) 
     assert len(list((tmp_path / "old").rglob("*.parquet"))) == 2
     await old.close()
     assert len(pd.read_parquet(tmp_path / "old")) == 3
-    assert files() == 6 + 3  # and none that is half written: its name would match too
+    assert files() == 6 + 3
+    assert files(".*") == 0  # none that is half written
 
 
 async def test_trades_and_what_a_transformer_makes_have_their_own_columns(tmp_path: Path) -> None:
@@ -115,6 +120,64 @@ async def test_a_disk_error_leaves_the_rows_to_be_written_later(tmp_path: Path) 
         blocker.unlink()
         await outlet.drain()
     assert len(pd.read_parquet(folder)) == 2
+
+
+def test_on_a_full_disk_readers_see_whole_files_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    """The limit on a file's size stands for the full disk."""
+    program = """
+import asyncio, resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from support_rows import candles
+from streammachine.market.emitters.parquet import ParquetEmitter
+
+async def main():
+    emitter = ParquetEmitter(sys.argv[1], compression="none")
+    await emitter.connect()
+    await emitter.emit_batch(candles(10))
+    await emitter.flush()
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    await emitter.emit_batch(candles(3000, first=10))
+    try:
+        await emitter.flush()
+    except OSError:
+        print("full")
+    print([path.name for path in Path(sys.argv[1]).rglob("*") if path.is_file() and path.name.startswith(".")])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    await emitter.close()
+
+asyncio.run(main())
+"""
+    tests = str(Path(support_rows.__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), tests], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout.splitlines() == ["full", "[]"], done.stderr
+    assert duckdb.sql(f"SELECT count(*) FROM read_parquet('{tmp_path}/**/*.parquet')").fetchall() == [(3010,)]
+
+
+def test_a_file_that_a_kill_left_half_written_is_no_parquet_file(tmp_path: Path) -> None:
+    program = """
+import asyncio, os, signal, sys
+sys.path.insert(0, sys.argv[2])
+from support_rows import candles
+from streammachine.market.emitters.parquet import ParquetEmitter
+
+async def main():
+    emitter = ParquetEmitter(sys.argv[1])
+    await emitter.connect()
+    await emitter.emit_batch(candles(10))
+    os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # the moment at which the file is not yet on the disk
+    await emitter.flush()
+
+asyncio.run(main())
+"""
+    tests = str(Path(support_rows.__file__).parent)
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path), tests], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not list(tmp_path.rglob("*.parquet"))
 
 
 async def test_rows_that_cannot_be_written_at_the_end_are_said_to_be_lost(tmp_path: Path) -> None:

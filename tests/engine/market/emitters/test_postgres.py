@@ -29,6 +29,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 from streammachine.errors import EmitterError, EmitterUnavailableError
+from streammachine.market.emitters.base import Lane
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.emitters.postgres import PostgresEmitter
 from streammachine.market.kline import Gap, Kline
@@ -248,6 +249,19 @@ async def test_a_model_for_trades_takes_the_trades_and_one_for_candles_the_candl
     assert postgres.execute("SELECT price FROM trades ORDER BY ts") == [(100.0,), (101.0,)]
     assert postgres.execute("SELECT count(*) FROM klines") == [(2,)]
     assert (outlet.stats.emitted, outlet.stats.skipped, outlet.stats.failed) == (2, 4, 0)
+
+
+async def test_a_table_of_candles_where_trades_come_is_an_error_at_the_start(postgres: Postgres) -> None:
+    trades, candles_1m = Lane("Binance", "BTCUSDT", None), Lane("Binance", "BTCUSDT", "1m")
+    emitter = emitter_for(postgres)
+    with pytest.raises(EmitterError, match="the table klines is for candles, and trades are going to come"):
+        async with Outlet(emitter, expected=[trades]):
+            pass
+    for expected in ([candles_1m], [candles_1m, trades]):
+        async with Outlet(emitter, expected=expected):
+            pass
+    async with Outlet(emitter.set_transformer(dict), expected=[trades]):
+        pass
 
 
 async def test_far_more_rows_than_one_statement_has_parameters_go_in(postgres: Postgres) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from streammachine.errors import EmitterError, EmitterUnavailableError, OutOfOrderError
 from streammachine.frames.convert import streams_to_dataframe
+from streammachine.market.emitters.base import Lane
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.emitters.redis import CLOSED, RedisEmitter, revision
 from streammachine.market.kline import Gap
@@ -101,6 +102,19 @@ async def test_a_candle_older_than_the_end_and_not_there_is_out_of_order_and_the
     assert isinstance(refused[0][1], OutOfOrderError)
     assert "fresh stream" in str(refused[0][1])
     assert [float(entry.data["close"]) for entry in await read_from(redis, STREAM)] == [105, 106, 107]
+
+
+@pytest.mark.parametrize(("start", "taken"), [(START + 300_000, False), (START + 360_000, True), (None, True)])
+async def test_candles_of_the_past_that_a_stream_would_refuse_are_refused_before_the_first(
+    emitter: RedisEmitter, start: int | None, taken: bool
+) -> None:
+    await emitter.emit(candle(6))
+    lanes = [Lane("Binance", "ETHUSDT", "1m", start), Lane("Binance", "BTCUSDT", "1m", start)]
+    if taken:
+        await emitter.expect(lanes)
+    else:
+        with pytest.raises(OutOfOrderError, match="already holds candles, from 20"):
+            await emitter.expect(lanes)
 
 
 async def test_a_fresh_stream_takes_the_older_data(redis: RedisConnection, emitter: RedisEmitter) -> None:
