@@ -133,9 +133,10 @@ async def test_a_delisted_symbol_ends_in_gaps_and_the_others_go_on(exchange: str
     assert not [gap for gap in seen.gaps if gap.symbol != names["BTC/USDT"]]
 
 
-@pytest.mark.parametrize("seed", range(SCRIPTS))
-async def test_random_scripts(seed: int) -> None:
-    exchange = EXCHANGES[seed % len(EXCHANGES)]
+@pytest.mark.parametrize(
+    ("exchange", "seed"), [*((EXCHANGES[seed % len(EXCHANGES)], seed) for seed in range(SCRIPTS)), ("kraken", 43)]
+)
+async def test_random_scripts(exchange: str, seed: int) -> None:
     tape = Tape.generate(seed, SYMBOLS, START + 20_000, minutes=30, trades_per_minute=30)
     script = random_script(seed, tape, exchange, minutes=10)
     seen = await watch(exchange, script.faults, minutes=12, tape=tape)
