@@ -31,6 +31,7 @@ AT_ONCE: Final = 8  # ledgers that are healed at a time, at least
 FIRST_PAUSE: Final = 1.0  # seconds between the first two questions; each next pause is longer by half
 LONGEST_PAUSE: Final = 10.0
 CONFIRM: Final = 15.0  # seconds after which a candle that REST should only confirm is handed out without
+DEAF: Final = 60.0  # seconds from then on in which it is not asked to confirm what nobody doubts
 
 
 class Healer:
@@ -56,11 +57,17 @@ class Healer:
         self._revive = revive
         self._places = anyio.Semaphore(max(AT_ONCE, 2 * rest.adapter.rest.parallel))
         self._patients: set[CandleLedger | TradeLedger] = set()
+        self._deaf_until = float("-inf")
 
     @property
     def waiting(self) -> int:
         """Ledgers being healed now."""
         return len(self._patients)
+
+    @property
+    def at_leisure(self) -> bool:
+        """Whether REST answered lately and may be asked, so that questions cost nobody time that need not be asked."""
+        return self._clock.monotonic() >= self._deaf_until and not self._rest.is_held()
 
     async def heal(self, ledger: CandleLedger | TradeLedger) -> None:
         """Ask REST until the ledger misses nothing any more."""
@@ -100,6 +107,7 @@ class Healer:
             if ledger.healing and ledger.expected == first:
                 if ledger.soft and tried >= CONFIRM:
                     ledger.trust(now, rows)
+                    self._deaf_until = self._clock.monotonic() + DEAF
                 elif not ledger.soft and tried >= self._give_up:
                     ledger.give_up(now, round(self._give_up * 1000), rows, reason)
             await self._publish(rows)

@@ -68,6 +68,11 @@ REST = [
     "behind:seconds=15",
     "missing@100:lasts=40",
 ]
+LOSSES = [  # the last frames of a candle, on sockets that live: within a silence of ten seconds nothing shows it
+    *(f"stall@{at}:lasts=6" for at in (36, 97, 157)),
+    *(f"mute@{at}:symbol=BTC/USDT,lasts=4" for at in (37, 98, 158)),
+    *(f"reorder@{at}:times=3,value=4" for at in (35, 96, 156)),
+]
 OUTAGE = "reset@100 refuse@100:times=5,value=503"  # long enough that a close is missed
 EVERY = [*SOCKET, *(f"{OUTAGE} {fault}" for fault in REST)]
 SCRIPTS = 52
@@ -84,6 +89,12 @@ def test_no_fault_of_the_simulator_is_left_out() -> None:
 @pytest.mark.parametrize("faults", EVERY)
 async def test_candles_survive(exchange: str, faults: str) -> None:
     check(await watch(exchange, faults.split(), minutes=6))
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("faults", LOSSES)
+async def test_candles_whose_last_frames_are_lost_survive(exchange: str, faults: str) -> None:
+    check(await watch(exchange, faults.split(), minutes=4))
 
 
 @pytest.mark.parametrize("exchange", ["binance", "okx", "bybit"])
