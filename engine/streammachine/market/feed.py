@@ -486,6 +486,7 @@ class Feed:
                 symbol,
                 contiguous=adapter.contiguous_ids,
                 by_id=adapter.trades_by_id,
+                before=adapter.trades_before,
                 settle=self._ms(options.settle),
                 grace=self._ms(options.grace),
                 quiet=self._ms(options.stale_after),

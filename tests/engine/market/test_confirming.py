@@ -1,4 +1,4 @@
-"""Kraken: candles that nobody doubts are confirmed by REST while it has the time, and wait for it no longer than that."""
+"""Kraken: candles that nobody doubts are confirmed by REST while it has the time, and wait no longer than that."""
 
 from __future__ import annotations
 

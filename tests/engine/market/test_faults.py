@@ -154,9 +154,10 @@ async def test_random_scripts(exchange: str, seed: int) -> None:
     check(seen, unobtainable={(symbol, open_ts) for symbol, _, open_ts in script.unobtainable})
 
 
-@pytest.mark.parametrize("seed", range(100, 116))
-async def test_random_scripts_with_trades(seed: int) -> None:
-    exchange = EXCHANGES[seed % len(EXCHANGES)]
+@pytest.mark.parametrize(
+    ("exchange", "seed"), [*((EXCHANGES[seed % len(EXCHANGES)], seed) for seed in range(100, 116)), ("kraken", 14)]
+)
+async def test_random_scripts_with_trades(exchange: str, seed: int) -> None:
     # Bybit's REST has the last 60 trades only
     tape = Tape.generate(seed, SYMBOLS, START + 20_000, minutes=30, trades_per_minute=6 if exchange == "bybit" else 30)
     script = random_script(seed, tape, exchange, minutes=10, harsh=0)
