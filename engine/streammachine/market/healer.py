@@ -30,8 +30,10 @@ log = logging.getLogger(__name__)
 AT_ONCE: Final = 8  # ledgers that are healed at a time, at least
 FIRST_PAUSE: Final = 1.0  # seconds between the first two questions; each next pause is longer by half
 LONGEST_PAUSE: Final = 10.0
-CONFIRM: Final = 15.0  # seconds after which a candle that REST should only confirm is handed out without
-DEAF: Final = 60.0  # seconds from then on in which it is not asked to confirm what nobody doubts
+CONFIRM: Final = 15.0  # seconds after which a candle that REST should only confirm, and nobody doubts, is handed out
+DEAF: Final = (
+    300.0  # seconds after a vain wait in which those are not waited for, and others no longer than ``CONFIRM``
+)
 
 
 class Healer:
@@ -66,8 +68,12 @@ class Healer:
 
     @property
     def at_leisure(self) -> bool:
-        """Whether REST answered lately and may be asked, so that questions cost nobody time that need not be asked."""
-        return self._clock.monotonic() >= self._deaf_until and not self._rest.is_held()
+        """Whether REST can be asked what need not be asked: it is not known to be dumb, nor does it hold us."""
+        return not self._is_deaf and not self._rest.is_held()
+
+    @property
+    def _is_deaf(self) -> bool:
+        return self._clock.monotonic() < self._deaf_until
 
     async def heal(self, ledger: CandleLedger | TradeLedger) -> None:
         """Ask REST until the ledger misses nothing any more."""
@@ -94,10 +100,11 @@ class Healer:
             async with self._places:
                 if began is None or ledger.expected != first:  # patience counts from the first question
                     began, first, pause = self._clock.monotonic(), ledger.expected, FIRST_PAUSE
-                patience = CONFIRM if ledger.soft else self._give_up
+                patience = self._patience(ledger)
                 try:
                     with self._clock.move_on_after(max(began + patience - self._clock.monotonic(), FIRST_PAUSE)):
                         klines = await self._closed(ledger)
+                        self._deaf_until = float("-inf")
                 except MarketError as error:
                     reason = str(error)
             now = self._clock.time_ms()
@@ -105,7 +112,7 @@ class Healer:
             ledger.restore(klines, now, rows)
             tried = self._clock.monotonic() - began
             if ledger.healing and ledger.expected == first:
-                if ledger.soft and tried >= CONFIRM:
+                if ledger.soft and tried >= patience:
                     ledger.trust(now, rows)
                     self._deaf_until = self._clock.monotonic() + DEAF
                 elif not ledger.soft and tried >= self._give_up:
@@ -120,6 +127,12 @@ class Healer:
                 rows = []
                 ledger.restore((), self._clock.time_ms(), rows)  # the socket may have brought it meanwhile
                 await self._publish(rows)
+
+    def _patience(self, ledger: CandleLedger) -> float:
+        """Seconds of asking until it goes on without. The word of a socket that was silent is poor: it may be dead."""
+        if ledger.soft and (ledger.checked or self._is_deaf):
+            return min(CONFIRM, self._give_up)
+        return self._give_up
 
     async def _closed(self, ledger: CandleLedger) -> list[Kline]:
         """The missing candles that REST has and that are closed for sure."""

@@ -49,6 +49,7 @@ class CandleLedger:
         expected: open_ts of the next candle to close; None before the first subscription.
         due: when to call ``tick``; None: no need.
         healing: REST is to be asked for ``missing``. soft: only to confirm what would be handed out without it.
+            checked: soft, and there is no reason to doubt it.
         since: from when on the socket has delivered without interruption; None: it does not.
         seen: when the last frame came. last: the last closed candle handed out.
         suspicious: REST knew of trades that the stream did not bring, so it may be dead; who resubscribes resets it.
@@ -60,7 +61,6 @@ class CandleLedger:
     __slots__ = (
         "_anchor",
         "_booked",
-        "_checked",
         "_doubtful",
         "_end",
         "_first",
@@ -72,6 +72,7 @@ class CandleLedger:
         "_states",
         "_unshown",
         "_wanted",
+        "checked",
         "conflicts",
         "due",
         "duplicates",
@@ -135,9 +136,8 @@ class CandleLedger:
         self.seen = 0
         self.due: int | None = None
         self.healing = False
-        self.soft = False
+        self.soft = self.checked = False
         self._wanted = 0  # the first candle that REST was asked for
-        self._checked = False  # without a reason to doubt the socket
         self.suspicious = False
         self.duplicates = self.late = self.conflicts = self.odd = 0
         self.healed = self.gaps = 0
@@ -310,7 +310,7 @@ class CandleLedger:
             may_ask = self._may_verify if doubtful else self._may_check
             if may_ask is not None and may_ask():
                 self._ask(soft=True)
-                self._checked = not doubtful
+                self.checked = not doubtful
                 return
             self._close(made, rows)
             self._drain(rows)
@@ -349,7 +349,7 @@ class CandleLedger:
     def _ask(self, *, soft: bool) -> None:
         self.healing = True
         self.soft = soft
-        self._checked = False
+        self.checked = False
         self._wanted = self.expected or 0
 
     def missing(self, now: int) -> tuple[int, int]:
@@ -422,7 +422,7 @@ class CandleLedger:
     def _judge(self, kline: Kline) -> None:
         """Whether the stream must have died: it brought less than there was, though it was never interrupted. (Where
         there was no doubt, a later candle was seen: it lives, and has lost or overtaken a frame.)"""
-        if self.since is None or self.since > kline.open_ts or kline.volume == 0 or self._checked:
+        if self.since is None or self.since > kline.open_ts or kline.volume == 0 or self.checked:
             return
         if self._next:
             state = self._states.get(kline.open_ts)
