@@ -406,7 +406,7 @@ class Feed:
             rows: list[Row] = []
             ledger.tick(now, rows)
             await self._publish(rows)
-            if ledger.healing and self._healer is not None:
+            if ledger.healing and self._healer is not None and self._healer.admit(ledger):
                 workers.start_soon(self._healer.heal, ledger)
 
     # -- what goes wrong --

@@ -31,9 +31,7 @@ AT_ONCE: Final = 8  # ledgers that are healed at a time, at least
 FIRST_PAUSE: Final = 1.0  # seconds between the first two questions; each next pause is longer by half
 LONGEST_PAUSE: Final = 10.0
 CONFIRM: Final = 15.0  # seconds after which a candle that REST should only confirm, and nobody doubts, is handed out
-DEAF: Final = (
-    300.0  # seconds after a vain wait in which those are not waited for, and others no longer than ``CONFIRM``
-)
+DEAF: Final = 300.0  # seconds after a vain wait in which those are not asked for, and others not for longer
 
 
 class Healer:
@@ -63,7 +61,7 @@ class Healer:
 
     @property
     def waiting(self) -> int:
-        """Ledgers being healed now."""
+        """Ledgers being healed now, or about to be."""
         return len(self._patients)
 
     @property
@@ -75,11 +73,15 @@ class Healer:
     def _is_deaf(self) -> bool:
         return self._clock.monotonic() < self._deaf_until
 
-    async def heal(self, ledger: CandleLedger | TradeLedger) -> None:
-        """Ask REST until the ledger misses nothing any more."""
+    def admit(self, ledger: CandleLedger | TradeLedger) -> bool:
+        """Count a ledger among those that wait: ``heal`` is to be called. False: it is there already."""
         if ledger in self._patients:
-            return
+            return False
         self._patients.add(ledger)
+        return True
+
+    async def heal(self, ledger: CandleLedger | TradeLedger) -> None:
+        """Ask REST until the ledger, which was admitted, misses nothing any more."""
         try:
             if isinstance(ledger, CandleLedger):
                 await self._heal_candles(ledger)

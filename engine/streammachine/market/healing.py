@@ -383,7 +383,7 @@ class CandleLedger:
     def trust(self, now: int, rows: list[Row]) -> None:
         """REST cannot confirm it: hand out what the socket says, if it says all of it."""
         own = self._final(self.expected) if self.soft and self.expected is not None else None
-        self.soft = False
+        self.soft = self.checked = False
         if own is not None:
             self._close(own, rows)
             self._drain(rows)

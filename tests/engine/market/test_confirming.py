@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from streammachine.market.emitters.base import Row
@@ -105,3 +107,13 @@ async def test_without_rest_a_quiet_market_does_not_fall_behind() -> None:
     assert len(others) > 8
     assert max(others[:3]) < 30
     check(seen, spare=80)
+
+
+async def test_no_more_candles_are_confirmed_at_a_time_than_are_allowed() -> None:
+    """All of them are quiet, and end at the same moment."""
+    symbols = [f"C{number}/USDT" for number in range(12)]
+    tape = Tape.generate(3, symbols, START, minutes=30, trades_per_minute=1, quiet=0.95)
+    options = FeedOptions(seed=1, verify=3)
+    seen = await watch("kraken", minutes=3, tape=tape, symbols=symbols, options=options)
+    asked = [entry.time_ms // 60_000 for entry in seen.happened("rest")]
+    assert Counter(asked).most_common(1)[0][1] <= 6  # each twice where REST lagged

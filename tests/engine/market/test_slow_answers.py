@@ -66,6 +66,7 @@ async def test_healing_does_not_close_what_ran_when_it_was_asked(exchange: str) 
         ledger.subscribed(here.clock.time_ms())
         ledger.tick(here.clock.time_ms(), rows)
         assert ledger.healing
+        assert healer.admit(ledger)
         await healer.heal(ledger)
         klines = [row for row in rows if isinstance(row, Kline)]
         assert klines[0].open_ts == END - 2 * MINUTE
