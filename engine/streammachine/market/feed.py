@@ -112,7 +112,8 @@ class Feed:
         rest: an open client of the same exchange; None: nothing can be healed (``take`` alone).
         after: what the caller has already: (symbol, timeframe) to the open_ts of the last closed candle, (symbol, None)
             to the id of the last trade. The feed goes on behind it; where there is no entry it begins with the candle
-            that is running when the stream is first served, or the first trade on the socket.
+            that is running when the stream is first served, or the first trade on the socket (Kraken: the first behind
+            the subscription).
 
     Raises:
         SymbolError, TimeframeError: the exchange does not take it in this form.
