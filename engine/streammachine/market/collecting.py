@@ -110,8 +110,9 @@ class Collector:
         windows = history.windows(self._rest, self._timeframe, self.position, end)
 
         async def fetch(start: int, behind: int) -> tuple[int, list[Kline]]:
+            asked = self._now()
             klines = await history.fetch_window(self._rest, self._symbol, self._timeframe, start, behind)
-            return behind, await self._settled(klines, behind)
+            return behind, await self._settled(klines, behind, asked)
 
         async def accept(page: tuple[int, list[Kline]]) -> None:
             behind, klines = page
@@ -121,19 +122,25 @@ class Collector:
         await in_order([partial(fetch, *window) for window in windows], self._rest.parallel, accept)
         self._gap_until(end)
 
-    async def _settled(self, klines: list[Kline], end: int) -> list[Kline]:
-        """The klines; where the last of them has only just ended, in the state that it has once a later one is there:
-        until then our clock may be ahead of the exchange's, or its REST behind."""
+    async def _settled(self, klines: list[Kline], end: int, asked: int) -> list[Kline]:
+        """The klines, asked for at a moment; where the last of them had only just ended then, in the state that it has
+        once a later one is there, or ``SETTLED`` has passed: until then our clock may be ahead of the exchange's, or
+        its REST behind."""
+        if asked - end >= SETTLED:
+            return klines
         last = timeframes.shift(self._timeframe, end, -1)
-        clock = self._rest.clock
-        while clock.time_ms() - end < SETTLED:
-            beyond = timeframes.end_of(self._timeframe, end)
+        beyond = timeframes.end_of(self._timeframe, end)
+        while True:
+            asked = self._now()
             some = await history.fetch_klines(self._rest, self._symbol, self._timeframe, last, beyond, running=True)
-            found = next((kline for kline in some if kline.open_ts == last and kline.is_closed), None)
-            if found is not None:
-                return [*(kline for kline in klines if kline.open_ts < last), found]
-            await clock.sleep(PAUSE)
-        return klines
+            state = next((kline for kline in some if kline.open_ts == last), None)
+            if asked - end >= SETTLED or (state is not None and state.is_closed):
+                break
+            await self._rest.clock.sleep(PAUSE)
+        found = [kline for kline in klines if kline.open_ts < last]
+        if state is not None:
+            found.append(history.marked(state, is_closed=True))
+        return found
 
     async def _from_bulk(self, pieces: list[bulk.Piece | tuple[int, int]]) -> None:
         calls = [partial(self._fetch, piece) for piece in pieces]

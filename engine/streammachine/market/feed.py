@@ -56,7 +56,8 @@ class FeedOptions(LineOptions):
         settle: how long frames that were overtaken are waited for (Kraken: also after a later candle was seen).
         give_up: how long REST is asked for what is missing before a Gap takes its place.
         verify: Kraken: how many quiet candles may be waiting for a confirmation by REST at a time; beyond that the
-            socket's silence is trusted.
+            socket's silence is trusted. confirm: how many of the other candles may, which nobody doubts: a frame that
+            was lost on a live socket is found like that. 0: none.
         open_candles: deliver the states of running candles too.
         queue: rows that may wait to be delivered before the sockets are not read any more.
         seed: of the jitter; None: another one each time.
@@ -66,6 +67,7 @@ class FeedOptions(LineOptions):
     settle: float = 1.0
     give_up: float = 120.0
     verify: int = 16
+    confirm: int = 4
     open_candles: bool = True
     queue: int = 1024
     seed: int | None = None
@@ -110,7 +112,8 @@ class Feed:
         rest: an open client of the same exchange; None: nothing can be healed (``take`` alone).
         after: what the caller has already: (symbol, timeframe) to the open_ts of the last closed candle, (symbol, None)
             to the id of the last trade. The feed goes on behind it; where there is no entry it begins with the candle
-            that is running when the stream is first served, or the first trade on the socket.
+            that is running when the stream is first served, or the first trade on the socket (Kraken: the first behind
+            the subscription).
 
     Raises:
         SymbolError, TimeframeError: the exchange does not take it in this form.
@@ -404,7 +407,7 @@ class Feed:
             rows: list[Row] = []
             ledger.tick(now, rows)
             await self._publish(rows)
-            if ledger.healing and self._healer is not None:
+            if ledger.healing and self._healer is not None and self._healer.admit(ledger):
                 workers.start_soon(self._healer.heal, ledger)
 
     # -- what goes wrong --
@@ -484,6 +487,7 @@ class Feed:
                 symbol,
                 contiguous=adapter.contiguous_ids,
                 by_id=adapter.trades_by_id,
+                before=adapter.trades_before,
                 settle=self._ms(options.settle),
                 grace=self._ms(options.grace),
                 quiet=self._ms(options.stale_after),
@@ -501,10 +505,15 @@ class Feed:
             after=None if had is None else int(had),
             booked=self._booked,
             may_verify=self._may_verify,
+            may_check=self._may_check,
         )
 
     def _may_verify(self) -> bool:
         return self._healer is not None and self._healer.waiting < self.options.verify
+
+    def _may_check(self) -> bool:
+        healer = self._healer
+        return healer is not None and healer.waiting < self.options.confirm and healer.at_leisure
 
     @staticmethod
     def _ms(seconds: float) -> int:

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 AT_ONCE: Final = 8  # ledgers that are healed at a time, at least
 FIRST_PAUSE: Final = 1.0  # seconds between the first two questions; each next pause is longer by half
 LONGEST_PAUSE: Final = 10.0
-CONFIRM: Final = 15.0  # seconds after which a candle that REST should only confirm is handed out without
+CONFIRM: Final = 15.0  # seconds after which a candle that REST should only confirm, and nobody doubts, is handed out
+DEAF: Final = 300.0  # seconds after a vain wait in which those are not asked for, and others not for longer
 
 
 class Healer:
@@ -56,17 +57,31 @@ class Healer:
         self._revive = revive
         self._places = anyio.Semaphore(max(AT_ONCE, 2 * rest.adapter.rest.parallel))
         self._patients: set[CandleLedger | TradeLedger] = set()
+        self._deaf_until = float("-inf")
 
     @property
     def waiting(self) -> int:
-        """Ledgers being healed now."""
+        """Ledgers being healed now, or about to be."""
         return len(self._patients)
 
-    async def heal(self, ledger: CandleLedger | TradeLedger) -> None:
-        """Ask REST until the ledger misses nothing any more."""
+    @property
+    def at_leisure(self) -> bool:
+        """Whether REST can be asked what need not be asked: it is not known to be dumb, nor does it hold us."""
+        return not self._is_deaf and not self._rest.is_held()
+
+    @property
+    def _is_deaf(self) -> bool:
+        return self._clock.monotonic() < self._deaf_until
+
+    def admit(self, ledger: CandleLedger | TradeLedger) -> bool:
+        """Count a ledger among those that wait: ``heal`` is to be called. False: it is there already."""
         if ledger in self._patients:
-            return
+            return False
         self._patients.add(ledger)
+        return True
+
+    async def heal(self, ledger: CandleLedger | TradeLedger) -> None:
+        """Ask REST until the ledger, which was admitted, misses nothing any more."""
         try:
             if isinstance(ledger, CandleLedger):
                 await self._heal_candles(ledger)
@@ -87,10 +102,11 @@ class Healer:
             async with self._places:
                 if began is None or ledger.expected != first:  # patience counts from the first question
                     began, first, pause = self._clock.monotonic(), ledger.expected, FIRST_PAUSE
-                patience = CONFIRM if ledger.soft else self._give_up
+                patience = self._patience(ledger)
                 try:
                     with self._clock.move_on_after(max(began + patience - self._clock.monotonic(), FIRST_PAUSE)):
                         klines = await self._closed(ledger)
+                        self._deaf_until = float("-inf")
                 except MarketError as error:
                     reason = str(error)
             now = self._clock.time_ms()
@@ -98,8 +114,9 @@ class Healer:
             ledger.restore(klines, now, rows)
             tried = self._clock.monotonic() - began
             if ledger.healing and ledger.expected == first:
-                if ledger.soft and tried >= CONFIRM:
+                if ledger.soft and tried >= patience:
                     ledger.trust(now, rows)
+                    self._deaf_until = self._clock.monotonic() + DEAF
                 elif not ledger.soft and tried >= self._give_up:
                     ledger.give_up(now, round(self._give_up * 1000), rows, reason)
             await self._publish(rows)
@@ -113,6 +130,12 @@ class Healer:
                 ledger.restore((), self._clock.time_ms(), rows)  # the socket may have brought it meanwhile
                 await self._publish(rows)
 
+    def _patience(self, ledger: CandleLedger) -> float:
+        """Seconds of asking until it goes on without. The word of a socket that was silent is poor: it may be dead."""
+        if ledger.soft and (ledger.checked or self._is_deaf):
+            return min(CONFIRM, self._give_up)
+        return self._give_up
+
     async def _closed(self, ledger: CandleLedger) -> list[Kline]:
         """The missing candles that REST has and that are closed for sure."""
         now = self._clock.time_ms()
@@ -120,7 +143,7 @@ class Healer:
         start, end = ledger.missing(now)
         end = timeframes.end_of(timeframe, max(timeframes.floor(timeframe, now), end))
         found = await fetch_klines(self._rest, ledger.symbol, timeframe, start, end, running=True)
-        sure = self._clock.time_ms() - round(self._give_up * 500)
+        sure = now - round(self._give_up * 500)  # by the question's time: the answer may have taken long
         closed = []
         for kline in found:
             if kline.is_closed:

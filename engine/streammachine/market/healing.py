@@ -10,7 +10,8 @@ There are two ways in which exchanges end a candle:
 - "next" (Kraken): nothing says so, and pushes come with trades only. A candle's last state is final when a later
   candle has been seen for ``settle``, or ``grace`` after its end by the clock; a candle without a trade is flat at the
   close before it. That holds where the connection was not interrupted; else, and where the stream was so quiet that it
-  may have died, REST has the last word.
+  may have died, REST has the last word. It is asked about the others too as long as it has the time: a candle's last
+  frame may be lost, and nothing on the socket shows it.
 
 Every push carries the whole state of its candle, so one push after an interruption makes up for all that were missed.
 All times are epoch milliseconds. Who calls asks ``due`` when to call ``tick``, ``healing`` whether to ask REST, and
@@ -41,12 +42,14 @@ class CandleLedger:
         after: open_ts of the last closed candle that the caller has; None: begin with the candle that is running when
             the stream is first subscribed.
         booked: called with the ledger whenever ``due`` was set.
-        may_verify: "next": whether REST may be asked to confirm a quiet candle now (it has a budget).
+        may_verify: "next": whether REST may be asked to confirm a quiet candle now (it has a budget). may_check: and
+            one that there is no reason to doubt.
 
     Attributes:
         expected: open_ts of the next candle to close; None before the first subscription.
         due: when to call ``tick``; None: no need.
         healing: REST is to be asked for ``missing``. soft: only to confirm what would be handed out without it.
+            checked: soft, and there is no reason to doubt it.
         since: from when on the socket has delivered without interruption; None: it does not.
         seen: when the last frame came. last: the last closed candle handed out.
         suspicious: REST knew of trades that the stream did not bring, so it may be dead; who resubscribes resets it.
@@ -62,6 +65,7 @@ class CandleLedger:
         "_end",
         "_first",
         "_held",
+        "_may_check",
         "_may_verify",
         "_newest",
         "_next",
@@ -69,6 +73,7 @@ class CandleLedger:
         "_states",
         "_unshown",
         "_wanted",
+        "checked",
         "conflicts",
         "due",
         "duplicates",
@@ -105,6 +110,7 @@ class CandleLedger:
         after: int | None = None,
         booked: Callable[[CandleLedger], object] | None = None,
         may_verify: Callable[[], bool] | None = None,
+        may_check: Callable[[], bool] | None = None,
     ) -> None:
         self.source = source
         self.symbol = symbol
@@ -115,6 +121,7 @@ class CandleLedger:
         self._next = closes == "next"
         self._booked = booked
         self._may_verify = may_verify
+        self._may_check = may_check
         self.expected: int | None = None
         self._end = 0  # of the expected candle
         self._overdue_at = 0
@@ -131,7 +138,7 @@ class CandleLedger:
         self.seen = 0
         self.due: int | None = None
         self.healing = False
-        self.soft = False
+        self.soft = self.checked = False
         self._wanted = 0  # the first candle that REST was asked for
         self.suspicious = False
         self.duplicates = self.late = self.conflicts = self.odd = 0
@@ -320,8 +327,11 @@ class CandleLedger:
             if made is None:
                 self._ask(soft=False)
                 return
-            if self._is_doubtful(expected, ahead) and self._may_verify is not None and self._may_verify():
+            doubtful = self._is_doubtful(expected, ahead)
+            may_ask = self._may_verify if doubtful else self._may_check
+            if may_ask is not None and may_ask():
                 self._ask(soft=True)
+                self.checked = not doubtful
                 return
             self._close(made, rows)
             self._drain(rows)
@@ -360,6 +370,7 @@ class CandleLedger:
     def _ask(self, *, soft: bool) -> None:
         self.healing = True
         self.soft = soft
+        self.checked = False
         self._wanted = self.expected or 0
 
     def missing(self, now: int) -> tuple[int, int]:
@@ -393,7 +404,7 @@ class CandleLedger:
     def trust(self, now: int, rows: list[Row]) -> None:
         """REST cannot confirm it: hand out what the socket says, if it says all of it."""
         own = self._final(self.expected) if self.soft and self.expected is not None else None
-        self.soft = False
+        self.soft = self.checked = False
         if own is not None:
             self._close(own, rows)
             self._drain(rows)
@@ -430,8 +441,9 @@ class CandleLedger:
         return Gap(self.source, self.symbol, self.timeframe, start, end, reason)
 
     def _judge(self, kline: Kline) -> None:
-        """Whether the stream must have died: it brought less than there was, though it was never interrupted."""
-        if self.since is None or self.since > kline.open_ts or kline.volume == 0:
+        """Whether the stream must have died: it brought less than there was, though it was never interrupted. (Where
+        there was no doubt, a later candle was seen: it lives, and has lost or overtaken a frame.)"""
+        if self.since is None or self.since > kline.open_ts or kline.volume == 0 or self.checked:
             return
         if self._next:
             state = self._states.get(kline.open_ts)

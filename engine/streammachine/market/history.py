@@ -29,7 +29,7 @@ async def fetch_klines(
     Args:
         running: also those that are not known to be closed, with is_closed False. Then closed is what the exchange
             calls so or what a later candle of the same answer follows; without it, where the exchange does not say,
-            our clock decides.
+            our clock decides, as it was when the exchange was asked.
 
     Raises:
         ExchangeError, ExchangeUnavailableError: see ``RestClient.ask``.
@@ -71,17 +71,17 @@ async def fetch_window(
     found: dict[int, Kline] = {}
     wanted = list(timeframes.starts(timeframe, start, end))
     while wanted:
+        asked = rest.clock.time_ms()  # the answer may be slow, and is not younger than the question for sure
         page = await _page(rest, symbol, timeframe, wanted[0], timeframes.end_of(timeframe, wanted[-1]))
         due = set(wanted)
         known = len(found)
-        now = rest.clock.time_ms()
         newest = max((kline.open_ts for kline in page), default=0)
         for kline in page:
             if kline.open_ts not in due:
                 continue
             closed = kline.is_closed
             if closed is None:
-                closed = kline.open_ts < newest if running else timeframes.end_of(timeframe, kline.open_ts) <= now
+                closed = kline.open_ts < newest if running else timeframes.end_of(timeframe, kline.open_ts) <= asked
             if closed or running:
                 found[kline.open_ts] = marked(kline, is_closed=closed)
         if len(found) == known:

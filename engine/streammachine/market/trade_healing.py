@@ -1,8 +1,10 @@
 """Which trades have come and which are missing: the ledger of one symbol's trades. Pure, as ``healing``.
 
 Where ids rise by one, they tell exactly what is missing; what is beyond a hole is held until REST has filled it. Where
-they do not, a hole cannot be seen: after every interruption REST is asked for the trades since the last one, live ones
-are held meanwhile, and what came before is told by its id. All times are epoch milliseconds.
+a subscription begins with older trades (Kraken), those tell which one is the first; else it is the first that comes.
+
+Where ids do not rise by one, a hole cannot be seen: after every interruption REST is asked for the trades since the
+last one, live ones are held meanwhile, and what came before is told by its id. All times are epoch milliseconds.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class TradeLedger:
         contiguous: ids rise by one, by ``Trade.fills`` where one stands for several.
         settle: how long a trade that was overtaken by others is waited for. grace: how long REST may be behind.
         quiet: after so long without a trade REST is asked whether there was none.
-        by_id: REST gives the trades behind an id.
+        by_id: REST gives the trades behind an id. before: a subscription begins with the trades before it, and the
+            first trade is the next one.
         after: id of the last trade that the caller has; None: begin with the first one on the socket.
         booked: called with the ledger whenever ``due`` was set.
 
@@ -38,6 +41,7 @@ class TradeLedger:
     """
 
     __slots__ = (
+        "_before",
         "_begun",
         "_booked",
         "_by_id",
@@ -81,6 +85,7 @@ class TradeLedger:
         grace: int = 5000,
         quiet: int = 60_000,
         by_id: bool = True,
+        before: bool = False,
         after: str | None = None,
         booked: Callable[[TradeLedger], object] | None = None,
     ) -> None:
@@ -93,6 +98,7 @@ class TradeLedger:
         self._contiguous = contiguous
         self._booked = booked
         self._last_id: int | None = int(after) if after is not None and contiguous else None
+        self._before = 0 if before else None  # the highest id from before the first subscription; None: never shown
         self._known = self._last_id or 0  # the highest id that the socket has shown
         self._held: dict[int, Trade] = {}  # contiguous: by the first id that they stand for
         self._waiting: list[Trade] = []  # not contiguous: live ones until REST has answered
@@ -156,10 +162,7 @@ class TradeLedger:
     def _take_other(self, trade: Trade, last_id: int, now: int, rows: list[Row]) -> None:
         """A trade that is not simply the next."""
         if self._last_id is None:
-            if trade.ts < self._begun - SLACK:
-                self.late += 1  # of the snapshot that a subscription begins with
-                return
-            self._hand_out(trade, last_id, rows)
+            self._take_first(trade, last_id, now, rows)
         elif last_id <= self._last_id:
             self.duplicates += 1
         else:
@@ -167,6 +170,27 @@ class TradeLedger:
             first_id = last_id - trade.fills + 1
             if len(self._held) < HELD and first_id > self._last_id:
                 self._held[first_id] = trade
+            self._expedite(now + self.settle)
+
+    def _take_first(self, trade: Trade, last_id: int, now: int, rows: list[Row]) -> None:
+        """A trade while none was handed out."""
+        if self._before is None:
+            if trade.ts < self._begun - SLACK:
+                self.late += 1
+            else:
+                self._hand_out(trade, last_id, rows)
+            return
+        if trade.ts < self._begun:
+            self.late += 1
+            self._before = max(self._before, last_id)
+        elif len(self._held) < HELD:
+            self._known = max(self._known, last_id)
+            self._held[last_id - trade.fills + 1] = trade
+        first = self._held.pop(self._before + 1, None)
+        if first is not None:
+            self._hand_out(first, int(first.trade_id), rows)
+            self._drain(rows)
+        elif self._held:  # those between, or the older ones, may have been overtaken
             self._expedite(now + self.settle)
 
     def _take_any(self, trade: Trade, now: int, rows: list[Row]) -> None:
@@ -295,7 +319,9 @@ class TradeLedger:
     # -- order --
 
     def _is_behind(self) -> bool:
-        return self._contiguous and self._last_id is not None and self._known > self._last_id
+        if self._last_id is None:
+            return bool(self._held)
+        return self._contiguous and self._known > self._last_id
 
     def _give(self, trade: Trade, rows: list[Row], trade_id: int | None = None) -> None:
         """Hand out a trade that REST gave."""

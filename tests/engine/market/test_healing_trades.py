@@ -71,6 +71,51 @@ def test_the_snapshot_of_a_first_subscription_is_left_out() -> None:
     assert it.ids[0] >= 58
 
 
+def test_where_older_trades_come_first_they_tell_which_one_is_the_first() -> None:
+    it = desk(at=60, before=True, by_id=False)
+    it.frame(60, *(trade(number) for number in range(10, 60)))
+    assert it.ids == []
+    it.frame(63, trade(62), trade(61))
+    assert it.ids == []
+    it.frame(63.5, trade(60), trade(63))
+    assert it.ids == [60, 61, 62, 63]
+    assert not it.ledger.healing
+
+
+def test_the_older_trades_may_come_after_the_first_ones_and_in_any_order() -> None:
+    it = desk(at=60, before=True, by_id=False)
+    it.frame(62.3, trade(61), trade(62))
+    it.frame(62.5, *(trade(number) for number in range(60, 10, -1)))
+    it.frame(63, trade(63))
+    assert it.ids == [60, 61, 62, 63]
+
+
+def test_without_the_older_trades_rest_tells_which_one_is_the_first() -> None:
+    it = desk(at=60, before=True, by_id=False)
+    it.frame(63, trade(63), trade(64))
+    it.tick(63.9)
+    assert (it.ids, it.ledger.healing) == ([], False)
+    it.tick(64)
+    assert it.ledger.healing
+    assert it.ledger.asked() == (None, START + 60_000)
+    assert not it.ledger.whole
+    it.rest(64.2, trade(61), trade(62))
+    assert it.ids == [61, 62, 63, 64]
+    assert (it.ledger.healing, it.ledger.whole) == (False, True)
+
+
+def test_where_rest_does_not_say_it_either_the_beginning_is_a_gap() -> None:
+    it = desk(at=60, before=True, by_id=False)
+    it.frame(63, trade(63), trade(64))
+    it.tick(64)
+    it.rest(64.2)
+    assert it.ledger.healing
+    it.ledger.give_up(START + 184_000, it.rows, "REST does not have it")
+    assert isinstance(it.rows[0], Gap)
+    assert (it.rows[0].start, it.rows[0].end) == (START + 60_000, START + 63_000)
+    assert it.ids == [63, 64]
+
+
 def test_overtaken_trades_are_waited_for() -> None:
     it = desk()
     it.frame(10, trade(10), trade(12), trade(13))

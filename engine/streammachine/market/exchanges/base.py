@@ -181,6 +181,7 @@ class Adapter:
         closes: "flag" where a candle's last push says that it is closed; "next" where nothing says so (Kraken).
         contiguous_ids: whether the trade ids of one symbol (``trade_id`` as int) rise by one (by ``Trade.fills``).
         trades_by_id: whether REST gives the trades behind a trade's id; else they are asked for by time.
+        trades_before: whether a subscription to trades begins with those before it.
         klines_span: milliseconds that one ``klines`` request may cover at most; None: as many as a page of candles.
         symbol_example: for error texts.
     """
@@ -198,6 +199,7 @@ class Adapter:
     contiguous_ids: bool = False
     klines_span: int | None = None
     trades_by_id: bool = False
+    trades_before: bool = False
 
     def __init__(self, market_type: MarketType = "SPOT") -> None:
         self.market_type = market_type

@@ -113,6 +113,7 @@ class Kraken(Adapter):
     )
     rest = RestLimits(weight=1, within=1.0, page=720, trades_page=1000, parallel=1)
     contiguous_ids = True
+    trades_before = True
 
     # -- names --
 
@@ -158,7 +159,7 @@ class Kraken(Adapter):
                 if timeframe is not None:
                     params |= {"channel": "ohlc", "interval": int(_MINUTES[timeframe])}
                 if method == "subscribe":
-                    params["snapshot"] = timeframe is not None
+                    params["snapshot"] = True
                 number = first_id + len(made)
                 frame = orjson.dumps({"method": method, "params": params, "req_id": number}).decode()
                 made.append(Command(frame, number, some, acks=len(some)))

@@ -246,9 +246,12 @@ class Session:
                     self._send(held[1])
 
     def repeat(self, times: int = 1) -> None:
-        """Send the last frame of each stream again."""
+        """Send the last frame of each stream again; not of those that the stalled socket, or their silence, kept back:
+        a frame that is old news on others would be new here."""
+        if self.stalled:
+            return
         for channel in list(self.channels.values()):
-            if channel.last is not None:
+            if channel.last is not None and not self._mute(channel.topic):
                 data = self.exchange.wrap(self, channel.last).encode()
                 for _ in range(times):
                     self._send(data)

@@ -70,7 +70,7 @@ def decoded(exchange: str, message: dict[str, Any], market_type: str = "SPOT") -
             [Subscription("trade", "BTC/USD")],
             {
                 "method": "subscribe",
-                "params": {"channel": "trade", "symbol": ["BTC/USD"], "snapshot": False},
+                "params": {"channel": "trade", "symbol": ["BTC/USD"], "snapshot": True},
                 "req_id": 7,
             },
         ),

@@ -144,6 +144,29 @@ async def test_a_stalled_socket_sends_no_data_but_answers_pings(exchange: str) -
         assert len(data(line)) > count
 
 
+@EACH
+@pytest.mark.parametrize("again", ["burst@20:value=5", "snapshot@20"])
+async def test_nothing_is_sent_again_through_a_stall(exchange: str, again: str) -> None:
+    """The last frame of a stream may be one that the stalled socket never had."""
+    async with simulated(exchange, ["stall@10:lasts=60", again], start=START + 30_000) as market:
+        line = await subscribed(market)
+        await market.pass_time(12)
+        count = len(data(line))
+        await market.pass_time(30)
+        assert len(data(line)) == count
+
+
+@EACH
+@pytest.mark.parametrize("again", ["burst@20:value=5", "snapshot@20"])
+async def test_nothing_of_a_silent_stream_is_sent_again(exchange: str, again: str) -> None:
+    async with simulated(exchange, ["mute@10:symbol=ETH/USDT,lasts=60", again], start=START + 30_000) as market:
+        line = await subscribed(market)
+        await market.pass_time(25)
+        bitcoin, ether = ([moment for moment, _ in data(line, base)] for base in ("BTC", "ETH"))
+        assert START + 50_000 in bitcoin
+        assert max(ether) < START + 40_000
+
+
 async def test_a_frozen_socket_says_nothing_at_all_and_does_not_notice_that_the_client_goes() -> None:
     async with simulated("binance", ["freeze@10"]) as market:
         line = await subscribed(market)
