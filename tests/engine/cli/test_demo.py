@@ -134,7 +134,7 @@ def interrupted(cli, when: bytes) -> tuple[bytes, int]:
         start_new_session=True,
     )
     os.close(side)
-    screen, pressed, end = b"", False, time.monotonic() + DEADLINE
+    screen, pressed, end = b"", False, time.monotonic() + 2 * DEADLINE
     while time.monotonic() < end:
         readable, _, _ = select.select([terminal], [], [], 1)
         if not readable:
