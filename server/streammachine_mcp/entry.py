@@ -226,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--redis-url", metavar="URL", help="the Redis or Valkey to use (REDIS_URL)")
     parser.add_argument("--read-only", action="store_true", help="leave out every tool that changes something")
     parser.add_argument(
-        "--toolsets", metavar="A,B", help="only these tool families: stream,storage,health,object,ohlc,agent"
+        "--toolsets", metavar="A,B", help="only these tool families: stream,storage,health,object,ohlc,agent,market"
     )
     parser.add_argument("--transport", choices=("stdio", "http"), default="stdio")
     parser.add_argument("--host", default="127.0.0.1", help="address for --transport http (loopback only)")
