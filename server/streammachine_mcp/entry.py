@@ -60,6 +60,7 @@ def _run(options: argparse.Namespace, wire: Wire | None) -> int:
         return 2
     from streammachine_mcp.server import create_server
 
+    join_fastmcp_log()
     server = create_server(settings, options.app)
     gc.freeze()
     gc.enable()
@@ -184,12 +185,15 @@ def configure_logging(level: str) -> None:
     )
     for name in ("streammachine", "streammachine_mcp"):
         logging.getLogger(name).setLevel(level)
-    # FastMCP brings a handler of its own; one log, one format.
+    # The client's own reports of lost connections repeat what our errors say.
+    logging.getLogger("coredis").setLevel(logging.CRITICAL if level != "DEBUG" else logging.DEBUG)
+
+
+def join_fastmcp_log() -> None:
+    """Have FastMCP, which brings a handler of its own when it is imported, log like the rest: one log, one format."""
     fastmcp_log = logging.getLogger("fastmcp")
     fastmcp_log.handlers.clear()
     fastmcp_log.propagate = True
-    # The client's own reports of lost connections repeat what our errors say.
-    logging.getLogger("coredis").setLevel(logging.CRITICAL if level != "DEBUG" else logging.DEBUG)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -226,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--redis-url", metavar="URL", help="the Redis or Valkey to use (REDIS_URL)")
     parser.add_argument("--read-only", action="store_true", help="leave out every tool that changes something")
     parser.add_argument(
-        "--toolsets", metavar="A,B", help="only these tool families: stream,storage,health,object,ohlc,agent"
+        "--toolsets", metavar="A,B", help="only these tool families: stream,storage,health,object,ohlc,agent,market"
     )
     parser.add_argument("--transport", choices=("stdio", "http"), default="stdio")
     parser.add_argument("--host", default="127.0.0.1", help="address for --transport http (loopback only)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import orjson
@@ -16,6 +16,7 @@ MAX_RESULT_BYTES = 60_000
 MAX_VALUE_BYTES = 200_000  # one value that is the whole result (storage_read, obj_get)
 MAX_SEND_BYTES = 1_000_000  # one message or value sent by a tool
 MAX_BATCH = 1000  # messages or ticks in one call
+_SHORTEST = 10  # characters that a field of a very wide message is cut to
 
 
 def json_size(value: Any) -> int:
@@ -44,3 +45,19 @@ def cut_text(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     return f"{text[:limit]}… [cut: {len(text):,} characters in all]"
+
+
+def fit_fields(data: Mapping[str, str], limit: int, budget: int = MAX_RESULT_BYTES) -> tuple[dict[str, str], int]:
+    """Fields within ``budget`` bytes of JSON, and how many were left out.
+
+    Names and values are cut to ``limit`` characters; when all of them together are still too long, to fewer, so that
+    every field is seen. Only then the last ones are left out.
+    """
+    while True:
+        shown = {cut_text(name, limit): cut_text(value, limit) for name, value in data.items()}
+        if json_size(shown) <= budget:
+            return shown, len(data) - len(shown)
+        if limit <= _SHORTEST:
+            kept, _ = fit(shown.items(), budget)
+            return dict(kept), len(data) - len(kept)
+        limit = max(_SHORTEST, limit // 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -90,6 +91,53 @@ def test_a_redis_that_hangs_is_an_error_in_time_and_no_more_once_it_wakes(valkey
         assert client.call("storage_read", key="k")["value"] == 3
         assert client.call("ohlc_update", name="btc", symbol="BTC", price=1, volume=1)["accepted"] == 1
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+LISTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("stream_list", {}),
+    ("obj_list", {}),
+    ("obj_delete", {"pattern": "*"}),
+)
+
+
+def test_listings_say_that_redis_hangs_each_time_they_are_called(valkey: Valkey, tmp_path: Path) -> None:
+    """They walk with SCAN; from the second call on no connection can be opened."""
+    valkey.start()
+    env = {"REDIS_URL": valkey.url, "STREAMMACHINE_DATA_DIR": str(tmp_path / "data")}
+    with RawClient(env=env, log=tmp_path / "log") as client:
+        client.call("stream_list")
+        valkey.stop()
+        try:
+            for tool, given in LISTINGS:
+                with pytest.raises(ToolFailure, match="did not answer within"):
+                    client.call(tool, **given)
+        finally:
+            valkey.resume()
+        until(lambda: healthy(client), "works again")
+        assert client.call("obj_list")["keys"] == []
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_listings_right_after_the_embedded_valkey_was_killed_succeed(private_env: dict[str, str]) -> None:
+    """Looking may be done twice, so it is done again after the restart."""
+    with RawClient(env=private_env) as client:
+        for tool in ("stream_list", "obj_list"):
+            client.call(tool)
+            [pid] = embedded_pids(Path(private_env["STREAMMACHINE_DATA_DIR"]))
+            os.kill(pid, signal.SIGKILL)
+            assert client.call(tool)["count"] == 0
+
+
+def test_the_log_is_in_one_format(valkey: Valkey, tmp_path: Path) -> None:
+    valkey.start()
+    env = {"REDIS_URL": valkey.url, "STREAMMACHINE_DATA_DIR": str(tmp_path / "data")}
+    with RawClient(env=env, log=tmp_path / "log") as client:
+        with pytest.raises(ToolFailure):
+            client.call("stream_info", stream="missing")
+        with pytest.raises(ToolFailure):
+            client.call("stream_info")
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line for line in lines if not re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ \S+: ", line)] == []
 
 
 def test_a_redis_that_dies_in_the_middle_of_a_call_is_an_error_and_the_next_call_finds_the_new_one(

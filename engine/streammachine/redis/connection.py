@@ -250,23 +250,42 @@ class RedisConnection:
     async def scan(self, pattern: str, kind: str | None = None, *, timeout: float = 60.0) -> set[bytes]:
         """The keys that match a glob pattern, of one type where ``kind`` names it.
 
-        Walks with SCAN, which blocks nobody; on a Cluster through every primary.
+        Walks with SCAN, which blocks nobody; on a Cluster through every primary. Where the connection broke it walks
+        once more.
+
+        Raises:
+            What ``run`` raises; RedisTimeoutError also when the walk as a whole takes longer than ``timeout`` seconds.
         """
-        found: set[bytes] = set()
-        options = ["TYPE", kind] if kind is not None else []
         host = await self._opened_host()
-        with anyio.fail_after(timeout):
-            for road in await host.opened_road().each_primary():
-                cursor = b"0"
-                while True:
-                    command = encode_command(["SCAN", cursor, "MATCH", pattern, "COUNT", 1000, *options])
-                    (reply,) = await road.exchange(command, 1, self.timeout)
-                    if isinstance(reply, RespError):
-                        raise refused(reply, self.name)
-                    cursor, keys = reply
-                    found.update(keys)
-                    if cursor == b"0":
-                        break
+        options: list[str | int] = ["MATCH", pattern, "COUNT", 1000]
+        if kind is not None:
+            options += ["TYPE", kind]
+        with anyio.move_on_after(timeout):
+            try:
+                return await self._walk(host, options)
+            except RedisTimeoutError:
+                raise
+            except (RedisUnavailableError, UnsentError):
+                await host.revive(self.timeout)
+            try:
+                return await self._walk(host, options)
+            except UnsentError as error:
+                raise error.cause from error
+        raise RedisTimeoutError(f"Redis at {self.name} holds too many keys to walk through in {timeout:g} s.")
+
+    async def _walk(self, host: _Host, options: list[str | int]) -> set[bytes]:
+        """All keys that SCAN gives with these options."""
+        found: set[bytes] = set()
+        for road in await host.opened_road().each_primary():
+            cursor = b"0"
+            while True:
+                (reply,) = await road.exchange(encode_command(["SCAN", cursor, *options]), 1, self.timeout)
+                if isinstance(reply, RespError):
+                    raise refused(reply, self.name)
+                cursor, keys = reply
+                found.update(keys)
+                if cursor == b"0":
+                    break
         return found
 
     @property

@@ -181,14 +181,22 @@ async def describe(connection: RedisConnection, stream: str) -> StreamInfo:
 
 
 async def find_streams(
-    connection: RedisConnection, pattern: str = "*", *, limit: int | None = None, own: bool = False
+    connection: RedisConnection,
+    pattern: str = "*",
+    *,
+    limit: int | None = None,
+    own: bool = False,
+    after: str | None = None,
 ) -> tuple[list[str], bool]:
     """The streams that match a glob pattern, sorted, and whether there are more than ``limit``.
 
     Walks with SCAN, which blocks nobody. ``own=False`` leaves out ``sm:*`` and companions (dead letters, retries).
+    ``after`` gives only the names behind that one.
     """
     names = sorted(
-        name for name in map(_text, await connection.scan(pattern, "stream", timeout=30)) if own or not is_own(name)
+        name
+        for name in map(_text, await connection.scan(pattern, "stream", timeout=30))
+        if (own or not is_own(name)) and (after is None or name > after)
     )
     more = limit is not None and len(names) > limit
     return (names[:limit] if more else names), more

@@ -1,5 +1,6 @@
 """Agent tools: which agents run and how far they are, declaring new ones, and their dead letters."""
 
+import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Required, cast
@@ -12,7 +13,7 @@ from typing_extensions import TypedDict
 
 from streammachine.errors import WrongTypeError
 from streammachine.redis import streams
-from streammachine_mcp.results import cut_text, fit
+from streammachine_mcp.results import cut_text, fit, fit_fields
 from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
 from streammachine_mcp.state import ServerState
 from streammachine_mcp.tools.family import Family, tool
@@ -24,8 +25,12 @@ if TYPE_CHECKING:  # the runtime is loaded by the first call that needs it: it w
     from streammachine.runtime.redrive import Letter
     from streammachine.runtime.roster import RosterEntry
 
+_WHOLE_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}", re.ASCII)
 MOST_LETTERS = 1000  # redriven in one call
 VALUE_CHARS = 1000  # of a dead letter's field
+LETTER_BYTES = 40_000  # of all fields of one letter
+TRACEBACK_CHARS = 10_000
+PART_BYTES = 25_000  # of each part of what dead_letter_redrive tells
 
 AgentName = Annotated[str, Field(description="Agent name, as agent_list gives it", min_length=1, max_length=512)]
 StreamName = Annotated[str, Field(description="Stream name", min_length=1, max_length=512)]
@@ -94,6 +99,7 @@ class ShownLetter(TypedDict):
     failed_at_ms: str
     origin_id: str
     data: dict[str, str]
+    fields_left_out: NotRequired[int]
     traceback: NotRequired[str]
 
 
@@ -112,6 +118,8 @@ class Redriven(TypedDict):
     missing: list[str]
     refused: dict[str, str]
     remaining: int
+    truncated: NotRequired[bool]
+    hint: NotRequired[str]
 
 
 class Purged(Unconfirmed, total=False):
@@ -126,20 +134,27 @@ class AgentTools(Family):
         self._confirmer = confirmer
 
     @tool("agent_list", "List agents", reads=True)
-    async def find(self) -> Agents:
+    async def find(
+        self,
+        after: Annotated[str | None, Field(description="To go on: the last one you got")] = None,
+    ) -> Agents:
         """List the agents that work on streams: handlers of running Apps (on any machine) and declared ones, with
         lag (messages to come), pending (under way) and rate (a second). FastOHLCConsumers too."""
         from streammachine.runtime import roster
 
         connection = await self.state.redis()
-        rows: list[AgentRow] = []
-        for entry in await roster.roster(connection):
-            for stream, group in entry.streams.items():
-                rows.append(await _row(connection, entry, stream, group))
-        kept, cut = fit(rows)
-        page: Agents = {"agents": kept, "count": len(rows), "truncated": cut}
+        entries = await roster.roster(connection)
+        wanted = [entry for entry in entries if after is None or entry.name > after]
+        # All rows of an agent together, so that its name is a place to go on from.
+        agents = [[await _row(connection, entry, *pair) for pair in entry.streams.items()] for entry in wanted]
+        kept, cut = fit(agents)
+        page: Agents = {
+            "agents": [row for rows in kept for row in rows],
+            "count": sum(len(entry.streams) for entry in entries),
+            "truncated": cut,
+        }
         if cut:
-            page["hint"] = "There are more than fit; agent_stats shows one."
+            page["hint"] = "There are more: call again with after=<the last name>."
         return page
 
     @tool("agent_stats", "Describe an agent", reads=True)
@@ -269,7 +284,7 @@ class AgentTools(Family):
 
         connection = await self.state.redis()
         box = await Box.open(connection, stream)
-        position = streams.parse_position(before) if before is not None else None
+        position = _before(before)
         total = await box.count(connection)  # first, so that no letter is counted that is not shown
         found, more = await box.newest(connection, count, before=position, group=group)
         kept, cut = fit(_shown(letter, traceback) for letter in found)
@@ -300,18 +315,25 @@ class AgentTools(Family):
         if bool(ids) == all:
             raise ValueError("Give ids (see dead_letter_list), or all=true.")
         box = await Box.open(connection, stream)
-        chosen = [streams.parse_position(identifier) for identifier in ids or ()]
+        chosen = [_letter_id(identifier) for identifier in ids or ()]
         if all:
             # The oldest first, as they came.
             chosen = [letter.id for letter in (await box.newest(connection, MOST_LETTERS, group=group))[0]][::-1]
         done = await box.redrive(connection, chosen)
-        return {
+        moved, cut = fit(done.ids.items(), 2 * PART_BYTES)
+        missing, cut_missing = fit(done.missing, PART_BYTES)
+        refused, cut_refused = fit(done.refused.items(), PART_BYTES)
+        result: Redriven = {
             "redriven": len(done.ids),
-            "ids": dict(list(done.ids.items())[:200]),
-            "missing": done.missing[:200],
-            "refused": dict(list(done.refused.items())[:20]),
+            "ids": dict(moved),
+            "missing": missing,
+            "refused": dict(refused),
             "remaining": await box.count(connection),
         }
+        if cut or cut_missing or cut_refused:
+            result["truncated"] = True
+            result["hint"] = "Not every id is named here. dead_letter_list shows the letters that are left."
+        return result
 
     @tool("dead_letter_purge", "Purge dead letters", destructive=True, idempotent=True)
     async def purge(
@@ -349,6 +371,22 @@ class AgentTools(Family):
 
         entry, changed = await roster.pause_agent(await self.state.redis(), name, paused)
         return {"name": entry.name, "paused": paused, "changed": changed}
+
+
+def _before(text: str | None) -> str | None:
+    """The id that ``Box.newest`` is to stay before; None is the box's end."""
+    if text is None:
+        return None
+    position = streams.parse_position(text).removeprefix("(")
+    return {"+": None, "-": "0-1", "0": "0-1", "0-0": "0-1"}.get(position, position)  # nothing is before 0-1
+
+
+def _letter_id(text: str) -> str:
+    if not _WHOLE_ID.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is no id of a dead letter. Give those that dead_letter_list shows ('1717171717000-0')."
+        )
+    return text
 
 
 async def _row(connection: "RedisConnection", entry: "RosterEntry", stream: str, group: str) -> AgentRow:
@@ -429,6 +467,7 @@ async def _trial(connection: "RedisConnection", agent: "DeclaredAgent") -> dict[
 
 def _shown(letter: "Letter", traceback: bool) -> ShownLetter:
     kind, error = letter.fact("error-type"), letter.fact("error")
+    data, left_out = fit_fields(letter.data, VALUE_CHARS, LETTER_BYTES)
     shown: ShownLetter = {
         "id": letter.id,
         "reason": letter.fact("reason"),
@@ -437,10 +476,12 @@ def _shown(letter: "Letter", traceback: bool) -> ShownLetter:
         "error": cut_text(f"{kind}: {error}" if kind else error, VALUE_CHARS),
         "failed_at_ms": letter.fact("failed-at"),
         "origin_id": letter.fact("origin-id"),
-        "data": {cut_text(name, VALUE_CHARS): cut_text(value, VALUE_CHARS) for name, value in letter.data.items()},
+        "data": data,
     }
+    if left_out:
+        shown["fields_left_out"] = left_out
     if traceback:
-        shown["traceback"] = letter.fact("traceback")
+        shown["traceback"] = cut_text(letter.fact("traceback"), TRACEBACK_CHARS)
     return shown
 
 

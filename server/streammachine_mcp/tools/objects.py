@@ -26,6 +26,7 @@ class StoredObject(TypedDict):
     key: str
     value: Any
     bytes: int
+    truncated: NotRequired[bool]
     note: NotRequired[str]
 
 
@@ -57,19 +58,18 @@ class ObjectTools(Family):
         if stored is None:
             raise ObjectNotFoundError(f"There is no object {key!r}.{nearest(key, await objects.list_keys())}")
         value = await objects.retrieve_plain(key)
-        shown, note = showable(value, MAX_VALUE_BYTES)
+        shown, note, cut = showable(value, MAX_VALUE_BYTES)
         result: StoredObject = {"key": key, "value": shown, "bytes": len(stored)}
         if note:
             result["note"] = note
+            result["truncated"] = cut
         return result
 
     @tool("obj_list", "List objects", reads=True)
     async def find(
         self,
         pattern: Annotated[str, Field(description="Glob, e.g. 'model:*'")] = "*",
-        after: Annotated[
-            str | None, Field(description="Only keys behind this one; to go on, the last key you got")
-        ] = None,
+        after: Annotated[str | None, Field(description="To go on: the last one you got")] = None,
     ) -> Keys:
         """List the keys of stored objects, sorted."""
         names = await (await self.state.objects()).list_keys(pattern)

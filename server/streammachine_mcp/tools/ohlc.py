@@ -10,8 +10,10 @@ from streammachine.errors import IntervalError, TickError
 from streammachine.ohlc.aggregator import IMPLEMENTATION
 from streammachine.ohlc.durable import DurableAggregator, Tick
 from streammachine.redis.streams import nearest
-from streammachine_mcp.results import MAX_BATCH, fit
+from streammachine_mcp.results import MAX_BATCH, MAX_RESULT_BYTES, fit
 from streammachine_mcp.tools.family import Family, tool
+
+SYMBOL_BYTES = 20_000  # of the symbols that ohlc_stats lists
 
 Name = Annotated[str, Field(description="Aggregator name", min_length=1, max_length=200)]
 Symbol = Annotated[str, Field(description="Symbol, e.g. BTCUSDT", min_length=1, max_length=200)]
@@ -21,7 +23,7 @@ Limit = Annotated[int, Field(description="Most candles to give, the newest", ge=
 
 
 class TickIn(TypedDict):
-    symbol: str
+    symbol: Annotated[str, Field(min_length=1, max_length=200)]
     price: float
     volume: float
     timestamp_ms: NotRequired[int]
@@ -92,6 +94,8 @@ class Stats(TypedDict):
     symbol_count: int
     intervals: list[int]
     implementation: str
+    truncated: bool
+    hint: NotRequired[str]
 
 
 class Listed(TypedDict):
@@ -104,6 +108,7 @@ class Aggregators(TypedDict):
     details: list[Listed]
     count: int
     truncated: bool
+    hint: NotRequired[str]
 
 
 class OhlcTools(Family):
@@ -210,34 +215,51 @@ class OhlcTools(Family):
         return {"name": name, "cleared": True, "ticks_removed": await (await self._get(name)).clear()}
 
     @tool("ohlc_stats", "Aggregator statistics", reads=True)
-    async def stats(self, name: Name) -> Stats:
+    async def stats(
+        self,
+        name: Name,
+        symbols_after: Annotated[str | None, Field(description="To go on: the last symbol you got")] = None,
+    ) -> Stats:
         """Ticks taken, late ticks, dropped candles and symbols of an aggregator."""
         aggregator = await self._get(name)
         facts = await aggregator.stats()
-        symbols, _ = fit(facts["symbols"], 20_000)
-        return {
+        known = sorted(facts["symbols"])
+        symbols, cut = fit((name for name in known if symbols_after is None or name > symbols_after), SYMBOL_BYTES)
+        page: Stats = {
             "name": name,
             "tick_count": facts["tick_count"],
             "late_count": facts["late_count"],
             "dropped_count": facts["dropped_count"],
             "symbols": symbols,
-            "symbol_count": len(facts["symbols"]),
+            "symbol_count": len(known),
             "intervals": aggregator.intervals,
             "implementation": IMPLEMENTATION,
+            "truncated": cut,
         }
+        if cut:
+            page["hint"] = "There are more symbols: call again with symbols_after=<the last one>."
+        return page
 
     @tool("ohlc_list", "List aggregators", reads=True)
-    async def find(self) -> Aggregators:
-        """List the aggregators and their intervals."""
+    async def find(
+        self,
+        after: Annotated[str | None, Field(description="To go on: the last one you got")] = None,
+    ) -> Aggregators:
+        """List the aggregators and their intervals, sorted."""
         found = await (await self.state.aggregators()).list()
-        details: list[Listed] = [{"name": name, "intervals": intervals} for name, intervals in found]
-        kept, cut = fit(details)
-        return {
+        details: list[Listed] = [
+            {"name": name, "intervals": intervals} for name, intervals in found if after is None or name > after
+        ]
+        kept, cut = fit(details, MAX_RESULT_BYTES // 2)  # each name is given twice
+        page: Aggregators = {
             "aggregators": [listed["name"] for listed in kept],
             "details": kept,
             "count": len(found),
             "truncated": cut,
         }
+        if cut:
+            page["hint"] = "There are more: call again with after=<the last name>."
+        return page
 
     async def _get(self, name: str) -> DurableAggregator:
         return await (await self.state.aggregators()).get(name)

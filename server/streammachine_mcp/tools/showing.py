@@ -11,26 +11,28 @@ from streammachine_mcp.results import cut_text, json_size
 
 _PREVIEW = 2000  # characters shown of a value that is too large
 _DEPTH = 50
+_DEEPER = "deeper parts are left out"
 
 
-def showable(value: Any, budget: int) -> tuple[Any, str]:
-    """``value`` as JSON, and a note where it is not the value itself ("" where it is)."""
+def showable(value: Any, budget: int) -> tuple[Any, str, bool]:
+    """``value`` as JSON, a note where it is not the value itself ("" where it is), and whether part is left out."""
     notes: set[str] = set()
     shown = _as_json(value, notes, 0)
     size = json_size(shown)
+    cut = _DEEPER in notes or size > budget
     if size > budget:
         notes.add(f"the value has {size:,} bytes of JSON; only its beginning is shown, read it whole from Python")
         import json
 
         shown = cut_text(json.dumps(shown, ensure_ascii=False), _PREVIEW)
-    return shown, "; ".join(sorted(notes))
+    return shown, "; ".join(sorted(notes)), cut
 
 
 def _as_json(value: Any, notes: set[str], depth: int) -> Any:
     if value is None or isinstance(value, (bool, str, int)):
         return value
     if depth > _DEPTH:
-        notes.add("deeper parts are left out")
+        notes.add(_DEEPER)
         return "…"
     if isinstance(value, float):
         if math.isfinite(value):

@@ -68,11 +68,11 @@ class StorageTools(Family):
             value = storage.decode_plain(key, stored)
         except (SignatureError, UnsafePickleError, WrongTypeError) as error:
             return {"key": key, "value": None, "exists": True, "note": f"Not shown: {error}"}
-        shown, note = showable(value, MAX_VALUE_BYTES)
+        shown, note, cut = showable(value, MAX_VALUE_BYTES)
         result: Value = {"key": key, "value": shown, "exists": True}
         if note:
             result["note"] = note
-            result["truncated"] = json_size(shown) < len(stored)
+            result["truncated"] = cut
         return result
 
     @tool("storage_write", "Write a value", idempotent=True)
@@ -100,9 +100,7 @@ class StorageTools(Family):
     @tool("storage_keys", "List keys", reads=True)
     async def keys(
         self,
-        after: Annotated[
-            str | None, Field(description="Only keys behind this one; to go on, the last key you got")
-        ] = None,
+        after: Annotated[str | None, Field(description="To go on: the last one you got")] = None,
     ) -> Keys:
         """List all keys of the shared storage, sorted."""
         names = await (await self.state.storage()).keys()
