@@ -49,7 +49,7 @@ def run_backfill(options: BackfillOptions) -> int:
 
 async def _backfill(console: Console, options: BackfillOptions) -> int:
     end, sinks = split_to(options.to)
-    emitters_for(sinks)  # what is wrong is said before anything starts
+    emitters_for(sinks, simulated=options.simulated)  # what is wrong is said before anything starts
     refused = 0
     async with _exchange(options) as extra:
         symbols = list(dict.fromkeys(options.symbols))
@@ -88,7 +88,7 @@ def _made(options: BackfillOptions, symbol: str, end: str, sinks: Sequence[str],
         resume=not options.again,
         **extra,
     )
-    for emitter in emitters_for(sinks):
+    for emitter in emitters_for(sinks, simulated=options.simulated):
         made.register_emitter(emitter)
     return made
 

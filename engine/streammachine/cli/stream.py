@@ -60,7 +60,7 @@ def run_stream(options: StreamOptions) -> int:
 async def _stream(console: Console, options: StreamOptions) -> int:
     adapter = adapter_for(options.exchange, options.market)
     wanted = DataInput(options.type, list(options.symbols), options.timeframe, list(options.aggregate))
-    emitters = emitters_for(options.to)
+    emitters = emitters_for(options.to, simulated=options.simulated)
     if options.speed is not None and not options.simulated:
         raise DataInputError("--speed is of the simulated market: give --simulated too")
     async with _exchange(options) as extra:

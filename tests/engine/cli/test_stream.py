@@ -11,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import redis
 
+from streammachine.redis.embedded import EmbeddedServer
 from support_simulator import Exchange, exchange
 
 
@@ -73,6 +75,23 @@ def test_a_signal_ends_it_when_the_sinks_have_everything(
     assert "candles" in said
     written = [int(line.split(",")[3]) for line in (cli.folder / "out.csv").read_text().splitlines()[1:]]
     assert sorted(pd.read_parquet(cli.folder / "folder")["open_ts"]) == written
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("stream", "--timeframe", "1m", "--candles", "2", "--speed", "600"),
+        ("backfill", "--from", "2024-01-01", "--to", "2024-01-01"),
+    ],
+)
+def test_what_a_simulated_exchange_says_has_streams_of_its_own(cli: Any, arguments: tuple[str, ...]) -> None:
+    verb, *rest = arguments
+    with EmbeddedServer.acquire(cli.folder / "valkey", fsync="everysec") as server:
+        done = cli(verb, "binance", "BTCUSDT", *rest, "--to", "redis", "--simulated", REDIS_URL=server.url)
+        assert done.returncode == 0, done.stdout + done.stderr
+        with redis.Redis.from_url(server.url) as database:
+            assert database.keys("*kline:*") == [b"simulated:kline:binance:BTCUSDT:1m"]
+            assert database.xlen("simulated:kline:binance:BTCUSDT:1m") >= 2
 
 
 def test_refused_rows_are_told_by_the_exit_status(cli: Any, market: Exchange) -> None:

@@ -14,12 +14,13 @@ ACCEPTED: Final = (
     "or kafka:HOST:PORT/TOPIC"
 )
 TABLE: Final = "klines"
+SIMULATED: Final = "simulated:"  # begins the names of Redis streams of made-up candles
 _PASSWORD = re.compile(r"(://[^:/@]*:).*(?=@)|(?<=[?&])(password=)[^&#]*")
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
-def emitter_for(text: str) -> DataEmitter:
-    """The emitter that a text means.
+def emitter_for(text: str, *, simulated: bool = False) -> DataEmitter:
+    """The emitter that a text means; ``simulated``: Redis streams of its own, that no real candle has to follow.
 
     ``log`` · ``csv:out.csv`` · ``parquet:folder`` · ``redis`` (the server that is configured, or the embedded one) ·
     ``redis://host:6379/0`` · ``postgres:postgresql://user@host/db#table`` (also without the first ``postgres:``) ·
@@ -35,7 +36,7 @@ def emitter_for(text: str) -> DataEmitter:
 
         return Logger()
     if kind in ("redis", "rediss", "unix", "valkey", "valkeys"):
-        return _redis(kind, rest, text)
+        return _redis(kind, rest, text, SIMULATED if simulated else "")
     if kind in ("postgres", "postgresql"):
         return _postgres(kind, rest, text)
     if not rest:
@@ -56,13 +57,13 @@ def emitter_for(text: str) -> DataEmitter:
     raise EmitterError(_unknown(text))
 
 
-def emitters_for(texts: Sequence[str]) -> list[DataEmitter]:
-    """The emitters that texts mean.
+def emitters_for(texts: Sequence[str], *, simulated: bool = False) -> list[DataEmitter]:
+    """The emitters that texts mean; ``simulated``: see ``emitter_for``.
 
     Raises:
         EmitterError: as ``emitter_for``, or two mean the same place, which would get every row twice.
     """
-    emitters = [emitter_for(text) for text in texts]
+    emitters = [emitter_for(text, simulated=simulated) for text in texts]
     places: set[object] = set()
     for text, emitter in zip(texts, emitters, strict=True):
         place = getattr(emitter, "target", type(emitter))
@@ -112,14 +113,14 @@ def postgres(url: str, table: str = TABLE) -> DataEmitter:
     return PostgresEmitter(url=url, from_model_create_table=True).set_model(model).on_conflict(list(key))
 
 
-def _redis(kind: str, rest: str, text: str) -> DataEmitter:
+def _redis(kind: str, rest: str, text: str, prefix: str) -> DataEmitter:
     from streammachine.market.emitters.redis import RedisEmitter
 
     if not rest:
         if kind != "redis":
             raise EmitterError(_unknown(text))
-        return RedisEmitter()
-    return RedisEmitter(url=f"{kind}:{rest}" if rest.startswith("//") else rest)
+        return RedisEmitter(prefix=prefix)
+    return RedisEmitter(url=f"{kind}:{rest}" if rest.startswith("//") else rest, prefix=prefix)
 
 
 def _postgres(kind: str, rest: str, text: str) -> DataEmitter:
