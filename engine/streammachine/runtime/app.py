@@ -24,7 +24,7 @@ from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.storage import Storage
 from streammachine.runtime import companions
-from streammachine.runtime.agent import Agent, DeclaredTimer, name_of
+from streammachine.runtime.agent import Agent, DeclaredTimer
 from streammachine.runtime.calling import end_without_threads
 from streammachine.runtime.config import AppConfig, Batch, ConsumerConfig, TimerConfig, Transactional
 from streammachine.runtime.delivery import Guard
@@ -221,7 +221,7 @@ class App:
         config = TimerConfig(t=t, scope=scope, overlap=overlap, timezone=timezone)
 
         def register(handler: H) -> H:
-            self._timers.append(DeclaredTimer(config, handler, f"{name_of(handler)}/{t}"))
+            self._timers.append(DeclaredTimer.declare(config, handler))
             return handler
 
         return register
