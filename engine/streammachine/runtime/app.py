@@ -80,6 +80,8 @@ class App:
         send_limit: int = 1000,
         tracing: bool | None = None,
     ) -> None:
+        if redis_url is not None and not isinstance(redis_url, str):
+            raise SettingsError("redis_url: give a URL as a text, e.g. 'redis://localhost:6379/0'.")
         frame = sys._getframe(1)
         self._module = str(frame.f_globals.get("__name__", "__main__"))
         self._package = str(frame.f_globals.get("__package__") or "")
@@ -176,7 +178,7 @@ class App:
             SettingsError: a combination that makes no sense, in one sentence.
         """
         config = ConsumerConfig(
-            topic=stream if isinstance(stream, str) else tuple(stream),
+            topic=_streams_of(stream),
             group=group if group is not None else self._settings.default_group,
             concurrency=concurrency,
             processes=processes,
@@ -243,18 +245,20 @@ class App:
 
     def on_startup(self, hook: H) -> H:
         """Register a hook (async or sync) that runs when Redis is there and before the first message."""
-        self._startup.append(hook)
+        self._startup.append(_hook(hook))
         return hook
 
     def on_shutdown(self, hook: H) -> H:
         """Register a hook that runs after the last message, while Redis is still there."""
-        self._shutdown.append(hook)
+        self._shutdown.append(_hook(hook))
         return hook
 
     def include(self, module: ModuleType | str | App) -> None:
         """Take over the handlers of other Apps: those in a module (or its name), or one App's."""
         if isinstance(module, str):
             module = importlib.import_module(module)
+        if not isinstance(module, (ModuleType, App)):
+            raise SettingsError(f"include({module!r}): give a module, its name, or an App.")
         others = [module] if isinstance(module, App) else [v for v in vars(module).values() if isinstance(v, App)]
         for other in others:
             if other is self:
@@ -495,6 +499,19 @@ def _default_name(module: str, file: Any) -> str:
     if module not in ("__main__", CHILD_NAME):
         return module
     return Path(str(file)).stem if file else "app"
+
+
+def _streams_of(stream: str | Sequence[str]) -> str | tuple[str, ...]:
+    """The streams an agent names; what is no list of names is refused with the rest of what it declares."""
+    if isinstance(stream, str):
+        return stream
+    return tuple(stream) if isinstance(stream, Sequence) and not isinstance(stream, bytes) else ()
+
+
+def _hook(hook: H) -> H:
+    if not callable(hook):
+        raise SettingsError(f"The hook {hook!r} is no function.")
+    return hook
 
 
 def _attempts(retry: RetryPolicy | int) -> RetryPolicy:
