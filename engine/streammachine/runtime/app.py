@@ -32,7 +32,7 @@ from streammachine.runtime.life import Life, has_uvloop, inside, single, watch_s
 from streammachine.runtime.message import Message
 from streammachine.runtime.origin import CHILD_NAME, Origin
 from streammachine.runtime.retry import RetryPolicy
-from streammachine.runtime.sending import send_once
+from streammachine.runtime.sending import checked_stream, dedup_life, send_once
 from streammachine.runtime.topics import Key, Topic
 from streammachine.runtime.tracing import Tracing, find_tracing
 from streammachine.runtime.transaction import active, fields_of, hold
@@ -314,10 +314,11 @@ class App:
             dedup_key: a second send with this key within ``dedup_window`` seconds gives the first one's id instead.
 
         Raises:
-            FieldError: names the field that is not str, bytes, int, float or bool.
+            FieldError: names the field that is not str, bytes, int, float or bool; or the stream has no name.
         """
+        checked_stream(topic)
         fields = fields_of(record, time.time_ns() // 1_000_000)
-        window = max(1, int(dedup_window * 1000))
+        window = dedup_life(dedup_window) if dedup_key is not None else 0
         tracing = self._tracing
         if tracing is None:
             return await self._send(topic, fields, dedup_key, window)
@@ -329,6 +330,7 @@ class App:
 
     async def send_batch(self, topic: str, records: Iterable[Mapping[Any, Any]]) -> list[str]:
         """Append the records in order, pipelined; gives their ids. All are checked before any is sent."""
+        checked_stream(topic)
         now = time.time_ns() // 1_000_000
         encoded = [fields_of(record, now) for record in records]
         tracing = self._tracing

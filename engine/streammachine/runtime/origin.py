@@ -11,11 +11,17 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from streammachine.errors import StreamMachineError
+
 if TYPE_CHECKING:
     from streammachine.runtime.app import App
 
 CHILD_URL = "STREAMMACHINE_CHILD_REDIS_URL"  # names the parent's server to a child; holds its password, if any
 CHILD_NAME = "__streammachine_child__"  # a script's __name__ in a child, so that its main block does not run
+
+
+class NoAppError(StreamMachineError, ValueError):
+    """What was named is not there, or no App; nothing of the user's has failed."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Origin:
         """Import the App.
 
         Raises:
-            ValueError: there is no App of that name. ImportError and whatever the module itself raises.
+            NoAppError: there is no such module, or no App of that name in it. And whatever the module itself raises.
         """
         from streammachine.runtime.app import App
 
@@ -75,12 +81,17 @@ class Origin:
             sys.modules["__main__"] = sys.modules[CHILD_NAME] = module
             namespace = vars(module)
         else:
-            namespace = vars(importlib.import_module(self.module))
+            try:
+                namespace = vars(importlib.import_module(self.module))
+            except ModuleNotFoundError as error:
+                if error.name is None or not f"{self.module}.".startswith(f"{error.name}."):
+                    raise  # the module is there, and imports one that is not
+                raise NoAppError(f"No module named {error.name!r}.") from None
         app = namespace.get(self.attribute)
         if not isinstance(app, App):
             known = [name for name, value in namespace.items() if isinstance(value, App)]
             hint = f" There is {', '.join(known)}." if known else ""
-            raise ValueError(f"{self} is no App.{hint}")
+            raise NoAppError(f"{self} is no App.{hint}")
         app._origin = self
         return app
 
