@@ -30,7 +30,7 @@ from streammachine.runtime.config import AppConfig, Batch, ConsumerConfig, Timer
 from streammachine.runtime.delivery import Guard
 from streammachine.runtime.life import Life, has_uvloop, inside, single, watch_signals
 from streammachine.runtime.message import Message
-from streammachine.runtime.origin import CHILD_NAME, Origin
+from streammachine.runtime.origin import CHILD_NAME, Origin, refuse_while_loading
 from streammachine.runtime.retry import RetryPolicy
 from streammachine.runtime.sending import checked_stream, dedup_life, send_once
 from streammachine.runtime.topics import Key, Topic
@@ -459,6 +459,7 @@ class App:
     async def _run(self, ready: anyio.Event | None = None) -> None:
         if self._life is not None:
             raise StreamMachineError(f"The app {self.name!r} runs already.")
+        refuse_while_loading()
         self._life = Life(self)
         try:
             await self._life.run(ready)

@@ -24,6 +24,26 @@ class NoAppError(StreamMachineError, ValueError):
     """What was named is not there, or no App; nothing of the user's has failed."""
 
 
+class StartedWhileLoadedError(NoAppError):
+    """A child loads the script, and the script starts its App: each child would start children of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("The script starts its App while it is loaded. Do that below: if __name__ == '__main__':")
+
+
+_loading: list[Origin] = []  # what this process loads just now
+
+
+def refuse_while_loading() -> None:
+    """Refuse to run an App in a process that has not loaded its module yet.
+
+    Raises:
+        StartedWhileLoadedError: it has not.
+    """
+    if _loading:
+        raise StartedWhileLoadedError
+
+
 @dataclass(frozen=True)
 class Origin:
     """A module (or a script's file) and the name that the App has in it."""
@@ -72,21 +92,11 @@ class Origin:
         """
         from streammachine.runtime.app import App
 
-        namespace: Mapping[str, Any]
-        if self.file:
-            sys.path.insert(0, os.path.dirname(self.file))  # noqa: PTH120 - as Python does for a script
-            # As multiprocessing does: what the script's classes are pickled under is found in the child too.
-            module = ModuleType(CHILD_NAME)
-            module.__dict__.update(runpy.run_path(self.file, run_name=CHILD_NAME))
-            sys.modules["__main__"] = sys.modules[CHILD_NAME] = module
-            namespace = vars(module)
-        else:
-            try:
-                namespace = vars(importlib.import_module(self.module))
-            except ModuleNotFoundError as error:
-                if error.name is None or not f"{self.module}.".startswith(f"{error.name}."):
-                    raise  # the module is there, and imports one that is not
-                raise NoAppError(f"No module named {error.name!r}.") from None
+        _loading.append(self)
+        try:
+            namespace = self._namespace()
+        finally:
+            _loading.remove(self)
         app = namespace.get(self.attribute)
         if not isinstance(app, App):
             known = [name for name, value in namespace.items() if isinstance(value, App)]
@@ -94,6 +104,21 @@ class Origin:
             raise NoAppError(f"{self} is no App.{hint}")
         app._origin = self
         return app
+
+    def _namespace(self) -> Mapping[str, Any]:
+        if self.file:
+            sys.path.insert(0, os.path.dirname(self.file))  # noqa: PTH120 - as Python does for a script
+            # As multiprocessing does: what the script's classes are pickled under is found in the child too.
+            module = ModuleType(CHILD_NAME)
+            module.__dict__.update(runpy.run_path(self.file, run_name=CHILD_NAME))
+            sys.modules["__main__"] = sys.modules[CHILD_NAME] = module
+            return vars(module)
+        try:
+            return vars(importlib.import_module(self.module))
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{self.module}.".startswith(f"{error.name}."):
+                raise  # the module is there, and imports one that is not
+            raise NoAppError(f"No module named {error.name!r}.") from None
 
     def environment(self, url: str | None) -> dict[str, str]:
         """The environment of a child that imports what this process can import, and talks to the Redis at ``url``."""
