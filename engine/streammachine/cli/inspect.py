@@ -6,12 +6,11 @@ import time
 from dataclasses import dataclass
 
 import anyio
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from streammachine.cli.shown import fitting
 from streammachine.errors import StreamMachineError, StreamNotFoundError
 from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
@@ -21,6 +20,7 @@ from streammachine.runtime.roster import roster
 
 COLUMNS = ("stream", "length", "msg/s", "dead", "group", "lag", "pending", "oldest s", "consumers", "agents")
 LEFT = {"stream", "group", "agents"}
+FIRST_TO_GO = ("oldest s", "agents", "consumers", "msg/s", "length", "dead")  # where the terminal is narrow
 MOST_STREAMS = 200
 
 
@@ -119,7 +119,7 @@ async def _inspect(console: Console, pattern: str, once: bool, every: float) -> 
         inspector = Inspector(connection, pattern)
         if once:
             rows, more = await inspector.rows()
-            console.print(_table(rows, more, connection.name))
+            console.print(_table(console, rows, more, connection.name))
             return 0
         with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
@@ -128,18 +128,18 @@ async def _inspect(console: Console, pattern: str, once: bool, every: float) -> 
                 except StreamMachineError as error:
                     live.update(Text(str(error), style="red"), refresh=True)
                 else:
-                    live.update(_table(rows, more, connection.name), refresh=True)
+                    live.update(_table(console, rows, more, connection.name), refresh=True)
                 await anyio.sleep(every)
 
 
-def _table(rows: list[Row], more: bool, server: str) -> Group:
-    table = Table(box=SIMPLE_HEAD, show_edge=False)
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name not in LEFT)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row.cells()))
+def _table(console: Console, rows: list[Row], more: bool, server: str) -> Group:
+    right = [name for name in COLUMNS if name not in LEFT]
+    cells = [row.cells() for row in rows]
+    table, left_out = fitting(console, COLUMNS, cells, folding=LEFT, right=right, first_to_go=FIRST_TO_GO)
     streams_shown = len({row.stream for row in rows})
     note = f"{streams_shown} streams on {server}"
     if more:
         note += f"; only the first {MOST_STREAMS}: narrow the pattern"
+    if left_out:
+        note += f"; too narrow for: {', '.join(left_out)}"
     return Group(table, Text(note))

@@ -10,16 +10,16 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from streammachine.cli.shown import fitting, shown
 from streammachine.errors import SettingsError
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.streams import parse_position
 from streammachine.runtime.redrive import Box, Letter, boxes
 
+COLUMNS = ("id", "reason", "group", "attempts", "failed (UTC)", "error", "message")
+FIRST_TO_GO = ("failed (UTC)", "attempts", "group", "message")  # where the terminal is narrow
 MOST_CHARS = 60  # of a value in the table
 
 
@@ -40,11 +40,8 @@ def list_letters(stream: str | None, count: int, group: str | None, as_json: boo
         if not found:
             console.print(f"{box.stream} has no dead letters{f' of group {group}' if group else ''}.", markup=False)
             return 0
-        table = Table(box=SIMPLE_HEAD, show_edge=False)
-        for name in ("id", "reason", "group", "attempts", "failed (UTC)", "error", "message"):
-            table.add_column(name, overflow="fold", no_wrap=name not in ("error", "message"))
-        for letter in found:
-            table.add_row(*(Text(cell) for cell in _cells(letter)))
+        folding = ("error", "message")
+        table, _ = fitting(console, COLUMNS, map(_cells, found), folding=folding, first_to_go=FIRST_TO_GO)
         console.print(table)
         console.print(f"{len(found)} of {total}{', the newest' if more else ''}")
         return 0
@@ -60,10 +57,10 @@ def show_letter(stream: str, identifier: str) -> int:
         console = _console()
         for name, value in {**_facts(letter), "data": None}.items():
             if value is not None:
-                console.print(f"{name}: {value}", markup=False)
-        console.print(json.dumps(letter.data, ensure_ascii=False, indent=2), markup=False)
+                console.print(shown(f"{name}: {value}"), markup=False)
+        console.print(shown(json.dumps(letter.data, ensure_ascii=False, indent=2), lines=True), markup=False)
         if trace := letter.fact("traceback"):
-            console.print(f"\n{trace}", markup=False, end="")
+            console.print(shown(f"\n{trace}", lines=True), markup=False, end="")
         return 0
 
     return _run(show)
@@ -86,7 +83,7 @@ def redrive_letters(stream: str, identifiers: list[str], everything: bool, group
         for identifier in done.missing:
             console.print(f"{identifier}: there is no such dead letter.", markup=False)
         for identifier, reason in done.refused.items():
-            console.print(f"{identifier}: refused: {reason}", markup=False)
+            console.print(shown(f"{identifier}: refused: {reason}"), markup=False)
         return 1 if done.missing or done.refused else 0
 
     return _run(redrive)
@@ -115,7 +112,7 @@ async def _print_boxes(connection: RedisConnection) -> int:
     found = await boxes(connection)
     console = _console()
     for name, count in found:
-        console.print(f"{count:>8}  {name}", markup=False)
+        console.print(f"{count:>8}  {shown(name)}", markup=False)
     if not found:
         console.print("There are no dead letters.")
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from streammachine.runtime.calling import checked_handler
 from streammachine.runtime.config import ConsumerConfig, TimerConfig
 
 
@@ -19,7 +20,12 @@ class Agent:
 
     @classmethod
     def declare(cls, config: ConsumerConfig, handler: Callable[..., Any]) -> Agent:
-        """The agent of a decorated function."""
+        """The agent of a decorated function.
+
+        Raises:
+            SettingsError: it is nothing that can handle a message.
+        """
+        checked_handler(handler)
         return cls(config, handler, f"{name_of(handler)}@{','.join(config.topics)}/{config.group}")
 
 
@@ -30,6 +36,16 @@ class DeclaredTimer:
     config: TimerConfig
     handler: Callable[[], Any]
     name: str
+
+    @classmethod
+    def declare(cls, config: TimerConfig, handler: Callable[[], Any]) -> DeclaredTimer:
+        """The timer of a decorated function.
+
+        Raises:
+            SettingsError: it is nothing that can be called at each tick.
+        """
+        checked_handler(handler)
+        return cls(config, handler, f"{name_of(handler)}/{config.t}")
 
 
 def name_of(handler: Callable[..., Any]) -> str:

@@ -24,15 +24,15 @@ from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.storage import Storage
 from streammachine.runtime import companions
-from streammachine.runtime.agent import Agent, DeclaredTimer, name_of
+from streammachine.runtime.agent import Agent, DeclaredTimer
 from streammachine.runtime.calling import end_without_threads
 from streammachine.runtime.config import AppConfig, Batch, ConsumerConfig, TimerConfig, Transactional
 from streammachine.runtime.delivery import Guard
 from streammachine.runtime.life import Life, has_uvloop, inside, single, watch_signals
 from streammachine.runtime.message import Message
-from streammachine.runtime.origin import CHILD_NAME, Origin
+from streammachine.runtime.origin import CHILD_NAME, Origin, refuse_while_loading
 from streammachine.runtime.retry import RetryPolicy
-from streammachine.runtime.sending import send_once
+from streammachine.runtime.sending import checked_stream, dedup_life, send_once
 from streammachine.runtime.topics import Key, Topic
 from streammachine.runtime.tracing import Tracing, find_tracing
 from streammachine.runtime.transaction import active, fields_of, hold
@@ -80,6 +80,8 @@ class App:
         send_limit: int = 1000,
         tracing: bool | None = None,
     ) -> None:
+        if redis_url is not None and not isinstance(redis_url, str):
+            raise SettingsError("redis_url: give a URL as a text, e.g. 'redis://localhost:6379/0'.")
         frame = sys._getframe(1)
         self._module = str(frame.f_globals.get("__name__", "__main__"))
         self._package = str(frame.f_globals.get("__package__") or "")
@@ -176,7 +178,7 @@ class App:
             SettingsError: a combination that makes no sense, in one sentence.
         """
         config = ConsumerConfig(
-            topic=stream if isinstance(stream, str) else tuple(stream),
+            topic=_streams_of(stream),
             group=group if group is not None else self._settings.default_group,
             concurrency=concurrency,
             processes=processes,
@@ -221,7 +223,7 @@ class App:
         config = TimerConfig(t=t, scope=scope, overlap=overlap, timezone=timezone)
 
         def register(handler: H) -> H:
-            self._timers.append(DeclaredTimer(config, handler, f"{name_of(handler)}/{t}"))
+            self._timers.append(DeclaredTimer.declare(config, handler))
             return handler
 
         return register
@@ -243,18 +245,20 @@ class App:
 
     def on_startup(self, hook: H) -> H:
         """Register a hook (async or sync) that runs when Redis is there and before the first message."""
-        self._startup.append(hook)
+        self._startup.append(_hook(hook))
         return hook
 
     def on_shutdown(self, hook: H) -> H:
         """Register a hook that runs after the last message, while Redis is still there."""
-        self._shutdown.append(hook)
+        self._shutdown.append(_hook(hook))
         return hook
 
     def include(self, module: ModuleType | str | App) -> None:
         """Take over the handlers of other Apps: those in a module (or its name), or one App's."""
         if isinstance(module, str):
             module = importlib.import_module(module)
+        if not isinstance(module, (ModuleType, App)):
+            raise SettingsError(f"include({module!r}): give a module, its name, or an App.")
         others = [module] if isinstance(module, App) else [v for v in vars(module).values() if isinstance(v, App)]
         for other in others:
             if other is self:
@@ -310,10 +314,11 @@ class App:
             dedup_key: a second send with this key within ``dedup_window`` seconds gives the first one's id instead.
 
         Raises:
-            FieldError: names the field that is not str, bytes, int, float or bool.
+            FieldError: names the field that is not str, bytes, int, float or bool; or the stream has no name.
         """
+        checked_stream(topic)
         fields = fields_of(record, time.time_ns() // 1_000_000)
-        window = max(1, int(dedup_window * 1000))
+        window = dedup_life(dedup_window) if dedup_key is not None else 0
         tracing = self._tracing
         if tracing is None:
             return await self._send(topic, fields, dedup_key, window)
@@ -325,6 +330,7 @@ class App:
 
     async def send_batch(self, topic: str, records: Iterable[Mapping[Any, Any]]) -> list[str]:
         """Append the records in order, pipelined; gives their ids. All are checked before any is sent."""
+        checked_stream(topic)
         now = time.time_ns() // 1_000_000
         encoded = [fields_of(record, now) for record in records]
         tracing = self._tracing
@@ -453,6 +459,7 @@ class App:
     async def _run(self, ready: anyio.Event | None = None) -> None:
         if self._life is not None:
             raise StreamMachineError(f"The app {self.name!r} runs already.")
+        refuse_while_loading()
         self._life = Life(self)
         try:
             await self._life.run(ready)
@@ -495,6 +502,19 @@ def _default_name(module: str, file: Any) -> str:
     if module not in ("__main__", CHILD_NAME):
         return module
     return Path(str(file)).stem if file else "app"
+
+
+def _streams_of(stream: str | Sequence[str]) -> str | tuple[str, ...]:
+    """The streams an agent names; what is no list of names is refused with the rest of what it declares."""
+    if isinstance(stream, str):
+        return stream
+    return tuple(stream) if isinstance(stream, Sequence) and not isinstance(stream, bytes) else ()
+
+
+def _hook(hook: H) -> H:
+    if not callable(hook):
+        raise SettingsError(f"The hook {hook!r} is no function.")
+    return hook
 
 
 def _attempts(retry: RetryPolicy | int) -> RetryPolicy:

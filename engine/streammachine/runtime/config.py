@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zoneinfo
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from streammachine.runtime.message import Message
 
 DEFAULT_GROUP = "eventengine"
+_LONGEST = 1e9  # seconds; some 30 years
+_START = re.compile(r"\$|\d+(-\d+)?")
 Transactional = bool | Literal["best-effort"]
 
 
@@ -51,10 +55,13 @@ class AppConfig:
         _at_least("stream_maxlen", self.stream_maxlen, 0)
         _at_least("send_limit", self.send_limit, 1)
         _at_least("dashboard_refresh_interval", self.dashboard_refresh_interval, 1)
-        if self.grace < 0:
-            raise SettingsError(f"grace={self.grace}: give seconds from 0 up.")
-        if not 0 <= self.dashboard_port <= 65535:
-            raise SettingsError(f"dashboard_port={self.dashboard_port}: give a port from 0 to 65535.")
+        _from_zero("grace", self.grace)
+        if type(self.dashboard_port) is not int or not 0 <= self.dashboard_port <= 65535:
+            raise SettingsError(f"dashboard_port={self.dashboard_port!r}: give a port from 0 to 65535.")
+        if not isinstance(self.name, str):
+            raise SettingsError(f"name={self.name!r}: give a text.")
+        if not isinstance(self.dashboard_host, str):
+            raise SettingsError(f"dashboard_host={self.dashboard_host!r}: give a host's name or address.")
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         _at_least("batch size", self.size, 1)
-        if self.within < 0:
-            raise SettingsError(f"batch within={self.within}: give seconds from 0 up.")
+        _from_zero("batch within", self.within)
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class ConsumerConfig:
             raise SettingsError(f"retain={self.retain!r}: give 'all' or 'acked'.")
         if self.key is not None and not callable(self.key) and not (isinstance(self.key, str) and self.key):
             raise SettingsError(f"key={self.key!r}: give a field's name, or a function of the message.")
-        if not self.group:
+        if not isinstance(self.group, str) or not self.group:
             raise SettingsError("An agent's group needs a name that is not empty.")
         _at_least("concurrency", self.concurrency, 1)
         _at_least("max_deliveries", self.max_deliveries, 1)
@@ -116,12 +122,14 @@ class ConsumerConfig:
             _at_least("processes", self.processes, 1)
         if self.prefetch is not None:
             _at_least("prefetch", self.prefetch, 1)
-        if not self.lease > 0:
-            raise SettingsError(f"lease={self.lease}: give seconds above 0.")
-        if self.timeout is not None and not self.timeout > 0:
-            raise SettingsError(f"timeout={self.timeout}: give seconds above 0, or None.")
-        if self.dedup is not None and not self.dedup_window > 0:
-            raise SettingsError(f"dedup_window={self.dedup_window}: give seconds above 0.")
+        _above_zero("lease", self.lease)
+        if self.timeout is not None:
+            _above_zero("timeout", self.timeout, "or None")
+        _above_zero("dedup_window", self.dedup_window)
+        if self.dedup is not None and not callable(self.dedup):
+            raise SettingsError(f"dedup={self.dedup!r}: give a function of the message, which gives its key.")
+        if not isinstance(self.start, str) or not _START.fullmatch(self.start):
+            raise SettingsError(f"start={self.start!r}: give '0' (the stream's start), '$' (its end), or an id.")
         if self.batch is not None and not isinstance(self.batch, Batch):
             raise SettingsError(f"batch={self.batch!r}: give a number of messages, or Batch(size, within).")
         if self.batch is not None and self.key is not None:
@@ -158,13 +166,35 @@ class TimerConfig:
     def __post_init__(self) -> None:
         if self.scope not in ("process", "fleet"):
             raise SettingsError(f"scope={self.scope!r}: give 'process' (each process) or 'fleet' (one of all).")
+        try:
+            zoneinfo.ZoneInfo(self.timezone)
+        except (ValueError, TypeError, LookupError, OSError):
+            raise SettingsError(f"timezone={self.timezone!r}: give a name such as 'Europe/Berlin'.") from None
         if isinstance(self.t, str):
             from croniter import croniter
 
             if not croniter.is_valid(self.t):
                 raise SettingsError(f"timer {self.t!r} is no cron expression, e.g. '*/5 * * * *'.")
+            try:
+                croniter(self.t).get_next()
+            except ValueError:
+                raise SettingsError(f"timer {self.t!r} never comes: there is no such date.") from None
         elif isinstance(self.t, bool) or not isinstance(self.t, (int, float)) or not 0 < self.t < 1e9:
             raise SettingsError(f"timer t={self.t!r}: give seconds above 0, or a cron string.")
+
+
+def _above_zero(name: str, value: float, or_else: str = "") -> None:
+    if not _is_number(value) or not 0 < value < _LONGEST:
+        raise SettingsError(f"{name}={value!r}: give seconds above 0{or_else and f', {or_else}'}.")
+
+
+def _from_zero(name: str, value: float) -> None:
+    if not _is_number(value) or not 0 <= value < _LONGEST:
+        raise SettingsError(f"{name}={value!r}: give seconds from 0 up.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _at_least(name: str, value: int, least: int) -> None:

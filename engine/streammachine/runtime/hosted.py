@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from streammachine.runtime.calling import end_without_threads
-from streammachine.runtime.origin import CHILD_URL, Origin
+from streammachine.runtime.origin import CHILD_URL, NoAppError, Origin
 from streammachine.runtime.reporting import Reporter
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def _load(options: argparse.Namespace, url: str | None, reporter: Reporter) -> A
     try:
         app = Origin.parse(options.app).load()
     except (Exception, SystemExit) as error:
-        log.exception("%s cannot be loaded", options.app)
+        if not isinstance(error, NoAppError):  # whoever started us says the rest
+            log.exception("%s cannot be loaded", options.app)
         reporter.say("failed", problem=f"It cannot be loaded: {_text(error)}")
         sys.exit(UNLOADABLE)
     if url is not None:

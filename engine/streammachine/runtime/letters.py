@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from streammachine.errors import StreamMachineError
 from streammachine.runtime.companions import Companions, dead_letters
-from streammachine.runtime.delivery import Delivery, Effect, Item, first_seen, origin_id
+from streammachine.runtime.delivery import MOST_ARGUMENTS, Delivery, Effect, Item, LostError, first_seen, origin_id
 from streammachine.runtime.message import ATTEMPT, FIRST_SEEN, ORIGIN_ID, ORIGIN_STREAM
 
 if TYPE_CHECKING:
@@ -56,12 +56,30 @@ async def bury(
     }
     if error is not None:
         facts["sm-error-type"] = type(error).__name__
-        facts["sm-error"] = str(error).encode("utf-8", "backslashreplace")[:TEXT_BYTES]
+        facts["sm-error"] = text_of(error).encode("utf-8", "backslashreplace")[:TEXT_BYTES]
         trace = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")
         facts["sm-traceback"] = trace[-TEXT_BYTES:]
     fields = {name: value for name, value in fields.items() if name.decode("latin-1") not in facts}
     flat = [part for pair in fields.items() for part in pair] + [part for pair in facts.items() for part in pair]
-    await delivery.commit([item], [Effect("XADD", delivery.keys.dead_letters, ["MAXLEN", "~", maxlen, "*", *flat])])
+    arguments = ["MAXLEN", "~", maxlen, "*", *flat]
+    if len(arguments) <= MOST_ARGUMENTS:
+        await delivery.commit([item], [Effect("XADD", delivery.keys.dead_letters, arguments)])
+        return
+    # More than a script can pass on. The letter is written first, so that a crash in between repeats and loses nothing.
+    letter = await delivery.connection.command("XADD", delivery.keys.dead_letters, *arguments)
+    try:
+        await delivery.commit([item])
+    except LostError:  # somebody else has finished the message
+        await delivery.connection.command("XDEL", delivery.keys.dead_letters, letter)
+        raise
+
+
+def text_of(error: BaseException | None) -> str:
+    """What an exception says; its kind, where saying it fails."""
+    try:
+        return str(error)
+    except Exception as failure:  # noqa: BLE001 - the user's __str__
+        return f"{type(error).__name__}, whose text cannot be told ({type(failure).__name__})"
 
 
 def redrive_fields(letter: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

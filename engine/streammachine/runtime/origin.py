@@ -11,11 +11,37 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from streammachine.errors import StreamMachineError
+
 if TYPE_CHECKING:
     from streammachine.runtime.app import App
 
 CHILD_URL = "STREAMMACHINE_CHILD_REDIS_URL"  # names the parent's server to a child; holds its password, if any
 CHILD_NAME = "__streammachine_child__"  # a script's __name__ in a child, so that its main block does not run
+
+
+class NoAppError(StreamMachineError, ValueError):
+    """What was named is not there, or no App; nothing of the user's has failed."""
+
+
+class StartedWhileLoadedError(NoAppError):
+    """A child loads the script, and the script starts its App: each child would start children of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("The script starts its App while it is loaded. Do that below: if __name__ == '__main__':")
+
+
+_loading: list[Origin] = []  # what this process loads just now
+
+
+def refuse_while_loading() -> None:
+    """Refuse to run an App in a process that has not loaded its module yet.
+
+    Raises:
+        StartedWhileLoadedError: it has not.
+    """
+    if _loading:
+        raise StartedWhileLoadedError
 
 
 @dataclass(frozen=True)
@@ -62,27 +88,37 @@ class Origin:
         """Import the App.
 
         Raises:
-            ValueError: there is no App of that name. ImportError and whatever the module itself raises.
+            NoAppError: there is no such module, or no App of that name in it. And whatever the module itself raises.
         """
         from streammachine.runtime.app import App
 
-        namespace: Mapping[str, Any]
+        _loading.append(self)
+        try:
+            namespace = self._namespace()
+        finally:
+            _loading.remove(self)
+        app = namespace.get(self.attribute)
+        if not isinstance(app, App):
+            known = [name for name, value in namespace.items() if isinstance(value, App)]
+            hint = f" There is {', '.join(known)}." if known else ""
+            raise NoAppError(f"{self} is no App.{hint}")
+        app._origin = self
+        return app
+
+    def _namespace(self) -> Mapping[str, Any]:
         if self.file:
             sys.path.insert(0, os.path.dirname(self.file))  # noqa: PTH120 - as Python does for a script
             # As multiprocessing does: what the script's classes are pickled under is found in the child too.
             module = ModuleType(CHILD_NAME)
             module.__dict__.update(runpy.run_path(self.file, run_name=CHILD_NAME))
             sys.modules["__main__"] = sys.modules[CHILD_NAME] = module
-            namespace = vars(module)
-        else:
-            namespace = vars(importlib.import_module(self.module))
-        app = namespace.get(self.attribute)
-        if not isinstance(app, App):
-            known = [name for name, value in namespace.items() if isinstance(value, App)]
-            hint = f" There is {', '.join(known)}." if known else ""
-            raise ValueError(f"{self} is no App.{hint}")
-        app._origin = self
-        return app
+            return vars(module)
+        try:
+            return vars(importlib.import_module(self.module))
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{self.module}.".startswith(f"{error.name}."):
+                raise  # the module is there, and imports one that is not
+            raise NoAppError(f"No module named {error.name!r}.") from None
 
     def environment(self, url: str | None) -> dict[str, str]:
         """The environment of a child that imports what this process can import, and talks to the Redis at ``url``."""

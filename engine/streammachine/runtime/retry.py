@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from streammachine.errors import StreamMachineError
+from streammachine.errors import SettingsError, StreamMachineError
 
 
 class Retry(StreamMachineError):  # noqa: N818 - control flow, not an error
@@ -54,13 +54,21 @@ class RetryPolicy:
     give_up_on: tuple[type[BaseException], ...] = (ValidationError, UnicodeDecodeError)
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ValueError(f"max_attempts={self.max_attempts}: a message needs at least one attempt.")
-        if self.initial < 0 or self.maximum < self.initial or self.factor < 1:
-            raise ValueError(
-                f"initial={self.initial}, factor={self.factor}, maximum={self.maximum}: "
+        if type(self.max_attempts) is not int or self.max_attempts < 1:
+            raise SettingsError(f"max_attempts={self.max_attempts!r}: a message needs at least one attempt.")
+        waits = (self.initial, self.maximum, self.factor)
+        numbers = all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in waits)
+        if not numbers or not (0 <= self.initial <= self.maximum < 1e9 and self.factor >= 1):
+            raise SettingsError(
+                f"initial={self.initial!r}, factor={self.factor!r}, maximum={self.maximum!r}: "
                 "give 0 <= initial <= maximum and factor >= 1."
             )
+        for name in ("retry_on", "give_up_on"):
+            kinds = getattr(self, name)
+            if not isinstance(kinds, tuple) or not all(
+                isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds
+            ):
+                raise SettingsError(f"{name}={kinds!r}: give a tuple of exception classes, such as (KeyError,).")
 
     def gives_up(self, error: BaseException, attempt: int) -> bool:
         """Whether ``error`` in this attempt (the first is 1) was the last one."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from streammachine.errors import RedisUnavailableError, StreamMachineError
-from streammachine.runtime.calling import FAILURES, as_failure, in_thread, is_async
+from streammachine.runtime.calling import as_failure, call, finish, is_async
 from streammachine.runtime.companions import dedup_key
-from streammachine.runtime.delivery import Guard, Item, LostError, UncommittedError
+from streammachine.runtime.delivery import MOST_ARGUMENTS, Guard, Item, LostError, UncommittedError
+from streammachine.runtime.letters import text_of
 from streammachine.runtime.message import Message
 from streammachine.runtime.retry import HandlerTimeoutError, Reject, Retry, Skip
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IN_PLACE = 5.0  # longest retry wait slept in place (never more than half the lease)
+MOST_FIELDS = MOST_ARGUMENTS // 2 - 10  # of a message that a script can pass on, with ours
 REDIS_AWAY_PAUSE = 1.0  # seconds between two looks for a Redis that was away when a handler failed
 
 
@@ -88,8 +90,8 @@ class Runner:
             except UncommittedError as error:
                 self._settler.uncommitted([item], error)
                 return
-            except FAILURES as failure:
-                if not await self._failed(item, message, as_failure(failure)):
+            except BaseException as failure:  # noqa: BLE001 - whatever the handler ended by
+                if not await self._failed(item, message, await as_failure(failure)):
                     return
                 continue
             self._metrics.handled(time.perf_counter() - began, message)
@@ -119,16 +121,10 @@ class Runner:
     async def _call(self, argument: Message | MessageBatch) -> None:
         """Call the handler under its timeout; a sync one in a thread."""
         timeout = self._config.timeout
-        if timeout is None and self._async:
-            await self._handler(argument)
-            return
-        with anyio.move_on_after(timeout) as scope:
-            if self._async:
-                await self._handler(argument)
-            else:
-                await in_thread(self._handler, argument, limiter=self._consumer.limiter)
-        if scope.cancelled_caught:
-            raise HandlerTimeoutError(f"The handler took longer than {timeout:g} s.")
+        if timeout is not None or not self._async:
+            await call(self._handler, argument, in_loop=self._async, limiter=self._consumer.limiter, timeout=timeout)
+        elif (given := await self._handler(argument)) is not None:  # most handlers go this way
+            await finish(given)
 
     def _guard(self, message: Message) -> Guard | None:
         if self._config.dedup is None:
@@ -166,8 +162,8 @@ class Runner:
         except UncommittedError as error:
             self._settler.uncommitted(items, error)
             return
-        except FAILURES as failure:
-            await self._blame(pairs, as_failure(failure))
+        except BaseException as failure:  # noqa: BLE001 - whatever the handler ended by
+            await self._blame(pairs, await as_failure(failure))
             return
         seconds = (time.perf_counter() - began) / len(pairs)
         again = []
@@ -235,9 +231,11 @@ class Runner:
         delay = error.after if isinstance(error, Retry) and error.after is not None else policy.delay(attempt)
         self._metrics.retried += 1
         log.info(
-            "%r in group %r, attempt %d: %s; again in %.2f s", self._topic, self._config.group, attempt, error, delay
-        )
-        keyed = self._config.key is not None
+            "%r in group %r, attempt %d: %s; again in %.2f s",
+            self._topic, self._config.group, attempt, text_of(error), delay,
+        )  # fmt: skip
+        # What keeps its order waits here, and what has more fields than the way through Redis and back can take.
+        keyed = self._config.key is not None or len(item.fields) > MOST_FIELDS
         if not keyed and delay > min(IN_PLACE, self._config.lease / 2):
             await self._settler.delay(item, delay, attempt)
             return False

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from streammachine.errors import FieldError, SettingsError
 from streammachine.runtime.companions import dedup_key
 
 if TYPE_CHECKING:
@@ -24,3 +25,26 @@ async def send_once(
         "EVAL", _SEND_ONCE, 2, stream, dedup_key(stream, key), window_ms, maxlen, *flat, repeatable=True
     )
     return bytes(reply[1]).decode()
+
+
+def checked_stream(stream: str) -> None:
+    """Refuse what names no stream.
+
+    Raises:
+        FieldError: it is no text, or empty.
+    """
+    if not isinstance(stream, (str, bytes)) or not stream:
+        raise FieldError(
+            f"A record is sent to a stream by its name, which is a text that is not empty, not {stream!r}."
+        )
+
+
+def dedup_life(seconds: float) -> int:
+    """A dedup window in milliseconds.
+
+    Raises:
+        SettingsError: it is no number of seconds above 0.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 1e9:
+        raise SettingsError(f"dedup_window={seconds!r}: give seconds above 0.")
+    return max(1, int(seconds * 1000))

@@ -104,7 +104,7 @@ class Settler:
         """Make the item a dead letter; drop it where the agent wants none."""
         log.error(
             "%r in group %r: message %s is given up after %d attempts (%s): %s",
-            self._delivery.stream, self._delivery.group, item.id.decode(), attempts, reason, error,
+            self._delivery.stream, self._delivery.group, item.id.decode(), attempts, reason, letters.text_of(error),
         )  # fmt: skip
         if not self._config.dead_letter:
             self._metrics.dead += 1

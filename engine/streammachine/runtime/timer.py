@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from streammachine.errors import StreamMachineError
-from streammachine.runtime.calling import FAILURES, as_failure, in_thread, is_async
+from streammachine.runtime.calling import as_failure, call, is_async
 from streammachine.runtime.config import TimerConfig
 
 if TYPE_CHECKING:
@@ -187,12 +187,9 @@ class Timer:
         self.running += 1
         self.ticks += 1
         try:
-            if self._async:
-                await self._handler()
-            else:
-                await in_thread(self._handler, limiter=self._limiter)
-        except FAILURES as failure:
-            as_failure(failure)
+            await call(self._handler, in_loop=self._async, limiter=self._limiter)
+        except BaseException as failure:
+            await as_failure(failure)
             self.failures += 1
             log.exception("Timer %s failed; it goes on with its next tick", self.name)
         finally:

@@ -88,15 +88,15 @@ class Tracing:
         around = self._around_batch if agent.config.batch is not None else self._around_message
         if is_async(handler):
 
-            async def traced(argument: Any) -> None:
+            async def traced(argument: Any) -> Any:
                 with around(argument, group):
-                    await handler(argument)
+                    return await handler(argument)
 
             return traced
 
-        def traced_in_thread(argument: Any) -> None:
+        def traced_in_thread(argument: Any) -> Any:
             with around(argument, group):
-                handler(argument)
+                return handler(argument)
 
         return traced_in_thread
 

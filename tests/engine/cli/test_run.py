@@ -167,6 +167,7 @@ def test_what_cannot_be_loaded_ends_with_a_line_and_status_1(run: Run, target: s
     assert process.wait(60) == 1
     (line,) = [line for line in run.log.splitlines() if line.startswith("streammachine: ")]
     assert says in line
+    assert "Traceback" not in run.log
 
 
 def test_reload_starts_again_when_a_file_changes_even_from_a_broken_one(run: Run, store: redis.Redis) -> None:

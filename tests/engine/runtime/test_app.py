@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -278,6 +279,21 @@ async def test_the_same_handler_twice_is_refused(make_app: MakeApp) -> None:
         ({"retain": "some"}, "retain"),
         ({"transactional": "yes"}, "transactional"),
         ({"max_deliveries": 0}, "max_deliveries"),
+        ({"stream": 5}, "name of a stream"),
+        ({"stream": b"s"}, "name of a stream"),
+        ({"stream": print}, "name of a stream"),
+        ({"group": 5}, "group"),
+        ({"lease": "30"}, "lease"),
+        ({"lease": math.inf}, "lease"),
+        ({"lease": True}, "lease"),
+        ({"timeout": "5"}, "timeout"),
+        ({"timeout": math.nan}, "timeout"),
+        ({"dedup": "id"}, "dedup"),
+        ({"dedup": str, "dedup_window": "1"}, "dedup_window"),
+        ({"start": "now"}, "start"),
+        ({"start": 5}, "start"),
+        ({"start": ""}, "start"),
+        ({"retry": 0}, "at least one attempt"),
     ],
 )
 async def test_combinations_that_make_no_sense_are_refused(
@@ -289,11 +305,36 @@ async def test_combinations_that_make_no_sense_are_refused(
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_processes": 0}, {"max_threads": 0}, {"grace": -1}, {"dashboard_port": 70000}]
+    "options",
+    [
+        {"max_processes": 0},
+        {"max_threads": 0},
+        {"grace": -1},
+        {"grace": "25"},
+        {"grace": math.nan},
+        {"dashboard_port": 70000},
+        {"dashboard_port": "8000"},
+        {"dashboard_host": 5},
+        {"name": 5},
+        {"redis_url": 5},
+    ],
 )
 async def test_an_apps_own_settings_are_checked(settings: Settings, options: dict[str, object]) -> None:
     with pytest.raises(SettingsError):
-        App("refusals", to_scan=False, settings=settings, **options)  # type: ignore[arg-type]
+        App(**{"name": "refusals", "to_scan": False, "settings": settings, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("module", [5, None])
+async def test_what_is_no_module_cannot_be_included(settings: Settings, module: object) -> None:
+    with pytest.raises(SettingsError, match="module"):
+        App("refusals", to_scan=False, settings=settings).include(module)  # type: ignore[arg-type]
+
+
+async def test_a_hook_must_be_callable(settings: Settings) -> None:
+    app = App("refusals", to_scan=False, settings=settings)
+    for register in (app.on_startup, app.on_shutdown):
+        with pytest.raises(SettingsError, match="hook"):
+            register(5)  # type: ignore[type-var]
 
 
 async def test_the_configs_are_values() -> None:
@@ -302,6 +343,11 @@ async def test_the_configs_are_values() -> None:
         RetryPolicy(max_attempts=0)
     with pytest.raises(ValueError, match="initial"):
         RetryPolicy(initial=-1)
+    for options in ({"max_attempts": "3"}, {"initial": "1"}, {"retry_on": ValueError}, {"give_up_on": ("KeyError",)}):
+        with pytest.raises(SettingsError, match=r"give|at least"):
+            RetryPolicy(**options)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="within"):
+        Batch(5, "1")  # type: ignore[arg-type]
     policy = RetryPolicy(initial=1, factor=2, maximum=5, jitter=False)
     assert [policy.delay(attempt) for attempt in (1, 2, 3, 4)] == [1, 2, 4, 5]
     assert all(0 <= RetryPolicy().delay(attempt) <= 60 for attempt in range(1, 200))

@@ -313,3 +313,23 @@ async def test_processes_that_cannot_be_are_refused(script: MakeScript) -> None:
     process = hidden.start()
     await until(lambda: process.poll() is not None, DEADLINE)
     assert "no other process can import its App" in hidden.log
+
+
+async def test_a_script_that_starts_its_app_when_it_is_loaded_breeds_no_processes(
+    script: Callable[..., Script], probe: Probe
+) -> None:
+    runs = script("""
+        app = App("test", to_scan=False)
+
+        @app.agent("s", processes=2)
+        async def handle(message): ...
+
+        async def main():
+            async with app:
+                await asyncio.sleep(60)
+
+        asyncio.run(main())
+    """)
+    runs.start()
+    await until(lambda: runs.log.count("if __name__ == '__main__'") >= 2)
+    assert len(runs.children()) <= 2

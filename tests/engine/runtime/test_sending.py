@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from streammachine.errors import FieldError, WrongTypeError
+from streammachine.errors import FieldError, SettingsError, WrongTypeError
 from streammachine.redis.connection import RedisConnection
 from streammachine.runtime.companions import Companions, dead_letters, dedup_key, tagged
 from support_runtime import MakeApp, Probe
@@ -33,6 +33,19 @@ async def test_fields_of_the_users_own_are_never_overwritten(make_app: MakeApp, 
     async with make_app() as app:
         await app.send("s", {"sent": "yesterday", "sm-sent": 5})
     assert await probe.fields("s") == [{"sent": "yesterday", "sm-sent": "5"}]
+
+
+async def test_what_names_no_stream_is_refused(make_app: MakeApp, probe: Probe) -> None:
+    async with make_app() as app:
+        for name in ("", b"", None, 5):
+            with pytest.raises(FieldError, match="stream"):
+                await app.send(name, {"n": 1})  # type: ignore[arg-type]
+            with pytest.raises(FieldError, match="stream"):
+                await app.send_batch(name, [{"n": 1}])  # type: ignore[arg-type]
+        for window in (0, -1, "1", True):
+            with pytest.raises(SettingsError, match="dedup_window"):
+                await app.send("s", {"n": 1}, dedup_key="k", dedup_window=window)  # type: ignore[arg-type]
+    assert await probe.ask("EXISTS", "", "5", "s") == 0
 
 
 async def test_a_bad_record_disturbs_nobody(make_app: MakeApp, probe: Probe) -> None:

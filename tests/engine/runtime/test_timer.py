@@ -41,6 +41,11 @@ async def test_what_is_no_interval_is_refused(settings: Settings, t: object) -> 
     app = App("refusals", to_scan=False, settings=settings)
     with pytest.raises(SettingsError, match="timer"):
         app.timer(t)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="never comes"):
+        TimerConfig(t="0 0 30 2 *")
+    for timezone in ("Mars/Olympus", "", None, "../UTC"):
+        with pytest.raises(SettingsError, match="timezone"):
+            TimerConfig(t="0 9 * * *", timezone=timezone)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="scope"):
         app.timer(1, scope="planet")  # type: ignore[arg-type]
 
