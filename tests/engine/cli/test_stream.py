@@ -87,7 +87,7 @@ def test_a_signal_ends_it_when_the_sinks_have_everything(
 def test_what_a_simulated_exchange_says_has_streams_of_its_own(cli: Any, arguments: tuple[str, ...]) -> None:
     verb, *rest = arguments
     with EmbeddedServer.acquire(cli.folder / "valkey", fsync="everysec") as server:
-        done = cli(verb, "binance", "BTCUSDT", *rest, "--to", "redis", "--simulated", REDIS_URL=server.url)
+        done = cli(verb, "binance", "BTCUSDT", *rest, "--to", server.url, "--simulated")
         assert done.returncode == 0, done.stdout + done.stderr
         with redis.Redis.from_url(server.url) as database:
             assert database.keys("*kline:*") == [b"simulated:kline:binance:BTCUSDT:1m"]
