@@ -74,9 +74,10 @@ async def show_socket_to_candles(console: Console, trades: Path | None, folder: 
     )
     if whole:
         feed = runner.stats().feed
+        healed = f"{feed['healed']} candle{'' if feed['healed'] == 1 else 's'}"
         console.print(
             f"[green]Every minute has its candle[/], {rows} rows in candles.csv; {feed['reconnects']} reconnects, "
-            f"{feed['healed']} candles fetched over REST.\n"
+            f"{healed} fetched over REST.\n"
         )
     else:
         console.print("[red]Candles are missing.[/]\n")

@@ -266,7 +266,8 @@ def parse_position(text: str, *, now_ms: int | None = None) -> str:
     if wanted in ("-", "+"):
         return wanted
     if match := _ID.fullmatch(wanted.removeprefix("(")):
-        if any(int(part) >= 2**64 for part in match.groups() if part):
+        parts = [int(part) for part in match.groups() if part]
+        if max(parts) >= 2**64 or (wanted.startswith("(") and parts == [2**64 - 1] * 2):  # nothing is behind the last
             raise _no_position(text)
         return wanted
     if match := _RELATIVE.fullmatch(wanted):

@@ -136,6 +136,7 @@ class ConsumerConfig:
             raise SettingsError("batch and key do not go together: a batch is taken in stream order, not by key.")
         if self.batch is not None and self.dedup is not None:
             raise SettingsError("batch and dedup do not go together: check for repeats inside the batch handler.")
+        _flag("dead_letter", self.dead_letter)
         if self.transactional not in (True, False, "best-effort"):
             raise SettingsError(f"transactional={self.transactional!r}: give True, False or 'best-effort'.")
 
@@ -166,6 +167,7 @@ class TimerConfig:
     def __post_init__(self) -> None:
         if self.scope not in ("process", "fleet"):
             raise SettingsError(f"scope={self.scope!r}: give 'process' (each process) or 'fleet' (one of all).")
+        _flag("overlap", self.overlap)
         try:
             zoneinfo.ZoneInfo(self.timezone)
         except (ValueError, TypeError, LookupError, OSError):
@@ -181,6 +183,11 @@ class TimerConfig:
                 raise SettingsError(f"timer {self.t!r} never comes: there is no such date.") from None
         elif isinstance(self.t, bool) or not isinstance(self.t, (int, float)) or not 0 < self.t < 1e9:
             raise SettingsError(f"timer t={self.t!r}: give seconds above 0, or a cron string.")
+
+
+def _flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise SettingsError(f"{name}={value!r}: give True or False.")
 
 
 def _above_zero(name: str, value: float, or_else: str = "") -> None:

@@ -63,6 +63,8 @@ class RetryPolicy:
                 f"initial={self.initial!r}, factor={self.factor!r}, maximum={self.maximum!r}: "
                 "give 0 <= initial <= maximum and factor >= 1."
             )
+        if not isinstance(self.jitter, bool):
+            raise SettingsError(f"jitter={self.jitter!r}: give True or False.")
         for name in ("retry_on", "give_up_on"):
             kinds = getattr(self, name)
             if not isinstance(kinds, tuple) or not all(

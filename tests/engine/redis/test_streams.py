@@ -238,6 +238,7 @@ async def test_a_position_is_understood(text: str, position: str) -> None:
     [
         *("", " ", "yesterday", "now+5m", "now-", "now-5", "now-5y", "(now", "(-", "5-", "-5", "5-1-1", "٣", "now-٣m"),
         *("18446744073709551616", "5-18446744073709551616", "9" * 400, "now-" + "9" * 400 + "m", "2026-13-01", "\x00"),
+        "(18446744073709551615-18446744073709551615",
     ],
 )
 async def test_what_is_no_position_is_refused_with_examples(text: str) -> None:

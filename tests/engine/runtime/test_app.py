@@ -14,7 +14,7 @@ import pytest
 from streammachine.errors import RedisUnavailableError, SettingsError, StreamMachineError
 from streammachine.redis.connection import RedisConnection
 from streammachine.runtime.app import App
-from streammachine.runtime.config import Batch
+from streammachine.runtime.config import Batch, TimerConfig
 from streammachine.runtime.message import Message
 from streammachine.runtime.retry import RetryPolicy
 from streammachine.settings import Settings
@@ -294,6 +294,7 @@ async def test_the_same_handler_twice_is_refused(make_app: MakeApp) -> None:
         ({"start": 5}, "start"),
         ({"start": ""}, "start"),
         ({"retry": 0}, "at least one attempt"),
+        ({"dead_letter": "no"}, "dead_letter"),
     ],
 )
 async def test_combinations_that_make_no_sense_are_refused(
@@ -343,6 +344,10 @@ async def test_the_configs_are_values() -> None:
         RetryPolicy(max_attempts=0)
     with pytest.raises(ValueError, match="initial"):
         RetryPolicy(initial=-1)
+    with pytest.raises(SettingsError, match="jitter"):
+        RetryPolicy(jitter="x")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="overlap"):
+        TimerConfig(1.0, overlap="x")  # type: ignore[arg-type]
     for options in ({"max_attempts": "3"}, {"initial": "1"}, {"retry_on": ValueError}, {"give_up_on": ("KeyError",)}):
         with pytest.raises(SettingsError, match=r"give|at least"):
             RetryPolicy(**options)  # type: ignore[arg-type]
