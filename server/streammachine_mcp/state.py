@@ -153,6 +153,8 @@ class ServerState:
             facts["problem"] = str(error)
         else:
             facts.update(status="healthy", redis="connected", latency_ms=round(latency * 1000, 3))
+            if problem := await _refuses_writes(connection):
+                facts.update(status="degraded", problem=problem)
         target = self._connection.target if self._connection is not None else None
         if target is not None:
             facts.update(url=target.url, origin=target.origin, why=target.why)
@@ -233,3 +235,20 @@ def _first(group: BaseExceptionGroup[StreamMachineError]) -> StreamMachineError:
         found = found.exceptions[0]
     assert isinstance(found, StreamMachineError)
     return found
+
+
+async def _refuses_writes(connection: RedisConnection) -> str | None:
+    """Why a server that answers takes no writes, as far as it says so: its memory limit."""
+    try:
+        reply = bytes(await connection.command("INFO", "memory", repeatable=True)).decode()
+    except StreamMachineError as error:  # it may not be allowed
+        log.debug("INFO memory: %s", error)
+        return None
+    facts = dict(line.split(":", 1) for line in reply.split("\r\n") if ":" in line)
+    limit, used = int(facts.get("maxmemory", 0)), int(facts.get("used_memory", 0))
+    if not 0 < limit < used or facts.get("maxmemory_policy") != "noeviction":
+        return None
+    return (
+        f"Redis is at its memory limit ({used:,} of {limit:,} bytes) and refuses writes. "
+        "Trim or delete streams, or raise its maxmemory."
+    )

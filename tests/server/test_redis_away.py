@@ -15,7 +15,7 @@ import pytest
 from streammachine.redis.target import probe
 from streammachine_mcp import entry
 from support_mcp import RawClient, ToolFailure, clean_environment
-from support_servers import Valkey, embedded_pids, free_port, until
+from support_servers import Valkey, embedded_pids, free_port, redis_at, until
 
 SECRET = "hunter2-top-secret"
 
@@ -37,6 +37,21 @@ def valkey(tmp_path: Path) -> Any:
     server = Valkey(tmp_path / "valkey", free_port(), "--unixsocket", str(tmp_path / "v.sock"))
     yield server
     server.kill()
+
+
+def test_a_redis_at_its_memory_limit_is_not_called_healthy(valkey: Valkey, tmp_path: Path) -> None:
+    valkey.start()
+    env = {"REDIS_URL": valkey.url, "STREAMMACHINE_DATA_DIR": str(tmp_path / "data")}
+    with RawClient(env=env) as client, redis_at(valkey.url) as admin:
+        until(lambda: healthy(client), "healthy at first")
+        admin.config_set("maxmemory", 1_000)
+        found = health(client)
+        assert (found["status"], found["redis"]) == ("degraded", "connected")
+        assert "of 1,000 bytes) and refuses writes" in found["problem"]
+        with pytest.raises(ToolFailure, match="memory limit"):
+            client.call("storage_write", key="k", value=1)
+        admin.config_set("maxmemory-policy", "allkeys-lru")
+        assert healthy(client)
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
