@@ -98,7 +98,7 @@ async def redrive(
     """Give one dead letter back to the group that failed on it, and to no other; the new id, or None when it is gone.
 
     Raises:
-        NoLetterError: the entry lacks the fields of a dead letter.
+        NoLetterError: the entry lacks the fields of a dead letter, or has more fields than can be given back.
     """
     missing = [name.decode() for name in (b"sm-group", b"sm-origin-id", b"sm-origin-stream") if name not in letter]
     if missing:
@@ -108,5 +108,10 @@ async def redrive(
         )
     companions = Companions(stream, letter[b"sm-group"].decode())
     flat = [part for pair in redrive_fields(letter).items() for part in pair]
+    if len(flat) > MOST_ARGUMENTS:
+        raise NoLetterError(
+            f"The dead letter {identifier} of {stream!r} has {len(flat) // 2:,} fields; at most "
+            f"{MOST_ARGUMENTS // 2:,} can be given back. Append its fields to the stream yourself."
+        )
     new = await connection.command("EVAL", _REDRIVE, 2, companions.dead_letters, companions.retry, identifier, *flat)
     return None if new is None else bytes(new).decode()

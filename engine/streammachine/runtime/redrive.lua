@@ -6,5 +6,7 @@
 -- Invariant: the dead letter vanishes in the same step in which the message stands in the companion.
 -- Gives the new id, or false when there is no such dead letter any more.
 
-if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return false end
-return redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))
+if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return false end
+local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2)) -- first: what fails here leaves the letter where it is
+redis.call('XDEL', KEYS[1], ARGV[1])
+return id

@@ -10,6 +10,7 @@ import anyio
 import pytest
 from pydantic import BaseModel
 
+from streammachine.errors import WrongTypeError
 from streammachine.runtime.letters import NoLetterError, redrive
 from streammachine.runtime.message import Message
 from streammachine.runtime.retry import Reject, Retry, RetryPolicy, Skip
@@ -317,6 +318,23 @@ async def test_a_redriven_letter_reaches_only_its_group(make_app: MakeApp, probe
     assert got == [(1, sent)]
     assert other == ["1"]
     assert await probe.ask("XLEN", DLQ) == 0
+
+
+async def test_a_letter_that_cannot_be_redriven_stays(make_app: MakeApp, probe: Probe) -> None:
+    app = make_app()
+    facts = ("sm-group", "g", "sm-origin-id", "1-1", "sm-origin-stream", "s")
+    wide = [part for n in range(5_000) for part in (f"f{n}", "x")]
+    async with app:
+        for fields, problem, says in (
+            (wide, NoLetterError, r"has 5,004 fields; at most 3,500"),
+            (["n", "1"], WrongTypeError, "another type"),
+        ):
+            identifier = (await probe.ask("XADD", DLQ, "*", *facts, *fields)).decode()
+            await probe.ask("SET", "{s}:retry:g", "not a stream")
+            ((_, flat),) = await probe.ask("XRANGE", DLQ, identifier, identifier)
+            with pytest.raises(problem, match=says):
+                await redrive(app.redis, "s", identifier, dict(zip(flat[::2], flat[1::2], strict=True)))
+            assert await probe.ask("XRANGE", DLQ, identifier, identifier)
 
 
 async def test_a_wrong_key_at_the_dead_letters_loses_nothing(make_app: MakeApp, probe: Probe) -> None:
