@@ -165,7 +165,7 @@ def test_a_backfill_fetches_a_range_and_says_how_far_it_is(env: dict[str, str]) 
         page = client.call("candles_read", exchange="binance", symbol="ETHUSDT", start=day, limit=2000)
         assert page["count"] == 1440 or page["truncated"]
         assert page["columns"]["open_ts"][0] == START // 86_400_000 * 86_400_000 - 2 * 86_400_000
-        with pytest.raises(ToolFailure, match="from 2025-07-18 00:00 UTC on; a stream takes older ones no more"):
+        with pytest.raises(ToolFailure, match="from 2025-07-18 00:00 UTC on, and takes no older ones"):
             client.call("backfill_start", exchange="binance", symbol="ETHUSDT", start="2025-07-01", end="2025-07-02")
         with redis.Redis.from_url(env["REDIS_URL"]) as database:  # as one that is full loses its oldest
             database.xtrim("kline:binance:ETHUSDT:1m", maxlen=1000, approximate=False)

@@ -17,7 +17,7 @@ from streammachine.errors import MarketError
 from streammachine.market import timeframe as timeframes
 from streammachine.market.emitters.base import Row
 from streammachine.market.healing import CandleLedger
-from streammachine.market.history import fetch_klines, trade_pages
+from streammachine.market.history import fetch_klines, marked, trade_pages
 from streammachine.market.kline import Kline
 from streammachine.market.trade_healing import TradeLedger
 
@@ -149,7 +149,7 @@ class Healer:
             if kline.is_closed:
                 closed.append(kline)
             elif timeframes.end_of(timeframe, kline.open_ts) <= sure:  # the last one of a page of old candles
-                closed.append(kline.model_copy(update={"is_closed": True}))
+                closed.append(marked(kline, is_closed=True))
         return closed
 
     # -- trades --

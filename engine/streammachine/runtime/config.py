@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from streammachine.errors import SettingsError
+from streammachine.runtime.checks import above_zero, at_least, flag, from_zero
 from streammachine.runtime.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from streammachine.runtime.message import Message
 
 DEFAULT_GROUP = "eventengine"
-_LONGEST = 1e9  # seconds; some 30 years
 _START = re.compile(r"\$|\d+(-\d+)?")
 Transactional = bool | Literal["best-effort"]
 
@@ -49,13 +49,13 @@ class AppConfig:
     tracing: bool | None = None
 
     def __post_init__(self) -> None:
-        _at_least("max_processes", self.max_processes, 1)
-        _at_least("max_threads", self.max_threads, 1)
-        _at_least("redis_max_connections", self.redis_max_connections, 1)
-        _at_least("stream_maxlen", self.stream_maxlen, 0)
-        _at_least("send_limit", self.send_limit, 1)
-        _at_least("dashboard_refresh_interval", self.dashboard_refresh_interval, 1)
-        _from_zero("grace", self.grace)
+        at_least("max_processes", self.max_processes, 1)
+        at_least("max_threads", self.max_threads, 1)
+        at_least("redis_max_connections", self.redis_max_connections, 1)
+        at_least("stream_maxlen", self.stream_maxlen, 0)
+        at_least("send_limit", self.send_limit, 1)
+        at_least("dashboard_refresh_interval", self.dashboard_refresh_interval, 1)
+        from_zero("grace", self.grace)
         if type(self.dashboard_port) is not int or not 0 <= self.dashboard_port <= 65535:
             raise SettingsError(f"dashboard_port={self.dashboard_port!r}: give a port from 0 to 65535.")
         if not isinstance(self.name, str):
@@ -72,8 +72,8 @@ class Batch:
     within: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least("batch size", self.size, 1)
-        _from_zero("batch within", self.within)
+        at_least("batch size", self.size, 1)
+        from_zero("batch within", self.within)
 
 
 @dataclass(frozen=True)
@@ -115,17 +115,17 @@ class ConsumerConfig:
             raise SettingsError(f"key={self.key!r}: give a field's name, or a function of the message.")
         if not isinstance(self.group, str) or not self.group:
             raise SettingsError("An agent's group needs a name that is not empty.")
-        _at_least("concurrency", self.concurrency, 1)
-        _at_least("max_deliveries", self.max_deliveries, 1)
-        _at_least("dead_letter_maxlen", self.dead_letter_maxlen, 1)
+        at_least("concurrency", self.concurrency, 1)
+        at_least("max_deliveries", self.max_deliveries, 1)
+        at_least("dead_letter_maxlen", self.dead_letter_maxlen, 1)
         if self.processes is not None:
-            _at_least("processes", self.processes, 1)
+            at_least("processes", self.processes, 1)
         if self.prefetch is not None:
-            _at_least("prefetch", self.prefetch, 1)
-        _above_zero("lease", self.lease)
+            at_least("prefetch", self.prefetch, 1)
+        above_zero("lease", self.lease)
         if self.timeout is not None:
-            _above_zero("timeout", self.timeout, "or None")
-        _above_zero("dedup_window", self.dedup_window)
+            above_zero("timeout", self.timeout, "or None")
+        above_zero("dedup_window", self.dedup_window)
         if self.dedup is not None and not callable(self.dedup):
             raise SettingsError(f"dedup={self.dedup!r}: give a function of the message, which gives its key.")
         if not isinstance(self.start, str) or not _START.fullmatch(self.start):
@@ -136,7 +136,7 @@ class ConsumerConfig:
             raise SettingsError("batch and key do not go together: a batch is taken in stream order, not by key.")
         if self.batch is not None and self.dedup is not None:
             raise SettingsError("batch and dedup do not go together: check for repeats inside the batch handler.")
-        _flag("dead_letter", self.dead_letter)
+        flag("dead_letter", self.dead_letter)
         if self.transactional not in (True, False, "best-effort"):
             raise SettingsError(f"transactional={self.transactional!r}: give True, False or 'best-effort'.")
 
@@ -167,7 +167,7 @@ class TimerConfig:
     def __post_init__(self) -> None:
         if self.scope not in ("process", "fleet"):
             raise SettingsError(f"scope={self.scope!r}: give 'process' (each process) or 'fleet' (one of all).")
-        _flag("overlap", self.overlap)
+        flag("overlap", self.overlap)
         try:
             zoneinfo.ZoneInfo(self.timezone)
         except (ValueError, TypeError, LookupError, OSError):
@@ -183,27 +183,3 @@ class TimerConfig:
                 raise SettingsError(f"timer {self.t!r} never comes: there is no such date.") from None
         elif isinstance(self.t, bool) or not isinstance(self.t, (int, float)) or not 0 < self.t < 1e9:
             raise SettingsError(f"timer t={self.t!r}: give seconds above 0, or a cron string.")
-
-
-def _flag(name: str, value: bool) -> None:
-    if not isinstance(value, bool):
-        raise SettingsError(f"{name}={value!r}: give True or False.")
-
-
-def _above_zero(name: str, value: float, or_else: str = "") -> None:
-    if not _is_number(value) or not 0 < value < _LONGEST:
-        raise SettingsError(f"{name}={value!r}: give seconds above 0{or_else and f', {or_else}'}.")
-
-
-def _from_zero(name: str, value: float) -> None:
-    if not _is_number(value) or not 0 <= value < _LONGEST:
-        raise SettingsError(f"{name}={value!r}: give seconds from 0 up.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SettingsError(f"{name}={value!r}: give a whole number from {least} up.")

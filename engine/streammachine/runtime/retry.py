@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from streammachine.errors import SettingsError, StreamMachineError
+from streammachine.runtime.checks import LONGEST, flag, is_number
 
 
 class Retry(StreamMachineError):  # noqa: N818 - control flow, not an error
@@ -57,14 +58,13 @@ class RetryPolicy:
         if type(self.max_attempts) is not int or self.max_attempts < 1:
             raise SettingsError(f"max_attempts={self.max_attempts!r}: a message needs at least one attempt.")
         waits = (self.initial, self.maximum, self.factor)
-        numbers = all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in waits)
-        if not numbers or not (0 <= self.initial <= self.maximum < 1e9 and self.factor >= 1):
+        numbers = all(map(is_number, waits))
+        if not numbers or not (0 <= self.initial <= self.maximum < LONGEST and self.factor >= 1):
             raise SettingsError(
                 f"initial={self.initial!r}, factor={self.factor!r}, maximum={self.maximum!r}: "
                 "give 0 <= initial <= maximum and factor >= 1."
             )
-        if not isinstance(self.jitter, bool):
-            raise SettingsError(f"jitter={self.jitter!r}: give True or False.")
+        flag("jitter", self.jitter)
         for name in ("retry_on", "give_up_on"):
             kinds = getattr(self, name)
             if not isinstance(kinds, tuple) or not all(

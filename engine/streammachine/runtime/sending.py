@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from streammachine.errors import FieldError, SettingsError
+from streammachine.errors import FieldError
+from streammachine.runtime.checks import above_zero
 from streammachine.runtime.companions import dedup_key
 
 if TYPE_CHECKING:
@@ -45,6 +46,5 @@ def dedup_life(seconds: float) -> int:
     Raises:
         SettingsError: it is no number of seconds above 0.
     """
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 1e9:
-        raise SettingsError(f"dedup_window={seconds!r}: give seconds above 0.")
+    above_zero("dedup_window", seconds)
     return max(1, int(seconds * 1000))

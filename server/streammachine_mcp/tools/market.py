@@ -145,6 +145,8 @@ class MarketTools(Family):
     ) -> Started:
         """Fetch past candles in the background (backfill_status shows how far); it goes on after restarts. A Redis
         stream takes only candles newer than those it holds: backfill before runner_start, or to csv."""
+        from streammachine.market.emitters.base import Lane
+        from streammachine.market.emitters.redis import RedisEmitter
         from streammachine_mcp.market import sinks
         from streammachine_mcp.market.remembered import BACKFILLS, BackfillSpec, name_for
 
@@ -154,7 +156,7 @@ class MarketTools(Family):
         connection = await self.state.redis()
         name = name_for(exchange, timeframe, names[0], start, end, emitters, adapter.market_type, first, last)
         if "redis" in emitters and name not in await BACKFILLS.all(connection):
-            await _refuse_older(connection, f"kline:{exchange}:{names[0]}:{timeframe}", first)
+            await RedisEmitter(connection=connection).expect([Lane(adapter.source, names[0], timeframe, first)])
         spec = BackfillSpec(
             name, exchange, names[0], timeframe, first, last, emitters, adapter.market_type, int(time.time() * 1000)
         )
@@ -268,18 +270,6 @@ async def _checked(
         except ExchangeUnavailableError as error:
             log.info("Not asked for the symbols: %s", error)
     return adapter, names
-
-
-async def _refuse_older(connection: "RedisConnection", stream: str, start: int) -> None:
-    newest = await streams.read_newest(connection, stream, 1)
-    if newest and int(newest[0].id.partition("-")[0]) >= start:
-        oldest = (await streams.describe(connection, stream)).first_entry
-        begins = int(oldest.id.partition("-")[0]) if oldest is not None else start
-        if begins > start:
-            raise DataInputError(
-                f"{stream} already holds candles from {datetime.fromtimestamp(begins / 1000, UTC):%Y-%m-%d %H:%M} UTC "
-                "on; a stream takes older ones no more. Backfill to csv:NAME, or delete the stream first."
-            )
 
 
 async def _candles(

@@ -57,6 +57,11 @@ _PASSING = ("READONLY", "TRYAGAIN", "BUSY", "MISCONF", "NOREPLICAS", "CLUSTERDOW
 _KLINES, _TRADES = (files(__package__).joinpath(f"{name}.lua").read_text() for name in ("klines", "trades"))
 
 
+def masked(text: str) -> str:
+    """The text of a Redis sink without what is, or may be, a password."""
+    return mask_url(text)
+
+
 class RedisEmitter(DataEmitter):
     """Appends candles and trades to Redis streams (see above). Gaps are left out.
 

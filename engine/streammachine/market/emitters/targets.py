@@ -15,7 +15,8 @@ ACCEPTED: Final = (
 )
 TABLE: Final = "klines"
 SIMULATED: Final = "simulated:"  # begins the names of Redis streams of made-up candles
-_PASSWORD = re.compile(r"(://[^:/@]*:).*(?=@)|(?<=[?&])(password=)[^&#]*")
+_PASSWORD = re.compile(r"(://[^:/@]*:).*(?=@)|(?<=[?&])([^=&#]*pass[^=&#]*=)[^&#]*", re.IGNORECASE)
+_REDIS: Final = ("redis", "rediss", "unix", "valkey", "valkeys")
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
@@ -35,7 +36,7 @@ def emitter_for(text: str, *, simulated: bool = False) -> DataEmitter:
         from streammachine.market.emitters.logger import Logger
 
         return Logger()
-    if kind in ("redis", "rediss", "unix", "valkey", "valkeys"):
+    if kind in _REDIS:
         return _redis(kind, rest, text, SIMULATED if simulated else "")
     if kind in ("postgres", "postgresql"):
         return _postgres(kind, rest, text)
@@ -137,6 +138,10 @@ def shown(text: str) -> str:
     """The text of a sink without what is, or may be, a password."""
     if "://" not in text:
         return text.rpartition("@")[2]
+    if text.partition(":")[0].strip().lower() in _REDIS:
+        from streammachine.market.emitters.redis import masked
+
+        return masked(text)
     return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}***", text)
 
 

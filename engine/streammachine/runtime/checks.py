@@ -1,0 +1,36 @@
+"""What arguments must be, said where they are given. Each check raises SettingsError with the name and what to give."""
+
+from __future__ import annotations
+
+from streammachine.errors import SettingsError
+
+LONGEST = 1e9  # seconds; some 30 years
+
+
+def flag(name: str, value: bool) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise SettingsError(f"{name}={value!r}: give True or False.")
+
+
+def above_zero(name: str, value: float, or_else: str = "") -> None:
+    """Seconds above 0."""
+    if not is_number(value) or not 0 < value < LONGEST:
+        raise SettingsError(f"{name}={value!r}: give seconds above 0{or_else and f', {or_else}'}.")
+
+
+def from_zero(name: str, value: float) -> None:
+    """Seconds from 0 up."""
+    if not is_number(value) or not 0 <= value < LONGEST:
+        raise SettingsError(f"{name}={value!r}: give seconds from 0 up.")
+
+
+def is_number(value: object) -> bool:
+    """An int or a float, and no bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def at_least(name: str, value: int, least: int) -> None:
+    """A whole number from ``least`` up."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SettingsError(f"{name}={value!r}: give a whole number from {least} up.")
