@@ -66,7 +66,7 @@ async def show_socket_to_candles(console: Console, trades: Path | None, folder: 
             await runner.close()
             tasks.cancel_scope.cancel()
         if not console.is_terminal:  # the live table was not shown
-            console.print(watch.table())
+            console.print(watch.table(console))
         rows = len(target.read_text().splitlines()) - 1
     whole = all(
         len(seen) >= MINUTES and seen == list(range(seen[0], seen[0] + len(seen) * 60_000, 60_000))

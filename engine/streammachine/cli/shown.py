@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 AROUND = 3  # a column's padding, and the line to the next one
+TIGHT = 1  # the line alone
 LEAST_WIDTH = 12  # of a column whose text may go on in the next line
 
 
@@ -33,27 +34,31 @@ def fitting(
     columns: Sequence[str],
     rows: Iterable[Sequence[str]],
     *,
-    folding: Collection[str],
+    folding: Collection[str] = (),
     right: Collection[str] = (),
     first_to_go: Sequence[str] = (),
+    title: str | None = None,
+    tight: bool = False,
 ) -> tuple[Table, list[str]]:
     """A table as wide as the console at most, and the names of the columns that it left out for that.
 
     Args:
         folding: columns whose text may go on in the next line. right: those of numbers. first_to_go: the columns to
-            leave out where the width is too small, one after the other.
+            leave out where the width is too small, one after the other. tight: without padding.
     """
     cells = [[shown(cell) for cell in row] for row in rows]
     widest = [max(map(cell_len, (name, *(row[place] for row in cells)))) for place, name in enumerate(columns)]
     least = [min(LEAST_WIDTH, width) if name in folding else width for name, width in zip(columns, widest, strict=True)]
+    around = TIGHT if tight else AROUND
     left_out: list[str] = []
     kept = list(range(len(columns)))
     for name in first_to_go:
-        if sum(least[place] + AROUND for place in kept) - 1 <= console.width:
+        if sum(least[place] + around for place in kept) - 1 <= console.width:
             break
         left_out.append(name)
         kept.remove(columns.index(name))
-    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    padding = (0, 0) if tight else (0, 1)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=padding)
     for place in kept:
         name = columns[place]
         table.add_column(

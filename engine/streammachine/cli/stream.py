@@ -10,13 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import anyio
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from streammachine.cli.ending import ended_by_sigterm
+from streammachine.cli.shown import fitting
 from streammachine.cli.single_error import single_error
 from streammachine.errors import DataInputError
 from streammachine.market.data_input import DataInput
@@ -143,20 +142,23 @@ class Watch:
         with Live(console=console, auto_refresh=False) as live:
             try:
                 while True:
-                    live.update(self.table(), refresh=True)
+                    live.update(self.table(console), refresh=True)
                     await anyio.sleep(REFRESH)
             finally:
-                live.update(self.table(), refresh=True)
+                live.update(self.table(console), refresh=True)
 
     def end(self, console: Console) -> None:
         """Show how it ended; in a terminal the live table still stands."""
         if not console.is_terminal:
-            console.print(self.table())
+            console.print(self.table(console))
 
-    def table(self) -> Group:
+    def table(self, console: Console) -> Group:
         """The last candle of each symbol and timeframe, and how the runner is."""
         rows = [_cells(key, row, self._counts.get(key, 0)) for key, row in list(self._last.items())[:MOST_ROWS]]
-        return Group(_Fitting(self._title, rows), self.summary())
+        table, _ = fitting(
+            console, COLUMNS, rows, right=COLUMNS[TEXTS:], first_to_go=DISPENSABLE, title=self._title, tight=True
+        )
+        return Group(table, self.summary())
 
     def summary(self) -> Text:
         """One line: state, rows, rates, reconnects, gaps, and what the sinks say."""
@@ -184,28 +186,6 @@ class Watch:
             if problem:
                 text.append(f" ({problem})", style="red")
         return text
-
-
-class _Fitting:
-    """A table that leaves out columns where there is no room for them: half a price is none."""
-
-    def __init__(self, title: str, rows: list[list[str]]) -> None:
-        self._title = title
-        self._rows = rows
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        widths = [max(len(name), *(len(row[at]) for row in self._rows), 0) for at, name in enumerate(COLUMNS)]
-        shown = list(range(len(COLUMNS)))
-        for name in DISPENSABLE:
-            if sum(widths[at] + 1 for at in shown) - 1 <= options.max_width:
-                break
-            shown.remove(COLUMNS.index(name))
-        table = Table(title=self._title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 0))
-        for at in shown:
-            table.add_column(COLUMNS[at], justify="left" if at < TEXTS else "right", no_wrap=True)
-        for row in self._rows:
-            table.add_row(*(Text(row[at]) for at in shown))
-        yield table
 
 
 def _cells(key: tuple[str, str], row: Kline | Trade, count: int) -> list[str]:
