@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from rich.console import Console
 
@@ -81,11 +85,21 @@ def _import_name() -> Finding:
             "bad",
             "Import name",
             f"'streammachine' is also installed by {', '.join(foreign)} (loaded from {place})",
-            f"Run: pip uninstall {' '.join(foreign)} && pip install --force-reinstall --no-deps {DISTRIBUTION}",
+            f"Run: pip uninstall {' '.join(foreign)} && pip install --force-reinstall --no-deps {_source()}",
         )
     if not owners:
         return Finding("ok", "Import name", f"'streammachine' is run from its source, not installed ({place})")
     return Finding("ok", "Import name", f"'streammachine' is {DISTRIBUTION} ({place})")
+
+
+def _source() -> str:
+    """What pip was given when it installed this distribution (PEP 610), for a command line; else its name."""
+    for found in distributions(name=DISTRIBUTION):
+        recorded = json.loads(found.read_text("direct_url.json") or "{}")
+        if url := str(recorded.get("url", "")):
+            place = url2pathname(urlsplit(url).path) if url.startswith("file:") else url
+            return ("--editable " if recorded.get("dir_info", {}).get("editable") else "") + shlex.quote(place)
+    return DISTRIBUTION
 
 
 def _native() -> list[Finding]:
