@@ -23,6 +23,7 @@ from streammachine.redis.turns import Turns
 
 KEY = "sm:storage"
 UPDATE_DEADLINE = 30.0  # seconds of losing every race before update() gives up
+LONGEST_TTL = 1e11  # seconds; some 3,000 years, a little less than servers take
 _MAX_DEPTH = 100  # deeper values go to pickle, which has the same limit as Python itself
 _MAX_BITS = 2048  # longer integers go to pickle: Python may be set to refuse their decimals (from 640 digits on)
 
@@ -57,7 +58,11 @@ return redis.call('HGET', KEYS[1], ARGV[1])
 
 
 # KEYS[1] the hash; ARGV[1] the field, ARGV[2] the value, ARGV[3] milliseconds it lives.
+# Who may not set a time to live writes nothing: the value would stay for ever.
 _WRITE_EXPIRING = """
+if redis.acl_check_cmd and not redis.acl_check_cmd('HPEXPIRE', KEYS[1]) then
+  return redis.pcall('HPEXPIRE', KEYS[1], ARGV[3], 'FIELDS', 1, ARGV[1])
+end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('HPEXPIRE', KEYS[1], ARGV[3], 'FIELDS', 1, ARGV[1])
 """
@@ -149,8 +154,8 @@ class Storage:
         """
         key = _checked(key)
         encoded = self.encode(key, value)
-        if ttl is not None and (not ttl > 0 or math.isinf(ttl)):
-            raise ValueError(f"ttl={ttl!r}: give a number of seconds above 0.")
+        if ttl is not None and not 0 < ttl <= LONGEST_TTL:
+            raise ValueError(f"ttl={ttl!r}: give a number of seconds above 0, at most {LONGEST_TTL:,.0f}.")
         ttl_ms = max(1, round(ttl * 1000)) if ttl is not None else None
         if ttl_ms is not None:
             await self._require_field_ttl()

@@ -92,7 +92,7 @@ class StreamConsumer:
         self.idle = 0  # workers with nothing to do
         self._reader = Reader(self)
         self._runner = Runner(self, handler)
-        self._stop = anyio.Event()
+        self._stop = self.delivery.stop
 
     @property
     def stopping(self) -> bool:
@@ -106,8 +106,10 @@ class StreamConsumer:
 
     @property
     def trouble(self) -> str:
-        """Why it cannot read just now; "" when it can."""
-        return self._reader.trouble
+        """Why it cannot read or finish anything just now; "" when it can."""
+        if self._reader.trouble:
+            return f"cannot read: {self._reader.trouble}"
+        return f"waits: {self.delivery.full}" if self.delivery.full else self.settler.trouble
 
     @property
     def held(self) -> int:

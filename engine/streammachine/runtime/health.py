@@ -64,7 +64,7 @@ def consumer_facts(agent: str, consumer: StreamConsumer) -> dict[str, Any]:
     silent, unfinished = now - metrics.last_poll, now - max(metrics.last_end, metrics.last_poll)
     problem, stalled = "", True
     if consumer.trouble:
-        problem, stalled = f"cannot read: {consumer.trouble}", False
+        problem, stalled = consumer.trouble, False
     elif not consumer.running:
         problem = "is not running"
     elif consumer.active and unfinished > max(STALE_HANDLER, 3 * consumer.config.lease):

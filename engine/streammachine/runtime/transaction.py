@@ -23,7 +23,7 @@ from streammachine.redis.codec import encode_fields
 from streammachine.redis.storage import KEY as STORAGE_KEY
 from streammachine.runtime.companions import tagged
 from streammachine.runtime.config import Transactional
-from streammachine.runtime.delivery import ChangedError, Check, Effect, Guard, Item
+from streammachine.runtime.delivery import ChangedError, Check, Effect, Guard, Item, NoRoomError
 
 if TYPE_CHECKING:
     from streammachine.runtime.delivery import Delivery
@@ -199,12 +199,24 @@ def transactional(owner: object, mode: Transactional = True) -> Committer:
             try:
                 if clustered and home is None:
                     effects, checks = await _write_elsewhere(delivery, effects, checks)
-                return await delivery.commit(items, effects, checks, guard)
+                return await _commit(delivery, items, effects, checks, guard)
             except ChangedError:
                 await anyio.sleep(random.uniform(0, min(RERUN_PAUSE, 0.001 * 2 ** min(run, 10))))
         raise ChangedError(f"Values that the handler updates kept changing for {MAX_RERUNS} runs.")
 
     return call
+
+
+async def _commit(
+    delivery: Delivery, items: Sequence[Item], effects: Sequence[Effect], checks: Sequence[Check], guard: Guard | None
+) -> bool:
+    """Commit, as soon as Redis takes it: the handler need not run again for that."""
+    while True:
+        try:
+            return await delivery.commit(items, effects, checks, guard)
+        except NoRoomError as error:
+            if not await delivery.wait_for_room(error):
+                raise
 
 
 async def _write_elsewhere(
