@@ -26,6 +26,7 @@ Plain acknowledgements are collected and sent together; they are safe to repeat.
 from __future__ import annotations
 
 import logging
+import re
 import struct
 import time
 from collections.abc import Iterable, Sequence
@@ -70,7 +71,8 @@ _NO_WRITES = ("MISCONF", "NOREPLICAS")  # answers of a server that takes no writ
 # KEYS[1] a companion; ARGV the group, the ids. Acknowledged entries vanish in the same step: only this group reads it.
 _FINISH = "redis.call('XACK', KEYS[1], unpack(ARGV)) return redis.call('XDEL', KEYS[1], unpack(ARGV, 2))"
 _NAMES = ("begin", "commit", "leave", "mark", "move", "renew", "reopen", "take")
-_SCRIPTS = {name: files(__package__).joinpath(f"{name}.lua").read_text() for name in _NAMES}
+_COMMENTS = re.compile(r"^--.*\n+", re.MULTILINE)  # travel with every call and say nothing to the server
+_SCRIPTS = {name: _COMMENTS.sub("", files(__package__).joinpath(f"{name}.lua").read_text()) for name in _NAMES}
 _SCRIPTS["settle"] = _ALWAYS + _SCRIPTS["commit"]  # a commit that needs no memory
 _SCRIPTS["commit"] = _CAREFUL + _SCRIPTS["commit"]
 _SCRIPTS["room"] = _CAREFUL + "return 1"
