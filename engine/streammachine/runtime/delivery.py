@@ -6,9 +6,9 @@ The protocol, for one group on one stream:
    consumer name. The group begins at the stream's start.
 2. **Lease.** Whoever holds an entry renews it every third of the lease (``renew.lua``, which leaves the delivery count
    alone). A consumer that was paused beyond the lease learns there which entries are not its own any more.
-3. **Reclaim.** Entries idle for longer than the lease are taken over (``take.lua``, the cursor is kept between sweeps,
-   so that the tail of a long pending list is reached). Their delivery count rises when the handler starts
-   (``begin.lua``), not before: it counts real starts.
+3. **Reclaim.** Entries idle for longer than the lease are taken over (``take.lua``), those of dead consumers whatever
+   stands before them. Their delivery count rises when the handler starts (``begin.lua``), not before: it counts real
+   starts.
 4. **Alone.** An entry that was started twice without an end may be what killed its process. It runs alone, in a
    process of its own, and is a dead letter only when it has failed there: counting deliveries alone condemned six
    innocent neighbours of two killers in the prototype's chaos run.
@@ -25,11 +25,12 @@ Plain acknowledgements are collected and sent together; they are safe to repeat.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ from streammachine.errors import (
 )
 from streammachine.redis.codec import Entry, RespError, parse_entries, parse_stream_reply
 from streammachine.redis.road import NOT_READY, Road, encode_command
+from streammachine.redis.scripts import AHEAD
 from streammachine.redis.streams import ensure_group
 from streammachine.runtime.companions import Companions
 from streammachine.runtime.message import ATTEMPT, FIRST_SEEN, ORIGIN_ID, ORIGIN_STREAM
@@ -59,6 +61,8 @@ log = logging.getLogger(__name__)
 HANDED_BACK = "sm-handed-back"  # the consumer that prefetched entries are handed to at the end
 AT_ONCE = 86_400_000  # ms of idle time noted for entries that are handed back: beyond anybody's lease
 CLAIM_CHUNK = 1000  # ids in one script call
+# Entries of living consumers that one sweep looks at, and those it walks over where they are more: some ms of Redis'.
+SWEEP_LOOK, SWEEP_WALK = 10_000, 2_000
 MOST_SPARED = 10_000  # entries remembered that Redis did not take; most of them come back at once
 MOST_ARGUMENTS = 7000  # of one effect; Lua's unpack ends at about 8000
 READ_MARGIN = 2.0  # seconds beyond BLOCK before the link counts as dead
@@ -73,6 +77,7 @@ _FINISH = "redis.call('XACK', KEYS[1], unpack(ARGV)) return redis.call('XDEL', K
 _NAMES = ("begin", "commit", "leave", "mark", "move", "renew", "reopen", "take")
 _COMMENTS = re.compile(r"^--.*\n+", re.MULTILINE)  # travel with every call and say nothing to the server
 _SCRIPTS = {name: _COMMENTS.sub("", files(__package__).joinpath(f"{name}.lua").read_text()) for name in _NAMES}
+_SCRIPTS["take"] = AHEAD + _SCRIPTS["take"]
 _SCRIPTS["settle"] = _ALWAYS + _SCRIPTS["commit"]  # a commit that needs no memory
 _SCRIPTS["commit"] = _CAREFUL + _SCRIPTS["commit"]
 _SCRIPTS["room"] = _CAREFUL + "return 1"
@@ -86,6 +91,7 @@ class Lane:
     companion: bool
     held: dict[bytes, Item] = field(default_factory=dict)
     acks: list[bytes] = field(default_factory=list)
+    sending: list[bytes] = field(default_factory=list)  # acknowledgements that are under way
     cursor: str = "0-0"
 
 
@@ -219,25 +225,26 @@ class Delivery:
     async def recover_own(self) -> list[Item]:
         """Entries that stand in the pending list under our name and that we do not hold: their reply was lost."""
         found: list[Item] = []
-        for lane in self._lanes():
-            start = "-"
-            while True:
-                page = await self._call(
-                    "XPENDING", lane.key, self.group, start, "+", CLAIM_CHUNK, self.consumer, repeatable=True
-                )
-                by_count: dict[int, list[bytes]] = {}
-                for identifier, _, _, count in page:
-                    if bytes(identifier) not in lane.held:
-                        by_count.setdefault(int(count), []).append(bytes(identifier))
-                for count, identifiers in by_count.items():
-                    # The count stays; started once at most it is as good as read just now.
-                    reply = await self._call(
-                        "XCLAIM", lane.key, self.group, self.consumer, 0, *identifiers, "RETRYCOUNT", count
+        with self._all_or_none(found):
+            for lane in self._lanes():
+                start = "-"
+                while True:
+                    page = await self._call(
+                        "XPENDING", lane.key, self.group, start, "+", CLAIM_CHUNK, self.consumer, repeatable=True
                     )
-                    found += self._hold(lane, parse_entries(reply), count, begun=count < 2)
-                if len(page) < CLAIM_CHUNK:
-                    break
-                start = f"({bytes(page[-1][0]).decode()}"
+                    by_count: dict[int, list[bytes]] = {}
+                    for identifier, _, _, count in page:
+                        if bytes(identifier) not in lane.held:
+                            by_count.setdefault(int(count), []).append(bytes(identifier))
+                    for count, identifiers in by_count.items():
+                        # The count stays; started once at most it is as good as read just now.
+                        reply = await self._call(
+                            "XCLAIM", lane.key, self.group, self.consumer, 0, *identifiers, "RETRYCOUNT", count
+                        )
+                        found += self._hold(lane, parse_entries(reply), count, begun=count < 2)
+                    if len(page) < CLAIM_CHUNK:
+                        break
+                    start = f"({bytes(page[-1][0]).decode()}"
         return found
 
     # -- lease --------------------------------------------------------------------------------
@@ -250,7 +257,7 @@ class Delivery:
             for start in range(0, len(identifiers), CLAIM_CHUNK):
                 chunk = identifiers[start : start + CLAIM_CHUNK]
                 gone = {bytes(identifier) for identifier in await self._on_lane("renew", lane, self.consumer, *chunk)}
-                for identifier in gone.difference(lane.acks):
+                for identifier in gone.difference(lane.acks, lane.sending):
                     item = lane.held.get(identifier)
                     if item is not None and not item.apart:
                         item.lost = True
@@ -263,21 +270,27 @@ class Delivery:
     async def sweep(self, count: int) -> list[Item]:
         """Take over up to ``count`` entries whose lease ran out. ``begin`` counts their start."""
         taken: list[Item] = []
-        for lane in self._lanes():
-            if count <= len(taken):
-                break
-            cursor, rows, trimmed = await self._on_lane(
-                "take", lane, self.consumer, self.lease_ms, lane.cursor, count - len(taken), HANDED_BACK
-            )
-            lane.cursor = bytes(cursor).decode()
-            for identifier, deliveries, flat in rows:
-                taken += self._hold(lane, parse_entries([[identifier, flat]]), int(deliveries), begun=False)
-            if trimmed:
-                log.error(
-                    "%d entries of %r that group %r had not finished were trimmed away: they are lost. Keep more "
-                    "(stream_maxlen), or use retain='acked'.", len(trimmed), lane.key, self.group,
-                )  # fmt: skip
+        with self._all_or_none(taken):
+            for lane in self._lanes():
+                if count > len(taken):
+                    taken += await self._sweep(lane, count - len(taken))
         return taken
+
+    async def _sweep(self, lane: Lane, count: int) -> list[Item]:
+        cursor, rows, trimmed = await self._on_lane(
+            "take", lane, self.consumer, self.lease_ms, lane.cursor, count, HANDED_BACK, SWEEP_LOOK, SWEEP_WALK
+        )
+        lane.cursor = bytes(cursor).decode()
+        if trimmed:
+            log.error(
+                "%d entries of %r that group %r had not finished were trimmed away: they are lost. Keep more "
+                "(stream_maxlen), or use retain='acked'.", len(trimmed), lane.key, self.group,
+            )  # fmt: skip
+        return [
+            item
+            for identifier, deliveries, flat in rows
+            for item in self._hold(lane, parse_entries([[identifier, flat]]), int(deliveries), begun=False)
+        ]
 
     async def begin(self, item: Item) -> bool:
         """Count the start of a taken-over entry; False when it is not ours any more."""
@@ -350,7 +363,8 @@ class Delivery:
         for lane in (self.main, self.retry):
             if not lane.acks:
                 continue
-            batch, lane.acks = lane.acks, []
+            lane.sending = batch = lane.acks
+            lane.acks = []
             try:
                 if not lane.companion:
                     await self._call("XACK", lane.key, self.group, *batch, repeatable=True)
@@ -360,6 +374,8 @@ class Delivery:
             except BaseException:
                 lane.acks[:0] = batch
                 raise
+            finally:
+                lane.sending = []
             for identifier in batch:
                 lane.held.pop(identifier, None)
             done += len(batch)
@@ -511,6 +527,17 @@ class Delivery:
         return [
             item for entries in parse_stream_reply(reply).values() for item in self._hold(lane, entries, 1, begun=True)
         ]
+
+    @contextlib.contextmanager
+    def _all_or_none(self, items: list[Item]) -> Iterator[None]:
+        """What an error keeps from being handed on is not held: it would be renewed for ever, and nobody would run it.
+        It stands under our name, where ``recover_own`` finds it."""
+        try:
+            yield
+        except BaseException:
+            for item in items:
+                self.drop(item)
+            raise
 
     def _hold(self, lane: Lane, entries: Iterable[Entry], deliveries: int, *, begun: bool) -> list[Item]:
         """The entries as items held from now on. One that is held already runs here, and is left alone."""

@@ -69,6 +69,8 @@ def consumer_facts(agent: str, consumer: StreamConsumer) -> dict[str, Any]:
         problem = "is not running"
     elif consumer.active and unfinished > max(STALE_HANDLER, 3 * consumer.config.lease):
         problem = f"has finished nothing for {unfinished:.0f} s"
+    elif strays := len(consumer.strays()):
+        problem, stalled = f"holds {strays} messages that nobody runs", False
     elif silent > STALE_POLL and not consumer.active and not consumer.paused and not consumer.quarantine.busy:
         problem = "stands still"
     return {
