@@ -12,18 +12,21 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, cast
 
 import anyio
 
 from streammachine.errors import ConflictError, RedisCommandError, UnsupportedServerError, WrongTypeError
 from streammachine.redis.connection import RedisConnection
+from streammachine.redis.provisional import ProvisionalSum, plain
 from streammachine.redis.signing import MAGIC, Signer, is_unicode
 from streammachine.redis.turns import Turns
 
 KEY = "sm:storage"
 UPDATE_DEADLINE = 30.0  # seconds of losing every race before update() gives up
+LONGEST_TTL = 1e11  # seconds; some 3,000 years, a little less than servers take
 _MAX_DEPTH = 100  # deeper values go to pickle, which has the same limit as Python itself
+_COUNTABLE = 2**63  # what HINCRBY counts to, either way
 _MAX_BITS = 2048  # longer integers go to pickle: Python may be set to refuse their decimals (from 640 digits on)
 
 # KEYS[1] the hash; ARGV[1] the field, ARGV[2] the new value, ARGV[3] the value that was read, ARGV[4] "1" if
@@ -57,7 +60,11 @@ return redis.call('HGET', KEYS[1], ARGV[1])
 
 
 # KEYS[1] the hash; ARGV[1] the field, ARGV[2] the value, ARGV[3] milliseconds it lives.
+# Who may not set a time to live writes nothing: the value would stay for ever.
 _WRITE_EXPIRING = """
+if redis.acl_check_cmd and not redis.acl_check_cmd('HPEXPIRE', KEYS[1]) then
+  return redis.pcall('HPEXPIRE', KEYS[1], ARGV[3], 'FIELDS', 1, ARGV[1])
+end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('HPEXPIRE', KEYS[1], ARGV[3], 'FIELDS', 1, ARGV[1])
 """
@@ -81,6 +88,13 @@ class WriteHold(Protocol):
 
     def put(self, field: str, value: bytes | None, ttl_ms: int | None = None, *, keep_ttl: bool = False) -> None:
         """Hold back a write, or with None a deletion."""
+
+    def add(self, field: str, by: float, value: bytes | None) -> Callable[[], None]:
+        """Hold back an addition to ``value``, which stands there now. Gives what is to be called when the sum is read:
+        the commit must find the value unchanged then."""
+
+    def added(self, field: str) -> float | None:
+        """What was added to the field here and stands in no ``put``; None when nothing was."""
 
     def check(self, field: str, value: bytes | None) -> None:
         """The commit must find this value unchanged."""
@@ -149,8 +163,8 @@ class Storage:
         """
         key = _checked(key)
         encoded = self.encode(key, value)
-        if ttl is not None and (not ttl > 0 or math.isinf(ttl)):
-            raise ValueError(f"ttl={ttl!r}: give a number of seconds above 0.")
+        if ttl is not None and not 0 < ttl <= LONGEST_TTL:
+            raise ValueError(f"ttl={ttl!r}: give a number of seconds above 0, at most {LONGEST_TTL:,.0f}.")
         ttl_ms = max(1, round(ttl * 1000)) if ttl is not None else None
         if ttl_ms is not None:
             await self._require_field_ttl()
@@ -193,8 +207,11 @@ class Storage:
     async def exists(self, key: str) -> bool:
         """Whether ``key`` has a value."""
         key = _checked(key)
-        if self._hold() is not None:
-            return await self.read_raw(key) is not None
+        held = self._hold()
+        if held is not None:
+            known, value = held.get(key)
+            if known or held.added(key) is not None:
+                return value is not None or not known
         return bool(await self._connection.command("HEXISTS", self.key, key, repeatable=True))
 
     async def keys(self) -> list[str]:
@@ -251,6 +268,9 @@ class Storage:
     async def incr(self, key: str, by: float = 1) -> int | float:
         """Add ``by`` to a number atomically (a missing one counts as 0) and give the sum; a whole sum is an int.
 
+        In a transactional handler the addition is done in the commit, and nobody else's stands in its way. What this
+        gives there is a ``ProvisionalSum``: a number that has the commit check it if the handler reads it.
+
         Raises:
             WrongTypeError: the value is not a number. RedisCommandError: a whole sum does not fit into 64 bits.
         """
@@ -259,7 +279,7 @@ class Storage:
             raise ValueError(f"by={by!r}: give a finite number.")
         held = self._hold()
         if held is not None:
-            return await self._update_held(held, key, lambda now: _added(key, now, by), 0)  # type: ignore[no-any-return]
+            return await self._incr_held(held, key, by)
         whole = isinstance(by, int)
         arguments: list[bytes | str] = [key, str(int(by)) if whole else repr(float(by)), "1" if whole else "0"]
         try:
@@ -288,11 +308,16 @@ class Storage:
             known, value = held.get(key)
             if known:
                 return value
-        stored: bytes | None = await self._connection.command("HGET", self.key, key, repeatable=True)
-        return stored
+        stored = await self._stored(key)
+        added = held.added(key) if held is not None else None
+        if held is None or added is None:
+            return stored
+        held.check(key, stored)  # whoever reads the sum relies on it
+        return self.encode(key, _added(key, 0 if stored is None else self.decode(key, stored), added))
 
     def encode(self, key: str, value: Any) -> bytes:
         """JSON where it comes back equal and of the same type, else a signed pickle."""
+        value = plain(value)
         if _survives_json(value):
             return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
         return self.signer.dump(value, self.key, key)
@@ -326,15 +351,42 @@ class Storage:
         while True:
             known, stored = held.get(key)
             if not known:
-                stored = await self.read_raw(key)
-            value = await self._applied(key, stored, fn, default)
+                stored = await self._stored(key)
+            added = None if known else held.added(key)
+            start = stored
+            if added is not None:
+                start = self.encode(key, _added(key, 0 if stored is None else self.decode(key, stored), added))
+            value = await self._applied(key, start, fn, default)
             now_known, now = held.get(key)
-            if now_known and now != stored:
+            if (now_known and now != stored) or (not now_known and held.added(key) != added):
                 continue  # another task of the same handler wrote it meanwhile
             if not now_known:
                 held.check(key, stored)
             held.put(key, self.encode(key, value), keep_ttl=True)
             return value
+
+    async def _incr_held(self, held: WriteHold, key: str, by: float) -> int | float:
+        """``incr`` in a transaction: an addition for the commit; a write where the value was written there before."""
+        stored = await self._stored(key)
+        if held.get(key)[0] or not self._adds_up(stored, by, held.added(key) or 0):
+            return await self._update_held(held, key, lambda now: _added(key, now, by), 0)  # type: ignore[no-any-return]
+        on_read = held.add(key, by, stored)
+        total = _added(key, 0 if stored is None else self.decode(key, stored), held.added(key) or 0)
+        return cast("int", ProvisionalSum(total, on_read))
+
+    def _adds_up(self, stored: bytes | None, by: float, added: float) -> bool:
+        """Whether the server can add to what stands there: it counts with 64 bits, and with no pickled numbers."""
+        if stored is not None and stored.startswith(MAGIC):
+            return False
+        now = 0 if stored is None else _from_json("", stored, self.key)
+        if isinstance(now, bool) or not isinstance(now, (int, float)):
+            return False  # refused by name where it is added
+        parts = [now, by, added, added + by, now + added + by]
+        return all(abs(part) < _COUNTABLE if isinstance(part, int) else math.isfinite(part) for part in parts)
+
+    async def _stored(self, key: str) -> bytes | None:
+        stored: bytes | None = await self._connection.command("HGET", self.key, key, repeatable=True)
+        return stored
 
     async def _applied(self, key: str, stored: bytes | None, fn: Callable[[Any], Any], default: Any) -> Any:
         value = fn(default if stored is None else self.decode(key, stored))

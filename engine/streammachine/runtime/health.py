@@ -64,11 +64,13 @@ def consumer_facts(agent: str, consumer: StreamConsumer) -> dict[str, Any]:
     silent, unfinished = now - metrics.last_poll, now - max(metrics.last_end, metrics.last_poll)
     problem, stalled = "", True
     if consumer.trouble:
-        problem, stalled = f"cannot read: {consumer.trouble}", False
+        problem, stalled = consumer.trouble, False
     elif not consumer.running:
         problem = "is not running"
     elif consumer.active and unfinished > max(STALE_HANDLER, 3 * consumer.config.lease):
         problem = f"has finished nothing for {unfinished:.0f} s"
+    elif strays := len(consumer.strays()):
+        problem, stalled = f"holds {strays} messages that nobody runs", False
     elif silent > STALE_POLL and not consumer.active and not consumer.paused and not consumer.quarantine.busy:
         problem = "stands still"
     return {

@@ -37,6 +37,7 @@ class Quarantine:
         self._consumer = consumer
         self._runner = runner
         self._waiting: deque[Item] = deque()
+        self._next: list[Item] = []  # taken out, and not finished
         self._bell = Bell()
         self._lane = anyio.Lock()
         self.quiet = False
@@ -57,6 +58,10 @@ class Quarantine:
         self._waiting.append(item)
         self._bell.ring()
 
+    def items(self) -> list[Item]:
+        """What waits, and what runs of it."""
+        return [*self._waiting, *self._next]
+
     def drain(self) -> list[Item]:
         """Take out what waits."""
         waiting = list(self._waiting)
@@ -72,7 +77,11 @@ class Quarantine:
         """Run the suspects until the consumer stops."""
         while not self._consumer.stopping:
             if self._waiting:
-                await self.run_item(self._waiting.popleft())
+                self._next = [self._waiting.popleft()]
+                try:
+                    await self.run_item(self._next[0])
+                finally:
+                    self._next = []
                 continue
             with anyio.move_on_after(LINGER) as idle:
                 await self._bell.wait()

@@ -129,10 +129,12 @@ class Reader:
         """Take over what others dropped and what came back for another try; gives how many."""
         taken = await self._delivery.sweep(free)
         self._metrics.reclaimed += len(taken)
-        if self._delivery.retry_open and free > len(taken):
-            taken += await self._delivery.read_retries(road, free - len(taken))
-        self._consumer.queue.put(taken)
-        return len(taken)
+        self._consumer.queue.put(taken)  # now: the next await may break, and what is held must run
+        if not self._delivery.retry_open or free <= len(taken):
+            return len(taken)
+        again = await self._delivery.read_retries(road, free - len(taken))
+        self._consumer.queue.put(again)
+        return len(taken) + len(again)
 
     async def _room(self) -> int:
         """Wait until slots are free, as many as are worth a round trip unless a worker has nothing to do."""

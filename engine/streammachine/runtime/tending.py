@@ -34,12 +34,28 @@ async def keep_lease(consumer: StreamConsumer) -> None:
         except StreamMachineError as error:
             log.warning("Renewing the lease of %r: %s", consumer.topic, error)
             continue
+        give_back_strays(consumer)
         if lost:
             consumer.metrics.lost += len(lost)
             consumer.settler.freed.ring()
             log.warning(
                 "%d messages of %r were taken over by others while this process was paused", len(lost), consumer.topic
             )
+
+
+def give_back_strays(consumer: StreamConsumer) -> None:
+    """Let go of what is held and nobody runs; the reader finds it under our name and has it run."""
+    strays = consumer.strays()
+    if not strays:
+        return
+    log.error(
+        "%d messages of %r were held and nobody ran them (an error of StreamMachine): %s; they come again",
+        len(strays), consumer.topic, ", ".join(item.id.decode() for item in strays[:10]),
+    )  # fmt: skip
+    for item in strays:
+        consumer.delivery.drop(item)
+    consumer.settler.recover = True
+    consumer.settler.freed.ring()
 
 
 async def tend(consumer: StreamConsumer) -> None:
