@@ -578,16 +578,23 @@ def _choose(settings: Settings, url: str | None) -> Target:
 
 async def _watch(server: EmbeddedServer, closing: anyio.Event) -> None:
     """Bring the embedded server back when its process dies, whoever started it, until ``closing``."""
+    said = ""  # the last failure: one that lasts is logged once
     while True:
         with anyio.move_on_after(WATCH_PERIOD):
             await closing.wait()
             return
-        if not server.alive():
+        if server.alive():
+            continue
+        if not said:
             log.warning("The embedded Valkey died; starting it again on %s", server.url)
-            try:
-                await anyio.to_thread.run_sync(server.ensure)
-            except StreamMachineError as error:
-                log.error("The embedded Valkey could not be started again: %s", error)
+        try:
+            await anyio.to_thread.run_sync(server.ensure)
+        except StreamMachineError as error:
+            if str(error) != said:
+                said = str(error)
+                log.error("The embedded Valkey could not be started again (trying on): %s", error)
+        else:
+            said = ""
 
 
 def _explicit_url(

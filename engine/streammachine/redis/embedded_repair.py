@@ -43,8 +43,12 @@ def mend_torn_end(files: DataFiles, binary: Path) -> bool:
         return False
     size = path.stat().st_size
     copy = files.root / f"{path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S}.torn"
-    shutil.copyfile(path, copy)
-    copy.chmod(PRIVATE_FILE)
+    try:
+        shutil.copyfile(path, copy)
+        copy.chmod(PRIVATE_FILE)
+    except OSError as error:
+        log.warning("%s is not mended: no copy of it can be kept (%s)", path, error)
+        return False
     if _check(binary, path, "--fix") != good or path.stat().st_size != good:
         return False
     log.warning(

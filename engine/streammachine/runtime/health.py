@@ -28,9 +28,9 @@ async def check_app(app: App) -> dict[str, Any]:
     condition = await condition_of(app.redis)
     connected = condition.connected
     consumers = consumers_of(app)
-    problems = [] if connected else ["Redis does not answer"]
-    if connected and condition.problem:
-        problems.append(condition.problem)
+    problems = [condition.problem] if condition.problem else []
+    if not connected:
+        problems = [f"Redis does not answer: {condition.problem}"]
     if app._life is None or not app._life.began:
         problems.append("the app is not running")
     problems += [f"{facts['agent']} on {facts['stream']} {facts['problem']}" for facts in consumers if facts["problem"]]
