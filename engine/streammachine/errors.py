@@ -26,12 +26,24 @@ class RedisTimeoutError(RedisUnavailableError, TimeoutError):
     """The Redis server did not answer in time; whether the command ran is not known."""
 
 
+class RedisReadOnlyError(RedisUnavailableError):
+    """The Redis server takes no writes: it is a replica, or has just become one. Nothing was written."""
+
+
+class RedisDiskError(RedisUnavailableError):
+    """The Redis server cannot write its data to its disk, so it refuses writes. Nothing was written."""
+
+
 class RedisFullError(StreamMachineError, MemoryError):
     """The Redis server is at its memory limit and refuses writes."""
 
 
 class RedisCommandError(StreamMachineError):
     """The Redis server refused a command."""
+
+
+class RedisPermissionError(RedisCommandError):
+    """The Redis server's ACL does not allow this user the command, or the key."""
 
 
 class UnsupportedServerError(StreamMachineError):

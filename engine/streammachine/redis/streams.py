@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from streammachine.errors import RedisCommandError, StreamIdError, StreamNotFoundError, WrongTypeError
+from streammachine.errors import RedisCommandError, RedisFullError, StreamIdError, StreamNotFoundError, WrongTypeError
 from streammachine.redis.codec import (
     RespError,
     decode_dict_bytes_to_utf8,
@@ -124,7 +124,7 @@ async def append_many(
         replies = await connection.exchange(payload, count, key=stream)
         for reply in replies:
             if isinstance(reply, RespError):
-                error = refused(reply, connection.name)
+                error = refused(reply, connection.name, ("XADD", stream))
                 if isinstance(error, WrongTypeError):
                     await require_stream(connection, stream)
                 raise error
@@ -168,7 +168,7 @@ async def describe(connection: RedisConnection, stream: str) -> StreamInfo:
         if isinstance(reply, RespError):
             if "no such key" in reply.message:
                 raise await not_found(connection, stream)
-            raise refused(reply, connection.name)
+            raise refused(reply, connection.name, ("XINFO", "STREAM", stream))
     facts = pairs(info)
     return StreamInfo(
         length=int(facts["length"]),
@@ -244,13 +244,21 @@ async def trim(connection: RedisConnection, stream: str, *, maxlen: int) -> int:
 
 
 async def ensure_group(connection: RedisConnection, stream: str, group: str, *, start: str = "0") -> bool:
-    """Create the group at ``start`` (an id; "0" the beginning, "$" the end) and the stream; False if it was there."""
+    """Create the group at ``start`` (an id; "0" the beginning, "$" the end) and the stream; False if it was there.
+
+    A server at its memory limit refuses to create any group, one that is there too; then it is looked for.
+    """
     try:
         await _command(connection, stream, "XGROUP", "CREATE", stream, group, start, "MKSTREAM", repeatable=True)
     except RedisCommandError as error:
         if "BUSYGROUP" in str(error):
             return False
         raise
+    except RedisFullError:
+        groups = await connection.exchange(encode_command(["XINFO", "GROUPS", stream]), 1, repeatable=True, key=stream)
+        if isinstance(groups[0], RespError) or group not in (_group(item).name for item in groups[0]):
+            raise
+        return False
     return True
 
 

@@ -47,7 +47,7 @@ from streammachine.errors import (
     WrongTypeError,
 )
 from streammachine.redis.codec import Entry, RespError, parse_entries, parse_stream_reply
-from streammachine.redis.road import NOT_READY, Road, encode_command
+from streammachine.redis.road import Road, encode_command, group_is_gone, refused
 from streammachine.redis.scripts import AHEAD
 from streammachine.redis.streams import ensure_group
 from streammachine.runtime.companions import Companions
@@ -523,7 +523,10 @@ class Delivery:
         (reply,) = await road.exchange(payload, 1, (block_ms or 0) / 1000 + READ_MARGIN)
         if reply is None:
             return []
-        _refuse_error(reply)
+        if isinstance(reply, RespError):
+            if group_is_gone(reply):
+                raise NoGroupError(reply.message)
+            raise refused(reply, self.connection.name, ("XREADGROUP", "STREAMS", lane.key))
         return [
             item for entries in parse_stream_reply(reply).values() for item in self._hold(lane, entries, 1, begun=True)
         ]
@@ -590,12 +593,3 @@ def first_seen(item: Item) -> int:
         if text.isdigit() and len(text) <= MOST_DIGITS:
             return int(text)
     return 0
-
-
-def _refuse_error(reply: Any) -> None:
-    if isinstance(reply, RespError):
-        if reply.code in ("NOGROUP", "UNBLOCKED") or "no such key" in reply.message.lower():
-            raise NoGroupError(reply.message)
-        if reply.code == "LOADING" or reply.code in NOT_READY:
-            raise RedisUnavailableError(f"Redis is not ready: {reply.message}")
-        raise RedisCommandError(f"Redis refused a group read: {reply.message}")

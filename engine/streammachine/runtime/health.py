@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from streammachine.errors import StreamMachineError
+from streammachine.redis.condition import condition_of
 from streammachine.redis.streams import describe
 from streammachine.runtime.metrics import rows_of
 
@@ -24,9 +25,12 @@ LAG_LOOK = 1000  # entries counted where the server does not know the lag
 
 async def check_app(app: App) -> dict[str, Any]:
     """The state of an App; ``status`` is "healthy" only when everything that should run does."""
-    connected = await app.redis.health_check()
+    condition = await condition_of(app.redis)
+    connected = condition.connected
     consumers = consumers_of(app)
-    problems = [] if connected else ["Redis does not answer"]
+    problems = [condition.problem] if condition.problem else []
+    if not connected:
+        problems = [f"Redis does not answer: {condition.problem}"]
     if app._life is None or not app._life.began:
         problems.append("the app is not running")
     problems += [f"{facts['agent']} on {facts['stream']} {facts['problem']}" for facts in consumers if facts["problem"]]

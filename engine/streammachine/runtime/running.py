@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from streammachine.errors import RedisFullError, RedisUnavailableError, StreamMachineError
+from streammachine.errors import (
+    RedisDiskError,
+    RedisFullError,
+    RedisReadOnlyError,
+    RedisUnavailableError,
+    StreamMachineError,
+)
 from streammachine.runtime.calling import as_failure, call, finish, is_async
 from streammachine.runtime.companions import dedup_key
 from streammachine.runtime.delivery import MOST_ARGUMENTS, Guard, Item, LostError, NoRoomError, UncommittedError
@@ -225,7 +231,8 @@ class Runner:
                 return not item.lost
             self._settler.uncommitted([item], error)
             return False
-        if isinstance(error, RedisUnavailableError) and not await self._consumer.connection.health_check():
+        refuses = isinstance(error, (RedisReadOnlyError, RedisDiskError))
+        if isinstance(error, RedisUnavailableError) and (refuses or not await self._consumer.connection.health_check()):
             return await self._redis_is_back(item)
         self._metrics.failed += 1
         policy = self._config.retry
