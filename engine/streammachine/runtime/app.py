@@ -114,6 +114,7 @@ class App:
         self._only: str | None = None  # in a worker process: the one agent to run
         self._origin: Origin | None = None  # in a child: where it was loaded from
         self._signalled = False  # whether the process was asked to end
+        self._supervised = False  # whether the process is a child that is started again when it dies
         self._collected = False  # whether a registry collects its metrics
         self.restarts = 0
 
@@ -444,7 +445,7 @@ class App:
     async def _run_with_signals(self, *, in_child: bool = False) -> None:
         try:
             async with anyio.create_task_group() as tasks:
-                self._signalled = False
+                self._signalled, self._supervised = False, in_child
                 await tasks.start(watch_signals, self._end, self.config.grace, in_child)
                 await self._run()
                 tasks.cancel_scope.cancel()
