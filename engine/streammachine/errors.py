@@ -14,6 +14,10 @@ class SettingsError(StreamMachineError, ValueError):
     """A setting (environment variable or argument) has a value that is not accepted."""
 
 
+class OwnKeyError(SettingsError):
+    """The key is one that StreamMachine keeps its own things in; nothing else may write there."""
+
+
 class RedisUnavailableError(StreamMachineError, ConnectionError):
     """The Redis server cannot be reached, or the connection broke before a reply came."""
 

@@ -15,7 +15,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from streammachine.errors import RedisCommandError, RedisFullError, StreamIdError, StreamNotFoundError, WrongTypeError
+from streammachine.errors import (
+    OwnKeyError,
+    RedisCommandError,
+    RedisFullError,
+    StreamIdError,
+    StreamNotFoundError,
+    WrongTypeError,
+)
 from streammachine.redis.codec import (
     RespError,
     decode_dict_bytes_to_utf8,
@@ -28,7 +35,7 @@ from streammachine.redis.road import encode_command, refused
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
 
-OWN_PREFIX = "sm:"
+OWN_PREFIXES = ("sm:", "{sm:")
 _COMPANION = re.compile(r"^\{.+\}:(dlq|(retry|dedup|state):.+)$|^.*\{.+\}.*:(dlq|(retry|dedup|state):.+)$", re.DOTALL)
 _PIPELINE_CHUNK = 1000  # commands in one pipeline, so that no one writer fills the socket's buffer
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
@@ -204,7 +211,20 @@ async def find_streams(
 
 def is_own(name: str) -> bool:
     """Whether a stream is StreamMachine's own: ``sm:*`` or a companion of another stream."""
-    return name.startswith(OWN_PREFIX) or _COMPANION.match(name) is not None
+    return name.startswith(OWN_PREFIXES) or _COMPANION.match(name) is not None
+
+
+def refuse_own(name: str, argument: str = "stream") -> None:
+    """Refuse to write where StreamMachine keeps its own things: whoever does breaks what reads them.
+
+    Raises:
+        OwnKeyError: the name is one of them.
+    """
+    if is_own(name):
+        raise OwnKeyError(
+            f"{argument}={name!r} is one of StreamMachine's own keys (sm:*, and what stands beside a stream: dead "
+            "letters, retries, deduplication, state). Take another name."
+        )
 
 
 async def require_stream(connection: RedisConnection, stream: str | bytes) -> None:

@@ -51,7 +51,7 @@ class StreamConsumer:
         handler: the handler; sync ones run in a thread.
         connection: the connection to use. topic: the stream, where ``config`` names several.
         consumer: this consumer's name in the group. limiter: bounds the threads of sync handlers.
-        alone: runs what may have killed its process in one of its own.
+        alone: runs what may have killed its process in one of its own; in_place: what it cannot run may run here.
         committer: runs and commits the handler of a transactional agent (``transaction.py``); owner: its App.
 
     Attributes:
@@ -68,6 +68,7 @@ class StreamConsumer:
         consumer: str = "streammachine",
         limiter: anyio.CapacityLimiter | None = None,
         alone: AloneRunner | None = None,
+        in_place: bool = False,
         committer: Committer | None = None,
         owner: object = None,
     ) -> None:
@@ -84,7 +85,7 @@ class StreamConsumer:
         self.state = SlotState(connection, hold=hold(owner, key) if owner is not None else None, key=key)
         self.settler = Settler(config, self.delivery, self.metrics)
         self.queue = WorkQueue(config, self.topic)
-        self.quarantine = Quarantine(self, alone)
+        self.quarantine = Quarantine(self, alone, in_place=in_place)
         self.held_back = False  # paused by its owner
         self.paused_by_name = False  # paused for every process, in Redis (presence.py)
         self.running = False  # whether run() is under way

@@ -24,7 +24,7 @@ import anyio.abc
 
 from streammachine.errors import SettingsError, StreamMachineError
 from streammachine.redis.cluster import slot_of
-from streammachine.redis.streams import is_own, nearest, require_stream
+from streammachine.redis.streams import nearest, refuse_own, require_stream
 from streammachine.runtime.companions import Companions, tagged
 from streammachine.runtime.config import ConsumerConfig
 from streammachine.runtime.consumer import StreamConsumer
@@ -90,10 +90,9 @@ class DeclaredAgent:
             raise SettingsError("stream and output_stream need names that are not empty.")
         if self.stream == self.output_stream:
             raise SettingsError("stream and output_stream are the same: the agent would read what it sends, for ever.")
-        if is_own(self.output_stream):
-            raise SettingsError(
-                f"output_stream={self.output_stream!r} is one of StreamMachine's own. Take another name."
-            )
+        refuse_own(self.output_stream, "output_stream")
+        if not self.stream.endswith(":dlq"):  # dead letters may be read; to read is to write a group and its companions
+            refuse_own(self.stream)
         if self.start not in ("0", "$"):
             raise SettingsError(f"start={self.start!r}: give '0' (the stream's beginning) or '$' (new messages only).")
 

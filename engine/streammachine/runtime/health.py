@@ -77,6 +77,8 @@ def consumer_facts(agent: str, consumer: StreamConsumer) -> dict[str, Any]:
         problem, stalled = f"holds {strays} messages that nobody runs", False
     elif silent > STALE_POLL and not consumer.active and not consumer.paused and not consumer.quarantine.busy:
         problem = "stands still"
+    elif consumer.quarantine.problem:
+        problem, stalled = f"has messages that must run alone and cannot: {consumer.quarantine.problem}", False
     return {
         "agent": agent,
         "stream": consumer.topic,

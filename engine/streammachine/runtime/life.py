@@ -219,6 +219,7 @@ class Life:
             consumer=consumer_name(app.name),
             limiter=self._limiter,
             alone=AloneRunner(origin, agent) if origin is not None else None,
+            in_place=app._supervised,
             committer=transactional(app, agent.config.transactional) if agent.config.transactional else None,
             owner=app,
         )

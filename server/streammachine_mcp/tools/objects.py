@@ -1,6 +1,5 @@
 """Object tools: the pickled objects of RedisObjectStorage, shown as data and never run."""
 
-import hashlib
 from typing import Annotated, Any, NotRequired, Required, cast
 
 from fastmcp import Context
@@ -10,6 +9,8 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from streammachine.errors import StreamMachineError
+from streammachine.redis import planned
+from streammachine.redis.objects import PREFIX
 from streammachine.redis.streams import nearest
 from streammachine_mcp.results import MAX_VALUE_BYTES, fit
 from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
@@ -90,11 +91,13 @@ class ObjectTools(Family):
         """Delete the stored objects that match; no other Redis key is touched. Without confirm the user is asked,
         or you get a plan and a token."""
         objects = await self.state.objects()
+        connection = await self.state.redis()
         names = await objects.list_keys(pattern)
+        values = await planned.key_digests(connection, [PREFIX + name for name in names])
         plan = Plan(
             operation=f"obj_delete {pattern}",
             count=len(names),
-            fingerprint=hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest(),
+            fingerprint=planned.fingerprint(values),
             text=f"Delete {len(names)} stored objects that match {pattern!r}",
         )
         decision = await self._confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
@@ -102,4 +105,4 @@ class ObjectTools(Family):
             return decision
         if decision is not True:
             return cast(Deleted, {"deleted": 0, "keys": fit(names, 4000)[0], **decision})
-        return {"deleted": await objects.delete(names)}
+        return {"deleted": await (objects.delete(names) if confirm else planned.delete_keys(connection, values))}

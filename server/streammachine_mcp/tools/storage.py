@@ -1,6 +1,5 @@
 """Storage tools: shared values by key, the same that App.storage sees."""
 
-import hashlib
 from typing import Annotated, Any, NotRequired, Required, cast
 
 from fastmcp import Context
@@ -10,6 +9,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from streammachine.errors import SignatureError, UnsafePickleError, WrongTypeError
+from streammachine.redis import planned
 from streammachine_mcp.results import MAX_SEND_BYTES, MAX_VALUE_BYTES, fit, json_size
 from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
 from streammachine_mcp.state import ServerState
@@ -119,17 +119,19 @@ class StorageTools(Family):
     ) -> Cleared | InputRequiredResult:
         """Delete every value of the shared storage. Without confirm the user is asked, or you get a plan and a
         token."""
-        storage = await self.state.storage()
-        names = await storage.keys()
+        storage, connection = await self.state.storage(), await self.state.redis()
+        values = await planned.field_digests(connection, storage.key)
         plan = Plan(
             operation="storage_clear",
-            count=len(names),
-            fingerprint=hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest(),
-            text=f"Delete all {len(names)} values of the shared storage",
+            count=len(values),
+            fingerprint=planned.fingerprint(values),
+            text=f"Delete all {len(values)} values of the shared storage",
         )
         decision = await self._confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
         if isinstance(decision, InputRequiredResult):
             return decision
         if decision is not True:
             return cast(Cleared, {"cleared": False, **decision})
-        return {"cleared": True, "count": await storage.delete_many(names)}
+        if confirm:
+            return {"cleared": True, "count": await storage.clear()}
+        return {"cleared": True, "count": await planned.delete_fields(connection, storage.key, values)}
