@@ -40,6 +40,7 @@ class RawClient:
         capabilities: Mapping[str, Any] = CLAUDE_DESKTOP,
         initialize: bool = True,
         log: Path | None = None,
+        stderr: int = subprocess.DEVNULL,
     ) -> None:
         self.capabilities = dict(capabilities)
         self.lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
@@ -52,7 +53,7 @@ class RawClient:
             [*(command or (sys.executable, "-m", "streammachine.mcp_server")), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._log or subprocess.DEVNULL,
+            stderr=self._log or stderr,
             env=clean_environment(env or {}),
         )
         self._reader = threading.Thread(target=self._read, daemon=True)

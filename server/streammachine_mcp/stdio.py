@@ -63,8 +63,9 @@ class Wire:
         return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or (stat.S_ISCHR(mode) and os.isatty(self.read_fd))
 
 
-async def serve(server: FastMCP[Any], wire: Wire, stop: anyio.Event) -> None:
-    """Serve one client over the wire until its input ends or ``stop`` is set."""
+async def serve(server: FastMCP[Any], wire: Wire, stop: anyio.Event, ending: Callable[[], None]) -> None:
+    """Serve one client over the wire until its input ends or ``stop`` is set; ``ending`` is called once the requests
+    under way have had their time."""
     from fastmcp.server.context import reset_transport, set_transport
     from mcp.shared.message import SessionMessage
 
@@ -79,6 +80,7 @@ async def serve(server: FastMCP[Any], wire: Wire, stop: anyio.Event) -> None:
             tasks.start_soon(_write_messages, wire, from_server, stop, under_way)
             tasks.start_soon(_read_messages, wire, to_server, stop, under_way, server_writes.clone())
             await low_level.run(server_reads, server_writes, low_level.create_initialization_options())
+            ending()
             # The writer ends by itself once the client has taken all; one that reads no more is not waited for.
             server_writes.close()
             tasks.cancel_scope.deadline = anyio.current_time() + LAST_WRITE

@@ -25,6 +25,7 @@ from streammachine.runtime.agent import Agent
 from streammachine.runtime.alone import TROUBLE, UNKNOWN
 from streammachine.runtime.app import App
 from streammachine.runtime.calling import end_without_threads
+from streammachine.runtime.child_io import outlive_log
 from streammachine.runtime.consumer import StreamConsumer
 from streammachine.runtime.delivery import Item
 from streammachine.runtime.health import consumer_facts
@@ -47,6 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     answers = os.dup(1)
     os.dup2(2, 1)  # what a handler prints must not be taken for an answer
+    outlive_log()
     logging.basicConfig(
         level=options.log_level,
         stream=sys.stderr,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from streammachine.runtime.calling import end_without_threads
+from streammachine.runtime.child_io import outlive_log
 from streammachine.runtime.origin import CHILD_URL, NoAppError, Origin
 from streammachine.runtime.reporting import Reporter
 
@@ -140,6 +141,7 @@ def take_streams(orphan_life: float) -> Reporter:
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
+    outlive_log()
     threading.Thread(target=_end_with_supervisor, args=(stdin, orphan_life), daemon=True).start()
     return Reporter(stdout)
 
