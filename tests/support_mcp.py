@@ -46,7 +46,7 @@ class RawClient:
         self.lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.garbage: list[bytes] = []
         self.requests: list[dict[str, Any]] = []  # what the server asked the client
-        self._answers: dict[int | str, dict[str, Any]] = {}
+        self._answers: dict[int | str | None, dict[str, Any]] = {}
         self._next = 0
         self._log = log.open("wb") if log is not None else None
         self.process = subprocess.Popen(
@@ -102,7 +102,7 @@ class RawClient:
         self.process.stdin.write(json.dumps(message).encode() + b"\n")
         self.process.stdin.flush()
 
-    def answer(self, identifier: int | str, timeout: float = DEADLINE) -> dict[str, Any]:
+    def answer(self, identifier: int | str | None, timeout: float = DEADLINE) -> dict[str, Any]:
         """The whole response to a request, result or error. Server-side requests that come meanwhile are kept."""
         while identifier not in self._answers:
             message = self.lines.get(timeout=timeout)
