@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mcp_types import JSONRPCMessage
 
-PARSE_ERROR, INVALID_REQUEST = -32700, -32600
+PARSE_ERROR, INVALID_REQUEST, INVALID_PARAMS = -32700, -32600, -32602
 BOM = b"\xef\xbb\xbf"
 DEEPEST = 190  # levels of a message; the SDK's parser takes 200 with those around it
 MOST_DIGITS = 4300  # of one number, as in Python
@@ -54,7 +54,7 @@ def messages_in(data: bytes) -> list[JSONRPCMessage | Refusal]:
         return _read_closely(data)
     if isinstance(message, JSONRPCNotification) and b'"id"' in data:
         return _read_closely(data)
-    return [message]
+    return [_with_answers(message)]
 
 
 def one_line(data: bytes) -> bytes:
@@ -113,7 +113,46 @@ def _parts(value: Any) -> list[JSONRPCMessage | Refusal]:
     # A response may have the id null: it answers what could not be read.
     if "id" in value and not wanted and ("method" in value or identifier is not None):
         return [Refusal(INVALID_REQUEST, "The id of a request is a text or a whole number.", _echo(identifier))]
+    if wanted and "method" not in value and _is_broken_response(value):
+        return _broken_response(value)
     return [_message(value, _echo(identifier))]
+
+
+def _is_broken_response(value: dict[str, Any]) -> bool:
+    return any(name in value and not isinstance(value[name], dict) for name in ("result", "error"))
+
+
+def _broken_response(value: dict[str, Any]) -> list[JSONRPCMessage | Refusal]:
+    """What asked is told, so that it does not wait for an answer that has come; and the client."""
+    from mcp_types import ErrorData, JSONRPCError
+
+    text = "The client's answer is no JSON-RPC response: its result or error is no object."
+    # The id of a result is one of ours, and might be that of a request of the client's that is under way.
+    identifier = None if "result" in value else value["id"]
+    told = JSONRPCError(jsonrpc="2.0", id=value["id"], error=ErrorData(code=INVALID_REQUEST, message=text))
+    return [told, Refusal(INVALID_REQUEST, text, identifier)]
+
+
+def _with_answers(message: JSONRPCMessage) -> JSONRPCMessage | Refusal:
+    """The message, unless it is a request that brings answers to our questions (protocol 2026-07-28) which are none."""
+    from mcp_types import InputResponse, JSONRPCRequest
+    from pydantic import TypeAdapter, ValidationError
+
+    if not isinstance(message, JSONRPCRequest) or "inputResponses" not in (message.params or {}):
+        return message
+    answers = (message.params or {})["inputResponses"]
+    asked = "inputResponses"
+    try:
+        for name, answer in (answers or {}).items():
+            asked = name
+            TypeAdapter(InputResponse).validate_python(answer, by_name=False)
+    except (ValidationError, AttributeError):
+        text = (
+            f"The answer to {asked!r} is none, so nothing was done: give the action accept, decline or cancel, and with "
+            'accept the content, e.g. {"action": "accept", "content": {"confirm": true}}.'
+        )
+        return Refusal(INVALID_PARAMS, text, message.id)
+    return message
 
 
 def _message(value: dict[str, Any], identifier: Any) -> JSONRPCMessage | Refusal:
@@ -124,8 +163,7 @@ def _message(value: dict[str, Any], identifier: Any) -> JSONRPCMessage | Refusal
         data = json.dumps(value)
         if f'"{_TOO_LONG}"' in data:
             return Refusal(INVALID_REQUEST, f"A number has more than {MOST_DIGITS} digits.", identifier)
-        message: JSONRPCMessage = jsonrpc_message_adapter.validate_json(data, by_name=False)
-        return message
+        return _with_answers(jsonrpc_message_adapter.validate_json(data, by_name=False))
     except RecursionError:
         return _nested_too_deeply(identifier)
     except ValidationError as error:
