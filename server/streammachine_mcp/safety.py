@@ -175,6 +175,11 @@ async def _ask(ctx: Context, plan: Plan, confirmer: Confirmer) -> bool | InputRe
             )
     except MCPError as error:
         log.info("The client declares elicitation and refuses to ask its user: %s", error)
+    except pydantic.ValidationError:
+        raise _refusal(
+            "The client's answer to the question is none (accept, decline or cancel), so nothing was deleted "
+            f"({plan.text}). Call again with confirm=true once the user has agreed."
+        ) from None
     return None
 
 

@@ -346,6 +346,51 @@ async def test_a_client_that_refuses_to_ask_gets_a_plan(world: World, tool: str,
     assert await world.left(tool) == 3
 
 
+NONSENSE: list[Any] = [
+    {},
+    {"action": "maybe"},
+    {"action": 5},
+    {"action": "accept", "content": "yes"},
+    {"action": "accept", "content": {"confirm": {"a": [1]}}},
+    "text",
+    None,
+]
+
+
+def test_a_nonsense_answer_deletes_nothing_and_is_named_in_our_words(server_env: dict[str, str]) -> None:
+    with RawClient(env=server_env, capabilities={"elicitation": {}}) as client:
+        client.call("storage_write", key="k", value=1)
+        for answer in NONSENSE:
+            identifier, question = raw_call(client, "storage_clear", {})
+            client.write({"jsonrpc": "2.0", "id": question["id"], "result": answer})
+            result = client.wait(identifier)
+            if isinstance(answer, dict):
+                assert result["isError"]
+                assert "so nothing was deleted" in result["content"][0]["text"]
+                assert "pydantic" not in result["content"][0]["text"]
+            else:  # no result at all, as if it had refused to ask
+                assert result["structuredContent"]["confirm_token"]
+                assert client.answer(None)["error"]["code"] == -32600
+        assert client.call("storage_keys")["keys"] == ["k"]
+
+
+def test_a_nonsense_answer_of_the_modern_protocol_is_named_in_our_words(server_env: dict[str, str]) -> None:
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
+    }
+    with RawClient(env=server_env, initialize=False) as client:
+        asked = client.request("tools/call", name="storage_clear", arguments={}, _meta=meta)
+        for answer in NONSENSE:
+            again = {"requestState": asked["requestState"], "inputResponses": {"confirm": answer}, "_meta": meta}
+            error = client.answer(client.send("tools/call", name="storage_clear", arguments={}, **again))["error"]
+            assert "The answer to 'confirm' is none, so nothing was done" in error["message"]
+        again["inputResponses"] = ["no map"]
+        error = client.answer(client.send("tools/call", name="storage_clear", arguments={}, **again))["error"]
+        assert "is none, so nothing was done" in error["message"]
+
+
 def test_on_the_wire_the_question_carries_its_form_and_a_url_only_client_gets_a_plan(
     server_env: dict[str, str],
 ) -> None:

@@ -25,6 +25,7 @@ from streammachine.runtime.agent import Agent
 from streammachine.runtime.alone import TROUBLE, UNKNOWN
 from streammachine.runtime.app import App
 from streammachine.runtime.calling import end_without_threads
+from streammachine.runtime.child_io import outlive_log
 from streammachine.runtime.consumer import StreamConsumer
 from streammachine.runtime.delivery import Item
 from streammachine.runtime.health import consumer_facts
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> None:
     sys.argv[:] = argv
     orders, reporter = take_stdin(), Reporter(os.dup(1))
     os.dup2(2, 1)  # what a handler prints must not be taken for a report
+    outlive_log()
     logging.basicConfig(
         level=options.log_level,
         stream=sys.stderr,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from streammachine.runtime.calling import end_without_threads
+from streammachine.runtime.child_io import outlive_log
 from streammachine.runtime.origin import CHILD_URL, NoAppError, Origin
 from streammachine.runtime.preparation import take_stdin
 from streammachine.runtime.reporting import MOST_TEXT, Reporter, told
@@ -139,6 +140,7 @@ def take_streams(orphan_life: float) -> Reporter:
     """Move stdin and stdout to private descriptors; end with the supervisor, ``orphan_life`` seconds after it."""
     stdin, stdout = take_stdin(), os.dup(1)
     os.dup2(2, 1)
+    outlive_log()
     threading.Thread(target=_end_with_supervisor, args=(stdin, orphan_life), daemon=True).start()
     return Reporter(stdout)
 

@@ -452,10 +452,10 @@ async def _trial(connection: "RedisConnection", agent: "DeclaredAgent") -> dict[
         ExpressionError: it would fail, so most of the stream would become dead letters.
     """
     from streammachine.runtime.declared import Expressions
+    from streammachine.runtime.evaluator import Evaluator
     from streammachine.runtime.expressions import ExpressionError, ExpressionFailed
     from streammachine.runtime.message import Message
 
-    expressions = Expressions(agent)
     try:
         entries = await streams.read_newest(connection, agent.stream, 1)
     except WrongTypeError as error:
@@ -464,7 +464,8 @@ async def _trial(connection: "RedisConnection", agent: "DeclaredAgent") -> dict[
         return None
     entry = entries[0]
     try:
-        record = agent.transform(Message(agent.stream, entry.id, data=entry.raw), expressions)
+        async with Evaluator() as evaluator:
+            record = await Expressions(agent, evaluator).check(Message(agent.stream, entry.id, data=entry.raw))
     except ExpressionFailed as error:
         raise ExpressionError(
             f"It would fail on the newest message of {agent.stream!r} ({entry.id}): {error}"

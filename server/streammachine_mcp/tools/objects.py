@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, NotRequired, Required, cast
 
+from anyio import to_thread
 from fastmcp import Context
 from fastmcp.dependencies import CurrentContext
 from mcp_types import InputRequiredResult
@@ -15,8 +16,9 @@ from streammachine.redis.streams import nearest
 from streammachine_mcp.results import MAX_VALUE_BYTES, fit
 from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
 from streammachine_mcp.state import ServerState
+from streammachine_mcp.tools.bounded import exact_integers
 from streammachine_mcp.tools.family import Family, tool
-from streammachine_mcp.tools.showing import showable
+from streammachine_mcp.tools.showing import MAX_OPENED_BYTES, Exact, showable, too_large
 
 
 class ObjectNotFoundError(StreamMachineError, LookupError):
@@ -29,6 +31,7 @@ class StoredObject(TypedDict):
     bytes: int
     truncated: NotRequired[bool]
     note: NotRequired[str]
+    exact: NotRequired[Exact]
 
 
 class Keys(TypedDict):
@@ -55,15 +58,19 @@ class ObjectTools(Family):
         """Show a stored Python object as JSON. Only plain data that this installation signed is opened; the rest is
         refused with the reason."""
         objects = await self.state.objects()
-        stored = await objects.read_raw(key)
-        if stored is None:
+        size = await objects.stored_bytes(key)
+        if not size:
             raise ObjectNotFoundError(f"There is no object {key!r}.{nearest(key, await objects.list_keys())}")
+        if size > MAX_OPENED_BYTES:
+            return {"key": key, "value": None, "bytes": size, "truncated": True, "note": too_large(size)}
         value = await objects.retrieve_plain(key)
-        shown, note, cut = showable(value, MAX_VALUE_BYTES)
-        result: StoredObject = {"key": key, "value": shown, "bytes": len(stored)}
+        shown, note, cut = await to_thread.run_sync(showable, value, MAX_VALUE_BYTES)
+        result: StoredObject = {"key": key, "value": shown, "bytes": size}
         if note:
             result["note"] = note
             result["truncated"] = cut
+        if exact := exact_integers(shown):
+            result["exact"] = exact
         return result
 
     @tool("obj_list", "List objects", reads=True)

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, NotRequired, Required, cast
 
+from anyio import to_thread
 from fastmcp import Context
 from fastmcp.dependencies import CurrentContext
 from mcp_types import InputRequiredResult
@@ -13,8 +14,9 @@ from streammachine.redis import planned
 from streammachine_mcp.results import MAX_SEND_BYTES, MAX_VALUE_BYTES, fit, json_size
 from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
 from streammachine_mcp.state import ServerState
+from streammachine_mcp.tools.bounded import exact_integers
 from streammachine_mcp.tools.family import Family, tool
-from streammachine_mcp.tools.showing import showable
+from streammachine_mcp.tools.showing import MAX_OPENED_BYTES, Exact, showable, too_large
 
 Key = Annotated[str, Field(description="Storage key", min_length=1, max_length=1024)]
 
@@ -25,6 +27,7 @@ class Value(TypedDict):
     exists: bool
     truncated: NotRequired[bool]
     note: NotRequired[str]
+    exact: NotRequired[Exact]
 
 
 class Written(TypedDict):
@@ -61,18 +64,23 @@ class StorageTools(Family):
     ) -> Value:
         """Read one value of the storage that all processes share."""
         storage = await self.state.storage()
+        size = await storage.stored_bytes(key)
+        if size > MAX_OPENED_BYTES:
+            return {"key": key, "value": None, "exists": True, "truncated": True, "note": too_large(size)}
         stored = await storage.read_raw(key)
         if stored is None:
             return {"key": key, "value": default, "exists": False}
         try:
-            value = storage.decode_plain(key, stored)
+            value = await to_thread.run_sync(storage.decode_plain, key, stored)
         except (SignatureError, UnsafePickleError, WrongTypeError) as error:
             return {"key": key, "value": None, "exists": True, "note": f"Not shown: {error}"}
-        shown, note, cut = showable(value, MAX_VALUE_BYTES)
+        shown, note, cut = await to_thread.run_sync(showable, value, MAX_VALUE_BYTES)
         result: Value = {"key": key, "value": shown, "exists": True}
         if note:
             result["note"] = note
             result["truncated"] = cut
+        if exact := exact_integers(shown):
+            result["exact"] = exact
         return result
 
     @tool("storage_write", "Write a value", idempotent=True)
