@@ -341,7 +341,9 @@ class BinanceExchange(Exchange):
         for native in wanted:
             symbol = self.ours(native, market) or ""
             base, _, quote = symbol.partition("/")
-            status = "BREAK" if self.silent(symbol) else "TRADING"
+            status = self.status(symbol, "TRADING", "BREAK")
+            if market == "SPOT" and request.query.get("symbolStatus", status) != status:
+                continue
             row: dict[str, object] = {"symbol": native, "baseAsset": base, "quoteAsset": quote}
             if market == "COINM":
                 contract = {"contractType": "PERPETUAL", "contractSize": CONTRACT.get(base, 10)}

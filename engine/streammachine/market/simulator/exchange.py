@@ -216,6 +216,12 @@ class Exchange:
         """Whether a symbol is no longer traded."""
         return bool(self.board.running("delist", symbol=symbol))
 
+    def status(self, symbol: str, usual: str, gone: str) -> str:
+        """The status that a symbol is listed with."""
+        for fault in self.board.running("listing", symbol=symbol):
+            return str(fault.value)
+        return gone if self.silent(symbol) else usual
+
     # -- REST --
 
     def requested(self, connection: Connection, request: HttpRequest) -> None:
