@@ -105,7 +105,7 @@ cdef class UsualKlines:
         cdef long long step = <object>found
         cdef long long start = _whole(open_ts, LATEST)
         cdef long long end = _whole(end_ts, LATEST)
-        if start < 0 or end <= start or start % step:
+        if start < 0 or end <= start or start % step or end != start + step - 1:
             return None
         cdef double first = _number(PyDict_GetItem(row, self.open))
         cdef double high = _number(PyDict_GetItem(row, self.high))
