@@ -177,8 +177,9 @@ async def test_an_outage_loses_nothing_doubles_nothing_and_is_logged_once(
         assert clock.monotonic() > 20
     logged = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(logged) == 2
-    assert "cannot be reached: away" in logged[0]
+    assert "takes no rows: away" in logged[0]
     assert "takes rows again" in logged[1]
+    assert "none was lost" in logged[1]
 
 
 async def test_an_outage_in_the_middle_of_single_rows_does_not_repeat_those_before_it() -> None:
