@@ -225,7 +225,7 @@ def _refuse_circle(agent: DeclaredAgent, others: Iterable[DeclaredAgent]) -> Non
 
 
 def _fields(message: Message) -> dict[bytes, bytes]:
-    return {name: value for name, value in message.data.items() if not name.startswith(b"sm-")}
+    return {name: value for name, value in (message.data or {}).items() if not name.startswith(b"sm-")}
 
 
 # -- the host ---------------------------------------------------------------------------------

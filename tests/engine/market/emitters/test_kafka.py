@@ -166,6 +166,21 @@ async def test_no_broker_is_an_error_before_anything_starts(topic: str) -> None:
             raise AssertionError("it was entered")
 
 
+@pytest.mark.parametrize("topic", ["localhost:9092", "kafka.example:9092,other:9092", "[::1]:9092"])
+def test_a_topic_that_looks_like_a_server_is_refused_with_the_right_order(topic: str) -> None:
+    with pytest.raises(EmitterError, match=r"looks like host:port.* KafkaEmitter\('localhost:9092', 'candles'\)"):
+        KafkaEmitter("candles", topic)
+
+
+def test_servers_and_topic_come_by_place_or_by_name() -> None:
+    for emitter in (
+        KafkaEmitter("kafka:9092", "candles"),
+        KafkaEmitter(topic="candles", bootstrap_servers=["kafka:9092"]),
+    ):
+        assert emitter.target == "kafka://kafka:9092/candles"
+    assert KafkaEmitter(topic="candles").target == "kafka://localhost:9092/candles"
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [({"topic": ""}, "topic"), ({"compression_type": "rar"}, "compression_type"), ({"timeout": 0}, "timeout")],

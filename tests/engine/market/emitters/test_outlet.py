@@ -12,6 +12,7 @@ import anyio
 import httpx2
 import pytest
 
+import streammachine as sf
 from streammachine.errors import EmitterError, EmitterUnavailableError
 from streammachine.market.clock import VirtualClock
 from streammachine.market.emitters.base import DataEmitter, Row
@@ -447,3 +448,20 @@ async def test_one_emitter_in_two_outlets_is_connected_and_closed_once_and_is_ne
         assert first.stats.failed == second.stats.failed == 0
     assert len(emitter.rows) == 60
     assert emitter.calls.count("connect") == emitter.calls.count("close") == 1
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_a_transformer_is_set_in_place_or_for_chaining_on_every_emitter(inplace: bool) -> None:
+    emitters: list[Any] = [
+        sf.Logger(),
+        sf.CSVEmitter(),
+        sf.KafkaEmitter("h:9092", "t"),
+        sf.ParquetEmitter("p"),
+        sf.PostgresEmitter("h", "d", "u", "p"),
+        sf.RedisEmitter("redis://h"),
+        sf.BinanceBackfilling("BTCUSDT", "1m", "2024-01-01"),
+        Kept(),
+    ]
+    for emitter in emitters:
+        assert emitter.set_transformer(dict, inplace=inplace) is (None if inplace else emitter)
+        assert emitter.set_transformer(dict) is emitter
