@@ -18,6 +18,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import os
+import socket
+import uuid
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -374,14 +377,14 @@ class RedisConnection:
 
     def consumer(
         self,
-        channel: str,
-        consumer: str,
-        group: str,
+        channel: str | Sequence[str],
+        consumer: str | None = None,
+        group: str | None = None,
         start_from_backlog: bool = False,
         auto_acknowledge: bool = True,
         timeout: int | None = 5000,
     ) -> GroupReader:
-        """Read ``channel`` as ``consumer`` of ``group``: an async iterator of ``(stream, entry)``.
+        """Read ``channel``, a stream or a list, as ``consumer`` of ``group``: an async iterator of ``(stream, entry)``.
 
         The group is created at the stream's start, and again if it vanishes (DEL, FLUSHALL). An entry is acknowledged
         after the loop's body, when the next one is asked for; a body that raises or breaks leaves it pending. What
@@ -389,14 +392,26 @@ class RedisConnection:
         ``start_from_backlog=True``.
 
         Args:
+            channel: on a Cluster several streams must stand in one slot.
+            consumer: None makes up a name of its own, under which nobody is given again what was left pending.
+            group: None: STREAMMACHINE_DEFAULT_GROUP.
             start_from_backlog: first give what this consumer was given before and never acknowledged.
-            auto_acknowledge: False leaves acknowledging to ``await reader.acknowledge(entry)``.
+            auto_acknowledge: False leaves acknowledging to ``await reader.acknowledge(entry, stream)``.
             timeout: milliseconds without an entry after which the iteration ends; None or 0 waits for ever.
         """
         from streammachine.redis.reader import GroupReader
 
+        channels = [channel] if isinstance(channel, str) else channel
+        consumer = consumer or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        group = group or self.settings.default_group
         return GroupReader(
-            self, channel, consumer, group, backlog=start_from_backlog, acknowledge=auto_acknowledge, timeout_ms=timeout
+            self,
+            channels,
+            consumer,
+            group,
+            backlog=start_from_backlog,
+            acknowledge=auto_acknowledge,
+            timeout_ms=timeout,
         )
 
     async def health_check(self) -> bool:

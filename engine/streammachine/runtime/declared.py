@@ -158,7 +158,7 @@ class Expressions:
         agent = self._agent
         if agent.filter is None and agent.select is None:
             return _fields(message)
-        size = sum(len(name) + len(value) for name, value in message.data.items())
+        size = sum(len(name) + len(value) for name, value in (message.data or {}).items())
         if self._here is not None and all(one is None or one.cheap(size) for one in self._here):
             return _record(applied(*self._here, message), message)
         try:
@@ -181,7 +181,7 @@ class Expressions:
 
 
 def _sample(message: Message) -> Sample:
-    return Sample(message.topic or "", message.key or "0-0", dict(message.data))
+    return Sample(message.topic or "", message.key or "0-0", dict(message.data or {}))
 
 
 def _record(found: Mapping[Any, Any] | bool, message: Message) -> Mapping[Any, Any] | None:
@@ -287,7 +287,7 @@ def _refuse_circle(agent: DeclaredAgent, others: Iterable[DeclaredAgent]) -> Non
 
 
 def _fields(message: Message) -> dict[bytes, bytes]:
-    return {name: value for name, value in message.data.items() if not name.startswith(b"sm-")}
+    return {name: value for name, value in (message.data or {}).items() if not name.startswith(b"sm-")}
 
 
 # -- the host ---------------------------------------------------------------------------------

@@ -255,12 +255,12 @@ def values_of(message: Message) -> dict[str, Any]:
     Raises:
         ExpressionFailed: the message is too large.
     """
-    size = sum(len(name) + len(value) for name, value in message.data.items())
+    size = sum(len(name) + len(value) for name, value in (message.data or {}).items())
     if size > MOST_BYTES:
         raise ExpressionFailed(f"The message has {size:,} bytes; expressions take at most {MOST_BYTES:,}.")
     fields = message.message
     identifier = message.key or "0-0"
-    sent = message.data.get(SENT, b"")
+    sent = (message.data or {}).get(SENT, b"")
     moment = int(sent) if sent.isdigit() and len(sent) < 19 else int(identifier.partition("-")[0])
     return {
         "msg": fields,

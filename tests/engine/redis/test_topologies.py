@@ -10,7 +10,13 @@ import anyio
 import pytest
 import redis as redis_py
 
-from streammachine.errors import RedisCommandError, RedisUnavailableError, SettingsError, StreamMachineError
+from streammachine.errors import (
+    CrossSlotError,
+    RedisCommandError,
+    RedisUnavailableError,
+    SettingsError,
+    StreamMachineError,
+)
 from streammachine.ohlc.durable import DurableAggregators, Tick
 from streammachine.redis import cluster as cluster_module
 from streammachine.redis import streams
@@ -125,6 +131,16 @@ async def test_a_slot_that_is_being_moved_is_followed_half_way(nodes: list[Valke
             entries = await streams.read_from(connection, stream)
             assert [entry.id for entry in entries] == ids
             assert [entry.data["n"] for entry in entries] == [str(n) for n in range(len(ids))]
+
+
+async def test_several_streams_of_one_slot_are_read_by_one_consumer(nodes: list[Valkey], tmp_path: Path) -> None:
+    async with RedisConnection(settings=cluster_settings(nodes, tmp_path)) as connection:
+        for name in ("{both}a", "{both}b"):
+            await connection.pipeline_xadd(name, [{"n": n} for n in range(3)])
+        found = [stream async for stream, _ in connection.consumer(["{both}a", "{both}b"], "c", "g", timeout=100)]
+        assert sorted(found) == ["{both}a"] * 3 + ["{both}b"] * 3
+        with pytest.raises(CrossSlotError, match=r"common \{tag\}"):
+            await connection.consumer(["both-a", "both-b"], "c", "g")
 
 
 class Refusing:
