@@ -213,5 +213,6 @@ def _problems(error: pydantic.ValidationError) -> str:
     parts = []
     for problem in error.errors(include_url=False, include_input=False):
         place = ".".join(str(part) for part in problem["loc"])
-        parts.append(f"{place}: {problem['msg']}" if place else problem["msg"])
+        text = problem["msg"].removeprefix("Value error, ")  # our own words
+        parts.append(f"{place}: {text}" if place else text)
     return "; ".join(parts)

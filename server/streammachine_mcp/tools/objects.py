@@ -1,7 +1,7 @@
 """Object tools: the pickled objects of RedisObjectStorage, shown as data and never run."""
 
 import hashlib
-from typing import Annotated, Any, NotRequired, Required, cast
+from typing import Annotated, NotRequired, Required, cast
 
 from fastmcp import Context
 from fastmcp.dependencies import CurrentContext
@@ -15,7 +15,7 @@ from streammachine_mcp.results import MAX_VALUE_BYTES, fit
 from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
 from streammachine_mcp.state import ServerState
 from streammachine_mcp.tools.family import Family, tool
-from streammachine_mcp.tools.showing import showable
+from streammachine_mcp.tools.showing import AnyJson, showable
 
 
 class ObjectNotFoundError(StreamMachineError, LookupError):
@@ -24,7 +24,7 @@ class ObjectNotFoundError(StreamMachineError, LookupError):
 
 class StoredObject(TypedDict):
     key: str
-    value: Any
+    value: AnyJson
     bytes: int
     truncated: NotRequired[bool]
     note: NotRequired[str]
