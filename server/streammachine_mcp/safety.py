@@ -36,6 +36,7 @@ from typing_extensions import TypedDict
 from streammachine.redis.streams import nearest
 
 TOKEN_LIFE = 300  # seconds a confirm_token is good for
+_MOST_PROBLEMS = 4  # of a call's arguments that one error names
 ASK_TIMEOUT = 40.0  # seconds for the user's answer, below the tool's own 45 s
 
 _QUESTION: dict[str, Any] = {
@@ -235,7 +236,11 @@ async def _parameters(context: MiddlewareContext[Any], name: str) -> list[str]:
 
 def _problems(error: pydantic.ValidationError) -> str:
     parts = []
-    for problem in error.errors(include_url=False, include_input=False):
+    problems = error.errors(include_url=False, include_input=False)
+    for problem in problems[:_MOST_PROBLEMS]:
         place = ".".join(str(part) for part in problem["loc"])
-        parts.append(f"{place}: {problem['msg']}" if place else problem["msg"])
+        text = problem["msg"].removeprefix("Value error, ").removesuffix(".")
+        parts.append(f"{place}: {text}" if place else text)
+    if len(problems) > _MOST_PROBLEMS:
+        parts.append(f"and {len(problems) - _MOST_PROBLEMS} more")
     return "; ".join(parts)

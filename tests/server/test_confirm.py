@@ -185,7 +185,6 @@ async def test_garbage_is_no_token(world: World, tool: str, arguments: dict[str,
         token = data(await client.call_tool(tool, arguments))["confirm_token"]
         expires, _, signature = token.partition(".")
         forged = [
-            "",
             ".",
             "true",
             "é.é",
@@ -459,7 +458,7 @@ async def test_deleting_and_clearing_what_is_named_exactly_asks_nobody(world: Wo
     user = User("decline")
     async with Client(world.server, mode=mode, elicitation_handler=user) as client:
         await client.call_tool("ohlc_create", {"name": "btc"})
-        tick = {"name": "btc", "symbol": "BTC", "price": 1, "volume": 1, "timestamp_ms": 1}
+        tick = {"name": "btc", "symbol": "BTC", "price": 1, "volume": 1, "timestamp_ms": 1_723_161_600_000}
         await client.call_tool("ohlc_update", tick)
         flushed = await client.call_tool("ohlc_flush", {"name": "btc", "symbol": "BTC", "interval_ms": 60_000})
         assert data(flushed)["flushed"] == 1

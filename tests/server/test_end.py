@@ -102,7 +102,7 @@ def test_it_exits_0_with_its_snapshot_written_and_its_own_valkey_shut_down(
     data_dir = Path(private_env["STREAMMACHINE_DATA_DIR"])
     with RawClient(env=private_env) as client:
         client.call("ohlc_create", name="btc")
-        client.call("ohlc_update", name="btc", symbol="BTC", price=1.0, volume=1.0, timestamp_ms=1)
+        client.call("ohlc_update", name="btc", symbol="BTC", price=1.0, volume=1.0, timestamp_ms=1_723_161_600_000)
         pid = client.call("health_check")["embedded"]["pid"]
         assert embedded_pids(data_dir) == [pid]
         end(client)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
 
 OWN_PREFIXES = ("sm:", "{sm:")
+LAG_LOOK = 1000  # entries counted where the server does not know the lag
 _COMPANION = re.compile(r"^\{.+\}:(dlq|(retry|dedup|state):.+)$|^.*\{.+\}.*:(dlq|(retry|dedup|state):.+)$", re.DOTALL)
 _PIPELINE_CHUNK = 1000  # commands in one pipeline, so that no one writer fills the socket's buffer
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
@@ -187,6 +188,24 @@ async def describe(connection: RedisConnection, stream: str) -> StreamInfo:
     )
 
 
+async def lags(connection: RedisConnection, stream: str, groups: Sequence[Group]) -> dict[str, int]:
+    """How many entries each group has not been given yet, by its name.
+
+    A lag that the server does not know (after deletions, or of a group begun in the middle) is counted, up to
+    LAG_LOOK; one read serves all groups.
+    """
+    known = {group.name: group.lag for group in groups if group.lag is not None}
+    unknown = [group for group in groups if group.lag is None]
+    if not unknown:
+        return known
+    newest = await _command(connection, stream, "XREVRANGE", stream, "+", "-", "COUNT", LAG_LOOK, repeatable=True)
+    ids = [_id_parts(_text(identifier)) for identifier, _ in parse_entries(newest)]
+    for group in unknown:
+        last = _id_parts(group.last_delivered_id)
+        known[group.name] = sum(identifier > last for identifier in ids)
+    return known
+
+
 async def find_streams(
     connection: RedisConnection,
     pattern: str = "*",
@@ -334,6 +353,11 @@ def _maxlen(connection: RedisConnection, maxlen: int | None) -> int:
 def pairs(reply: Sequence[Any]) -> dict[str, Any]:
     """A reply of names and values in turn, by name (the shape that XINFO has in RESP2)."""
     return {_text(reply[at]): reply[at + 1] for at in range(0, len(reply), 2)}
+
+
+def _id_parts(identifier: str) -> tuple[int, int]:
+    milliseconds, _, sequence = identifier.partition("-")
+    return int(milliseconds), int(sequence)
 
 
 def _entry(item: Any) -> Entry | None:

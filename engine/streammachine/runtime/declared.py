@@ -200,7 +200,7 @@ async def declared_agents(connection: RedisConnection) -> dict[str, DeclaredAgen
     for name, text in zip(flat[::2], flat[1::2], strict=True):
         try:
             agent = DeclaredAgent(**json.loads(text))
-        except (TypeError, ValueError, StreamMachineError) as error:
+        except (TypeError, ValueError, RecursionError, StreamMachineError) as error:
             log.error("The declared agent %s cannot be read: %s", bytes(name).decode(errors="replace"), error)
         else:
             found[agent.name] = agent

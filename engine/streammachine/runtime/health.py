@@ -9,7 +9,7 @@ import anyio
 
 from streammachine.errors import StreamMachineError
 from streammachine.redis.condition import condition_of
-from streammachine.redis.streams import describe
+from streammachine.redis.streams import describe, lags
 from streammachine.runtime.metrics import rows_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 STALE_POLL = 5.0  # seconds without a finished read (one takes a second at most) after which a consumer stands still
 STALE_HANDLER = 60.0  # seconds in which no handler has ended (three leases where that is longer)
 GAUGES_WAIT = 3.0  # seconds for all groups: a scrape must not wait for a Redis that is away
-LAG_LOOK = 1000  # entries counted where the server does not know the lag
 
 
 async def check_app(app: App) -> dict[str, Any]:
@@ -109,13 +108,7 @@ async def group_gauges(connection: RedisConnection, stream: str, group: str) -> 
         if found is None:
             return {}
         gauges: dict[str, float] = {"pending": found.pending}
-        if found.lag is not None:
-            gauges["lag"] = found.lag
-        else:
-            behind = f"({found.last_delivered_id}"
-            gauges["lag"] = len(
-                await connection.command("XRANGE", stream, behind, "+", "COUNT", LAG_LOOK, repeatable=True)
-            )
+        gauges["lag"] = (await lags(connection, stream, [found]))[group]
         summary = await connection.command("XPENDING", stream, group, repeatable=True)
     except StreamMachineError:
         return {}

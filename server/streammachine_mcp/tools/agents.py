@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from streammachine.errors import WrongTypeError
 from streammachine.redis import streams
+from streammachine_mcp.argument_types import Position
 from streammachine_mcp.results import cut_text, fit, fit_fields
 from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
 from streammachine_mcp.state import ServerState
@@ -275,7 +276,7 @@ class AgentTools(Family):
         stream: StreamName,
         count: Annotated[int, Field(description="Most letters to give", ge=1, le=200)] = 10,
         before: Annotated[
-            str | None, Field(description="Only letters before this id; to go on, the last you got")
+            Position | None, Field(description="Only letters before this id or time; to go on, the last you got")
         ] = None,
         group: Annotated[str | None, Field(description="Only those of this consumer group")] = None,
         traceback: Annotated[bool, Field(description="With the handler's traceback")] = False,

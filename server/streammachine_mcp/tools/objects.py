@@ -1,6 +1,6 @@
 """Object tools: the pickled objects of RedisObjectStorage, shown as data and never run."""
 
-from typing import Annotated, Any, NotRequired, Required, cast
+from typing import Annotated, NotRequired, Required, cast
 
 from anyio import to_thread
 from fastmcp import Context
@@ -18,7 +18,7 @@ from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
 from streammachine_mcp.state import ServerState
 from streammachine_mcp.tools.bounded import exact_integers
 from streammachine_mcp.tools.family import Family, tool
-from streammachine_mcp.tools.showing import MAX_OPENED_BYTES, Exact, showable, too_large
+from streammachine_mcp.tools.showing import MAX_OPENED_BYTES, AnyJson, Exact, showable, too_large
 
 
 class ObjectNotFoundError(StreamMachineError, LookupError):
@@ -27,7 +27,7 @@ class ObjectNotFoundError(StreamMachineError, LookupError):
 
 class StoredObject(TypedDict):
     key: str
-    value: Any
+    value: AnyJson
     bytes: int
     truncated: NotRequired[bool]
     note: NotRequired[str]

@@ -11,19 +11,23 @@ from typing_extensions import TypedDict
 
 from streammachine.errors import SignatureError, UnsafePickleError, WrongTypeError
 from streammachine.redis import planned
+from streammachine_mcp.arguments import ArgumentError, check_values, parse_json
 from streammachine_mcp.results import MAX_SEND_BYTES, MAX_VALUE_BYTES, fit, json_size
 from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
 from streammachine_mcp.state import ServerState
 from streammachine_mcp.tools.bounded import exact_integers
 from streammachine_mcp.tools.family import Family, tool
-from streammachine_mcp.tools.showing import MAX_OPENED_BYTES, Exact, showable, too_large
+from streammachine_mcp.tools.showing import MAX_OPENED_BYTES, AnyJson, Exact, showable, too_large
 
 Key = Annotated[str, Field(description="Storage key", min_length=1, max_length=1024)]
+# Any JSON value is taken. The schema says text, for which clients need no guess (one without a type is refused or made
+# text by many); a client that keeps to it writes the rest as JSON text.
+_ANY = {"type": "string"}
 
 
 class Value(TypedDict):
     key: str
-    value: Any
+    value: AnyJson
     exists: bool
     truncated: NotRequired[bool]
     note: NotRequired[str]
@@ -33,6 +37,7 @@ class Value(TypedDict):
 class Written(TypedDict):
     key: str
     written: bool
+    note: NotRequired[str]
 
 
 class Deleted(TypedDict):
@@ -60,7 +65,9 @@ class StorageTools(Family):
 
     @tool("storage_read", "Read a value", reads=True)
     async def read(
-        self, key: Key, default: Annotated[Any, Field(description="Given when the key has no value")] = None
+        self,
+        key: Key,
+        default: Annotated[Any, Field(description="Given when the key has no value", json_schema_extra=_ANY)] = None,
     ) -> Value:
         """Read one value of the storage that all processes share."""
         storage = await self.state.storage()
@@ -87,10 +94,16 @@ class StorageTools(Family):
     async def write(
         self,
         key: Key,
-        value: Annotated[Any, Field(description="Any JSON value")],
-        ttl_s: Annotated[float | None, Field(description="Seconds until it vanishes", gt=0, le=1e9)] = None,
+        value: Annotated[
+            Any, Field(description="Text; a JSON value, or JSON text of an array or object", json_schema_extra=_ANY)
+        ],
+        ttl_s: Annotated[float | None, Field(description="Seconds until it vanishes", ge=0.001, le=1e9)] = None,
+        as_json: Annotated[
+            bool | None, Field(description="true: value is JSON text (5, true, null); false: text as it stands")
+        ] = None,
     ) -> Written:
         """Write one value; it replaces what was there and survives restarts."""
+        value, note = _value(value, as_json)
         size = json_size(value)
         if size > MAX_SEND_BYTES:
             raise ValueError(
@@ -98,7 +111,10 @@ class StorageTools(Family):
                 "Split it, or write it from Python with Storage or RedisObjectStorage."
             )
         await (await self.state.storage()).write(key, value, ttl=ttl_s)
-        return {"key": key, "written": True}
+        written: Written = {"key": key, "written": True}
+        if note:
+            written["note"] = note
+        return written
 
     @tool("storage_delete", "Delete a value", destructive=True, idempotent=True)
     async def delete(self, key: Key) -> Deleted:
@@ -143,3 +159,27 @@ class StorageTools(Family):
         if confirm:
             return {"cleared": True, "count": await storage.clear()}
         return {"cleared": True, "count": await planned.delete_fields(connection, storage.key, values)}
+
+
+def _value(given: Any, as_json: bool | None) -> tuple[Any, str]:
+    """The value to write, and a note where it is not what was given: text that is JSON of an array or object counts as
+    that, because clients send those as text; any other text only when ``as_json`` says so.
+
+    Raises:
+        ArgumentError: ``as_json`` is true and it is no JSON text.
+    """
+    if not isinstance(given, str) or as_json is False:
+        return given, ""
+    if as_json:
+        value = parse_json(given, "value", "JSON text, because as_json is true")
+        check_values(value, "value")
+        return value, ""
+    if not given.lstrip().startswith(("[", "{")):
+        return given, ""
+    try:
+        value = parse_json(given, "value", "JSON")
+        check_values(value, "value")
+    except ArgumentError:
+        return given, ""
+    kind = "an array" if isinstance(value, list) else "an object"
+    return value, f"The text is JSON and was written as {kind}; as_json=false writes the text itself."
