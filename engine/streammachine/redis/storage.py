@@ -24,6 +24,7 @@ from streammachine.redis.turns import Turns
 
 KEY = "sm:storage"
 UPDATE_DEADLINE = 30.0  # seconds of losing every race before update() gives up
+_ESCAPE = "\\x"  # how a byte that is no UTF-8 begins in the text of a key
 LONGEST_TTL = 1e11  # seconds; some 3,000 years, a little less than servers take
 _MAX_DEPTH = 100  # deeper values go to pickle, which has the same limit as Python itself
 _COUNTABLE = 2**63  # what HINCRBY counts to, either way
@@ -196,7 +197,7 @@ class Storage:
             existed = await self.read_raw(key) is not None
             held.put(key, None)
             return existed
-        return bool(await self._connection.command("HDEL", self.key, key))
+        return bool(await self._connection.command("HDEL", self.key, *await self._names_of(key)))
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Delete exactly these keys in one command; gives how many there were."""
@@ -205,7 +206,8 @@ class Storage:
             return 0
         if self._hold() is not None:
             return sum([await self.delete(name) for name in names])
-        return int(await self._connection.command("HDEL", self.key, *names))
+        fields = [field for name in names for field in await self._names_of(name)]
+        return int(await self._connection.command("HDEL", self.key, *fields))
 
     async def exists(self, key: str) -> bool:
         """Whether ``key`` has a value."""
@@ -215,10 +217,11 @@ class Storage:
             known, value = held.get(key)
             if known or held.added(key) is not None:
                 return value is not None or not known
-        return bool(await self._connection.command("HEXISTS", self.key, key, repeatable=True))
+        return await self.read_raw(key) is not None if _ESCAPE in key else await self._exists(key)
 
     async def keys(self) -> list[str]:
-        """All keys, sorted."""
+        """All keys, sorted. One that somebody else wrote and that is no UTF-8 shows its bytes as ``\\xff``; it can be
+        read and deleted by that."""
         names = {_text(name) for name in await self._connection.command("HKEYS", self.key, repeatable=True)}
         held = self._hold()
         if held is not None:
@@ -260,7 +263,7 @@ class Storage:
             pause = 0.001
             end = time.monotonic() + UPDATE_DEADLINE
             while time.monotonic() < end:
-                stored = await self.read_raw(key)
+                stored = await self._stored(key)
                 value = await self._applied(key, stored, fn, default)
                 if await self._compare_and_set(key, stored, self.encode(key, value)):
                     return value
@@ -312,6 +315,9 @@ class Storage:
             if known:
                 return value
         stored = await self._stored(key)
+        if stored is None and _ESCAPE in key:
+            for name in await self._names_of(key):
+                stored = await self._stored(name)
         added = held.added(key) if held is not None else None
         if held is None or added is None:
             return stored
@@ -391,7 +397,17 @@ class Storage:
         parts = [now, by, added, added + by, now + added + by]
         return all(abs(part) < _COUNTABLE if isinstance(part, int) else math.isfinite(part) for part in parts)
 
-    async def _stored(self, key: str) -> bytes | None:
+    async def _names_of(self, key: str) -> list[bytes | str]:
+        """The key, or those that ``keys`` shows under this text since they are no UTF-8."""
+        if _ESCAPE not in key:
+            return [key]
+        names: list[bytes] = await self._connection.command("HKEYS", self.key, repeatable=True)
+        return [name for name in names if _text(name) == key] or [key]
+
+    async def _exists(self, key: str) -> bool:
+        return bool(await self._connection.command("HEXISTS", self.key, key, repeatable=True))
+
+    async def _stored(self, key: str | bytes) -> bytes | None:
         stored: bytes | None = await self._connection.command("HGET", self.key, key, repeatable=True)
         return stored
 

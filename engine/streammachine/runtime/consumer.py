@@ -90,6 +90,7 @@ class StreamConsumer:
         self.paused_by_name = False  # paused for every process, in Redis (presence.py)
         self.running = False  # whether run() is under way
         self.active = 0  # handlers that run now
+        self.upkeep: dict[str, str] = {}  # what fails beside the messages (tending.py), and why
         self._taken: dict[int, Item] = {}  # what workers have taken and not finished, by identity
         self.idle = 0  # workers with nothing to do
         self._reader = Reader(self)
@@ -284,6 +285,7 @@ class StreamConsumer:
             lane.held.clear()
             lane.acks.clear()
         self._taken.clear()
+        self.upkeep.clear()
         self.active = self.idle = 0
         self.quarantine.quiet = False
 

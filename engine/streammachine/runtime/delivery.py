@@ -504,9 +504,21 @@ class Delivery:
         await self.commit([item], [Effect("ZADD", self.keys.delayed, [due, pack_array(flat)])])
 
     async def move_due(self, limit: int = 100) -> tuple[int, float | None]:
-        """Move delayed messages that are due into the companion; how many, and seconds until the next one."""
+        """Move delayed messages that are due into the companion; how many, and seconds until the next one.
+
+        What stands among them and is none of ours becomes a dead letter, with its bytes in the field ``member``.
+        """
         now = int(time.time() * 1000)
-        moved, following = await self._script("move", [self.keys.delayed, self.keys.retry], [now, limit])
+        facts = {"sm-reason": "broken", "sm-group": self.group, "sm-origin-stream": self.stream, "sm-failed-at": now,
+                 "sm-error": f"This member of {self.keys.delayed} was not written by StreamMachine."}  # fmt: skip
+        flat = [part for pair in facts.items() for part in pair]
+        keys = [self.keys.delayed, self.keys.retry, self.keys.dead_letters]
+        moved, following, broken = await self._script("move", keys, [now, limit, *flat])
+        if broken:
+            log.error(
+                "%d members of %r were not written by StreamMachine; they are dead letters now (%s); the rest goes on",
+                len(broken), self.keys.delayed, ", ".join(bytes(letter).decode() for letter in broken[:10]),
+            )  # fmt: skip
         wait = None if following in (b"", "") else max(0.0, (float(following) - now) / 1000)
         return int(moved), wait
 

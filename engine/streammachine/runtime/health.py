@@ -74,6 +74,9 @@ def consumer_facts(agent: str, consumer: StreamConsumer) -> dict[str, Any]:
         problem = f"has finished nothing for {unfinished:.0f} s"
     elif strays := len(consumer.strays()):
         problem, stalled = f"holds {strays} messages that nobody runs", False
+    elif consumer.upkeep and not consumer.paused:
+        name, reason = next(iter(consumer.upkeep.items()))
+        problem, stalled = f"fails at {name}: {reason}", False
     elif silent > STALE_POLL and not consumer.active and not consumer.paused and not consumer.quarantine.busy:
         problem = "stands still"
     elif consumer.quarantine.problem:
