@@ -38,6 +38,7 @@ CONNECT_TIMEOUT = 2.0  # seconds to open the socket and log in
 # Answers of a node that did not run the command, and of which time takes care: a failover, a slot that is being moved.
 NOT_READY = ("MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN")
 _PASSING = (*NOT_READY, "LOADING", "BUSY", "MISCONF")
+_TWO_WORDS = ("XGROUP", "XINFO", "OBJECT", "MEMORY", "ACL", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "SCRIPT")
 RIGHTS = "docs/rights.md has the ACL line for each use"
 
 
@@ -412,8 +413,8 @@ def _named(command: Sequence[object]) -> str:
         return f"a script on the keys {', '.join(map(repr, keys))}" if keys else "a script"
     if name in ("XREADGROUP", "XREAD") and "STREAMS" in words:
         keys = words[words.index("STREAMS") + 1 :][:1]
-    elif name in ("XGROUP", "XINFO", "OBJECT", "MEMORY", "CLIENT", "CONFIG", "ACL"):
-        name, keys = " ".join(words[:2]).upper(), words[2:3]
+    elif name in _TWO_WORDS:
+        name, keys = " ".join(words[:2]).upper(), words[2:3] if name in ("XGROUP", "XINFO", "OBJECT", "MEMORY") else []
     else:
         keys = words[1:2]
     return f"{name} on the key {keys[0]!r}" if keys and name not in ("SCAN", "INFO") else name

@@ -8,6 +8,7 @@ sets in a script.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import random
 import time
@@ -21,6 +22,8 @@ from streammachine.redis.connection import RedisConnection
 from streammachine.redis.provisional import ProvisionalSum, plain
 from streammachine.redis.signing import MAGIC, Signer, is_unicode
 from streammachine.redis.turns import Turns
+
+log = logging.getLogger(__name__)
 
 KEY = "sm:storage"
 UPDATE_DEADLINE = 30.0  # seconds of losing every race before update() gives up
@@ -424,9 +427,23 @@ class Storage:
 
     async def _has_field_ttl(self) -> bool:
         if self._keeps_ttl is None:
-            info = await self._connection.command("COMMAND", "INFO", "HPEXPIRE", repeatable=True)
-            self._keeps_ttl = bool(info and info[0])
+            try:
+                info = await self._connection.command("COMMAND", "INFO", "HPEXPIRE", repeatable=True)
+                self._keeps_ttl = bool(info and info[0])
+            except RedisCommandError as error:  # a user without the right, a proxy without the command
+                log.debug("%s", error)
+                self._keeps_ttl = await self._answers_field_ttl()
         return self._keeps_ttl
+
+    async def _answers_field_ttl(self) -> bool:
+        """Whether the server knows the commands about a field's life: tried with one that changes nothing."""
+        try:
+            await self._connection.command("HPTTL", self.key, "FIELDS", 1, "x", repeatable=True)
+        except RedisCommandError as error:
+            if "unknown command" not in str(error).lower():
+                raise
+            return False
+        return True
 
     async def _compare_and_set(self, key: str, old: bytes | None, new: bytes) -> bool:
         arguments: list[bytes | str] = [
