@@ -17,7 +17,7 @@ from streammachine.market import timeframe as timeframes
 from streammachine.redis import streams
 
 FIRST_MS = 946_684_800_000  # 2000-01-01: a smaller number is a time in seconds, or none
-LAST_MS = 4_102_444_800_000  # 2100-01-01: a greater one is a time in microseconds or nanoseconds
+LAST_MS = 4_133_980_800_000  # 2101-01-01: a greater one is a time in microseconds or nanoseconds
 _OTHER_UNITS = (("seconds", 1000.0), ("microseconds", 1e-3), ("nanoseconds", 1e-6))  # milliseconds in each
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
