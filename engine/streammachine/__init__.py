@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from streammachine.market.emitters.parquet import ParquetEmitter as ParquetEmitter
     from streammachine.market.emitters.postgres import PostgresEmitter as PostgresEmitter
     from streammachine.market.emitters.redis import RedisEmitter as RedisEmitter
+    from streammachine.market.feed import FeedOptions as FeedOptions
     from streammachine.market.kline import Gap as Gap
     from streammachine.market.kline import Kline as Kline
     from streammachine.market.kline import Trade as Trade
@@ -47,15 +48,28 @@ if TYPE_CHECKING:
     from streammachine.redis.storage import Storage as Storage
     from streammachine.runtime.app import App as App
     from streammachine.runtime.config import AppConfig as AppConfig
+    from streammachine.runtime.config import Batch as Batch
     from streammachine.runtime.config import ConsumerConfig as ConsumerConfig
     from streammachine.runtime.config import TimerConfig as TimerConfig
     from streammachine.runtime.consumer import StreamConsumer as StreamConsumer
     from streammachine.runtime.message import Message as Message
+    from streammachine.runtime.metrics import collector as collector
+    from streammachine.runtime.redrive import DeadLetters as DeadLetters
+    from streammachine.runtime.retry import Reject as Reject
+    from streammachine.runtime.retry import Retry as Retry
+    from streammachine.runtime.retry import RetryPolicy as RetryPolicy
+    from streammachine.runtime.retry import Skip as Skip
+    from streammachine.runtime.running import MessageBatch as MessageBatch
+    from streammachine.runtime.testing import TestApp as TestApp
+    from streammachine.runtime.testing import wait_until as wait_until
     from streammachine.settings import Settings as Settings
+
+    __version__: str
 
 _HOMES = {
     "App": "runtime.app",
     "AppConfig": "runtime.config",
+    "Batch": "runtime.config",
     "BinanceBackfilling": "market.backfill",
     "BinanceRunner": "market.runner",
     "BybitBackfilling": "market.backfill",
@@ -65,8 +79,10 @@ _HOMES = {
     "ConsumerConfig": "runtime.config",
     "DataEmitter": "market.emitters.base",
     "DataInput": "market.data_input",
+    "DeadLetters": "runtime.redrive",
     "FastOHLC": "ohlc.aggregator",
     "FastOHLCConsumer": "ohlc.consumer",
+    "FeedOptions": "market.feed",
     "Gap": "market.kline",
     "KafkaEmitter": "market.emitters.kafka",
     "Kline": "market.kline",
@@ -74,6 +90,7 @@ _HOMES = {
     "KrakenRunner": "market.runner",
     "Logger": "market.emitters.logger",
     "Message": "runtime.message",
+    "MessageBatch": "runtime.running",
     "OKXBackfilling": "market.backfill",
     "OKXRunner": "market.runner",
     "OkxBackfilling": "market.backfill",
@@ -82,15 +99,21 @@ _HOMES = {
     "RedisConnection": "redis.connection",
     "RedisEmitter": "market.emitters.redis",
     "RedisObjectStorage": "redis.objects",
+    "Reject": "runtime.retry",
+    "Retry": "runtime.retry",
+    "RetryPolicy": "runtime.retry",
     "Settings": "settings",
+    "Skip": "runtime.retry",
     "Storage": "redis.storage",
     "StreamConsumer": "runtime.consumer",
     "StreamMachineError": "errors",
+    "TestApp": "runtime.testing",
     "TimeSeriesBuffer": "frames.buffer",
     "TimerConfig": "runtime.config",
     "Trade": "market.kline",
     "_HAS_FAST_OHLC_CYTHON": "ohlc.aggregator",
     "_has_cython_decode": "redis.codec",
+    "collector": "runtime.metrics",
     "config": "market.logs",
     "create_ohlc_aggregator": "ohlc.aggregator",
     "decode_dict_bytes_to_utf8": "redis.codec",
@@ -100,19 +123,34 @@ _HOMES = {
     "prune_old_dataframe_rows": "frames.convert",
     "streams_to_dataframe": "frames.convert",
     "streams_to_dataframe_fast": "frames.convert",
+    "wait_until": "runtime.testing",
 }
 
 __all__ = list(_HOMES)
+__all__ += ["__version__"]
 
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
-    if home is None:
+    if home is not None:
+        value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    elif name == "__version__":
+        value = _installed_version()
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *__all__})
+
+
+def _installed_version() -> str:
+    """The version of the installed distribution; "0+unknown" where the package is run from its source."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("streammachine-mcp")
+    except PackageNotFoundError:
+        return "0+unknown"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastmcp import FastMCP
 
+import streammachine
 from streammachine.settings import Settings
 from streammachine_mcp.prompts import prompts
 from streammachine_mcp.resources import resources
@@ -54,7 +54,7 @@ def create_server(settings: Settings | None = None, app: str | None = None) -> F
     server: FastMCP[Any] = FastMCP(
         "streammachine",
         instructions=INSTRUCTIONS,
-        version=_version(),
+        version=streammachine.__version__,
         lifespan=lifespan,
         middleware=[FriendlyErrors()],
         mask_error_details=True,
@@ -81,10 +81,3 @@ def create_server(settings: Settings | None = None, app: str | None = None) -> F
     for prompt in prompts():
         server.add_prompt(prompt)
     return server
-
-
-def _version() -> str:
-    try:
-        return version("streammachine-mcp")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "0+unknown"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,92 @@ def test_every_public_name_loads_and_is_kept(name: str) -> None:
 def test_the_names_of_this_layer_are_public() -> None:
     wanted = {"RedisConnection", "Storage", "RedisObjectStorage", "Settings", "StreamMachineError"}
     assert wanted <= set(streammachine.__all__)
+
+
+# Section B of the contract, as far as it is built.
+CONTRACT_B = [
+    "App",
+    "StreamConsumer",
+    "Message",
+    "AppConfig",
+    "ConsumerConfig",
+    "TimerConfig",
+    "Storage",
+    "RedisConnection",
+    "streams_to_dataframe",
+    "streams_to_dataframe_fast",
+    "prune_old_dataframe_rows",
+    "TimeSeriesBuffer",
+    "FastOHLC",
+    "FastOHLCConsumer",
+    "create_ohlc_aggregator",
+    "parse_stream_id_timestamp",
+    "format_candle_for_redis",
+    "_HAS_FAST_OHLC_CYTHON",
+    "RedisObjectStorage",
+    "decode_dict_bytes_to_utf8",
+    "_has_cython_decode",
+    "__version__",
+    "Retry",
+    "Reject",
+    "Skip",
+    "RetryPolicy",
+    "Batch",
+    "MessageBatch",
+    "DeadLetters",
+    "TestApp",
+    "DataInput",
+    "Kline",
+    "Trade",
+    "Gap",
+    "FeedOptions",
+    "BinanceRunner",
+    "OKXRunner",
+    "KrakenRunner",
+    "BybitRunner",
+    "BinanceBackfilling",
+    "OKXBackfilling",
+    "OkxBackfilling",
+    "BybitBackfilling",
+    "KrakenBackfilling",
+    "Logger",
+    "CSVEmitter",
+    "PostgresEmitter",
+    "KafkaEmitter",
+    "RedisEmitter",
+    "ParquetEmitter",
+    "DataEmitter",
+    "merge_streams",
+    "config",
+]
+
+
+@pytest.mark.parametrize("name", CONTRACT_B)
+def test_every_name_of_the_contract_is_public(name: str) -> None:
+    assert name in streammachine.__all__
+    assert run(f"from streammachine import {name}; print({name} is not None)") == "True"
+
+
+def test_a_class_has_the_name_that_it_is_imported_by() -> None:
+    aliases = {"OkxBackfilling"}
+    classes = {name: value for name in streammachine.__all__ if isinstance(value := getattr(streammachine, name), type)}
+    assert {name: value.__name__ for name, value in classes.items() if value.__name__ != name}.keys() == aliases
+
+
+def test_the_version_is_the_distributions() -> None:
+    written = re.search(r'^version = "(.+)"', (ENGINE.parent / "pyproject.toml").read_text(), re.MULTILINE)
+    assert written is not None
+    assert streammachine.__version__ == version("streammachine-mcp") == written[1]
+    assert run("import streammachine; print(streammachine.__version__)") == written[1]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs", "examples"])
+def test_what_documents_import_are_public_names(page: str) -> None:
+    deep = re.compile(r"(?:from|import) +streammachine\.(?!errors\b|mcp_server\b)\w+|streammachine\.[a-z_]+\.\w+")
+    place = ENGINE.parent / page
+    files = [place] if place.is_file() else [each for each in place.rglob("*") if each.suffix in (".md", ".py")]
+    found = {str(each): deep.findall(each.read_text()) for each in files if each.name != "tables.py"}
+    assert {name: names for name, names in found.items() if names} == {}
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

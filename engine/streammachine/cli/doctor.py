@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import tempfile
+import textwrap
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 DISTRIBUTION = "streammachine-mcp"
 MARKS = {"ok": "[green]ok  [/]", "note": "[yellow]note[/]", "bad": "[red]bad [/]"}
 
+INDENT = "     "
+MARK_SPACE = "____ "  # as wide as a mark and the space behind it
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -45,17 +49,40 @@ class Finding:
 
 async def run_doctor() -> int:
     """Print all findings as they come; 1 when something is bad."""
-    # No wrapping of our own: a path or a command that is cut in two cannot be copied.
     console = Console(highlight=False, soft_wrap=True)
     wrong = 0
     async for finding in _checks():
         wrong += finding.mark == "bad"
-        console.print(MARKS[finding.mark], f"[bold]{finding.subject}[/]:", end=" ")
-        console.print(finding.seen, markup=False)
-        if finding.mend:
-            console.print("     ->", finding.mend, markup=False)
+        _print(console, finding)
     console.print(f"[red]{wrong} to mend.[/]" if wrong else "[green]Everything works.[/]")
     return 1 if wrong else 0
+
+
+def _print(console: Console, finding: Finding) -> None:
+    """A finding; a command to run has a line of its own, so that it can be copied whole."""
+    start = f"{MARK_SPACE}{finding.subject}: "
+    seen = _wrapped(console, start + finding.seen, INDENT)
+    console.print(MARKS[finding.mark], f"[bold]{finding.subject}[/]:", end=" ")
+    console.print(seen[len(start) :], markup=False)
+    if not finding.mend:
+        return
+    told, colon, command = finding.mend.partition(": ")
+    line = f"{INDENT}-> {finding.mend}"
+    if console.is_terminal and len(line) > console.width and colon and told.startswith("Run"):
+        line = f"{INDENT}-> {told}:\n{INDENT}   {command}"
+    else:
+        line = _wrapped(console, line, f"{INDENT}   ")
+    console.print(line, markup=False)
+
+
+def _wrapped(console: Console, text: str, indent: str) -> str:
+    """The text in lines as wide as the terminal, broken at spaces: a path that is cut in two cannot be copied."""
+    if not console.is_terminal:  # what reads it has no width
+        return text
+    lines = textwrap.wrap(
+        text, max(40, console.width), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines)
 
 
 async def _checks() -> AsyncIterator[Finding]:

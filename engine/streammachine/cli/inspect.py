@@ -1,9 +1,14 @@
-"""``streammachine inspect``: streams, groups, lag, pending and consumers, as a live table."""
+"""``streammachine inspect``: streams, groups, lag, pending and consumers, as a live table.
+
+The largest lag stands first; rows that the window has no room for are counted below the others.
+"""
 
 from __future__ import annotations
 
+import bisect
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import anyio
 from rich.console import Console, Group
@@ -23,6 +28,8 @@ LEFT = {"stream", "group", "agents"}
 FIRST_TO_GO = ("oldest s", "agents", "consumers", "msg/s", "length", "dead")  # where the terminal is narrow
 MOST_STREAMS = 200
 
+Order = Literal["lag", "pending", "oldest", "rate", "length", "dead", "name"]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -38,6 +45,11 @@ class Row:
     oldest: float | None = None
     consumers: int | None = None
     agents: str = ""
+
+    def place(self, order: Order) -> tuple[float, str, str]:
+        """Where the row stands: the largest first, what has no such number last, equal ones by name."""
+        number = None if order == "name" else getattr(self, order)
+        return (1.0 if number is None else -number, self.stream, self.group)
 
     def cells(self) -> list[str]:
         """The row as text."""
@@ -58,7 +70,7 @@ class Inspector:
         self._before: dict[str, tuple[float, int]] = {}
 
     async def rows(self) -> tuple[list[Row], bool]:
-        """A row for each group of each stream, and whether streams were left out."""
+        """A row for each group of each stream, in order of their names, and whether streams were left out."""
         names, more = await streams.find_streams(self._connection, self._pattern, limit=MOST_STREAMS)
         agents: dict[tuple[str, str], list[str]] = {}
         for entry in await roster(self._connection):
@@ -104,22 +116,22 @@ class Inspector:
         return max(0, added - before[1]) / (now - before[0])
 
 
-def run_inspect(pattern: str, *, once: bool, every: float) -> int:
+def run_inspect(pattern: str, *, once: bool, every: float, sort: Order = "lag") -> int:
     """Show the table until Ctrl-C, or once; where stdout is no terminal, once and as plain columns."""
     console = Console(highlight=False)
     if not console.is_terminal:
         # A pipe has no width: what is cut off cannot be found again.
         console = Console(highlight=False, width=10_000)
         once = True
-    return anyio.run(_inspect, console, pattern, once, every)
+    return anyio.run(_inspect, console, pattern, once, every, sort)
 
 
-async def _inspect(console: Console, pattern: str, once: bool, every: float) -> int:
+async def _inspect(console: Console, pattern: str, once: bool, every: float, sort: Order) -> int:
     async with RedisConnection() as connection:
         inspector = Inspector(connection, pattern)
         if once:
             rows, more = await inspector.rows()
-            console.print(_table(console, rows, more, connection.name))
+            console.print(_table(console, rows, more, connection.name, sort))
             return 0
         with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
@@ -128,18 +140,43 @@ async def _inspect(console: Console, pattern: str, once: bool, every: float) -> 
                 except StreamMachineError as error:
                     live.update(Text(str(error), style="red"), refresh=True)
                 else:
-                    live.update(_table(console, rows, more, connection.name), refresh=True)
+                    live.update(_screen(console, rows, more, connection.name, sort), refresh=True)
                 await anyio.sleep(every)
 
 
-def _table(console: Console, rows: list[Row], more: bool, server: str) -> Group:
+def _screen(console: Console, rows: list[Row], more: bool, server: str, sort: Order) -> Group:
+    """The table with as many rows as the window has room for; a row may take several lines."""
+
+    def table(count: int) -> Group:
+        return _table(console, rows, more, server, sort, count)
+
+    def is_too_high(count: int) -> bool:
+        return len(console.render_lines(table(count))) > console.height
+
+    if not is_too_high(len(rows)):
+        return table(len(rows))
+    if is_too_high(0):
+        return Group(_hidden(len(rows)))
+    return table(max(0, bisect.bisect_left(range(len(rows)), True, key=is_too_high) - 1))
+
+
+def _table(console: Console, rows: list[Row], more: bool, server: str, sort: Order, count: int | None = None) -> Group:
+    """The first ``count`` rows, or all, and what is said of the others."""
+    ordered = sorted(rows, key=lambda row: row.place(sort))
     right = [name for name in COLUMNS if name not in LEFT]
-    cells = [row.cells() for row in rows]
+    cells = [row.cells() for row in ordered[:count]]
     table, left_out = fitting(console, COLUMNS, cells, folding=LEFT, right=right, first_to_go=FIRST_TO_GO)
-    streams_shown = len({row.stream for row in rows})
-    note = f"{streams_shown} streams on {server}"
+    note = f"{len({row.stream for row in rows})} streams on {server}, by {sort}"
     if more:
-        note += f"; only the first {MOST_STREAMS}: narrow the pattern"
+        note += f"; only the first {MOST_STREAMS} by name: narrow the pattern"
     if left_out:
         note += f"; too narrow for: {', '.join(left_out)}"
-    return Group(table, Text(note))
+    cut = len(rows) - len(cells)
+    if not cut:
+        return Group(table, Text(note))
+    return Group(table, _hidden(cut), Text(note))
+
+
+def _hidden(count: int) -> Text:
+    rows = "rows" if count > 1 else "row"
+    return Text(f"... {count} more {rows}: make the window higher, or narrow the pattern", style="yellow")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
+import streammachine
 from streammachine.errors import StreamMachineError
 
 # A list in one argument, "5m,15m", or in several.
@@ -22,16 +22,9 @@ Commas = Annotated[
 ]
 
 
-def _version() -> str:
-    try:
-        return version("streammachine-mcp")
-    except PackageNotFoundError:
-        return "0+unknown (run from its source, not installed)"
-
-
 app = App(
     name="streammachine",
-    version=_version,
+    version=lambda: streammachine.__version__,
     help="Market ticks to candles on Redis Streams, and an MCP server over it. The server itself is streammachine-mcp.",
 )
 install = App(name="install", help="Install the MCP server into a client.")
@@ -120,7 +113,11 @@ def run(
 
 @app.command
 def inspect(
-    pattern: str = "*", *, once: bool = False, every: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0
+    pattern: str = "*",
+    *,
+    once: bool = False,
+    every: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0,
+    sort: Literal["lag", "pending", "oldest", "rate", "length", "dead", "name"] = "lag",
 ) -> int:
     """Show streams, groups, lag, pending and consumers as a live table.
 
@@ -132,10 +129,12 @@ def inspect(
         Print the table once and end.
     every
         Seconds between two looks.
+    sort
+        What stands first: the largest lag, or another column's largest, or the names in order.
     """
     from streammachine.cli.inspect import run_inspect
 
-    return run_inspect(pattern, once=once, every=every)
+    return run_inspect(pattern, once=once, every=every, sort=sort)
 
 
 @app.command

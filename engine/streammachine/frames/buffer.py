@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from streammachine.frames.convert import cutoff_ms, milliseconds_of
+from streammachine.frames.convert import cutoff_ms
+from streammachine.frames.times import milliseconds_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,11 +27,11 @@ class TimeSeriesBuffer:
         recent.append(streams_to_dataframe(reply))
         frame = recent.get()
 
-    ``timestamp_column`` holds milliseconds since the epoch (numbers, or text of numbers) or datetimes. Age is
-    measured from the wall clock at the moment of the question, so a buffer that nothing is appended to grows empty.
-    Rows keep the order they were appended in, which need not be the order of time; of rows with one timestamp the
-    later appended are the newer. A row without a timestamp cannot be dated: its age counts from its arrival, so it is
-    neither lost nor kept for ever.
+    ``timestamp_column`` holds milliseconds since the epoch (numbers, or text of numbers), datetimes of any unit, dates
+    or ISO 8601 text (without a zone: UTC), or periods (they count from their start). Age is measured from the wall
+    clock at the moment of the question, so a buffer that nothing is appended to grows empty. Rows keep the order they
+    were appended in, which need not be the order of time; of rows with one timestamp the later appended are the newer.
+    A row without a timestamp cannot be dated: its age counts from its arrival, so it is neither lost nor kept for ever.
 
     Appending is cheap: frames are collected and put together when somebody asks, or when they outnumber what is held.
     So up to twice the rows that ``get`` gives stay in memory (and no fewer than about a thousand).
@@ -123,14 +124,13 @@ class TimeSeriesBuffer:
     def _settle(self) -> None:
         """Puts all rows into one frame, without the old ones and those beyond ``max_rows``."""
         import numpy as np
-        import pandas as pd
 
         times = self._times
         if not times.count:
             return
         # pandas takes the dtypes of empty frames into account; they have nothing to say beside rows.
         full = [frame for frame in self._frames if len(frame)]
-        together = full[0] if len(full) == 1 else pd.concat(full, ignore_index=True)
+        together = full[0] if len(full) == 1 else _together(full)
         kept = np.flatnonzero(times.age_from >= self._cutoff())
         if self._max_rows is not None and len(kept) > self._max_rows:
             newest = np.argsort(times.age_from[kept], kind="stable")[-self._max_rows :]
@@ -141,6 +141,22 @@ class TimeSeriesBuffer:
             self._times.append(times.own[kept], times.age_from[kept])
         self._frames = [together]
         self._settled = len(together)
+
+
+def _together(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """One frame of all rows."""
+    import pandas as pd
+
+    try:
+        return pd.concat(frames, ignore_index=True)
+    except pd.errors.OutOfBoundsDatetime:
+        # Datetimes of two units become nanoseconds, which end in 2262. As objects they stay what they are.
+        is_datetime = pd.api.types.is_datetime64_any_dtype
+        apart = [
+            frame.astype({name: object for name, dtype in frame.dtypes.items() if is_datetime(dtype)})
+            for frame in frames
+        ]
+        return pd.concat(apart, ignore_index=True)
 
 
 class _Times:

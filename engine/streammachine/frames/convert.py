@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from streammachine.frames.replies import MAX_INT64, named, parts_of, position_of, streams_of, text
+from streammachine.frames.times import milliseconds_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,8 +125,9 @@ def prune_old_dataframe_rows(
     """A new frame without the rows older than ``cutoff_seconds``; the given one is not changed.
 
     A row stays while ``timestamp >= current_time - cutoff_seconds``; rows keep their order and index labels.
-    ``timestamp_column`` holds milliseconds since the epoch (numbers, or text of numbers) or datetimes (without a
-    zone: UTC). ``current_time`` is in seconds since the epoch, as ``time.time()``, which is the default.
+    ``timestamp_column`` holds milliseconds since the epoch (numbers, or text of numbers), datetimes of any unit, dates
+    or ISO 8601 text (without a zone: UTC), or periods (they count from their start). ``current_time`` is in seconds
+    since the epoch, as ``time.time()``, which is the default.
 
     Rows without a timestamp (missing or infinite) are kept: pruning removes what is known to be old, and their age is
     not known. ``missing="drop"`` removes them too, for frames that would otherwise collect them; ``TimeSeriesBuffer``
@@ -158,40 +160,6 @@ def cutoff_ms(age_seconds: float, current_time: float | None = None) -> float:
         raise ValueError(f"the current time is {now}; give seconds since the epoch, such as time.time()")
     # To the microsecond, about a float's precision here: a row exactly on the border must not fall to rounding.
     return round((now - age_seconds) * 1000, 3)
-
-
-def milliseconds_of(df: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    """The column's timestamps in epoch milliseconds; NaN where there is none. Raises ValueError.
-
-    Milliseconds are exact in a float64 for 285,000 years.
-    """
-    import numpy as np
-    import pandas as pd
-
-    if column not in df.columns:
-        raise ValueError(
-            f"the frame has no column {column!r}. It has: {', '.join(map(repr, df.columns)) or 'none'}."
-            " Name the column with the milliseconds in timestamp_column."
-        )
-    values = df[column]
-    if isinstance(values, pd.DataFrame):
-        raise ValueError(f"the frame has more than one column {column!r}. Rename all but one.")
-    times: NDArray[np.float64]
-    if isinstance(values.dtype, np.dtype) and values.dtype.kind in "iuf":
-        times = values.to_numpy().astype(np.float64)
-        times[~np.isfinite(times)] = math.nan
-        return times
-    if pd.api.types.is_datetime64_any_dtype(values):
-        stamps = pd.to_datetime(values, utc=True).dt.tz_localize(None)
-        return np.asarray((stamps - pd.Timestamp(0)) / pd.Timedelta(milliseconds=1), dtype=np.float64)
-    try:
-        times = pd.to_numeric(values).to_numpy(dtype=np.float64, na_value=math.nan).astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"the column {column!r} holds something that is not a time in milliseconds: {error}"
-        ) from error
-    times[~np.isfinite(times)] = math.nan
-    return times
 
 
 # --- putting the frame together ----------------------------------------------------------------------------------

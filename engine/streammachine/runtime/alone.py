@@ -56,7 +56,7 @@ class AloneRunner:
         """Have a process ready, with the App loaded and its start-up hooks run.
 
         Raises:
-            Unrunnable: it ended before that, or took longer than START seconds.
+            Unrunnable: it cannot be started, ended before that, or took longer than START seconds.
         """
         if self._process is not None and self._process.returncode is not None:
             await self.aclose()  # somebody ended it while it had nothing to do
@@ -64,7 +64,10 @@ class AloneRunner:
             return
         async with self._ends_with_us():
             with anyio.move_on_after(START) as waiting:
-                await self._start(consumer)
+                try:
+                    await self._start(consumer)
+                except OSError as error:
+                    raise Unrunnable(f"The process for messages that run alone cannot be started: {error}") from error
                 if await self._hear() == "ready":
                     return
             if waiting.cancelled_caught:

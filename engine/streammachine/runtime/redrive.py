@@ -51,14 +51,14 @@ class Redriven:
 
 
 @dataclass(frozen=True)
-class Box:
+class DeadLetters:
     """The dead letters of one stream."""
 
     stream: str
     key: str
 
     @classmethod
-    async def open(cls, connection: RedisConnection, stream: str) -> Box:
+    async def open(cls, connection: RedisConnection, stream: str) -> DeadLetters:
         """The box of a stream (or of its dead-letter stream's own name).
 
         Raises:
@@ -149,6 +149,9 @@ class Box:
         milliseconds, _, sequence = up_to.partition("-")
         behind = f"{milliseconds}-{int(sequence) + 1}"
         return int(await connection.command("XTRIM", self.key, "MINID", "=", behind, repeatable=True))
+
+
+Box = DeadLetters  # the name that its callers here know
 
 
 async def boxes(connection: RedisConnection) -> list[tuple[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -9,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import streammachine
+from streammachine.cli import doctor
 
 BROKEN = {"STREAMMACHINE_COUNT": "many"}  # ends the doctor's visit before it opens Redis: the quick tests use it
 
@@ -37,6 +40,26 @@ def test_no_line_is_wrapped_so_that_commands_and_paths_can_be_copied(cli) -> Non
         line.startswith("bad  Settings: STREAMMACHINE_COUNT='many'") and line.endswith(wanted)
         for line in cli("doctor", **BROKEN).stdout.splitlines()
     )
+
+
+@pytest.mark.parametrize("width", [40, 60, 100])
+def test_on_a_terminal_lines_are_broken_at_spaces_and_a_command_is_left_whole(width: int) -> None:
+    path = "/home/somebody/.local/share/a-folder-with-hyphens/and-a-very-long-name-of-its-own/server.sock"
+    seen = f"Valkey 9.1.0 at unix://{path}, embedded because nothing else was named; 0.4 ms"
+    command = f"pip install --force-reinstall --no-deps 'streammachine-mcp[all]' && {path}"
+    mend = "There is no C compiler here. Install one and Python's headers, then streammachine-mcp again."
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, soft_wrap=True)
+    doctor._print(console, doctor.Finding("bad", "Redis", seen, f"Run: {command}"))
+    doctor._print(console, doctor.Finding("note", "Wire codec", "not compiled: plain Python", mend))
+    text = console.file.getvalue()
+    lines = text.splitlines()
+    assert f"        {command}" in lines
+    assert " ".join(text.split()) == (
+        f"bad Redis: {seen} -> Run: {command} note Wire codec: not compiled: plain Python -> {mend}"
+    )
+    for line in lines:
+        assert len(line) <= width or path in line
+    assert [line[:5] for line in lines].count("     ") == len(lines) - 2  # what goes on stands below its beginning
 
 
 def test_a_setting_that_is_not_accepted_is_named_with_its_mend(cli) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import select
@@ -13,7 +14,9 @@ from typing import Any
 
 import pytest
 import redis
+from rich.console import Console
 
+from streammachine.cli.inspect import Row, _screen
 from streammachine.redis.embedded import EmbeddedServer
 from support_servers import redis_at, until
 
@@ -88,3 +91,33 @@ def test_on_a_terminal_it_goes_on_until_ctrl_c(cli: Any, store: redis.Redis) -> 
         process.communicate()
         os.close(ours)
         os.close(theirs)
+
+
+def test_the_largest_lag_stands_first(cli: Any, store: redis.Redis) -> None:
+    for name, count in (("a", 2), ("b", 30), ("c", 0)):
+        store.xgroup_create(name, "g", mkstream=True)
+        for number in range(count):
+            store.xadd(name, {"n": number})
+
+    found = [line.split()[0] for line in cli("inspect", "--once").stdout.splitlines() if line.strip()]
+    assert [name for name in found if name in ("a", "b", "c", "orders", "[red]plain")] == [
+        "b", "a", "orders", "c", "[red]plain",
+    ]  # fmt: skip
+    assert "by lag" in cli("inspect", "--once").stdout
+    found = [line.split()[0] for line in cli("inspect", "--once", "--sort", "name").stdout.splitlines() if line.strip()]
+    assert [name for name in found if name in ("a", "b", "c")] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("height", [1, 3, 4, 6, 10, 30])
+@pytest.mark.parametrize("width", [30, 160])
+def test_rows_that_the_window_has_no_room_for_are_counted(height: int, width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
+    rows = [Row(f"stream-{number:02}", 1, None, 0, "group " * 5, lag=number) for number in range(20)]
+    table = _screen(console, rows, False, "here", "lag")
+    lines = ["".join(segment.text for segment in line).strip() for line in console.render_lines(table)]
+    shown = [line.split()[0] for line in lines if line.startswith("stream-")]
+    assert shown == [f"stream-{number:02}" for number in range(19, 19 - len(shown), -1)]
+    hidden = [int(line.split()[1]) for line in lines if line.startswith("... ")]
+    assert hidden == ([20 - len(shown)] if len(shown) < 20 else [])
+    assert len(lines) <= height or not shown
+    assert shown or height < 10 or width == 30

@@ -164,6 +164,38 @@ def test_datetimes_are_timestamps_too(clock: Clock) -> None:
     assert (len(buffer), buffer.last_timestamp) == (1, MS + 1)
 
 
+def test_times_of_every_form_stand_side_by_side(clock: Clock) -> None:
+    far = np.array(["2500-01-01T00:00:00.000001"], dtype="datetime64[us]")
+    forms: list[Any] = [
+        pd.Series(far),
+        pd.Series(np.array([MS * 1_000_000], dtype="datetime64[ns]")),
+        pd.Series([pd.Timestamp(MS, unit="ms").to_pydatetime()], dtype=object),
+        pd.Series(pd.PeriodIndex([pd.Timestamp(MS, unit="ms")], freq="s")),
+        pd.Series(["2023-11-14T22:13:20Z"]),
+        pd.Series([MS]),
+    ]
+    buffer = TimeSeriesBuffer(max_age_seconds=60, now=clock)
+    for number, form in enumerate(forms):
+        buffer.append(pd.DataFrame({"timestamp_ms": form, "n": number}))
+    held = buffer.get()
+    assert list(held["n"]) == list(range(len(forms)))
+    assert pd.Timestamp(held["timestamp_ms"][0]) == pd.Timestamp(far[0])
+    assert buffer.last_timestamp == 16725225600000.001
+    clock.seconds += 61
+    assert list(buffer.get()["n"]) == [0]
+
+
+def test_datetimes_of_two_units_stay_what_they_are(clock: Clock) -> None:
+    buffer = TimeSeriesBuffer(max_age_seconds=60, now=clock)
+    for unit, text in (("us", "2500-01-01"), ("ns", "2026-01-01T00:00:00.000000001")):
+        buffer.append(pd.DataFrame({"timestamp_ms": np.array([text], dtype=f"datetime64[{unit}]")}))
+    assert [str(time) for time in buffer.get()["timestamp_ms"]] == [
+        "2500-01-01 00:00:00",
+        "2026-01-01 00:00:00.000000001",
+    ]
+    assert len(buffer) == 2
+
+
 def test_a_frame_without_the_column_is_refused_and_nothing_is_added(clock: Clock) -> None:
     buffer = TimeSeriesBuffer(60, "ts", now=clock)
     with pytest.raises(ValueError, match=r"no column 'ts'. It has: 'timestamp_ms', 'n'"):

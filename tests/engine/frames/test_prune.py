@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,73 @@ def test_rows_without_a_timestamp_are_kept_unless_the_caller_says_otherwise(miss
 )
 def test_every_usual_form_of_a_timestamp_is_understood(times: pd.Series) -> None:
     assert list(prune_old_dataframe_rows(times.to_frame("ts"), 60, "ts", NOW).index) == [1]
+
+
+OLD, NEW = datetime(2023, 11, 14, 22, 0, tzinfo=UTC), datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)  # NEW is NOW
+FAR = "2500-01-01T00:00:00"  # datetime64[ns] ends in 2262
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pd.Series(np.array(["2023-11-14T22:00", FAR], dtype="datetime64[us]")),
+        pd.Series(np.array(["2023-11-14T22:00", FAR], dtype="datetime64[ms]")),
+        pd.Series(np.array(["2023-11-14T22:00", FAR], dtype="datetime64[s]")),
+        pd.Series(np.array(["2023-11-14T22:00", FAR], dtype="datetime64[us]")).dt.tz_localize("Asia/Tokyo"),
+        pd.Series([OLD, NEW], dtype=object),
+        pd.Series([OLD.replace(tzinfo=None), NEW.astimezone(timezone(timedelta(hours=-5)))], dtype=object),
+        pd.Series([pd.Timestamp(OLD), pd.Timestamp(FAR)], dtype=object),
+        pd.Series([np.datetime64("2023-11-14T22:00"), np.datetime64(FAR)], dtype=object),
+        pd.Series([date(2023, 11, 14), date(2500, 1, 1)], dtype=object),
+        pd.Series(["2023-11-14T22:00:00Z", "2023-11-14T22:13:20+00:00"]),
+        pd.Series(["2023-11-14", FAR]),
+        pd.Series([b"2023-11-14 22:00:00", str(NOW_MS).encode()], dtype=object),
+        pd.Series(["2023-11-14T22:00:00Z", str(NOW_MS)]),
+        pd.Series([str(NOW_MS - 10**6), str(NOW_MS)]).astype("category"),
+        pd.Series([OLD, NOW_MS], dtype=object),
+        pd.Series(pd.PeriodIndex(["2023-11-14 22:00", "2023-11-14 22:13:20"], freq="s")),
+        pd.Series(pd.PeriodIndex(["2023-11-14", FAR], freq="D")),
+        pd.Series(pd.PeriodIndex(["2023-10", FAR], freq="M")),
+        pd.Series([pd.Period("2023-10"), pd.Period(FAR, freq="s")], dtype=object),
+    ],
+    ids=lambda times: f"{times.dtype}, {type(times[0]).__name__}, {times[1]}",
+)
+def test_datetimes_periods_and_iso_text_of_every_kind_are_understood(times: pd.Series) -> None:
+    assert list(prune_old_dataframe_rows(times.to_frame("ts"), 60, "ts", NOW).index) == [1]
+
+
+@pytest.mark.parametrize("kind", ["datetime64[us]", "datetime64[ns]", "object", "text", "period"])
+def test_a_time_is_exact_to_the_last_microsecond(kind: str) -> None:
+    stamps = pd.Series(np.array(["2023-11-14T22:13:20.000001", "2023-11-14T22:13:19.999999"], dtype="datetime64[us]"))
+    forms = {
+        "object": stamps.astype(object),
+        "text": stamps.astype(str),
+        "period": pd.Series(pd.PeriodIndex(stamps, freq="us")),
+    }
+    times = forms[kind] if kind in forms else stamps.astype(kind)
+    assert list(prune_old_dataframe_rows(times.to_frame("ts"), 0, "ts", NOW).index) == [0]
+
+
+@pytest.mark.parametrize("missing", [None, pd.NaT, float("nan"), pd.NA, np.datetime64("NaT"), ""])
+def test_a_datetime_that_is_missing_is_a_row_without_a_timestamp(missing: Any) -> None:
+    df = frame(OLD, missing, NEW).astype({"timestamp_ms": object})
+    assert list(prune_old_dataframe_rows(df, 60, current_time=NOW).index) == [1, 2]
+    assert list(prune_old_dataframe_rows(df, 60, current_time=NOW, missing="drop").index) == [2]
+
+
+@pytest.mark.parametrize(
+    "value", [True, np.True_, timedelta(1), pd.Timedelta(1), 1j, "1_000", "2023-13-01", b"\xff", [1], {}]
+)
+def test_what_is_no_time_is_refused_with_its_row(value: Any) -> None:
+    for df in (frame(OLD, value), frame(value)):
+        with pytest.raises(ValueError, match=rf"'timestamp_ms' holds something.*row {len(df) - 1} has"):
+            prune_old_dataframe_rows(df.astype({"timestamp_ms": object}), 60, current_time=NOW)
+
+
+@pytest.mark.parametrize("values", [[True], [pd.Timedelta(1)], [1j]])
+def test_a_column_of_no_times_is_refused(values: list[Any]) -> None:
+    with pytest.raises(ValueError, match="'timestamp_ms' holds something"):
+        prune_old_dataframe_rows(frame(*values), 60, current_time=NOW)
 
 
 def test_a_missing_column_is_an_error_that_names_those_there_are() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streammachine.runtime import quarantine
+from streammachine.runtime import alone, quarantine
 from streammachine.runtime.message import Message
 from streammachine.runtime.origin import Origin
 from support_runtime import MakeApp, Probe, Script
@@ -145,6 +145,33 @@ async def test_what_cannot_run_alone_ends_and_its_neighbours_go_on(
             ("spent", "unrunnable", "2"),
         ]
         assert reason in letters[0]["sm-error"]
+
+
+async def test_a_process_that_cannot_be_started_or_is_never_ready_is_no_reason_to_wait_for_ever(
+    make_app: MakeApp, script: MakeScript, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "BACKOFF", 0.001)
+    monkeypatch.setattr(quarantine, "TRIES", 1)
+    monkeypatch.setattr(alone, "START", 0.2)
+    there = script("app = App('test', to_scan=False)\ntime.sleep(600)\n")
+    for stream, executable, reason in (
+        ("s", sys.executable, "not ready within 0.2 s"),
+        ("t", "/", "cannot be started"),
+    ):
+        app = make_app()
+
+        @app.agent(stream, lease=1.0)
+        async def handle(message: Message) -> None: ...
+
+        app._origin = Origin("", str(there.path), "app")
+        await quarantined(probe, stream, "suspect")
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", executable)
+            async with app:
+                await until(lambda stream=stream: probe.done(stream, 1), DEADLINE)  # type: ignore[misc]
+        (letter,) = await probe.fields(f"{{{stream}}}:dlq")
+        assert letter["sm-reason"] == "unrunnable"
+        assert reason in letter["sm-error"]
 
 
 async def test_health_says_why_workers_do_not_start(script: MakeScript, probe: Probe) -> None:
