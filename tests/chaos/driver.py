@@ -94,7 +94,8 @@ class Report:
         return (
             f"seed {plan.seed}: {plan.messages} messages, {plan.workers} workers, {self.kills} kills (-9), "
             f"{self.zombies} zombies, {self.cuts} cuts, {self.restarts} Valkey restarts, "
-            f"{self.worker_deaths} deaths by messages, {self.seconds:.0f} s -> {len(self.missing)} missing, {len(self.duplicates)} duplicates, "
+            f"{self.worker_deaths} deaths by messages, {self.seconds:.0f} s -> "
+            f"{len(self.missing)} missing, {len(self.duplicates)} duplicates, "
             f"{self.stuck} stuck, "
             f"{sum(self.dead_letters.values())} dead letters {dict(self.reasons)}, counter {self.counted}/{self.good}: "
             + ("OK" if not self.problems() else "; ".join(self.problems()))
