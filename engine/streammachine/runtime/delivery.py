@@ -115,6 +115,7 @@ class Item:
     begun: bool = True  # False: taken over, and its start is not counted yet
     apart: bool = False  # it runs in another process, which acknowledges it
     lost: bool = False  # somebody else took it over; what its handler does is not committed
+    breaks: int = 0  # attempts that a broken connection ended, and that do not count
     error: Exception | None = None  # it cannot be handled (its key cannot be told): the handler is not called
 
 
