@@ -273,7 +273,7 @@ class Storage:
                 if await self._compare_and_set(key, stored, self.encode(key, value)):
                     return value
                 await anyio.sleep(random.uniform(0, pause))
-                pause = min(2 * pause, 1.0)
+                pause = min(2 * pause, 0.1)  # of few: those of one process take turns
         raise ConflictError(f"The value of {key!r} kept changing for {UPDATE_DEADLINE:g} s; use incr() for counters.")
 
     async def incr(self, key: str, by: float = 1) -> int | float:

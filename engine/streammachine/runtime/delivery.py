@@ -71,7 +71,7 @@ ROOM_LOOK = 1.0  # seconds between two looks whether Redis takes writes again
 # Of a script: with flags, the server refuses it at its memory limit, with a full disk or without its replicas before
 # it begins, as it refuses a SET. What needs no memory (an acknowledgement, a deletion) goes through at the limit.
 _CAREFUL, _ALWAYS = "#!lua\n", "#!lua flags=allow-oom\n"
-_NO_WRITES = ("MISCONF", "NOREPLICAS")  # answers of a server that takes no writes just now, whoever asks
+_NO_WRITES = ("MISCONF", "NOREPLICAS", "READONLY")  # answers of a server that takes no writes just now, whoever asks
 # KEYS[1] a companion; ARGV the group, the ids. Acknowledged entries vanish in the same step: only this group reads it.
 _FINISH = (
     MAY
