@@ -39,7 +39,7 @@ check: setup
 bench: setup
 	$(BIN)/python -m benchmarks $(ONLY)
 
-# The long form of tests/chaos: workers killed and paused, the server restarted, at random.
+# The long form of tests/chaos: workers killed and paused, the network cut, the server restarted, at random.
 chaos: setup
 	$(BIN)/python -m tests.chaos
 

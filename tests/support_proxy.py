@@ -9,6 +9,8 @@ import struct
 from pathlib import Path
 from typing import Self
 
+CUTS = ("now", "lost reply", "torn reply", "torn request")  # see Proxy.cut
+
 
 class Proxy:
     """Forwards ``127.0.0.1:port`` to a server's socket.
@@ -17,6 +19,7 @@ class Proxy:
     many seconds; ``lose_reply_to(b"XADD")`` lets the next such command reach the server, then swallows the reply and
     cuts the link; ``reset()`` cuts all links with RST; ``half_open()`` lets the links that stand swallow everything for
     good, while new ones work (a router that lost its table); ``refuse()`` stops listening until ``listen()``.
+    ``cut(how, which)`` cuts one link: now, in place of its next reply, or in the middle of its next reply or request.
     """
 
     def __init__(self, target: Path | tuple[str, int]) -> None:
@@ -27,6 +30,7 @@ class Proxy:
         self.connections = 0
         self.lost_replies = 0
         self.swallowed = 0  # portions
+        self.cuts = 0  # of one link each
         self._links: set[_Link] = set()
         self._doomed: bytes | None = None
         self._server: asyncio.Server | None = None
@@ -65,16 +69,30 @@ class Proxy:
         for writer in list(self._writers):
             _abort(writer)
 
+    def cut(self, how: str, which: float) -> None:
+        """Cut one of the links that stand; ``which`` (0 to 1) says which one."""
+        links = [link for link in self._links if not link.doomed]
+        if not links:
+            return
+        link = links[int(which * len(links))]
+        link.doomed = how
+        if how == "now":
+            link.cut()
+
     def half_open(self) -> None:
         for link in self._links:
             link.dead = True
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        if isinstance(self.target, Path):
-            there = await asyncio.open_unix_connection(str(self.target))
-        else:
-            there = await asyncio.open_connection(*self.target)
+        try:
+            if isinstance(self.target, Path):
+                there = await asyncio.open_unix_connection(str(self.target))
+            else:
+                there = await asyncio.open_connection(*self.target)
+        except OSError:  # the server is down
+            _abort(writer)
+            return
         link = _Link(self, (reader, writer), there)
         self._writers |= {writer, there[1]}
         self._links.add(link)
@@ -105,6 +123,12 @@ class _Link:
         self.server, self.to_server = there
         self.losing = False
         self.dead = False
+        self.doomed = ""  # how it will be cut
+
+    def cut(self) -> None:
+        self.proxy.cuts += 1
+        _abort(self.to_client)
+        self.to_server.transport.abort()
 
     @property
     def swallows(self) -> bool:
@@ -120,6 +144,10 @@ class _Link:
                 if self.proxy._doomed is not None and self.proxy._doomed in data:
                     self.proxy._doomed = None
                     self.losing = True
+                if self.doomed == "torn request":
+                    self.to_server.write(data[: len(data) // 2])
+                    self.cut()
+                    return
                 if not self.swallows:
                     self.to_server.write(data)
                     await self.to_server.drain()
@@ -131,6 +159,10 @@ class _Link:
                 if self.losing:
                     self.proxy.lost_replies += 1
                     _abort(self.to_client)
+                    return
+                if self.doomed in ("lost reply", "torn reply"):
+                    self.to_client.write(data[: len(data) // 2 if self.doomed == "torn reply" else 0])
+                    self.cut()
                     return
                 if not self.swallows:
                     self.to_client.write(data)

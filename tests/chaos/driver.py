@@ -1,7 +1,7 @@
-"""The driver: sends, kills, freezes, restarts, and counts what came out.
+"""The driver: sends, kills, freezes, cuts the network, restarts, and counts what came out.
 
-Every message of kind "good" must give exactly one entry in ``results``; the dead letters must be the poison and the
-killers, no other; the counter in the storage must equal the good messages.
+Every message of kind "good" or "late" must give exactly one entry in ``results``; the dead letters must be the poison
+and the killers, no other; the counter in the storage must equal the good messages.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from typing import Any
 
 import redis as peer
 
+from chaos.network import Network
 from streammachine.redis.embedded import find_binary
 from support_valkey import free_port
 
 WORKER = Path(__file__).with_name("worker.py")
+LATE = 50  # every so many good messages one comes back through the retry companion
+CUT_PAUSE = (0.01, 0.04)  # seconds between two cuts
 FREEZE = 2.5  # seconds a worker is stopped: well beyond the lease of 1.5
 
 
@@ -36,6 +39,7 @@ class Plan:
     workers: int = 4
     kills: int = 12
     zombies: int = 6
+    cuts: int = 0
     restarts: tuple[int, ...] = (signal.SIGKILL, signal.SIGTERM)
     poison: int = 7
     killers: int = 2
@@ -51,6 +55,7 @@ class Report:
     seconds: float = 0.0
     kills: int = 0
     zombies: int = 0
+    cuts: int = 0
     restarts: int = 0
     worker_deaths: int = 0  # by messages that kill
     missing: list[str] = field(default_factory=list)
@@ -59,6 +64,7 @@ class Report:
     reasons: Counter[str] = field(default_factory=Counter)
     counted: int = 0
     left_pending: int = -1
+    stuck: int = 0  # what nobody had finished when the time was up
 
     @property
     def good(self) -> int:
@@ -77,6 +83,8 @@ class Report:
             found.append(f"dead letters: {sorted(self.dead_letters.elements())}")
         if self.counted != self.good:
             found.append(f"the counter says {self.counted} of {self.good}")
+        if self.stuck:
+            found.append(f"{self.stuck} stuck")
         if self.left_pending:
             found.append(f"{self.left_pending} left pending")
         return found
@@ -85,8 +93,10 @@ class Report:
         plan = self.plan
         return (
             f"seed {plan.seed}: {plan.messages} messages, {plan.workers} workers, {self.kills} kills (-9), "
-            f"{self.zombies} zombies, {self.restarts} Valkey restarts, {self.worker_deaths} deaths by messages, "
-            f"{self.seconds:.0f} s -> {len(self.missing)} missing, {len(self.duplicates)} duplicates, "
+            f"{self.zombies} zombies, {self.cuts} cuts, {self.restarts} Valkey restarts, "
+            f"{self.worker_deaths} deaths by messages, {self.seconds:.0f} s -> "
+            f"{len(self.missing)} missing, {len(self.duplicates)} duplicates, "
+            f"{self.stuck} stuck, "
             f"{sum(self.dead_letters.values())} dead letters {dict(self.reasons)}, counter {self.counted}/{self.good}: "
             + ("OK" if not self.problems() else "; ".join(self.problems()))
         )
@@ -141,6 +151,7 @@ class Chaos:
         self._random = random.Random(plan.seed)
         self._folder = folder
         self._server = Valkey(folder / "valkey")
+        self._network = Network(self._server.port)
         self._workers: list[subprocess.Popen[bytes]] = []
         self._killed: set[int] = set()
         self._frozen: dict[int, float] = {}  # pid -> when it goes on
@@ -158,9 +169,13 @@ class Chaos:
                 share = len(self._actions()) + 1
                 self._send(records[step * len(records) // share : (step + 1) * len(records) // share])
                 self._wait(self._random.uniform(0.2, 0.9))
+                self._cut(self.plan.cuts * (step + 1) // len(self._actions()))
                 action()
             self._send(records[(share - 1) * len(records) // share :])
-            until(self._is_done, "all messages are dealt with", self.plan.deadline)
+            try:
+                until(self._is_done, "all messages are dealt with", self.plan.deadline)
+            except TimeoutError:
+                self.report.stuck = self._unfinished()
             for worker in self._workers:
                 worker.send_signal(signal.SIGTERM)
             for worker in self._workers:
@@ -172,6 +187,7 @@ class Chaos:
                     worker.kill()
                 worker.wait(30)
             self._server.stop()
+            self._network.close()
         self.report.seconds = time.monotonic() - began
         return self.report
 
@@ -179,7 +195,8 @@ class Chaos:
 
     def _records(self) -> list[dict[str, str]]:
         good = self.report.good
-        records = [{"id": f"good-{number}", "kind": "good"} for number in range(good)]
+        kinds = ["good" if number % LATE else "late" for number in range(good)]
+        records = [{"id": f"good-{number}", "kind": kind} for number, kind in enumerate(kinds)]
         for kind, count in (("poison", self.plan.poison), ("killer", self.plan.killers)):
             for number in range(count):
                 place = self._random.randrange(len(records))
@@ -218,6 +235,15 @@ class Chaos:
             self._frozen[victim.pid] = time.monotonic() + FREEZE
             self.report.zombies += 1
 
+    def _cut(self, total: int) -> None:
+        """Cut links one after the other until there were so many cuts in all."""
+        end = time.monotonic() + self.plan.deadline
+        while self._network.cuts < total:
+            assert time.monotonic() < end, "the links are not cut"
+            self._network.cut(self._random)
+            self._wait(self._random.uniform(*CUT_PAUSE))
+        self.report.cuts = self._network.cuts
+
     def _restart(self, number: int) -> None:
         self._say(f"restart Valkey with {signal.Signals(number).name}")
         self._server.stop(number)
@@ -246,7 +272,7 @@ class Chaos:
     def _spawn(self) -> subprocess.Popen[bytes]:
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("REDIS_", "STREAMMACHINE_"))},
-            "REDIS_URL": self._server.url,
+            "REDIS_URL": self._network.url,
             "STREAMMACHINE_DATA_DIR": str(self._folder / "data"),
         }
         with (self._folder / "workers.log").open("ab") as log:
@@ -271,6 +297,13 @@ class Chaos:
                 )
         except (peer.RedisError, OSError):
             return False
+
+    def _unfinished(self) -> int:
+        with self._server.client() as client:
+            retry = "{orders}:retry:workers"
+            waiting = client.zcard(f"{retry}:due") + client.xlen(retry)
+            (group,) = [facts for facts in client.xinfo_groups("orders") if facts["name"] == "workers"]
+            return int(group["pending"] + (group["lag"] or 0) + waiting)
 
     def _count(self) -> None:
         with self._server.client() as client:

@@ -10,7 +10,7 @@ import anyio
 
 from streammachine.runtime.app import App
 from streammachine.runtime.message import Message
-from streammachine.runtime.retry import RetryPolicy
+from streammachine.runtime.retry import Retry, RetryPolicy
 
 LEASE = 1.5
 
@@ -26,10 +26,12 @@ app = App("chaos", to_scan=False, grace=10.0)
     retry=RetryPolicy(max_attempts=4, initial=0.02, maximum=0.2),
 )
 async def handle(order: Message) -> None:
-    """Take a moment, then answer. Poison raises, a killer takes its process with it."""
+    """Take a moment, then answer. Poison raises, a killer takes its process with it, a late one comes back first."""
     kind = order.message["kind"]
     if kind == "killer":
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "late" and order.attempt == 1:
+        raise Retry(after=LEASE)  # through the group's companion
     await app.send("results", {"id": order.message["id"]})
     await anyio.sleep(random.uniform(0, 0.02))
     if kind == "poison":

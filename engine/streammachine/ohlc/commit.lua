@@ -7,10 +7,11 @@
 --         these: key's index, the values; how many dead letters and these: number of arguments, the arguments.
 --
 -- Invariant: only the holder of the lease commits, each commit once and in its order; the group's position, which is the
--- acknowledgement, moves with the outputs. What can be refused is looked at first: a script that fails is not undone.
+-- acknowledgement, moves behind the outputs. What can be refused is looked at first, since a script that fails is not undone;
+-- where an output is refused all the same, those before it are taken back.
 -- Gives {1} when it was done, {0} when the lease is another's or gone, {-1} when this commit was done before,
 -- {-2, key, type} when a key is of another type, {-3} when the stream was deleted and begins anew. Nothing was written then.
--- ahead(a, b) is redis/ids.lua's, which is put before this.
+-- ahead(a, b) is redis/ids.lua's and refusal(command, ...) redis/may.lua's, which are put before this.
 
 local at = 0
 local function take()
@@ -49,27 +50,48 @@ local first = at
 at = at + candles * (1 + width)
 local refused = tonumber(take())
 
-local function append(key, most, arguments)
-  if most == '0' then return redis.call('XADD', key, '*', unpack(arguments)) end
-  return redis.call('XADD', key, 'MAXLEN', '~', most, '*', unpack(arguments))
+local writes = count > 0 or fields > 0 or candles > 0
+if writes then
+  local no = refusal('HSET', KEYS[1], 'commits', number) or refusal('XGROUP', 'SETID', KEYS[3], group, id)
+  for n = 4, #KEYS do no = no or refusal('XADD', KEYS[n], '*', '', '') end
+  no = no or refusal('PEXPIRE', KEYS[2], 1) or refusal('DEL', KEYS[2])
+  if no then return no end
 end
 
-if count > 0 or fields > 0 or candles > 0 then
-  local read = tonumber(redis.call('HGET', KEYS[1], 'read') or -1)
-  if id == last then read = added elseif read >= 0 then read = read + count end
-  redis.call('HSET', KEYS[1], 'commits', number + 1, 'id', id, 'read', read)
-  for n = states + 1, states + 2 * fields, 2 do redis.call('HSET', KEYS[1], ARGV[n], ARGV[n + 1]) end
+local appended = {}
+local function append(key, most, arguments)
+  local done
+  if most == '0' then
+    done = redis.pcall('XADD', key, '*', unpack(arguments))
+  else
+    done = redis.pcall('XADD', key, 'MAXLEN', '~', most, '*', unpack(arguments))
+  end
+  if type(done) == 'string' then
+    appended[#appended + 1] = {key, done}
+    return nil
+  end
+  for n = #appended, 1, -1 do redis.pcall('XDEL', appended[n][1], appended[n][2]) end
+  return done
+end
+
+if writes then
   for _ = 1, refused do
     local size = tonumber(take())
-    append(KEYS[4], letters, {unpack(ARGV, at + 1, at + size)})
+    local no = append(KEYS[4], letters, {unpack(ARGV, at + 1, at + size)})
+    if no then return no end
     at = at + size
   end
   at = first
   for _ = 1, candles do
     local key = KEYS[tonumber(take())]
     for n = 1, width do candle[2 * n] = take() end
-    append(key, maxlen, candle)
+    local no = append(key, maxlen, candle)
+    if no then return no end
   end
+  local read = tonumber(redis.call('HGET', KEYS[1], 'read') or -1)
+  if id == last then read = added elseif read >= 0 then read = read + count end
+  redis.call('HSET', KEYS[1], 'commits', number + 1, 'id', id, 'read', read)
+  for n = states + 1, states + 2 * fields, 2 do redis.call('HSET', KEYS[1], ARGV[n], ARGV[n + 1]) end
   local set = {'XGROUP', 'SETID', KEYS[3], group, id}
   if read >= 0 then set[6], set[7] = 'ENTRIESREAD', read end
   if redis.pcall(unpack(set)).err then redis.call('XGROUP', 'CREATE', KEYS[3], group, id, 'MKSTREAM') end

@@ -17,7 +17,7 @@ from streammachine.ohlc.closing import CandleBook, Entry
 from streammachine.redis.codec import RespError, parse_stream_reply
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.road import Road, encode_command, refused
-from streammachine.redis.scripts import AHEAD
+from streammachine.redis.scripts import AHEAD, MAY
 
 log = logging.getLogger("streammachine.ohlc.consumer")
 
@@ -30,7 +30,7 @@ COMMIT_SECONDS = 0.1  # since the last commit, before the next one
 BACKOFF_FIRST, BACKOFF_LAST = 0.05, 5.0  # seconds after a failed read
 DEAD_LETTER_MAXLEN = 100_000
 MOST_ARGUMENTS = 7000  # of one XADD in a script; Lua's unpack ends at about 8000
-_COMMIT = AHEAD + files(__package__).joinpath("commit.lua").read_text()
+_COMMIT = MAY + AHEAD + files(__package__).joinpath("commit.lua").read_text()
 
 
 class LeaseLostError(StreamMachineError):

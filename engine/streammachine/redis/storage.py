@@ -20,6 +20,7 @@ import anyio
 from streammachine.errors import ConflictError, RedisCommandError, UnsupportedServerError, WrongTypeError
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.provisional import ProvisionalSum, plain
+from streammachine.redis.scripts import MAY
 from streammachine.redis.signing import MAGIC, Signer, is_unicode
 from streammachine.redis.turns import Turns
 
@@ -39,7 +40,9 @@ _MAX_BITS = 2048  # longer integers go to pickle: Python may be set to refuse th
 # KEYS[1] the hash; ARGV[1] the field, ARGV[2] the new value, ARGV[3] the value that was read, ARGV[4] "1" if
 # there was one, ARGV[5] "1" if the server has times to live of hash fields (HSET drops them, so they are set again).
 # Sets the field only if nobody changed it since; gives 1 or 0.
-_COMPARE_AND_SET = """
+_COMPARE_AND_SET = (
+    MAY
+    + """
 local now = redis.call('HGET', KEYS[1], ARGV[1])
 if ARGV[4] == '1' then
   if now ~= ARGV[3] then return 0 end
@@ -48,10 +51,13 @@ elseif now then
 end
 local ttl = -1
 if now and ARGV[5] == '1' then ttl = redis.call('HPTTL', KEYS[1], 'FIELDS', 1, ARGV[1])[1] end
+local no = ttl > 0 and refusal('HPEXPIRE', KEYS[1], ttl, 'FIELDS', 1, ARGV[1])
+if no then return no end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 if ttl > 0 then redis.call('HPEXPIRE', KEYS[1], ttl, 'FIELDS', 1, ARGV[1]) end
 return 1
 """
+)
 
 # KEYS[1] the hash; ARGV[1] the field, ARGV[2] what to add, ARGV[3] "1" if that is a whole number. Whole numbers
 # stay exact (64 bits) as long as all parts are whole; gives the sum's text.
@@ -68,13 +74,15 @@ return redis.call('HGET', KEYS[1], ARGV[1])
 
 # KEYS[1] the hash; ARGV[1] the field, ARGV[2] the value, ARGV[3] milliseconds it lives.
 # Who may not set a time to live writes nothing: the value would stay for ever.
-_WRITE_EXPIRING = """
-if redis.acl_check_cmd and not redis.acl_check_cmd('HPEXPIRE', KEYS[1]) then
-  return redis.pcall('HPEXPIRE', KEYS[1], ARGV[3], 'FIELDS', 1, ARGV[1])
-end
+_WRITE_EXPIRING = (
+    MAY
+    + """
+local no = refusal('HPEXPIRE', KEYS[1], ARGV[3], 'FIELDS', 1, ARGV[1])
+if no then return no end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('HPEXPIRE', KEYS[1], ARGV[3], 'FIELDS', 1, ARGV[1])
 """
+)
 
 # KEYS[1] the hash. Deletes it; gives how many fields it had.
 _CLEAR = """
@@ -271,7 +279,7 @@ class Storage:
                 if await self._compare_and_set(key, stored, self.encode(key, value)):
                     return value
                 await anyio.sleep(random.uniform(0, pause))
-                pause = min(2 * pause, 1.0)
+                pause = min(2 * pause, 0.1)  # of few: those of one process take turns
         raise ConflictError(f"The value of {key!r} kept changing for {UPDATE_DEADLINE:g} s; use incr() for counters.")
 
     async def incr(self, key: str, by: float = 1) -> int | float:

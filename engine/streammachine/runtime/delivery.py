@@ -48,7 +48,7 @@ from streammachine.errors import (
 )
 from streammachine.redis.codec import Entry, RespError, parse_entries, parse_stream_reply
 from streammachine.redis.road import Road, encode_command, group_is_gone, refused
-from streammachine.redis.scripts import AHEAD
+from streammachine.redis.scripts import AHEAD, MAY
 from streammachine.redis.streams import ensure_group
 from streammachine.runtime.companions import Companions
 from streammachine.runtime.message import ATTEMPT, FIRST_SEEN, ORIGIN_ID, ORIGIN_STREAM
@@ -71,12 +71,21 @@ ROOM_LOOK = 1.0  # seconds between two looks whether Redis takes writes again
 # Of a script: with flags, the server refuses it at its memory limit, with a full disk or without its replicas before
 # it begins, as it refuses a SET. What needs no memory (an acknowledgement, a deletion) goes through at the limit.
 _CAREFUL, _ALWAYS = "#!lua\n", "#!lua flags=allow-oom\n"
-_NO_WRITES = ("MISCONF", "NOREPLICAS")  # answers of a server that takes no writes just now, whoever asks
+_NO_WRITES = ("MISCONF", "NOREPLICAS", "READONLY")  # answers of a server that takes no writes just now, whoever asks
 # KEYS[1] a companion; ARGV the group, the ids. Acknowledged entries vanish in the same step: only this group reads it.
-_FINISH = "redis.call('XACK', KEYS[1], unpack(ARGV)) return redis.call('XDEL', KEYS[1], unpack(ARGV, 2))"
+_FINISH = (
+    MAY
+    + """
+local no = refusal('XDEL', KEYS[1], ARGV[2])
+if no then return no end
+redis.call('XACK', KEYS[1], unpack(ARGV))
+return redis.call('XDEL', KEYS[1], unpack(ARGV, 2))
+"""
+)
 _NAMES = ("begin", "commit", "leave", "mark", "move", "renew", "reopen", "take")
 _COMMENTS = re.compile(r"^--.*\n+", re.MULTILINE)  # travel with every call and say nothing to the server
 _SCRIPTS = {name: _COMMENTS.sub("", files(__package__).joinpath(f"{name}.lua").read_text()) for name in _NAMES}
+_SCRIPTS["move"] = MAY + _SCRIPTS["move"]
 _SCRIPTS["take"] = AHEAD + _SCRIPTS["take"]
 _SCRIPTS["settle"] = _ALWAYS + _SCRIPTS["commit"]  # a commit that needs no memory
 _SCRIPTS["commit"] = _CAREFUL + _SCRIPTS["commit"]
@@ -106,6 +115,7 @@ class Item:
     begun: bool = True  # False: taken over, and its start is not counted yet
     apart: bool = False  # it runs in another process, which acknowledges it
     lost: bool = False  # somebody else took it over; what its handler does is not committed
+    breaks: int = 0  # attempts that a broken connection ended, and that do not count
     error: Exception | None = None  # it cannot be handled (its key cannot be told): the handler is not called
 
 

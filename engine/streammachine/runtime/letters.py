@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from streammachine.errors import StreamMachineError
+from streammachine.redis.scripts import MAY
 from streammachine.runtime.companions import Companions, dead_letters
 from streammachine.runtime.delivery import MOST_ARGUMENTS, Delivery, Effect, Item, LostError, first_seen, origin_id
 from streammachine.runtime.message import ATTEMPT, FIRST_SEEN, ORIGIN_ID, ORIGIN_STREAM
@@ -25,7 +26,7 @@ FACTS = frozenset(
         b"error-type", b"error", b"traceback",
     )
 )  # fmt: skip
-_REDRIVE = files(__package__).joinpath("redrive.lua").read_text()
+_REDRIVE = MAY + files(__package__).joinpath("redrive.lua").read_text()
 
 
 class NoLetterError(StreamMachineError, LookupError):

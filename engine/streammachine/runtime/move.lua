@@ -5,6 +5,7 @@
 -- ARGV[1] epoch ms now; ARGV[2] how many to move at most; ARGV[3+] fields of a dead letter for a member that is none of ours
 --
 -- Invariant: a message stands in exactly one of the keys.
+-- refusal(command, ...) is redis/may.lua's, which is put before this.
 -- Gives {moved, epoch ms when the next one is due or "", ids of the dead letters for members that are none of ours}.
 
 local function fields_of(member)
@@ -17,9 +18,8 @@ local function fields_of(member)
 end
 
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
-if #due > 0 and redis.acl_check_cmd and not redis.acl_check_cmd('ZREM', KEYS[1]) then
-  return redis.pcall('ZREM', KEYS[1], '') -- refused: what is not taken out here would come again and again
-end
+local no = #due > 0 and refusal('ZREM', KEYS[1], '') -- what is not taken out here would come again and again
+if no then return no end
 local moved, broken = 0, {}
 for _, member in ipairs(due) do
   local fields = fields_of(member)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from streammachine.errors import (
+    RedisAuthError,
     RedisDiskError,
     RedisFullError,
     RedisReadOnlyError,
+    RedisTimeoutError,
     RedisUnavailableError,
     StreamMachineError,
 )
@@ -30,6 +33,8 @@ log = logging.getLogger(__name__)
 
 IN_PLACE = 5.0  # longest retry wait slept in place (never more than half the lease)
 MOST_FIELDS = MOST_ARGUMENTS // 2 - 10  # of a message that a script can pass on, with ours
+MOST_BREAKS = 20  # broken connections that one message's attempts may meet and that are not held against it
+BREAK_PAUSE = 0.2  # seconds after one of them, at most
 REDIS_AWAY_PAUSE = 1.0  # seconds between two looks for a Redis that was away when a handler failed
 
 
@@ -231,9 +236,18 @@ class Runner:
                 return not item.lost
             self._settler.uncommitted([item], error)
             return False
-        refuses = isinstance(error, (RedisReadOnlyError, RedisDiskError))
-        if isinstance(error, RedisUnavailableError) and (refuses or not await self._consumer.connection.health_check()):
-            return await self._redis_is_back(item)
+        if isinstance(error, RedisUnavailableError):
+            refuses = isinstance(error, (RedisReadOnlyError, RedisDiskError))
+            if refuses or not await self._consumer.connection.health_check():
+                return await self._redis_is_back(item)
+            if not isinstance(error, (RedisTimeoutError, RedisAuthError)) and item.breaks < MOST_BREAKS:
+                # It is back already. A command that makes Redis close the connection is the message's fault, though.
+                item.breaks += 1
+                await self._consumer.pause(random.uniform(0, BREAK_PAUSE))
+                if not self._consumer.stopping:
+                    return not item.lost
+                self._settler.uncommitted([item], error)
+                return False
         self._metrics.failed += 1
         policy = self._config.retry
         attempt = message.attempt

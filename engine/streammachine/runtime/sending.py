@@ -7,13 +7,14 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from streammachine.errors import FieldError
+from streammachine.redis.scripts import MAY
 from streammachine.runtime.checks import above_zero
 from streammachine.runtime.companions import dedup_key
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
 
-_SEND_ONCE = files(__package__).joinpath("send_once.lua").read_text()
+_SEND_ONCE = MAY + files(__package__).joinpath("send_once.lua").read_text()
 
 
 async def send_once(

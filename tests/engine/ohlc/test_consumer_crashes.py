@@ -212,3 +212,36 @@ async def test_after_flushall_it_begins_anew(redis: RedisConnection, make: MakeC
     await caught_up(redis, 300)
     await consumer.stop()
     same(await emitted(redis), oracle(ticks)[0])
+
+
+@pytest.mark.parametrize("refused", ["full stream", "right", "one stream"])
+async def test_outputs_that_redis_refuses_lose_and_repeat_nothing(
+    tmp_path: Path, anyio_backend: str, refused: str
+) -> None:
+    """The position moves behind the candles: once Redis takes them, each comes once."""
+    ticks = make_ticks(1000)
+    wanted, _ = oracle(ticks)
+    with Valkey(tmp_path / "valkey") as server:
+        async with RedisConnection(url=server.url, settings=Settings(data_dir=tmp_path / "data")) as redis:
+            probe = Probe(redis)
+            await probe.ask("ACL", "SETUSER", "app", "reset", "on", ">secret", "~*", "&*", "+@all")
+            if refused == "full stream":
+                await probe.ask("XADD", "candles_5m", "18446744073709551615-18446744073709551615", "n", "0")
+            else:
+                await probe.ask("ACL", "SETUSER", "app", "-xadd")
+                if refused == "one stream":
+                    await probe.ask("ACL", "SETUSER", "app", "(+xadd ~candles_1m)")
+            await feed(redis, ticks)
+            url = server.url.replace("//", "//app:secret@")
+            async with RedisConnection(url=url, settings=Settings(data_dir=tmp_path / "data")) as own:
+                consumer = maker(own)(lease=0.5)
+                await consumer.start()
+                await until(lambda: "fails" in str(consumer.facts("ohlc")["problem"]))
+                assert await probe.ask("XLEN", "candles_1m") == 0
+                if refused == "full stream":
+                    await probe.ask("DEL", "candles_5m")
+                else:
+                    await probe.ask("ACL", "SETUSER", "app", "+xadd")
+                await caught_up(redis, 1000, 60)
+                await consumer.stop()
+            same(await emitted(redis), wanted)

@@ -347,6 +347,29 @@ async def test_a_redis_that_takes_no_commit_is_not_the_messages_fault(make_app: 
     assert await probe.ask("EXISTS", "{s}:dlq") == 0
 
 
+async def test_a_connection_that_breaks_under_a_handler_is_not_the_messages_fault(
+    make_app: MakeApp, probe: Probe
+) -> None:
+    """Redis answers again by the time it is asked. A message that breaks it each time is given up all the same."""
+    app = make_app()
+    runs = {"cut": 0, "breaker": 0}
+
+    @app.agent("s", concurrency=2, retry=RetryPolicy(max_attempts=2, initial=0.001, maximum=0.002))
+    async def handle(message: Message) -> None:
+        kind = message.message["kind"]
+        runs[kind] += 1
+        if kind == "breaker" or runs[kind] <= 5:
+            raise RedisUnavailableError("The connection to Redis broke before the reply came")
+
+    async with app:
+        await app.send_batch("s", [{"kind": "cut"}, {"kind": "breaker"}])
+        await until(lambda: probe.ask("XLEN", "{s}:dlq"), DEADLINE)
+        await until(lambda: probe.done("s", 2), DEADLINE)
+    assert [fields["kind"] for fields in await probe.fields("{s}:dlq")] == ["breaker"]
+    assert runs["cut"] == 6
+    assert 2 < runs["breaker"] < 50
+
+
 async def test_an_acknowledgement_that_is_lost_is_sent_again(proxied: tuple[App, Proxy], probe: Probe) -> None:
     app, proxy = proxied
     got: list[str] = []

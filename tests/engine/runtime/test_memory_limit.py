@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import anyio
 import pytest
 
 from streammachine.errors import RedisFullError
@@ -161,3 +162,27 @@ async def test_the_end_does_not_wait_for_room(limited: tuple[App, Probe]) -> Non
     await probe.ask("DEL", "filler")
     assert await probe.ask("EXISTS", "out") == 0
     assert {deliveries for _, _, deliveries in await probe.rows("s")} <= {0, 1}
+
+
+async def test_a_server_without_its_replicas_is_waited_for(limited: tuple[App, Probe]) -> None:
+    """It refuses writes for a time, as at the memory limit; so does one whose disk is full (MISCONF)."""
+    app, probe = limited
+    inside, gate = anyio.Event(), anyio.Event()
+
+    @app.agent("s", concurrency=4, transactional=True, lease=2.0)
+    async def handle(message: Message) -> None:
+        inside.set()
+        await gate.wait()
+        await app.send("out", {"n": message.message["n"]})
+
+    async with app:
+        await inside.wait()
+        await probe.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+        gate.set()
+        consumer = app._consumers[0][1]
+        await until(lambda: consumer.delivery.full)
+        assert (await app.health_check())["status"] == "degraded"
+        await probe.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+        await until(lambda: probe.done("s", COUNT))
+        assert consumer.metrics.failed == 0
+    assert sorted(int(fields["n"]) for fields in await probe.fields("out")) == list(range(COUNT))

@@ -13,6 +13,7 @@ from streammachine.redis.connection import RedisConnection
 from streammachine.redis.storage import Storage
 from streammachine.runtime.app import App
 from streammachine.runtime.delivery import Delivery, Effect, Guard, RefusedError
+from streammachine.runtime.letters import redrive
 from streammachine.runtime.message import Message
 from streammachine.runtime.retry import RetryPolicy
 from streammachine.settings import Settings
@@ -201,3 +202,26 @@ async def test_a_write_whose_time_to_live_is_refused_writes_nothing(
         await storage.write("k", 1, ttl=60)
     assert await storage.keys() == []
     await app.redis.close()
+
+
+async def test_a_redrive_or_a_send_that_may_be_done_in_part_only_is_not_begun(
+    server: tuple[Valkey, Probe], tmp_path: Path
+) -> None:
+    """What is appended and then not taken out elsewhere, or not noted, would be appended again by a repeat."""
+    _, probe = server
+    app = await user(server, tmp_path, "-xdel", "-set")
+    letter = {b"n": b"1", b"sm-group": b"g", b"sm-origin-id": b"1-1", b"sm-origin-stream": b"s"}
+    flat = [part for pair in letter.items() for part in pair]
+    identifier = await probe.ask("XADD", "{s}:dlq", "*", *flat)
+    async with app:
+        for _ in range(2):
+            with pytest.raises((RedisCommandError, ConnectionError), match="xdel"):
+                await redrive(app.redis, "s", identifier.decode(), letter)
+            with pytest.raises((RedisCommandError, ConnectionError), match="set"):
+                await app.send("out", {"n": 1}, dedup_key="once")
+        assert await probe.ask("EXISTS", "{s}:retry:g", "out") == 0
+        await probe.ask("ACL", "SETUSER", "app", "+xdel", "+set")
+        assert await redrive(app.redis, "s", identifier.decode(), letter)
+        await app.send("out", {"n": 1}, dedup_key="once")
+    assert await probe.ask("XLEN", "{s}:retry:g") == await probe.ask("XLEN", "out") == 1
+    assert await probe.ask("XLEN", "{s}:dlq") == 0
