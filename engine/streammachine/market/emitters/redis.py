@@ -42,10 +42,10 @@ from streammachine.market.emitters.base import (
     values_of,
 )
 from streammachine.market.kline import Gap, Kline, Trade
+from streammachine.masking import mask_url
 from streammachine.redis import streams
 from streammachine.redis.codec import encode_fields
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.url import mask_url
 
 if TYPE_CHECKING:
     from streammachine.settings import Settings
@@ -55,11 +55,6 @@ LATE: Final = 10_000  # milliseconds that a trade may be behind the newest of it
 CHUNK: Final = 250  # rows of one script call: others are not kept waiting long
 _PASSING = ("READONLY", "TRYAGAIN", "BUSY", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "MOVED", "ASK")
 _KLINES, _TRADES = (files(__package__).joinpath(f"{name}.lua").read_text() for name in ("klines", "trades"))
-
-
-def masked(text: str) -> str:
-    """The text of a Redis sink without what is, or may be, a password."""
-    return mask_url(text)
 
 
 class RedisEmitter(DataEmitter):
