@@ -136,7 +136,7 @@ class Settings(BaseSettings):
 
     def describe(self) -> dict[str, Any]:
         """Every setting by its environment variable's name, secrets masked."""
-        from streammachine.redis.url import mask_url
+        from streammachine.masking import mask_url
 
         shown: dict[str, Any] = {}
         for name in type(self).model_fields:
@@ -165,7 +165,7 @@ def _settings_error(error: ValidationError) -> SettingsError:
 
 def _sentence(problem: Mapping[str, Any], fields: Mapping[str, str]) -> str:
     variable = str(problem["loc"][0])
-    from streammachine.redis.url import mask_url
+    from streammachine.masking import mask_url
 
     field = fields.get(variable)
     if field is None:
@@ -173,7 +173,8 @@ def _sentence(problem: Mapping[str, Any], fields: Mapping[str, str]) -> str:
     reason = problem.get("ctx", {}).get("error")
     if isinstance(reason, SettingsError):  # of REDIS_URL; it shows the URL masked
         return f"REDIS_URL: {reason}"
-    shown = "(not shown)" if field in ("signing_key", "redis_url") else repr(problem["input"])
-    if field == "redis_host":  # somebody may have put credentials there
-        shown = repr(mask_url(str(problem["input"])))
+    given = problem["input"]
+    if isinstance(given, str) and (field == "redis_host" or "@" in given or "://" in given):
+        given = mask_url(given)  # a URL in the wrong variable
+    shown = "(not shown)" if field in ("signing_key", "redis_url") else repr(given)
     return f"{variable}={shown} is not accepted: give {_ACCEPTED[field]}"

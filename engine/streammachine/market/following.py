@@ -12,6 +12,7 @@ import time
 
 from streammachine.errors import ExchangeUnavailableError
 from streammachine.market.clock import Clock, ScaledClock, SystemClock
+from streammachine.masking import mask_url
 
 VARIABLE = "STREAMMACHINE_CLOCK_URL"
 WAIT = 5.0  # seconds for the simulator to say its time
@@ -39,6 +40,6 @@ def follow(url: str) -> ScaledClock:
         return ScaledClock(speed, int(said["time_ms"] + half * 1000 * speed))
     except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
         raise ExchangeUnavailableError(
-            f"{VARIABLE}={url}: no simulator says its time there ({type(error).__name__}). "
+            f"{VARIABLE}={mask_url(url)}: no simulator says its time there ({type(error).__name__}). "
             "Is `streammachine simulate` running?"
         ) from None

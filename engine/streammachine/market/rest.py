@@ -10,7 +10,7 @@ import hashlib
 import logging
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ from streammachine.errors import ExchangeError, ExchangeUnavailableError
 from streammachine.market.budget import Budget, budget_for
 from streammachine.market.exchanges.answers import refused
 from streammachine.market.exchanges.base import Refusal, excerpt
+from streammachine.masking import mask_text, mask_url
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -84,7 +85,11 @@ class RestClient:
         rng: random.Random | None = None,
     ) -> None:
         self.adapter = adapter
-        self.urls = urls
+        self._logins: dict[bytes, httpx2.BasicAuth] = {}  # by host and port
+        for url in filter(None, (urls.rest, urls.bulk)):
+            _checked(url, adapter)
+        # A login leaves the URL at once: the HTTP client logs each URL, and names it in errors.
+        self.urls = urls = replace(urls, rest=self._without_login(urls.rest), bulk=self._without_login(urls.bulk))
         self.clock = clock
         self.timeout = clock.patience(timeout)
         self.attempts = attempts
@@ -97,6 +102,13 @@ class RestClient:
         self._client: httpx2.AsyncClient | None = None
         self.requests = 0
         self.told_to_wait = 0.0
+
+    def _without_login(self, url: str) -> str:
+        if "@" not in url:
+            return url
+        parsed = httpx2.URL(url)
+        self._logins[parsed.netloc] = httpx2.BasicAuth(parsed.username, parsed.password)
+        return str(parsed.copy_with(userinfo=b"")).rstrip("/")
 
     async def __aenter__(self) -> Self:
         self._places = anyio.CapacityLimiter(self.parallel)
@@ -234,7 +246,9 @@ class RestClient:
         except TimeoutError as error:
             raise _NoAnswer(f"nothing within {self.timeout:g} s") from error
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.TooManyRedirects) as error:
-            raise ExchangeError(f"{self.adapter.source}: {url} cannot be asked: {error}. Check its base URL") from error
+            raise ExchangeError(
+                f"{self.adapter.source}: {url} cannot be asked: {mask_text(str(error))}. Check its base URL"
+            ) from error
         except (httpx2.HTTPError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             raise _NoAnswer(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
 
@@ -244,7 +258,7 @@ class RestClient:
         """One attempt. ``pause``: seconds that may pass between two parts of the answer."""
         with self.clock.fail_after(pause):
             asked = client.build_request("GET", url, params=dict(request.params) or None)
-            response = await client.send(asked, stream=True)
+            response = await client.send(asked, stream=True, auth=self._logins.get(asked.url.netloc))
         try:
             self._learn(response.headers)
             to_file = file is not None and response.is_success
@@ -327,7 +341,7 @@ def _checked(url: str, adapter: Adapter) -> str:
             return url
     except (ValueError, httpx2.InvalidURL):
         pass
-    raise ExchangeError(f"{url!r} is no base URL of {adapter.source}: give http(s)://host[:port]")
+    raise ExchangeError(f"{mask_url(url)!r} is no base URL of {adapter.source}: give http(s)://host[:port]")
 
 
 def _is_loopback(url: str) -> bool:
@@ -341,6 +355,6 @@ def _stay_encrypted(urls: Urls) -> Callable[[httpx2.Request], object]:
 
     async def check(request: httpx2.Request) -> None:
         if request.url.scheme != "https" and request.url.host not in plain:
-            raise httpx2.UnsupportedProtocol(f"redirected to {request.url}, which is not encrypted")
+            raise httpx2.UnsupportedProtocol(f"redirected to {mask_url(str(request.url))}, which is not encrypted")
 
     return check

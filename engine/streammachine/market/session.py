@@ -22,6 +22,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from streammachine.errors import ExchangeError
 from streammachine.market.budget import Budget, budget_for
 from streammachine.market.exchanges.base import Ack, Adapter, Alive, Command, Notice, Refused, Subscription
+from streammachine.masking import mask_text, mask_url
 
 if TYPE_CHECKING:
     from streammachine.market.clock import Clock
@@ -222,7 +223,9 @@ class Session:
     async def _open(self) -> ClientConnection | None:
         limits = self.adapter.socket
         address = urlsplit(self.url)
-        budget = budget_for(self._clock, f"connect {address.netloc}", limits.connects, limits.connects_within)
+        budget = budget_for(
+            self._clock, f"connect {address.netloc.rpartition('@')[2]}", limits.connects, limits.connects_within
+        )
         now = self._clock.monotonic()
         await self._clock.sleep(budget.reserve(1, now) - now)
         loopback = address.hostname in ("localhost", "::1") or (address.hostname or "").startswith("127.")
@@ -240,7 +243,9 @@ class Session:
                     proxy=None if loopback else True,
                 )
         except (websockets.InvalidURI, ValueError) as error:
-            raise ExchangeError(f"{self.url!r} is no address of a WebSocket: {error}; check the base URL") from error
+            raise ExchangeError(
+                f"{mask_url(self.url)!r} is no address of a WebSocket: {mask_text(str(error))}; check the base URL"
+            ) from None  # the cause holds the URL as it is
         except TimeoutError:
             self.reason = f"no handshake within {self._options.open_timeout:g} s"
         except (OSError, EOFError, ssl.SSLError, websockets.WebSocketException) as error:
@@ -505,4 +510,4 @@ class Session:
 
 
 def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"{type(error).__name__}: {mask_text(str(error))}" if str(error) else type(error).__name__

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -28,6 +29,8 @@ LOG_LIMIT = 5 * 1024 * 1024
 PRIVATE_DIR = 0o700
 PRIVATE_FILE = 0o600
 LEAST_ROOM = 1024 * 1024  # bytes: a disk with less is called full
+REFUSED_LATELY = 60.0  # seconds in which a refused write explains why the server ended
+_LOG_TIME = re.compile(r"\d{2} \w{3} \d{4} \d{2}:\d{2}:\d{2}")  # local time, as the server logs it
 # What the server logs when its disk takes no more; with "always" it ends then.
 _WRITE_ERRORS = (
     "No space left on device",
@@ -300,10 +303,13 @@ class DataFiles:
         )
 
     def refused_write(self) -> str:
-        """The log's line about the disk that ended the last server but this one, or this one; "" when there is none."""
-        runs = self.log_tail(lines=200).split("Ready to accept connections")
-        lines = [line.strip() for run in runs[-2:] for line in run.splitlines()]
-        return next((line for line in lines if any(words in line for words in _WRITE_ERRORS)), "")
+        """The server's line of the last minute about a write that its disk did not take; "" when there is none."""
+        for line in reversed(self.log_tail(lines=200).splitlines()):
+            if any(words in line for words in _WRITE_ERRORS) and (stamp := _LOG_TIME.search(line)):
+                with contextlib.suppress(ValueError):  # another locale's month
+                    logged = time.mktime(time.strptime(stamp[0], "%d %b %Y %H:%M:%S"))
+                    return line.strip() if time.time() - logged < REFUSED_LATELY else ""
+        return ""
 
     def default_socket(self) -> Path:
         """Where this directory's server listens: the user's runtime directory, else a short temporary path.

@@ -1,8 +1,7 @@
-"""Redis URLs: parse one into what a connection needs, and mask one for people to read."""
+"""Redis URLs: parse one into what a connection needs. What errors show of it is masked first (``masking.py``)."""
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -10,6 +9,9 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from streammachine.errors import SettingsError
+from streammachine.masking import HIDDEN, mask_url
+
+__all__ = ["Endpoint", "mask_url", "parse_url", "with_db"]
 
 SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix")
 _TLS = ("rediss", "valkeys")
@@ -17,7 +19,6 @@ _OPTIONS = ("db", "ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _YES_NO = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 _CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
-_AUTHORITY_END = re.compile("[/?#]")
 _CHOICES: dict[str, Collection[str]] = {"ssl_cert_reqs": _CERT_REQS, "ssl_check_hostname": _YES_NO}
 
 
@@ -75,6 +76,8 @@ def parse_url(url: str) -> Endpoint:
     scheme = scheme.removesuffix("+sentinel")
     if scheme not in SCHEMES:
         raise _refused(url, f"its scheme must be one of {', '.join(s + '://' for s in SCHEMES)}")
+    if scheme != "unix" and not url.partition(":")[2].startswith("//"):
+        raise _refused(url, f"two slashes must follow its scheme: {scheme}://")
     # First of all: a / ? or # in a password ends the host part early, and what follows would be shown below.
     if parts.fragment or ("@" in parts.path + parts.query and parts.netloc):
         raise _refused(url, "characters like / ? # @ : % in a user name or password must be percent-encoded")
@@ -110,37 +113,15 @@ def with_db(url: str, db: int) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}{'?' * bool(options)}{urlencode(options)}"
 
 
-def mask_url(url: str) -> str:
-    """The URL with its password (and anything that might be one) replaced by ``***``."""
-    head, separator, rest = url.partition("://") if "://" in url else ("", "", url)
-    authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]
-    tail = rest[len(authority) :]
-    if "@" in tail and (authority or head != "unix"):
-        # A / ? or # that is not encoded, perhaps in a password: where that ends cannot be told.
-        return f"{head}{separator}***"
-    credentials, at, host = authority.rpartition("@")
-    if at:
-        user, colon, _ = credentials.partition(":")
-        credentials = f"{user}:***" if colon else "***"
-    path, question, query = tail.partition("?")
-    masked = "&".join(_mask_option(option) for option in query.split("&"))
-    return f"{head}{separator}{credentials}{at}{host}{path}{question}{masked}"
-
-
-def _mask_option(option: str) -> str:
-    name, equals, _ = option.partition("=")
-    return f"{name}{equals}***" if equals and "pass" in name.lower() else option
-
-
 def _options(url: str, parts: SplitResult, scheme: str) -> dict[str, str]:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name, value in options.items():
         if name == "cluster":
             continue
         if name not in _OPTIONS:
-            raise _refused(url, f"option {name!r} is not known; known are {', '.join(_OPTIONS)}")
+            raise _refused(url, f"option {_quoted(url, name)} is not known; known are {', '.join(_OPTIONS)}")
         if name != "db" and scheme not in _TLS:
-            raise _refused(url, f"option {name!r} needs TLS; write rediss://")
+            raise _refused(url, f"option {_quoted(url, name)} needs TLS; write rediss://")
         if name in _CHOICES and value not in _CHOICES[name]:
             raise _refused(url, f"{name} must be one of {', '.join(_CHOICES[name])}")
     return options
@@ -161,7 +142,7 @@ def _sentinel(url: str, parts: SplitResult, scheme: str, options: dict[str, str]
         raise _refused(url, "it names no group; write redis+sentinel://host1:26379,host2:26379/group")
     number = options.get("db") or number
     if number and not (number.isascii() and number.isdigit() and len(number) < 10):
-        raise _refused(url, f"database {number!r} is not a whole number from 0 up")
+        raise _refused(url, f"database {_quoted(url, number)} is not a whole number from 0 up")
     return Endpoint(
         db=int(number or 0),
         username=unquote(user) or None,
@@ -188,9 +169,14 @@ def _database(url: str, parts: SplitResult, options: dict[str, str], scheme: str
     if not text:
         return 0
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise _refused(url, f"database {text!r} is not a whole number from 0 up")
+        raise _refused(url, f"database {_quoted(url, text)} is not a whole number from 0 up")
     return int(text)
 
 
 def _refused(url: str, why: str) -> SettingsError:
     return SettingsError(f"Redis URL {mask_url(url)!r} is not accepted: {why}.")
+
+
+def _quoted(url: str, part: str) -> str:
+    """A part of the URL for an error, if the masked URL shows it too: else it may be, or hold, a password."""
+    return repr(part) if part in mask_url(url) else repr(HIDDEN)

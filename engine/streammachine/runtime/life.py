@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.abc
 
-from streammachine.errors import RedisAuthError, RedisUnavailableError, StreamMachineError
+from streammachine.errors import (
+    RedisAuthError,
+    RedisDiskError,
+    RedisReadOnlyError,
+    RedisUnavailableError,
+    StreamMachineError,
+)
 from streammachine.redis.appender import Appender
 from streammachine.runtime.agent import Agent, name_of
 from streammachine.runtime.alone import AloneRunner
@@ -339,7 +345,7 @@ def single(group: BaseExceptionGroup[BaseException]) -> BaseException:
 def _is_final(error: Exception) -> bool:
     """Whether trying again would meet the same: Redis answers, and refuses."""
     if isinstance(error, RedisUnavailableError):
-        return isinstance(error, RedisAuthError)
+        return isinstance(error, (RedisAuthError, RedisReadOnlyError, RedisDiskError))
     return isinstance(error, StreamMachineError)
 
 

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from streammachine.errors import RedisAuthError, RedisUnavailableError, StreamMachineError
+from streammachine.errors import (
+    RedisAuthError,
+    RedisDiskError,
+    RedisReadOnlyError,
+    RedisUnavailableError,
+    StreamMachineError,
+)
 from streammachine.redis.road import Road, encode_command
 from streammachine.runtime.delivery import NoGroupError
 
@@ -52,7 +58,7 @@ class Reader:
             try:
                 await self._delivery.open_group(self._consumer.config.start)
                 await self._delivery.open_retry()
-            except RedisAuthError:
+            except (RedisAuthError, RedisReadOnlyError, RedisDiskError):
                 raise
             except RedisUnavailableError as error:
                 self.trouble = str(error)

@@ -45,6 +45,10 @@ def check(texts: Sequence[str]) -> list[str]:
         needed = {"postgres": POSTGRES_URL, "kafka": KAFKA_SERVERS}.get(kind)
         if needed is not None and not os.environ.get(needed):
             raise EmitterError(f"emit {text!r} needs the variable {needed} in the server's environment")
+        if kind == "kafka":
+            from streammachine.market.emitters.kafka import refuse_login
+
+            refuse_login(os.environ[KAFKA_SERVERS])
     return list(dict.fromkeys(texts))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from streammachine.redis import streams
 from streammachine.redis.condition import condition_of
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.embedded import EmbeddedServer, Fsync
+from streammachine.redis.embedded_files import DataFiles
 from streammachine.redis.embedded_process import ask
 from streammachine.runtime.app import App
 from streammachine.settings import Settings
@@ -135,6 +137,19 @@ def test_a_start_on_a_full_disk_names_it(small_disk: Path) -> None:
         EmbeddedServer.acquire(small_disk)
     ballast.unlink()
     EmbeddedServer.acquire(small_disk).release()
+
+
+def test_a_refused_write_in_the_log_explains_an_end_for_a_minute(tmp_path: Path) -> None:
+    """A quota or a limit of the file's size shows in the log alone: the disk as a whole has room."""
+    files = DataFiles.at(tmp_path)
+    now = time.time()
+    for age, found in ((300, False), (2, True)):
+        stamp = time.strftime("%d %b %Y %H:%M:%S", time.localtime(now - age))
+        with files.log.open("a") as log:
+            log.write(
+                f"77:M {stamp}.903 # Error writing to the AOF file: Disk quota exceeded\n77:M {stamp}.904 # Exiting\n"
+            )
+        assert ("Disk quota exceeded" in files.refused_write()) is found
 
 
 # --- the end of the append-only file ---------------------------------------------------------------------------------

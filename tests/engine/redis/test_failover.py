@@ -147,6 +147,18 @@ async def test_an_app_goes_on_and_makes_no_group_anew(
     assert not [record for record in caplog.records if "created again" in record.getMessage()]
 
 
+async def test_a_start_on_a_replica_raises(pair: Pair, tmp_path: Path) -> None:
+    app = App("shop", to_scan=False, settings=Settings(redis_url=pair.new.url, data_dir=tmp_path))
+
+    @app.agent("orders")
+    async def handle(order: Message) -> None:
+        raise AssertionError("nothing was to come")
+
+    with anyio.fail_after(30), pytest.raises(RedisReadOnlyError, match="is read-only"):
+        async with app:
+            raise AssertionError("it cannot start")
+
+
 async def test_a_consumer_goes_on_and_makes_no_group_anew(
     pair: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

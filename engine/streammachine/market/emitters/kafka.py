@@ -30,6 +30,7 @@ from streammachine.market.emitters.base import (
     values_of,
 )
 from streammachine.market.kline import Gap, Kline, Trade
+from streammachine.masking import mask_url
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
@@ -80,6 +81,7 @@ class KafkaEmitter(DataEmitter):
             raise EmitterError(f"compression_type={compression_type!r} is not accepted: give one of {known}")
         if not timeout > 0:
             raise EmitterError(f"timeout={timeout!r} is not accepted: give seconds above 0")
+        refuse_login(bootstrap_servers)
         self.topic = topic
         self.name = name
         self.transformer = transformer
@@ -251,7 +253,7 @@ class KafkaEmitter(DataEmitter):
                 await producer.client.close()
 
     def _servers(self) -> str:
-        return self.bootstrap_servers if isinstance(self.bootstrap_servers, str) else ",".join(self.bootstrap_servers)
+        return shown_servers(self.bootstrap_servers)
 
 
 def _check_topic(topic: object) -> None:
@@ -298,6 +300,24 @@ def _key_of(row: Any) -> str:
     if isinstance(row, Trade):
         return f"{row.source or ''}|{row.symbol}|trade"
     return "|".join(str(row.get(name, "")) for name in ("source", "symbol", "timeframe"))
+
+
+def shown_servers(servers: str | Sequence[str]) -> str:
+    """The servers as one text, without what may be a password."""
+    return mask_url(servers if isinstance(servers, str) else ",".join(servers))
+
+
+def refuse_login(servers: str | Sequence[str]) -> None:
+    """Refuse servers with a login before them: Kafka's client would log it.
+
+    Raises:
+        EmitterError: says where a login goes.
+    """
+    if any("@" in server for server in servers):
+        raise EmitterError(
+            f"the Kafka servers {shown_servers(servers)!r} hold a login: give HOST:PORT alone, and the login as "
+            "options of KafkaEmitter (security_protocol, sasl_mechanism, sasl_plain_username, sasl_plain_password)"
+        )
 
 
 def _keys(rows: Sequence[Row]) -> list[tuple[int, int]]:

@@ -32,6 +32,7 @@ from streammachine.market.emitters.base import (
     values_of,
 )
 from streammachine.market.kline import Kline, Trade
+from streammachine.masking import mask_url
 
 if TYPE_CHECKING:
     import psycopg
@@ -423,7 +424,7 @@ class PostgresEmitter(DataEmitter):
 
     @property
     def _shown(self) -> str:
-        return self._url.render_as_string(hide_password=True)
+        return mask_url(self._url.render_as_string(hide_password=True))
 
     def _translated(self, error: BaseException) -> EmitterError:
         errors = _errors()

@@ -42,10 +42,10 @@ from streammachine.market.emitters.base import (
     values_of,
 )
 from streammachine.market.kline import Gap, Kline, Trade
+from streammachine.masking import mask_url
 from streammachine.redis import streams
 from streammachine.redis.codec import encode_fields
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.url import mask_url
 
 if TYPE_CHECKING:
     from streammachine.settings import Settings
@@ -57,11 +57,6 @@ _PASSING = ("READONLY", "TRYAGAIN", "BUSY", "MISCONF", "NOREPLICAS", "CLUSTERDOW
 # What the server says of a row; all the rest is of the server, and passes.
 _OF_THE_ROW = ("stream ID", "ID specified in XADD", "too many results to unpack")
 _KLINES, _TRADES = (files(__package__).joinpath(f"{name}.lua").read_text() for name in ("klines", "trades"))
-
-
-def masked(text: str) -> str:
-    """The text of a Redis sink without what is, or may be, a password."""
-    return mask_url(text)
 
 
 class RedisEmitter(DataEmitter):

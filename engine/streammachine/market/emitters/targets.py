@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from streammachine.errors import EmitterError
 from streammachine.market.emitters.base import DataEmitter
+from streammachine.masking import HIDDEN, mask_url
 
 ACCEPTED: Final = (
     "log, csv:FILE, parquet:FOLDER, redis, redis:URL, postgres:URL (#TABLE behind it, default klines), "
@@ -15,7 +16,6 @@ ACCEPTED: Final = (
 )
 TABLE: Final = "klines"
 SIMULATED: Final = "simulated:"  # begins the names of Redis streams of made-up candles
-_PASSWORD = re.compile(r"(://[^:/@]*:).*(?=@)|(?<=[?&])([^=&#]*pass[^=&#]*=)[^&#]*", re.IGNORECASE)
 _REDIS: Final = ("redis", "rediss", "unix", "valkey", "valkeys")
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
@@ -43,7 +43,7 @@ def emitter_for(text: str, *, simulated: bool = False) -> DataEmitter:
     if not rest:
         near = f"{kind}:..." if kind in ("csv", "parquet", "kafka") else None
         raise EmitterError(
-            f"the sink {text!r} lacks what follows {near}: give one of {ACCEPTED}" if near else _unknown(text)
+            f"the sink {shown(text)!r} lacks what follows {near}: give one of {ACCEPTED}" if near else _unknown(text)
         )
     if kind == "csv":
         from streammachine.market.emitters.csv import CSVEmitter
@@ -136,13 +136,12 @@ def _postgres(kind: str, rest: str, text: str) -> DataEmitter:
 
 def shown(text: str) -> str:
     """The text of a sink without what is, or may be, a password."""
-    if "://" not in text:
-        return text.rpartition("@")[2]
-    if text.partition(":")[0].strip().lower() in _REDIS:
-        from streammachine.market.emitters.redis import masked
-
-        return masked(text)
-    return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}***", text)
+    kind, colon, rest = text.partition(":")
+    if kind.strip().lower() in ("csv", "parquet", "log", "logger", "print"):
+        return text
+    if not colon or rest.startswith("//"):
+        return mask_url(text)
+    return f"{kind}:{mask_url(rest)}" if "@" not in kind else HIDDEN
 
 
 def _kafka(rest: str, text: str) -> DataEmitter:
@@ -150,9 +149,9 @@ def _kafka(rest: str, text: str) -> DataEmitter:
 
     servers, slash, topic = rest.partition("/")
     if not slash or not servers or not topic or "/" in topic:
-        raise EmitterError(f"the sink {text!r} is not accepted: write kafka:HOST:PORT/TOPIC")
+        raise EmitterError(f"the sink {shown(text)!r} is not accepted: write kafka:HOST:PORT/TOPIC")
     return KafkaEmitter(topic=topic, bootstrap_servers=servers)
 
 
 def _unknown(text: str) -> str:
-    return f"there is no sink {text.partition(':')[0]!r}: give one of {ACCEPTED}"
+    return f"there is no sink {mask_url(text.partition(':')[0])!r}: give one of {ACCEPTED}"

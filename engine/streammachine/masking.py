@@ -1,0 +1,86 @@
+"""Passwords, kept out of what people read: of a URL or a list of servers, and of a text that holds some.
+
+A text is masked before anything parses it, since what is written wrongly is what gets printed
+(``redis:/me:secret@h``, ``redis://h:secret``). So what is not known to be harmless is not shown: what stands before the
+last ``@`` but the user's name, a port that is no number, the value of an option that is not on the list below.
+"""
+
+from __future__ import annotations
+
+import re
+
+HIDDEN = "***"
+# Options whose values people need to see, and which hold no secret.
+_SHOWN_OPTIONS = {
+    "db", "cluster", "ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname",
+    "timeout", "sslmode", "sslrootcert", "application_name", "connect_timeout", "target_session_attrs", "host", "port",
+    "symbol", "interval", "limit", "starttime", "endtime",
+}  # fmt: skip
+_AUTHORITY_END = re.compile("[/?#]")
+_PLAIN = re.compile(r"[\w./:+-]*")
+_IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+_TABLE = re.compile(r"[A-Za-z_]\w*")
+# What may be a URL, or user:password@host, in the midst of a text.
+_PLACE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/[^\s'\"<>]+|[^\s'\"<>(]+:[^\s'\"<>]*@[^\s'\"<>]+")
+
+
+def mask_url(text: str) -> str:
+    """A URL, or servers with commas, without what is, or may be, a password. The text need not be well formed."""
+    scheme, separator, rest = text.partition("://") if "://" in text else ("", "", text)
+    head = scheme + separator
+    authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]
+    tail = rest[len(authority) :]
+    is_socket = scheme == "unix" and not authority
+    if not is_socket and ("@" in tail or "%40" in tail):
+        # A / ? or # that is not encoded, perhaps in a password: where that ends cannot be told.
+        return f"{head}{HIDDEN}"
+    credentials, at, hosts = authority.rpartition("@")
+    if at:
+        user, _, password = credentials.partition(":")  # a token stands as a user without a password
+        credentials = f"{user}:{HIDDEN}" if password and "," not in credentials else HIDDEN
+    path, question, query = tail.partition("?")
+    path, number_sign, fragment = path.partition("#")
+    if question and not number_sign:
+        query, number_sign, fragment = query.partition("#")
+    elif question:
+        fragment, question, query = f"{fragment}?{query}", "", ""
+    if number_sign and not (scheme.startswith("postgres") and _TABLE.fullmatch(fragment)):
+        fragment = HIDDEN
+    if not is_socket and any(sign in path for sign in "=;"):
+        path = f"/{HIDDEN}"
+    options = "&".join(_option(option) for option in query.split("&"))
+    shown = ",".join(_host(host) for host in hosts.split(","))
+    return f"{head}{credentials}{at}{shown}{path}{question}{options}{number_sign}{fragment}"
+
+
+def mask_text(text: str) -> str:
+    """A text (an error of a library, a log line) with the passwords of the URLs in it masked."""
+    return _PLACE.sub(_masked, text)
+
+
+def _masked(found: re.Match[str]) -> str:
+    place = found[0].rstrip(".,;:!?)]")
+    return mask_url(place) + found[0][len(place) :]
+
+
+def _host(host: str) -> str:
+    """One host and its port; what stands in the port's place and is none may be a password."""
+    if "%40" in host:
+        return HIDDEN
+    if host.startswith("[") or _IPV6.fullmatch(host):
+        name, bracket, port = host.partition("]")
+        return host if not port or _is_port(port.removeprefix(":")) else f"{name}{bracket}:{HIDDEN}"
+    name, colon, port = host.partition(":")
+    return host if not colon or _is_port(port) else f"{name}:{HIDDEN}"
+
+
+def _is_port(text: str) -> bool:
+    return not text or (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535)
+
+
+def _option(option: str) -> str:
+    name, equals, value = option.partition("=")
+    plain = value.isdigit() if name == "db" else _PLAIN.fullmatch(value)
+    if not option or (equals and name.lower() in _SHOWN_OPTIONS and plain):
+        return option
+    return f"{name if equals and _TABLE.fullmatch(name) else ''}{equals}{HIDDEN}"
