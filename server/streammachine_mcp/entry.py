@@ -21,12 +21,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from streammachine_mcp.end import Deadline, watch_input
+from streammachine_mcp.http import SESSION_IDLE, checked_hosts, checked_origins, http_app
 from streammachine_mcp.stderr import Pump
 from streammachine_mcp.stdio import DRAIN, Wire
 
 if TYPE_CHECKING:
     import anyio
     from fastmcp import FastMCP
+    from starlette.applications import Starlette
 
     from streammachine.settings import Settings
 
@@ -52,12 +54,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _run(options: argparse.Namespace, wire: Wire | None, pump: Pump | None = None) -> int:
     import anyio
 
-    from streammachine.errors import StreamMachineError
+    from streammachine.errors import SettingsError, StreamMachineError
 
     try:
         settings = _settings(options)
         _check_app(options.app)
         configure_logging(settings.log_level, pump)
+        if wire is None:
+            hosts, origins = checked_hosts(options.allowed_hosts), checked_origins(options.allowed_origins)
+            if not 1 <= options.session_idle <= 7 * 86_400:
+                raise SettingsError(f"--session-idle {options.session_idle:g}: give seconds from 1 to 604800.")
         sockets = _listen(options.host, options.port) if wire is None else []
     except StreamMachineError as error:
         print(f"streammachine-mcp: {error}", file=sys.stderr)  # noqa: T201 - one line for people, not a log record
@@ -71,7 +77,8 @@ def _run(options: argparse.Namespace, wire: Wire | None, pump: Pump | None = Non
     if wire is not None:
         serve_stdio(server, wire)
     else:
-        anyio.run(run_http, server, sockets, backend_options=EVENT_LOOP)
+        app = http_app(server, hosts, origins, options.session_idle)
+        anyio.run(run_http, app, sockets, backend_options=EVENT_LOOP)
         log.info("ended")
     return 0
 
@@ -103,8 +110,8 @@ async def run_stdio(server: FastMCP[Any], wire: Wire) -> None:
         tasks.cancel_scope.cancel()
 
 
-async def run_http(server: FastMCP[Any], sockets: Sequence[socket.socket]) -> None:
-    """Serve streamable HTTP on loopback sockets, with Host and Origin checked, until a signal comes.
+async def run_http(app: Starlette, sockets: Sequence[socket.socket]) -> None:
+    """Serve streamable HTTP on loopback sockets until a signal comes.
 
     Requests under way get ``DRAIN`` seconds, as on stdio.
     """
@@ -112,8 +119,6 @@ async def run_http(server: FastMCP[Any], sockets: Sequence[socket.socket]) -> No
     import uvicorn
     from sse_starlette.sse import AppStatus
 
-    # FastMCP's guard lets loopback names pass by itself, with any port.
-    app = server.http_app(path="/mcp", host_origin_protection=True)
     config = uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=int(2 * DRAIN), ws="none")
 
     class Server(uvicorn.Server):
@@ -246,6 +251,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--transport", choices=("stdio", "http"), default="stdio")
     parser.add_argument("--host", default="127.0.0.1", help="address for --transport http (loopback only)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port for --transport http")
+    parser.add_argument(
+        "--allowed-hosts", metavar="A,B", default="", help="with http: further names by which the server is called"
+    )
+    parser.add_argument(
+        "--allowed-origins", metavar="A,B", default="", help="with http: web pages that may call it (CORS)"
+    )
+    parser.add_argument(
+        "--session-idle",
+        metavar="SECONDS",
+        type=float,
+        default=SESSION_IDLE,
+        help="with http: when a session that nobody uses ends",
+    )
     parser.add_argument("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING, ERROR (STREAMMACHINE_LOG_LEVEL)")
     return parser
 

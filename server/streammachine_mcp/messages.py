@@ -148,8 +148,8 @@ def _with_answers(message: JSONRPCMessage) -> JSONRPCMessage | Refusal:
             TypeAdapter(InputResponse).validate_python(answer, by_name=False)
     except (ValidationError, AttributeError):
         text = (
-            f"The answer to {asked!r} is none, so nothing was done: give the action accept, decline or cancel, and "
-            'with accept the content, e.g. {"action": "accept", "content": {"confirm": true}}.'
+            f"The answer to {asked!r} is none, so nothing was done: give an action (accept, decline, cancel), and with "
+            'accept the content, e.g. {"action": "accept", "content": {"confirm": true}}.'
         )
         return Refusal(INVALID_PARAMS, text, message.id)
     return message

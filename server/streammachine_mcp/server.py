@@ -16,7 +16,7 @@ from streammachine_mcp.safety import Confirmer, FriendlyErrors
 from streammachine_mcp.state import ServerState
 from streammachine_mcp.tools.agents import AgentTools
 from streammachine_mcp.tools.family import Family
-from streammachine_mcp.tools.health import HealthTools
+from streammachine_mcp.tools.health import HealthTools, health_route
 from streammachine_mcp.tools.market import MarketTools
 from streammachine_mcp.tools.objects import ObjectTools
 from streammachine_mcp.tools.ohlc import OhlcTools
@@ -80,4 +80,5 @@ def create_server(settings: Settings | None = None, app: str | None = None) -> F
         server.add_resource(resource)
     for prompt in prompts():
         server.add_prompt(prompt)
+    server.custom_route("/health", methods=["GET"])(health_route(state))
     return server

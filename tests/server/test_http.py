@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from http.client import HTTPMessage
 from pathlib import Path
 from typing import Literal, Self
 
@@ -18,10 +20,12 @@ from fastmcp import Client
 
 from streammachine.redis.embedded import EmbeddedServer
 from support_mcp import LEGACY, clean_environment
-from support_servers import embedded_pids, redis_at, until
+from support_servers import embedded_pids, free_port, redis_at, until
 
 COMMAND = (sys.executable, "-m", "streammachine.mcp_server", "--transport", "http")
 ACCEPT = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+
+Answer = tuple[int, HTTPMessage, str]
 
 
 class HttpServer:
@@ -151,6 +155,143 @@ def test_it_ends_while_a_client_holds_a_stream_open_and_at_once_on_a_second_sign
         assert server.process.wait(30) == (0 if signals == 1 else 128 + signal.SIGTERM)
         assert "Traceback" not in server.log
         connection.close()
+
+
+def asked(server: HttpServer, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+    """One request; status, headers and text of the answer."""
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+    try:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def modern(identifier: object, name: str, **arguments: object) -> tuple[bytes, dict[str, str]]:
+    """A tools/call of the modern protocol: body and headers."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    params = {"name": name, "arguments": arguments, "_meta": meta}
+    body = json.dumps({"jsonrpc": "2.0", "id": identifier, "method": "tools/call", "params": params})
+    return body.encode(), {"Mcp-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/call", "Mcp-Name": name}
+
+
+def test_health_says_how_it_is_and_nothing_else(server: HttpServer) -> None:
+    status, _, text = asked(server, "GET", "/health")
+    assert (status, json.loads(text)) == (200, {"status": "healthy", "redis": "connected"})
+    assert asked(server, "GET", "/health", Host="attacker.example")[0] == 421
+
+
+def test_health_is_503_without_redis(tmp_path: Path) -> None:
+    env = {"REDIS_URL": f"redis://127.0.0.1:{free_port()}", "STREAMMACHINE_DATA_DIR": str(tmp_path / "data")}
+    with HttpServer(env, tmp_path / "log") as server:
+        status, _, text = asked(server, "GET", "/health")
+        assert (status, json.loads(text)) == (503, {"status": "unhealthy", "redis": "disconnected"})
+
+
+def test_a_page_that_was_named_may_ask_and_read_and_no_other(server_env: dict[str, str], tmp_path: Path) -> None:
+    page = "https://app.example"
+    options = ("--allowed-origins", f"{page}/, http://other.example:8080", "--allowed-hosts", "mcp.example, other.test")
+    with HttpServer(server_env, tmp_path / "log", *options) as server:
+        wanted = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "content-type,mcp-name"}
+        status, headers, _ = asked(server, "OPTIONS", "/mcp", Origin=page, **wanted)
+        assert (status, headers["access-control-allow-origin"]) == (200, page)
+        assert "mcp-name" in headers["access-control-allow-headers"]
+        assert asked(server, "OPTIONS", "/mcp", Origin="https://attacker.example", **wanted)[0] == 403
+        for host in ("mcp.example", "mcp.example:443", "other.test", "127.0.0.1"):
+            headers = asked(server, "POST", "/mcp", INITIALIZE, Origin=page, Host=host, **ACCEPT)[1]
+            assert headers["access-control-allow-origin"] == page
+            assert "mcp-session-id" in headers["access-control-expose-headers"]
+        assert server.post(INITIALIZE, Host="attacker.example")[0] == 421
+        assert server.post(INITIALIZE, Origin="https://attacker.example")[0] == 403
+
+
+def test_options_without_named_pages_says_which_methods_there_are(server: HttpServer) -> None:
+    status, headers, _ = asked(server, "OPTIONS", "/mcp")
+    assert (status, headers["allow"]) == (204, "GET, POST, DELETE, OPTIONS")
+    assert "access-control-allow-origin" not in asked(server, "OPTIONS", "/mcp", Origin="http://localhost:3000")[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--allowed-hosts", "*"), ("--allowed-hosts", "http://a"), ("--allowed-origins", "*"),
+     ("--allowed-origins", "app.example"), ("--allowed-origins", "https://a/path"), ("--session-idle", "0"),
+     ("--session-idle", "nan")],
+)  # fmt: skip
+def test_what_would_open_it_to_all_or_means_nothing_is_refused(options: tuple[str, str]) -> None:
+    assert options[0] in refused(*options)
+
+
+@pytest.mark.parametrize(
+    ("body", "identifier", "code"),
+    [
+        (b"garbage", None, -32700),
+        (b'{"jsonrpc": "2.0", "id": 1.5, "method": "ping"}', 1.5, -32600),
+        (b'{"jsonrpc": "2.0", "id": null, "method": "ping"}', None, -32600),
+        (b'{"jsonrpc": "2.0", "id": 7, "method": "ping", "params": {"a": %s}}' % (b"9" * 5000), 7, -32600),
+        (
+            b'{"jsonrpc": "2.0", "id": 7, "method": "ping", "params": {"a": %s%s}}' % (b"[" * 3000, b"]" * 3000),
+            7,
+            -32600,
+        ),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}{"jsonrpc": "2.0", "id": 2, "method": "ping"}', None, -32600),
+        (b"[]", None, -32600),
+        (b"", None, -32600),
+    ],
+    ids=lambda value: value[:45].decode() if isinstance(value, bytes) else "",
+)
+def test_a_body_that_is_no_message_is_refused_by_its_id(
+    server: HttpServer, body: bytes, identifier: float | None, code: int
+) -> None:
+    status, text = server.post(body)
+    answer = json.loads(text)
+    assert (status, answer["id"], answer["error"]["code"]) == (400, identifier, code)
+    assert "pydantic" not in text
+
+
+def test_odd_bodies_are_served_in_both_protocols(server: HttpServer) -> None:
+    assert server.post(b"\xef\xbb\xbf" + INITIALIZE)[0] == 200
+    assert server.post(INITIALIZE.replace(b'"id": 1,', b'"id": 1.0,'))[0] == 200
+    text = "one\u2028two\u2029three\u0085four"
+    body, headers = modern(1.0, "storage_read", key="absent", default=text)
+    for sent in (body, b"\xef\xbb\xbf" + body):
+        status, answer = server.post(sent, **headers)
+        assert status == 200, answer
+        assert "\\u2028" in answer
+        assert len(answer.splitlines()) <= 4, "no line more than the event has"
+        data = next(line for line in answer.splitlines() if "structuredContent" in line).removeprefix("data: ")
+        assert json.loads(data)["result"]["structuredContent"]["value"] == text
+
+
+def test_a_session_that_nobody_uses_ends(server_env: dict[str, str], tmp_path: Path) -> None:
+    with HttpServer(server_env, tmp_path / "log", "--session-idle", "1") as server:
+        session = asked(server, "POST", "/mcp", INITIALIZE, **ACCEPT)[1]["mcp-session-id"]
+        ping = b'{"jsonrpc": "2.0", "id": 2, "method": "ping"}'
+        assert server.post(ping, **{"mcp-session-id": session})[0] == 200
+        time.sleep(1)  # each request begins the second anew, so asking again would keep it
+        until(lambda: server.post(ping, **{"mcp-session-id": session})[0] == 404 or time.sleep(1.5), "it has ended")
+
+
+def test_clients_that_go_in_the_midst_are_no_error(server_env: dict[str, str], tmp_path: Path) -> None:
+    with HttpServer(server_env, tmp_path / "log", "--log-level", "DEBUG") as server:
+        with socket.create_connection((server.host, server.port)) as client:
+            head = b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            client.sendall(head + b"Accept: application/json, text/event-stream\r\nContent-Length: 1000\r\n\r\n{")
+        until(lambda: "A client was gone before its request was here" in server.log)
+        session = asked(server, "POST", "/mcp", INITIALIZE, **ACCEPT)[1]["mcp-session-id"]
+        for method, body in (("GET", None), ("POST", modern(1, "health_check")[0])):
+            connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+            connection.request(method, "/mcp", body, {**ACCEPT, "mcp-session-id": session})
+            if method == "GET":
+                connection.getresponse()
+            connection.close()
+        assert server.post(INITIALIZE)[0] == 200
+        assert call_tool(server, {"name": "redis_ping", "arguments": {}})
+        assert "Traceback" not in server.log
 
 
 def call_tool(server: HttpServer, call: dict[str, object]) -> str:

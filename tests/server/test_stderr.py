@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from support_mcp import RawClient, clean_environment
-from support_servers import until
+from support_servers import redis_at, until
 
 WRONG_CALLS = 500  # more than a pipe of 64 kB takes lines of
 APP = """
@@ -62,6 +63,15 @@ def unread() -> Iterator[tuple[int, int]]:
     os.close(write_fd)
 
 
+@pytest.fixture
+def store(hosting_env: dict[str, str]) -> Iterator[redis.Redis]:
+    """The servers' database, empty before and after."""
+    with redis_at(hosting_env["REDIS_URL"]) as client:
+        client.flushdb()
+        yield client
+        client.flushdb()
+
+
 def end_of_stdin(client: RawClient) -> None:
     assert client.process.stdin is not None
     client.process.stdin.close()
@@ -89,7 +99,7 @@ def test_hundreds_of_wrong_calls_are_answered_and_the_end_comes_with_stderr_unre
 
 
 def test_children_that_print_go_on_with_stderr_unread(
-    hosting_env: dict[str, str], unread: tuple[int, int], tmp_path: Path
+    store: redis.Redis, hosting_env: dict[str, str], unread: tuple[int, int], tmp_path: Path
 ) -> None:
     (tmp_path / "loud.py").write_text(APP)
     with RawClient("--app", str(tmp_path / "loud.py:app"), env=hosting_env, stderr=unread[1]) as client:
@@ -134,25 +144,20 @@ def read_all(descriptor: int, got: list[bytes]) -> None:
 
 
 def test_a_child_whose_server_was_killed_drains_though_its_stderr_is_broken(
-    hosting_env: dict[str, str], tmp_path: Path
+    store: redis.Redis, hosting_env: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "calm.py").write_text(APP.replace("range(2000)", "range(20)").replace("app.send", "late_send") + LATE)
-    from redis import Redis
-
-    redis = Redis.from_url(hosting_env["REDIS_URL"], decode_responses=True)
     env = clean_environment(hosting_env)
     with subprocess.Popen(
         [sys.executable, "-c", ORPHAN, str(tmp_path / "calm.py:app")], stdout=subprocess.PIPE, env=env
     ) as parent:
         assert parent.stdout is not None
         parent.stdout.readline()
-        redis.xadd("in", {"n": "1"})
-        until(lambda: redis.exists("began"), "the handler runs")
+        store.xadd("in", {"n": "1"})
+        until(lambda: store.exists("began"), "the handler runs")
         parent.kill()
-    until(lambda: redis.xlen("out") == 1, "the handler ends well")
-    assert redis.xlen("{in}:dlq") == 0
-    redis.delete("in", "out", "began")
-    redis.close()
+    until(lambda: store.xlen("out") == 1, "the handler ends well")
+    assert store.xlen("{in}:dlq") == 0
 
 
 LATE = """

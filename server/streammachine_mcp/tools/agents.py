@@ -211,9 +211,9 @@ class AgentTools(Family):
         ] = None,
         new_only: Annotated[bool, Field(description="Begin with new messages, not at the stream's start")] = False,
     ) -> Created:
-        """Declare an agent that filters a stream into another one, each message once. It runs in the background and
-        survives restarts. CEL sees msg (fields as text), num (numbers as doubles: write 2.0), topic, id, sent (ms);
-        has(msg.x) tells if there is a field. A message on which it fails becomes a dead letter."""
+        """Declare an agent that filters a stream into another one, each message once; it survives restarts. CEL
+        sees msg (fields as text), num (numbers as doubles: write 2.0), topic, id, sent (ms); has(msg.x)
+        tells if there is a field. What it fails on becomes a dead letter."""
         from streammachine.runtime import declared
 
         connection = await self.state.redis()

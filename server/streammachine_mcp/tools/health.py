@@ -1,12 +1,23 @@
 """Health tools: is Redis there, how is it, what does it say of itself."""
 
-from typing import Annotated, Any, Literal, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
+import anyio
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from streammachine.errors import StreamMachineError
 from streammachine_mcp.tools.family import Family, tool
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from streammachine_mcp.state import ServerState
+
+ROUTE_WAIT = 5.0  # seconds in which /health answers
 
 
 class Embedded(TypedDict):
@@ -32,6 +43,21 @@ class Health(TypedDict):
 
 class Pong(TypedDict):
     ping: str
+
+
+def health_route(state: "ServerState") -> "Callable[[Request], Awaitable[Response]]":
+    """What ``/health`` of the HTTP transport answers: status 200, or 503 where Redis is away; no secret and no data."""
+
+    async def health(_: "Request") -> "Response":
+        from starlette.responses import JSONResponse
+
+        facts: dict[str, Any] = {"status": "unhealthy", "redis": "disconnected"}
+        with anyio.move_on_after(ROUTE_WAIT):
+            facts = await state.health()
+        shown = {name: facts[name] for name in ("status", "redis")}
+        return JSONResponse(shown, status_code=503 if facts["status"] == "unhealthy" else 200)
+
+    return health
 
 
 class HealthTools(Family):

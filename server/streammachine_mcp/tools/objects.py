@@ -55,8 +55,7 @@ class ObjectTools(Family):
 
     @tool("obj_get", "Show an object", reads=True)
     async def get(self, key: Annotated[str, Field(description="Object key", min_length=1)]) -> StoredObject:
-        """Show a stored Python object as JSON. Only plain data that this installation signed is opened; the rest is
-        refused with the reason."""
+        """Show a stored Python object as JSON, if it is plain data that this installation signed."""
         objects = await self.state.objects()
         size = await objects.stored_bytes(key)
         if not size:

@@ -69,7 +69,7 @@ class StorageTools(Family):
         key: Key,
         default: Annotated[Any, Field(description="Given when the key has no value", json_schema_extra=_ANY)] = None,
     ) -> Value:
-        """Read one value of the storage that all processes share."""
+        """Read one value of the shared storage, by its key."""
         storage = await self.state.storage()
         size = await storage.stored_bytes(key)
         if size > MAX_OPENED_BYTES:
