@@ -163,6 +163,19 @@ def test_a_backfill_behind_live_candles_is_read_across_with_them(env: dict[str, 
         assert found == list(range(TODAY - 6 * DAY, found[-1] + MINUTE, MINUTE))
 
 
+def test_backfills_run_side_by_side(env: dict[str, str], database: Any) -> None:
+    with RawClient(env=env) as client:
+        asked = {"exchange": "binance", "start": "2025-07-17", "end": "2025-07-18"}
+        names = [
+            client.call("backfill_start", symbol=symbol, timeframe=unit, **asked)["name"]
+            for symbol in ("BTCUSDT", "ETHUSDT")
+            for unit in ("1m", "5m")
+        ]
+        for name in names:
+            until(lambda name=name: done(client, name))  # type: ignore[misc]
+        assert len(starts(database, "kline:binance:ETHUSDT:5m")) == 2 * 288
+
+
 def test_a_backfill_whose_stream_was_deleted_can_be_asked_for_again(env: dict[str, str], database: Any) -> None:
     with RawClient(env=env) as client:
         asked = {"exchange": "binance", "symbol": "BTCUSDT", "start": "2025-07-18", "end": "2025-07-18"}

@@ -163,7 +163,7 @@ class RedisEmitter(DataEmitter):
             raise OutOfOrderError(
                 f"{stream} already holds candles, from {datetime.fromtimestamp(first / 1000, UTC):%Y-%m-%d %H:%M} UTC "
                 "on, and takes no older ones any more. Backfill to another sink, into a fresh stream (another server, "
-                "database or prefix), or delete that one first"
+                "database or prefix), delete that one first, or give archive=True, which puts them beside it"
             )
 
     async def emit(self, row: Any) -> None:
