@@ -170,6 +170,22 @@ class Handlers:
         assert self.call("stream_list", pattern="nothing*")["streams"] == []
         return "1 stream"
 
+    def stream_trim(self) -> str:
+        self.call("stream_send_batch", stream="old", messages=[{"n": n} for n in range(5)])
+        plan = self.call("stream_trim", stream="old", keep=2)
+        assert plan["deleted"] == 0 and plan["count"] == 3
+        assert self.call("stream_trim", stream="old", keep=2, confirm_token=plan["confirm_token"]) == {"deleted": 3}
+        assert self.call("stream_trim", stream="old", before="now-1d", confirm=True) == {"deleted": 0}
+        assert "either keep" in self.refused("stream_trim", stream="old")
+        return "3 messages, after their plan"
+
+    def stream_delete(self) -> str:
+        plan = self.call("stream_delete", stream="old")
+        assert plan["deleted"] is False and plan["count"] == 2
+        assert self.call("stream_delete", stream="old", confirm_token=plan["confirm_token"])["deleted"] is True
+        assert "StreamMachine's own" in self.refused("stream_delete", stream="sm:storage", confirm=True)
+        return "after its plan"
+
     # -- storage ------------------------------------------------------------------------------
 
     def storage_write(self) -> str:
@@ -425,6 +441,7 @@ ORDER = (
     *("agent_create", "agent_list", "agent_stats", "agent_pause", "agent_resume"),
     *("dead_letter_list", "dead_letter_redrive", "dead_letter_purge", "agent_delete"),
     *("backfill_start", "backfill_status", "runner_start", "runner_list", "candles_read", "runner_stop"),
+    *("stream_trim", "stream_delete"),
     *("config", "status", "guide", "patterns"),
 )
 

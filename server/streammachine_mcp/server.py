@@ -62,7 +62,7 @@ def create_server(settings: Settings | None = None, app: str | None = None) -> F
     )
     confirmer = Confirmer()
     families: list[Family] = [
-        StreamTools(state),
+        StreamTools(state, confirmer),
         StorageTools(state, confirmer),
         HealthTools(state),
         ObjectTools(state, confirmer),

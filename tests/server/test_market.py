@@ -57,7 +57,8 @@ def test_a_runner_streams_candles_that_can_be_read(env: dict[str, str]) -> None:
             "runner_start", exchange="binance", symbols=["BTCUSDT", "ETHUSDT"], timeframe="1m", aggregate=["5m"]
         )
         assert started["started"] is True
-        assert started["streams"] == ["kline:binance:BTCUSDT:1m", "kline:binance:ETHUSDT:1m"]
+        series = [f"kline:binance:{symbol}:{unit}" for symbol in ("BTCUSDT", "ETHUSDT") for unit in ("1m", "5m")]
+        assert started["streams"] == series
         again = client.call(
             "runner_start", exchange="binance", symbols=["BTCUSDT", "ETHUSDT"], timeframe="1m", aggregate=["5m"]
         )
@@ -166,8 +167,6 @@ def test_a_backfill_fetches_a_range_and_says_how_far_it_is(env: dict[str, str]) 
         page = client.call("candles_read", exchange="binance", symbol="ETHUSDT", start=day, limit=2000)
         assert page["count"] == 1440 or page["truncated"]
         assert page["columns"]["open_ts"][0] == START // 86_400_000 * 86_400_000 - 2 * 86_400_000
-        with pytest.raises(ToolFailure, match="from 2025-07-18 00:00 UTC on, and takes no older ones"):
-            client.call("backfill_start", exchange="binance", symbol="ETHUSDT", start="2025-07-01", end="2025-07-02")
         with redis.Redis.from_url(env["REDIS_URL"]) as database:  # as one that is full loses its oldest
             database.xtrim("kline:binance:ETHUSDT:1m", maxlen=1000, approximate=False)
         again = client.call("backfill_start", exchange="binance", symbol="ETHUSDT", start=day, end=day)

@@ -63,7 +63,7 @@ def test_it_starts_without_redis_says_so_and_finds_it_when_it_comes(kind: str, v
         sent = client.send("tools/call", **send)  # all at once: each waits a moment for a server that restarts
         pinged = client.send("tools/call", name="redis_ping", arguments={})
         found = health(client)
-        assert len(client.tools()) == 39
+        assert len(client.tools()) == 41
         assert (found["status"], found["redis"]) == ("unhealthy", "disconnected")
         assert url in found["problem"]
         assert "Start it, or correct REDIS_URL" in found["problem"]
@@ -93,7 +93,7 @@ def test_a_redis_that_hangs_is_an_error_in_time_and_no_more_once_it_wakes(valkey
         try:
             sent = {tool: client.send("tools/call", name=tool, arguments=given) for tool, given in calls.items()}
             asked = client.send("tools/call", name="health_check", arguments={})
-            assert len(client.tools()) == 39, "it answers meanwhile what needs no Redis"
+            assert len(client.tools()) == 41, "it answers meanwhile what needs no Redis"
             for tool, identifier in sent.items():
                 result = client.wait(identifier, timeout=20)
                 assert result["isError"], tool

@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 OWN_PREFIXES = ("sm:", "{sm:")
 LAG_LOOK = 1000  # entries counted where the server does not know the lag
 _COMPANION = re.compile(r"^\{.+\}:(dlq|(retry|dedup|state):.+)$|^.*\{.+\}.*:(dlq|(retry|dedup|state):.+)$", re.DOTALL)
+_COUNTED = 1000  # entries counted by one call of _COUNT
+# KEYS[1] a stream; ARGV: from and to as in XRANGE, most entries. Gives how many there are, and the id of the last.
+_COUNT = """
+local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[2], 'COUNT', ARGV[3])
+return {#found, #found > 0 and found[#found][1] or ''}
+"""
 _PIPELINE_CHUNK = 1000  # commands in one pipeline, so that no one writer fills the socket's buffer
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 _RELATIVE = re.compile(r"now(?:\s*-\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(ms|s|m|h|d|w))?", re.IGNORECASE | re.ASCII)
@@ -280,6 +286,53 @@ def nearest(wanted: str, names: Sequence[str]) -> str:
 async def trim(connection: RedisConnection, stream: str, *, maxlen: int) -> int:
     """XTRIM to exactly ``maxlen`` entries; gives how many were deleted."""
     return int(await _command(connection, stream, "XTRIM", stream, "MAXLEN", "=", maxlen, repeatable=True))
+
+
+async def trim_before(connection: RedisConnection, stream: str, first: str) -> int:
+    """XTRIM away exactly the entries whose ids are below ``first``; gives how many were deleted."""
+    return int(await _command(connection, stream, "XTRIM", stream, "MINID", "=", first, repeatable=True))
+
+
+async def count_before(connection: RedisConnection, stream: str, first: str) -> int:
+    """How many entries have ids below ``first``; counted in the server, a piece at a time, so that others get by."""
+    found, after = 0, "-"
+    while True:
+        number, last = await _counted(connection, stream, after, f"({first}", _COUNTED)
+        found += number
+        if number < _COUNTED:
+            return found
+        after = f"({last}"
+
+
+async def id_behind(connection: RedisConnection, stream: str, entries: int) -> str | None:
+    """The id of the entry that so many stand before; None: there are no more than those. Counted as above."""
+    before, after = entries, "-"
+    while before >= _COUNTED:
+        number, last = await _counted(connection, stream, after, "+", _COUNTED)
+        before -= number
+        if number < _COUNTED:
+            return None
+        after = f"({last}"
+    number, last = await _counted(connection, stream, after, "+", before + 1)
+    return last if number == before + 1 else None
+
+
+async def _counted(connection: RedisConnection, stream: str, start: str, end: str, most: int) -> tuple[int, str]:
+    number, last = await _command(connection, stream, "EVAL", _COUNT, 1, stream, start, end, most, repeatable=True)
+    return int(number), _text(last)
+
+
+async def delete(connection: RedisConnection, stream: str) -> bool:
+    """Delete a stream with its consumer groups; False when there was none.
+
+    Raises:
+        WrongTypeError: the key is no stream.
+    """
+    try:
+        await require_stream(connection, stream)
+    except StreamNotFoundError:
+        return False
+    return bool(await connection.command("UNLINK", stream, repeatable=True))
 
 
 async def ensure_group(connection: RedisConnection, stream: str, group: str, *, start: str = "0") -> bool:

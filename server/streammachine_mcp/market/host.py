@@ -24,6 +24,7 @@ from streammachine.errors import ExchangeUnavailableError, MarketError, StreamMa
 from streammachine.runtime.hosted import stop_at_signal, take_streams
 from streammachine.runtime.origin import CHILD_URL
 from streammachine.runtime.reporting import Reporter
+from streammachine_mcp.market.past import Past, backfilling
 from streammachine_mcp.market.remembered import BACKFILLS, LEASE, RUNNERS, BackfillSpec, Remembered, RunnerSpec, S
 from streammachine_mcp.market.sinks import emitter_for
 
@@ -38,6 +39,7 @@ SAY = 1.0  # seconds between two reports of one
 BACKOFF_FIRST, BACKOFF_LAST = 1.0, 60.0  # seconds before one that failed is started again
 ORPHAN_LIFE = 10.0  # seconds a process that hangs lives on when its supervisor is gone
 MOST_TEXT = 500  # characters of a problem
+HISTORY = "history"  # the state of a runner that writes it, and the note that it is written
 MOST_LAST = 50  # last candles that are reported of one runner
 
 Facts = Callable[[], dict[str, Any]]
@@ -227,13 +229,21 @@ class Host(Generic[S]):
 
 
 async def run_runner(connection: RedisConnection, job: Job) -> None:
-    """Run a remembered runner until its end is set; it goes on behind the last candle that its Redis streams hold."""
+    """Run a remembered runner until its end is set: its history first, once, then live; it goes on behind the last
+    candle that its Redis streams hold."""
     from streammachine.market.data_input import DataInput
     from streammachine.market.runner import runner_for
 
     spec: RunnerSpec = job.spec
+    written: dict[tuple[str, str], int] = {}
+    if spec.history_from_ms and await RUNNERS.noted(connection, spec) != HISTORY:
+        written = await _write_history(connection, job)
+        if job.end.is_set():
+            return
+        await RUNNERS.note(connection, spec, HISTORY)
     wanted = DataInput(spec.type, spec.symbols, spec.timeframe, spec.aggregate)
     had = await last_candles(connection, spec) if "redis" in spec.emit else {}
+    had = {place: max(had.get(place, 0), written.get(place, 0)) for place in {**had, **written}}
     runner = runner_for(
         spec.exchange, wanted, market_type=spec.market_type, active_warmup=bool(spec.aggregate), resume=had
     )
@@ -246,16 +256,24 @@ async def run_runner(connection: RedisConnection, job: Job) -> None:
         tasks.cancel_scope.cancel()
 
 
+async def _write_history(connection: RedisConnection, job: Job) -> dict[tuple[str, str], int]:
+    """Write the history of a runner; where it ends by symbol and timeframe, as far as it came before the job's end."""
+    past = Past(connection, job.spec)
+    job.facts, job.state, job.problem = past.facts, HISTORY, ""
+    written: dict[tuple[str, str], int] = {}
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_cancel_at_end, job, tasks.cancel_scope)
+        written = await past.write()
+        tasks.cancel_scope.cancel()
+    return written
+
+
 async def run_backfill(connection: RedisConnection, job: Job) -> None:
     """Run a remembered backfill to its end; after a restart it goes on where it was."""
-    from streammachine.market.backfill import backfill_for
-
     spec: BackfillSpec = job.spec
-    backfill = backfill_for(
-        spec.exchange, spec.symbol, spec.timeframe, spec.start_ms, spec.end_ms, market_type=spec.market_type
-    )
+    backfill = backfilling(connection, spec, spec.symbol, spec.timeframe, spec.start_ms, spec.end_ms)
     for text in spec.emit:
-        backfill.register_emitter(emitter_for(text, connection.settings, connection))
+        backfill.register_emitter(emitter_for(text, connection.settings, connection, past=True))
     job.facts, job.state, job.problem = backfill.stats, "running", ""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_cancel_at_end, job, tasks.cancel_scope)

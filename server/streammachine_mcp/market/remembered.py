@@ -1,8 +1,8 @@
 """The runners and backfills that a model started, kept in Redis so that they survive every restart.
 
 The hash ``sm:runners`` (``sm:backfills``) holds each one's definition, ``sm:runners:status`` what its host said last,
-and the key ``sm:runners:lease:<name>`` belongs to the host that runs it, so that two servers on one Redis do not run it
-twice; when a host dies, another takes over after the lease.
+``sm:runners:done`` whether its history is written, and the key ``sm:runners:lease:<name>`` belongs to the host that
+runs it, so that two servers on one Redis do not run it twice; when a host dies, another takes over after the lease.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class TooManyError(MarketError):
 
 @dataclass(frozen=True)
 class RunnerSpec:
-    """A runner. ``emit``: sinks as ``sinks.emitter_for`` takes them."""
+    """A runner. ``emit``: sinks as ``sinks.emitter_for`` takes them. ``history``: how much of the past it writes first,
+    in the words that asked for it, and ``history_from_ms``: from when on."""
 
     name: str
     exchange: str
@@ -55,6 +56,8 @@ class RunnerSpec:
     type: str = "kline"
     market_type: str = "SPOT"
     created_ms: int = 0
+    history: str = ""
+    history_from_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Remembered(Generic[S]):
         self._made: type[S] = made
         self.key = f"sm:{kind}s"
         self.status_key = f"{self.key}:status"
+        self.note_key = f"{self.key}:done"
 
     async def all(self, connection: RedisConnection) -> dict[str, S]:
         """Every one, by name; what another version wrote and this one does not read is left out."""
@@ -116,10 +120,26 @@ class Remembered(Generic[S]):
             raise TooManyError(f"There are {MOST} {self.kind}s already: end some first.")
         return bool(await connection.command("HSETNX", self.key, spec.name, json.dumps(asdict(spec))))
 
+    async def renew(self, connection: RedisConnection, spec: S) -> None:
+        """Put one in the place of that of its name, as if there had been none: its host ends that, and begins anew."""
+        await connection.command("HSET", self.key, spec.name, json.dumps(asdict(spec)), repeatable=True)
+        await connection.command("HDEL", self.status_key, spec.name, repeatable=True)
+
+    async def note(self, connection: RedisConnection, spec: S, what: str) -> None:
+        """Keep what is done of one, over restarts, until it is forgotten or renewed."""
+        await connection.command("HSET", self.note_key, spec.name, f"{spec.created_ms} {what}", repeatable=True)
+
+    async def noted(self, connection: RedisConnection, spec: S) -> str:
+        """What was kept of one; empty: nothing."""
+        text = await connection.command("HGET", self.note_key, spec.name, repeatable=True)
+        of, _, what = bytes(text or b"").decode().partition(" ")
+        return what if of == str(spec.created_ms) else ""
+
     async def forget(self, connection: RedisConnection, name: str) -> bool:
         """Let go of one, its state included; its host ends it. Whether there was one."""
         gone = await connection.command("HDEL", self.key, name)
         await connection.command("HDEL", self.status_key, name)
+        await connection.command("HDEL", self.note_key, name)
         return bool(gone)
 
     # -- leases and states --

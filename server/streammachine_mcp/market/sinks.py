@@ -52,13 +52,18 @@ def check(texts: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def emitter_for(text: str, settings: Settings, connection: RedisConnection) -> Any:
-    """The emitter that a checked text means."""
+def jobs(settings: Settings) -> Path:
+    """The folder below which each backfill keeps its journals, in a folder of its own: they run side by side."""
+    return exports(settings).parent / "jobs"
+
+
+def emitter_for(text: str, settings: Settings, connection: RedisConnection, *, past: bool = False) -> Any:
+    """The emitter that a checked text means. ``past``: for candles that may be older than those it holds."""
     kind, _, name = text.partition(":")
     if kind == "redis":
         from streammachine.market.emitters.redis import RedisEmitter
 
-        return RedisEmitter(connection=connection)
+        return RedisEmitter(connection=connection, archive=past)
     import streammachine.market.emitters.targets as targets
 
     if kind in ("csv", "parquet"):

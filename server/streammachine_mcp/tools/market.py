@@ -21,15 +21,18 @@ from streammachine_mcp.tools.family import Family, tool
 if TYPE_CHECKING:  # the market road is loaded by the first call that needs it: it would delay the first tools/list
     from streammachine.market.exchanges.base import Adapter
     from streammachine.redis.connection import RedisConnection
+    from streammachine_mcp.market.remembered import BackfillSpec, RunnerSpec
 
 log = logging.getLogger(__name__)
 
 EXCHANGE_WAIT = 8.0  # seconds for the exchange to say whether it has the symbols
 STOP_WAIT = 10.0  # seconds for a runner's host to let go of it
 MOST_SYMBOLS = 200
+MOST_STREAMS = 40  # that an answer names
 DAY = 86_400_000
 _NUMBER = re.compile(r"[+-]?(\d{1,400}\.?\d{0,400}|\.\d{1,400})([eE][+-]?\d{1,4})?", re.ASCII)
 SKEW = 60_000  # milliseconds that a caller's clock may be ahead of ours
+_SPAN = re.compile(r"[0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d|w)", re.IGNORECASE | re.ASCII)
 COLUMNS = ("open_ts", "open", "high", "low", "close", "volume", "quote_volume", "n_trades")
 
 Symbol = Annotated[str, Field(description="As the exchange writes it: BTCUSDT, BTC-USDT (okx), BTC/USD (kraken)")]
@@ -87,6 +90,7 @@ class MarketTools(Family):
         aggregate: Annotated[list[Timeframe] | None, Field(description="Higher timeframes to build too")] = None,
         emit: Emit = None,
         market_type: Market = "SPOT",
+        history: Annotated[str | None, Field(description="Past to write first: 7d, 12h, or a UTC date")] = None,
     ) -> Started:
         """Start a runner in the background: live closed candles of an exchange go to the sinks, gaps healed; it goes on
         after restarts, until runner_stop. Read them with candles_read."""
@@ -96,15 +100,22 @@ class MarketTools(Family):
         adapter, names = await _checked(exchange, market_type, symbols, timeframe, aggregate or [])
         emitters = sinks.check(["redis"] if emit is None else emit)
         name = name_for(exchange, timeframe, sorted(names), sorted(aggregate or []), emitters, adapter.market_type)
+        now = int(time.time() * 1000)
         spec = RunnerSpec(
             name, exchange, names, timeframe, list(aggregate or []), emitters,
-            market_type=adapter.market_type, created_ms=int(time.time() * 1000),
+            market_type=adapter.market_type, created_ms=now,
+            history=history or "", history_from_ms=history_start(history, now) if history else 0,
         )  # fmt: skip
-        new = await RUNNERS.remember(await self.state.redis(), spec)
+        connection = await self.state.redis()
+        new = await RUNNERS.remember(connection, spec)
+        if not new and _wants_more(spec, await RUNNERS.get(connection, name)):
+            await RUNNERS.renew(connection, spec)
+            new = True
         self.state.hosting.nudge()
         result: Started = {"name": name, "started": new}
         if "redis" in emitters:
-            result["streams"] = [f"kline:{exchange}:{symbol}:{timeframe}" for symbol in names[:20]]
+            made = dict.fromkeys((timeframe, *(aggregate or [])))
+            result["streams"] = [f"kline:{exchange}:{each}:{unit}" for each in names for unit in made][:MOST_STREAMS]
         return result
 
     @tool("runner_stop", "Stop a runner", idempotent=True)
@@ -148,10 +159,8 @@ class MarketTools(Family):
         emit: Emit = None,
         market_type: Market = "SPOT",
     ) -> Started:
-        """Fetch past candles in the background (backfill_status shows how far); it goes on after restarts. A Redis
-        stream takes only candles newer than those it holds: backfill before runner_start, or to csv."""
-        from streammachine.market.emitters.base import Lane
-        from streammachine.market.emitters.redis import RedisEmitter
+        """Fetch past candles in the background (backfill_status shows how far); it goes on after restarts. Candles
+        older than those of a runner go to the archive of the same series: candles_read reads across both."""
         from streammachine_mcp.market import sinks
         from streammachine_mcp.market.remembered import BACKFILLS, BackfillSpec, name_for
 
@@ -160,14 +169,18 @@ class MarketTools(Family):
         first, last = backfill_range(start, end, int(time.time() * 1000))
         connection = await self.state.redis()
         name = name_for(exchange, timeframe, names[0], start, end, emitters, adapter.market_type, first, last)
-        if "redis" in emitters and name not in await BACKFILLS.all(connection):
-            await RedisEmitter(connection=connection).expect([Lane(adapter.source, names[0], timeframe, first)])
         spec = BackfillSpec(
             name, exchange, names[0], timeframe, first, last, emitters, adapter.market_type, int(time.time() * 1000)
         )
         new = await BACKFILLS.remember(connection, spec)
+        if not new and await _is_lost(connection, spec):
+            await BACKFILLS.renew(connection, spec)
+            new = True
         self.state.hosting.nudge()
-        return {"name": name, "started": new}
+        result: Started = {"name": name, "started": new}
+        if "redis" in emitters:
+            result["streams"] = [f"kline:{exchange}:{names[0]}:{timeframe}"]
+        return result
 
     @tool("backfill_status", "Show backfills", reads=True)
     async def backfills(self, name: Annotated[str | None, Field(description="Only this one")] = None) -> Backfills:
@@ -204,7 +217,7 @@ class MarketTools(Family):
         adapter = _adapter(exchange, "SPOT")
         name = adapter.check_symbol(symbol)
         stream = f"kline:{exchange}:{name}:{timeframe}"
-        rows, more, left_out = await _candles(connection, stream, start, end, limit)
+        rows, more, left_out = await _series(connection, stream, start, end, limit)
         if start is None:  # what does not fit is the oldest
             kept, cut = fit(reversed(rows))
             kept.reverse()
@@ -247,6 +260,38 @@ def backfill_range(start: str, end: str, now: int) -> tuple[int, int]:
     return first, min(last, now)
 
 
+def history_start(history: str, now: int) -> int:
+    """What a runner's history means as the epoch ms it begins at: 7d, 12h, now-7d, a date or a time.
+
+    Raises:
+        StreamIdError: it is none of these. DataInputError: it is in the future.
+    """
+    text = history.strip()
+    first = _moment(f"now-{text}" if _SPAN.fullmatch(text) else text)
+    if first >= now:
+        raise DataInputError(f"history ({history}) is in the future: give how far back, e.g. 7d, or a date")
+    return first
+
+
+def _wants_more(spec: "RunnerSpec", known: "RunnerSpec") -> bool:
+    """Whether a runner is asked for with a history that the one of its name does not have."""
+    if not spec.history_from_ms or spec.history == known.history:
+        return False
+    return not known.history_from_ms or spec.history_from_ms < known.history_from_ms
+
+
+async def _is_lost(connection: "RedisConnection", spec: "BackfillSpec") -> bool:
+    """Whether a backfill of its name is over, and what it was to write is not there: it failed, or that was deleted."""
+    from streammachine.market.emitters.redis import archive_of
+    from streammachine_mcp.market.remembered import BACKFILLS
+
+    state = (await BACKFILLS.statuses(connection)).get(spec.name, {}).get("state")
+    if state != "done" or spec.emit != ["redis"]:
+        return state == "failed"
+    stream = f"kline:{spec.exchange}:{spec.symbol}:{spec.timeframe}"
+    return not await _exists(connection, stream, *await archive_of(connection, stream))
+
+
 def _adapter(exchange: str, market_type: str) -> "Adapter":
     from streammachine.market.exchanges import adapter_for
 
@@ -275,6 +320,41 @@ async def _checked(
         except ExchangeUnavailableError as error:
             log.info("Not asked for the symbols: %s", error)
     return adapter, names
+
+
+async def _series(
+    connection: "RedisConnection", stream: str, start: str | None, end: str | None, limit: int
+) -> tuple[list[list[Any]], bool, int]:
+    """As ``_candles``, of a series: the stream and its archive, each candle once, a closed one before another."""
+    from streammachine.market.emitters.redis import archive_of
+
+    archive = await archive_of(connection, stream)
+    if not archive:
+        return await _candles(connection, stream, start, end, limit)
+    rows: dict[int, list[Any]] = {}
+    more, left_out = False, 0
+    for half in (*archive, stream):
+        try:
+            found, cut, odd = await _candles(connection, half, start, end, limit)
+        except StreamNotFoundError:
+            continue  # one half may have been deleted
+        more, left_out = more or cut, left_out + odd
+        for row in found:
+            if row[0] not in rows or row[-1]:
+                rows[row[0]] = row
+    if not rows and not await _exists(connection, stream, *archive):
+        return await _candles(connection, stream, start, end, limit)  # which says that there is none
+    ordered = [rows[ts] for ts in sorted(rows)]
+    kept = ordered[:limit] if start is not None else ordered[-limit:]
+    return kept, more or len(kept) < len(ordered), left_out
+
+
+async def _exists(connection: "RedisConnection", *keys: str) -> bool:
+    """Whether there is any of the keys; one by one, since a Cluster has them in different places."""
+    for key in keys:
+        if await connection.command("EXISTS", key, repeatable=True):
+            return True
+    return False
 
 
 async def _candles(

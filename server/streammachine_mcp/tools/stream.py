@@ -1,8 +1,11 @@
-"""Stream tools: send, read, describe, find."""
+"""Stream tools: send, read, describe, find, delete, trim."""
 
 import time
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NotRequired, Required, cast
 
+from fastmcp import Context
+from fastmcp.dependencies import CurrentContext
+from mcp_types import InputRequiredResult
 from pydantic import Field
 from typing_extensions import TypedDict
 
@@ -18,13 +21,19 @@ from streammachine_mcp.results import (
     fit_fields,
     json_size,
 )
+from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
+from streammachine_mcp.state import ServerState
 from streammachine_mcp.tools.family import Family, tool
 
 SENT_FIELD = "sm-sent"  # epoch ms at which the message was sent
+LAST_SEQUENCE = 2**64 - 1  # of the ids of one millisecond
+MOST_PLANNED = 100  # trims that wait for their confirmation
 VALUE_CHARS = 4000  # shown of a value unless more is asked for
 INFO_BYTES = 20_000  # of each part of stream_info
 
 StreamName = Annotated[str, Field(description="Stream name", min_length=1, max_length=512)]
+Confirm = Annotated[bool, Field(description="true deletes at once; only when the user has agreed")]
+ConfirmToken = Annotated[str | None, Field(description="The token of the plan that the user agreed to")]
 Message = Annotated[dict[str, Any], Field(description="Field names and values (text, number or boolean)")]
 
 
@@ -77,8 +86,21 @@ class Names(TypedDict):
     hint: NotRequired[str]
 
 
+class Deleted(Unconfirmed, total=False):
+    deleted: Required[bool]
+
+
+class Trimmed(Unconfirmed, total=False):
+    deleted: Required[int]
+
+
 class StreamTools(Family):
     toolset = "stream"
+
+    def __init__(self, state: ServerState, confirmer: Confirmer) -> None:
+        super().__init__(state)
+        self._confirmer = confirmer
+        self._planned: dict[tuple[str, int | None, str | None], str] = {}  # the first id that each plan keeps
 
     @tool("stream_send", "Send a message")
     async def send(self, stream: StreamName, message: Message) -> Sent:
@@ -190,6 +212,112 @@ class StreamTools(Family):
         if more or cut:
             page["hint"] = "There are more: call again with after=<the last name>, or narrow the pattern."
         return page
+
+    @tool("stream_delete", "Delete a stream", destructive=True, idempotent=True)
+    async def delete(
+        self,
+        stream: StreamName,
+        confirm: Confirm = False,
+        confirm_token: ConfirmToken = None,
+        ctx: Context = CurrentContext(),
+    ) -> Deleted | InputRequiredResult:
+        """Delete a stream with all its messages and consumer groups. What writes to it makes it anew: stop that first.
+        Without confirm the user is asked, or you get a plan and a token."""
+        refuse_own(stream)
+        connection = await self.state.redis()
+        info = await streams.describe(connection, stream)
+        groups = f" and {len(info.groups)} consumer groups" if info.groups else ""
+        plan = Plan(
+            operation=f"stream_delete {stream}",
+            count=info.length,
+            fingerprint=f"{info.length} {_id(info.first_entry)} {info.last_generated_id}",
+            text=f"Delete the stream {stream!r} with its {info.length} messages{groups}",
+        )
+        decision = await self._confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
+        if isinstance(decision, InputRequiredResult):
+            return decision
+        if decision is not True:
+            return cast(Deleted, {"deleted": False, **decision})
+        return {"deleted": await streams.delete(connection, stream), "count": info.length}
+
+    @tool("stream_trim", "Trim a stream", destructive=True, idempotent=True)
+    async def trim(
+        self,
+        stream: StreamName,
+        keep: Annotated[int | None, Field(description="How many of the newest messages stay", ge=0)] = None,
+        before: Annotated[
+            str | None, Field(description="Or: delete what is older than this id, ISO time, epoch ms or 'now-7d'")
+        ] = None,
+        confirm: Confirm = False,
+        confirm_token: ConfirmToken = None,
+        ctx: Context = CurrentContext(),
+    ) -> Trimmed | InputRequiredResult:
+        """Delete the oldest messages of a stream. Without confirm the user is asked, or you get a plan and a token."""
+        refuse_own(stream)
+        if (keep is None) == (before is None):
+            raise FieldError("Give either keep (how many of the newest stay) or before (a time or an id).")
+        connection = await self.state.redis()
+        info = await streams.describe(connection, stream)
+        # What was planned is deleted, and no more, though the stream grows and "now" goes on until it is confirmed.
+        wanted = (stream, keep, before)
+        first = self._planned.get(wanted) if confirm_token or ctx.input_responses else None
+        if first is None:
+            first = _first_kept(before) if before is not None else await self._oldest_of(stream, info, keep or 0)
+        self._planned[wanted] = first
+        while len(self._planned) > MOST_PLANNED:
+            self._planned.pop(next(iter(self._planned)))
+        count = await streams.count_before(connection, stream, first)
+        plan = Plan(
+            operation=f"stream_trim {stream}",
+            count=count,
+            fingerprint=f"{count} {_id(info.first_entry)} {first}",
+            text=f"Delete the {count} messages of the stream {stream!r} that are older than {first}, of {info.length}",
+        )
+        decision = await self._confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
+        if isinstance(decision, InputRequiredResult):
+            return decision
+        if decision is not True:
+            return cast(Trimmed, {"deleted": 0, **decision})
+        return {"deleted": await streams.trim_before(connection, stream, first)}
+
+    async def _oldest_of(self, stream: str, info: streams.StreamInfo, keep: int) -> str:
+        """The id of the oldest of the newest ``keep`` entries."""
+        if keep >= info.length:
+            return "0"
+        found = await streams.id_behind(await self.state.redis(), stream, info.length - keep) if keep else None
+        return found if found is not None else _behind(info.last_generated_id)
+
+
+def refuse_own(stream: str) -> None:
+    """Refuse a stream that is StreamMachine's own.
+
+    Raises:
+        FieldError: it begins with sm:, or is a companion (dead letters, retries) of another.
+    """
+    if streams.is_own(stream):
+        raise FieldError(
+            f"{stream!r} is StreamMachine's own (sm:*, dead letters, retries) and stays as it is. Dead letters are "
+            "deleted with dead_letter_purge."
+        )
+
+
+def _first_kept(before: str) -> str:
+    position = streams.parse_position(before)
+    if position in ("-", "+") or position.startswith("("):
+        raise StreamIdError(f"before={before!r} is not accepted: give an entry id, a time, or 'now-7d'.")
+    return position if "-" in position else f"{position}-0"
+
+
+def _behind(identifier: str) -> str:
+    """The id right behind one."""
+    milliseconds, _, sequence = identifier.partition("-")
+    if int(sequence) < LAST_SEQUENCE:
+        return f"{milliseconds}-{int(sequence) + 1}"
+    return f"{int(milliseconds) + 1}-0"
+
+
+def _id(entry: streams.Entry | None) -> str:
+    return entry.id if entry is not None else "-"
 
 
 def _outgoing(message: dict[str, Any], index: int | None = None) -> dict[str, Any]:

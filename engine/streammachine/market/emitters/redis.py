@@ -8,8 +8,13 @@ IEEE 754 bits, which rise as the volume does and stay below; so the same state h
 stands behind its open states. A trade has ``<ts>-<trade id>`` where its id is a number, else ``<ts>-<next>``, and is
 recognised by its field ``trade_id``. klines.lua and trades.lua append a batch to a stream in one step: a row that is
 there already is a duplicate, counted and left out. One that is not, and is older than the stream's end, is an
-OutOfOrderError: a stream cannot be filled from behind. Backfill older data into a fresh stream. Only trades may be ten
-seconds late: they get the milliseconds of the stream's end, and keep their own in ``ts``.
+OutOfOrderError: a stream cannot be filled from behind. Backfill older data into a fresh stream, or with
+``archive=True``. Only trades may be ten seconds late: they get the milliseconds of the stream's end, and keep their own
+in ``ts``.
+
+A series of candles has two halves then: the stream itself, and its archive, for what is older than the stream or lies
+in a hole of it: streams ``<stream>:archive:<open_ts>``, named by their first candle, each in order in itself.
+``archive_of`` gives their names (the sorted set ``sm:archive:<stream>`` keeps them); a reader merges by ``open_ts``.
 """
 
 from __future__ import annotations
@@ -51,6 +56,7 @@ if TYPE_CHECKING:
     from streammachine.settings import Settings
 
 CLOSED: Final = (1 << 63) - 1  # the revision of a closed candle: the last that fits a column of 64-bit integers
+ARCHIVES_TRIED: Final = 20  # archive streams that are looked at for room, before a new one is begun
 LATE: Final = 10_000  # milliseconds that a trade may be behind the newest of its stream
 CHUNK: Final = 250  # rows of one script call: others are not kept waiting long
 _PASSING = ("READONLY", "TRYAGAIN", "BUSY", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "MOVED", "ASK")
@@ -69,6 +75,7 @@ class RedisEmitter(DataEmitter):
         connection: one that is there already; it is not closed.
         maxlen: about how many entries each stream keeps; 0: all.
         prefix: begins every stream's name.
+        archive: candles that are too old for their stream go to its archive (see the module), and none is refused.
 
     Attributes:
         appended, duplicates: rows so far.
@@ -84,6 +91,7 @@ class RedisEmitter(DataEmitter):
         *,
         maxlen: int = 1_000_000,
         prefix: str = "",
+        archive: bool = False,
         name: str = "redis",
         settings: Settings | None = None,
         transformer: Transformer | None = None,
@@ -95,6 +103,8 @@ class RedisEmitter(DataEmitter):
         self.name = name
         self.maxlen = maxlen
         self.prefix = prefix
+        self.archive = archive
+        self._firsts: dict[str, int] = {}  # with ``archive``: where each stream begins
         self.transformer = transformer
         self.appended = self.duplicates = 0
         self._taken = False  # the server took us once: what it refuses from then on is an outage
@@ -139,29 +149,29 @@ class RedisEmitter(DataEmitter):
 
     async def expect(self, lanes: Sequence[Lane]) -> None:
         """Refuse keys that are no streams or that may not be written, and candles of the past for a stream that begins
-        behind them and goes on: it takes none of them."""
+        behind them and goes on: it takes none of them, but with ``archive``."""
         for lane in lanes:
             stream = self._stream(lane.source, lane.symbol, lane.timeframe)
             first = await self._first(stream, _TRADES if lane.timeframe is None else _KLINES)
-            if first is not None and lane.start is not None and lane.timeframe is not None:
-                self._refuse_older(stream, first, lane.start)
+            if self.archive or first is None or lane.start is None or lane.timeframe is None:
+                continue
+            self._refuse_older(stream, first, lane.start)
 
     async def _first(self, stream: str, script: str) -> int | None:
         """The milliseconds of the stream's first entry, after the script has run for no rows."""
         options = ("trade_id", LATE) if script is _TRADES else ()
         try:
             await self.connection.command("EVAL", script, 1, stream, self.maxlen, *options, repeatable=True)
-            entries = await streams.read_from(self.connection, stream, "-", "+", 1)
+            return await _first(self.connection, stream)
         except StreamMachineError as error:
             raise _translated(error, stream) from error
-        return int(entries[0].id.partition("-")[0]) if entries else None
 
     def _refuse_older(self, stream: str, first: int, start: int) -> None:
         if first > start:
             raise OutOfOrderError(
                 f"{stream} already holds candles, from {datetime.fromtimestamp(first / 1000, UTC):%Y-%m-%d %H:%M} UTC "
                 "on, and takes no older ones any more. Backfill to another sink, into a fresh stream (another server, "
-                "database or prefix), or delete that one first"
+                "database or prefix), delete that one first, or give archive=True, which puts them beside it"
             )
 
     async def emit(self, row: Any) -> None:
@@ -188,7 +198,12 @@ class RedisEmitter(DataEmitter):
             lanes.setdefault((script, self.stream_of(row)), []).append((at, arguments))
         for (script, stream), lane in lanes.items():
             for start in range(0, len(lane), CHUNK):
-                refused |= await self._append(script, stream, lane[start : start + CHUNK], rows)
+                piece = lane[start : start + CHUNK]
+                if self.archive and script is _KLINES:
+                    await self._append_or_archive(stream, piece, rows)
+                else:
+                    late = await self._append(script, stream, piece)
+                    refused |= {at: _out_of_order(rows[at], stream) for at in late}
         if refused:
             raise RowsRefusedError(dict(sorted(refused.items())))
 
@@ -198,10 +213,27 @@ class RedisEmitter(DataEmitter):
         if self._own:
             await self.connection.close()
 
-    async def _append(
-        self, script: str, stream: str, lane: Sequence[tuple[int, list[bytes | str | int]]], rows: Sequence[Row]
-    ) -> dict[int, Exception]:
-        """Run the script for these rows; gives the rows that came too late."""
+    async def _append_or_archive(self, stream: str, lane: _Lane, rows: Sequence[Row]) -> None:
+        """Append to the stream what it takes, and to its archive what is older than that."""
+        first = self._firsts.get(stream)
+        try:
+            if first is None and (first := await _first(self.connection, stream)) is not None:
+                self._firsts[stream] = first
+        except StreamMachineError as error:
+            raise _translated(error, stream, later=self._taken) from error
+        newer = [item for item in lane if first is None or _moment(rows, item) >= first]
+        late = set(await self._append(_KLINES, stream, newer)) if newer else set()
+        old = [item for item in lane if item[0] in late or (first is not None and _moment(rows, item) < first)]
+        while old:
+            try:
+                half = await _archive_for(self.connection, stream, _moment(rows, old[0]))
+            except StreamMachineError as error:
+                raise _translated(error, stream, later=self._taken) from error
+            late = set(await self._append(_KLINES, half, old))
+            old = [item for item in old if item[0] in late]  # the first is in it: fewer each time
+
+    async def _append(self, script: str, stream: str, lane: _Lane) -> list[int]:
+        """Run the script for these rows; gives the places of those that came too late."""
         options = ("trade_id", LATE) if script is _TRADES else ()
         flat = [argument for _, arguments in lane for argument in arguments]
         try:
@@ -212,14 +244,61 @@ class RedisEmitter(DataEmitter):
             raise _translated(error, stream, later=self._taken) from error
         self.appended += results.count(1)
         self.duplicates += results.count(0)
-        return {
-            at: OutOfOrderError(
-                f"{named(rows[at])} is older than the end of the stream {stream} and not in it. "
-                "Backfill older data into a fresh stream (another prefix)."
-            )
-            for (at, _), result in zip(lane, results, strict=True)
-            if result == -1
-        }
+        return [at for (at, _), result in zip(lane, results, strict=True) if result == -1]
+
+
+_Lane = Sequence[tuple[int, list[bytes | str | int]]]  # rows of one stream: place in the batch, arguments
+
+
+def _out_of_order(row: Row, stream: str) -> OutOfOrderError:
+    return OutOfOrderError(
+        f"{named(row)} is older than the end of the stream {stream} and not in it. "
+        "Backfill older data into a fresh stream (another prefix)."
+    )
+
+
+def _moment(rows: Sequence[Row], item: tuple[int, Any]) -> int:
+    row = rows[item[0]]
+    return row.open_ts if isinstance(row, Kline) else 0
+
+
+async def _first(connection: RedisConnection, stream: str) -> int | None:
+    """The milliseconds of a stream's first entry; None: it has none."""
+    entries = await streams.read_from(connection, stream, "-", "+", 1)
+    return int(entries[0].id.partition("-")[0]) if entries else None
+
+
+# -- the archive of a stream ------------------------------------------------------------------
+
+
+async def archive_of(connection: RedisConnection, stream: str) -> list[str]:
+    """The streams with the older candles of a stream's series, by the time of their first; they may overlap."""
+    names = await connection.command("ZRANGE", _index(stream), 0, -1, repeatable=True)
+    return [bytes(name).decode() for name in names]
+
+
+async def _archive_for(connection: RedisConnection, stream: str, ts: int) -> str:
+    """The archive stream that takes the candle of a moment: the last one that ends before it or holds it, else a
+    new one."""
+    reply = await connection.command(
+        *("ZRANGE", _index(stream), ts, "-inf", "BYSCORE", "REV", "LIMIT", 0, ARCHIVES_TRIED), repeatable=True
+    )
+    for name in (bytes(each).decode() for each in reply):
+        newest = await streams.read_newest(connection, name, 1)
+        if not newest:  # deleted, or trimmed to nothing: its last id must not stand in the way
+            await connection.command("UNLINK", name, repeatable=True)
+            return name
+        if int(newest[0].id.partition("-")[0]) < ts:
+            return name
+        if await streams.read_from(connection, name, str(ts), str(ts), 1):
+            return name
+    name = f"{stream}:archive:{ts}"
+    await connection.command("ZADD", _index(stream), ts, name, repeatable=True)
+    return name
+
+
+def _index(stream: str) -> str:
+    return f"sm:archive:{stream}"
 
 
 def revision(row: Kline) -> int:

@@ -12,7 +12,7 @@ from streammachine.errors import EmitterError, EmitterUnavailableError, OutOfOrd
 from streammachine.frames.convert import streams_to_dataframe
 from streammachine.market.emitters.base import Lane
 from streammachine.market.emitters.outlet import Outlet
-from streammachine.market.emitters.redis import CLOSED, RedisEmitter, revision
+from streammachine.market.emitters.redis import CLOSED, RedisEmitter, archive_of, revision
 from streammachine.market.kline import Gap
 from streammachine.ohlc.consumer import FastOHLCConsumer
 from streammachine.redis.connection import RedisConnection
@@ -285,3 +285,64 @@ async def test_it_works_on_a_cluster(tmp_path: Path) -> None:
             assert await outlet.drain(WAIT) == []
             assert outlet.stats.failed == 0
             assert emitter.appended == emitter.duplicates == 1200
+        past = RedisEmitter(f"redis://127.0.0.1:{nodes[0].port}?cluster=true", archive=True)
+        async with Outlet(past) as outlet:
+            await outlet.put([candle(number, symbol=symbol) for symbol in symbols for number in (-9, -8, 3)])
+            assert await outlet.drain(WAIT) == []
+            assert (outlet.stats.failed, past.appended, past.duplicates) == (0, 40, 20)
+
+
+async def _series(redis: RedisConnection) -> dict[str, list[int]]:
+    """The candles of the stream and of each part of its archive, by their number."""
+    names = [STREAM, *await archive_of(redis, STREAM)]
+    return {
+        name.removeprefix(STREAM): [
+            (int(entry.data["open_ts"]) - START) // 60_000 for entry in await read_from(redis, name)
+        ]
+        for name in names
+    }
+
+
+async def test_candles_older_than_their_stream_go_to_its_archive(redis: RedisConnection) -> None:
+    def part(number: int) -> str:
+        return f":archive:{START + number * 60_000}"
+
+    await RedisEmitter(connection=redis).emit_batch([candle(number) for number in (100, 101, 104)])
+    for turn in range(2):  # the same again changes nothing
+        past = RedisEmitter(connection=redis, archive=True)
+        await past.expect([Lane("Binance", "BTCUSDT", "1m", START)])
+        await past.emit_batch([candle(number) for number in range(50, 60)])
+        await past.emit_batch([candle(number) for number in (60, 61)])
+        await past.emit_batch([candle(number) for number in range(20, 55)])  # before and into what is there
+        await past.emit_batch([candle(number) for number in range(99, 106)])  # around it, and into its hole
+        assert past.appended == ({0: 12 + 35 + 3 + 1, 1: 0}[turn])
+    series = await _series(redis)
+    assert series[""] == [100, 101, 104, 105]
+    assert series[part(50)] == [*range(50, 62), 99, 102, 103]
+    assert series[part(20)] == list(range(20, 55))
+    assert len(series) == 3
+    with pytest.raises(EmitterError, match="older than the end"):
+        await RedisEmitter(connection=redis).emit_batch([candle(1)])
+
+
+async def test_an_archive_takes_candles_in_any_order_and_after_it_was_emptied(redis: RedisConnection) -> None:
+    await RedisEmitter(connection=redis).emit(candle(100))
+    past = RedisEmitter(connection=redis, archive=True)
+    await past.emit_batch([candle(number) for number in (30, 10, 20, 5)])
+    assert sorted(number for name, found in (await _series(redis)).items() for number in found if name) == [
+        5,
+        10,
+        20,
+        30,
+    ]
+    for name in await archive_of(redis, STREAM):
+        await redis.command("XTRIM", name, "MAXLEN", 0)
+    await past.emit_batch([candle(number) for number in (10, 30)])
+    assert sorted(number for name, found in (await _series(redis)).items() for number in found if name) == [10, 30]
+
+
+async def test_trades_that_come_too_late_have_no_archive(redis: RedisConnection) -> None:
+    past = RedisEmitter(connection=redis, archive=True)
+    await past.emit(trade(1_000_000))
+    with pytest.raises(EmitterError, match="older than the end"):
+        await past.emit(trade(1))
