@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 3
+LONGEST ?= 10m
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)-$(shell cksum < constraints.txt | cut -d' ' -f1)
 NATIVE := $(wildcard engine/streammachine/*/*.pyx engine/streammachine/*/*/*.pyx)
 
-.PHONY: demo test check bench chaos peers clean setup
+.PHONY: demo test test-versions test-newest check bench chaos peers clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -30,6 +31,20 @@ demo: setup
 test: check
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
+# A chosen quarter of the tests on each other Python of pyproject's classifiers that is installed.
+test-versions: setup
+	@.ci/pythons $(BIN)/python | while read -r version python; do \
+	  echo "Python $$version:"; \
+	  $(MAKE) --no-print-directory setup PYTHON="$$python" VENV=".venv-$$version" < /dev/null && \
+	  timeout -k 10 $(LONGEST) ".venv-$$version/bin/python" -m pytest -q -n $(JOBS) --dist loadfile -p no:cacheprovider \
+	    @tests/other_versions.txt < /dev/null || exit 1; \
+	done
+
+# What a new FastMCP or mcp could break, with the newest that pyproject admits.
+test-newest: setup
+	@timeout -k 10 $(LONGEST) .ci/newest $(BIN)/python -q -n $(JOBS) --dist loadfile -p no:cacheprovider \
+	  @tests/newest_libraries.txt < /dev/null
+
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -49,6 +64,6 @@ peers: setup
 	$(BIN)/python -m pytest -q tests/server/test_peers.py
 
 clean:
-	rm -rf $(VENV) .venv-peers build dist *.egg-info engine/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-* build dist *.egg-info engine/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find engine -name '*.so' -delete
 	find engine -name '*.c' -delete

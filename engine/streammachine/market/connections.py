@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 
+from streammachine.errors import ExchangeError
 from streammachine.market.session import Owner, Session, SessionOptions, State
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Line:
         """Until cancelled or closed.
 
         Raises:
-            ExchangeError: the URL is not one of a WebSocket.
+            ExchangeError: the URL is not one of a WebSocket, or the server says so at the first connection.
         """
         async with anyio.create_task_group() as tasks:
             self._begin = lambda session: tasks.start_soon(self._live, session)
@@ -104,6 +105,8 @@ class Line:
                 if self._closing:
                     return
                 if session.state is State.ENDED:
+                    if session.not_found and self.connects == 1:
+                        raise ExchangeError(f"{self._adapter.source}: {session.reason}. Check its base URL")
                     await self._pause(session)
                     session = self._open()
                 else:

@@ -18,6 +18,7 @@ import anyio
 import httpx2
 
 from streammachine.errors import ExchangeError, ExchangeUnavailableError
+from streammachine.market import proxies
 from streammachine.market.budget import Budget, budget_for
 from streammachine.market.exchanges.answers import refused
 from streammachine.market.exchanges.base import Refusal, excerpt
@@ -112,17 +113,23 @@ class RestClient:
 
     async def __aenter__(self) -> Self:
         self._places = anyio.CapacityLimiter(self.parallel)
-        self._client = httpx2.AsyncClient(
+        try:
+            self._client = self._made_client()
+        except (ImportError, ValueError, httpx2.InvalidURL) as error:  # of the proxy, which it looks at here
+            raise proxies.unusable(error) from error
+        await self._client.__aenter__()
+        return self
+
+    def _made_client(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
             headers={"User-Agent": "streammachine", "Accept": "*/*"},
             follow_redirects=True,
             max_redirects=REDIRECTS,
             timeout=None,  # ours is by the clock
             limits=httpx2.Limits(max_connections=2 * self.parallel + 2, max_keepalive_connections=self.parallel),
-            trust_env=not _is_loopback(self.urls.rest),
+            trust_env=not proxies.is_loopback(self.urls.rest),
             event_hooks={"request": [_stay_encrypted(self.urls)]},
         )
-        await self._client.__aenter__()
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -297,6 +304,12 @@ class RestClient:
     def _refuse(self, request: Request, answer: _Answer, refusal: Refusal, *, bulk: bool) -> None:
         if bulk and answer.status == 404:
             raise MissingFileError(f"{self.adapter.source} has no bulk file {request.path}")
+        base = self.urls.bulk if bulk else self.urls.rest
+        if answer.status == 404 or urlsplit(base).path:
+            raise ExchangeError(
+                f"{self.adapter.source} refused {proxies.without_login(base)}{request.path}: {refusal.reason}. "
+                f"Check the base URL {proxies.without_login(base)}, which is put before {request.path}"
+            )
         raise ExchangeError(f"{self.adapter.source} refused {request.path}: {refusal.reason}")
 
     def _learn(self, headers: Mapping[str, str]) -> None:
@@ -342,11 +355,6 @@ def _checked(url: str, adapter: Adapter) -> str:
     except (ValueError, httpx2.InvalidURL):
         pass
     raise ExchangeError(f"{mask_url(url)!r} is no base URL of {adapter.source}: give http(s)://host[:port]")
-
-
-def _is_loopback(url: str) -> bool:
-    host = httpx2.URL(url).host
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _stay_encrypted(urls: Urls) -> Callable[[httpx2.Request], object]:

@@ -20,6 +20,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
 from streammachine.errors import ExchangeError
+from streammachine.market import proxies
 from streammachine.market.budget import Budget, budget_for
 from streammachine.market.exchanges.base import Ack, Adapter, Alive, Command, Notice, Refused, Subscription
 from streammachine.masking import mask_text, mask_url
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NOT_A_SOCKET: Final = (200, 404, 405, 410)  # HTTP status
 CLOSING: Final = 2.0  # seconds for the closing handshake
 MAX_FRAME: Final = 8 * 1024 * 1024  # bytes
 FRAMES_AHEAD: Final = 64  # frames that wait to be read before the socket is not read any more
@@ -105,6 +107,7 @@ class Session:
         opened: set when it is open. ready: set when all its streams are served (or refused) and data flows.
         ended: set at the end. going: set when another connection should take over (it may live on for a while).
         last_frame, last_data: moments (``Clock.monotonic``). stale: it ended because no data came.
+        not_found: the server says that there is no WebSocket at the URL.
         flowed: seconds between the first and the last data.
     """
 
@@ -132,6 +135,7 @@ class Session:
         self.ended = anyio.Event()
         self.going = anyio.Event()
         self.stale = False
+        self.not_found = False
         self.acked: set[Subscription] = set()
         self.last_frame = self.last_data = clock.monotonic()
         self._first_data: float | None = None
@@ -228,7 +232,8 @@ class Session:
         )
         now = self._clock.monotonic()
         await self._clock.sleep(budget.reserve(1, now) - now)
-        loopback = address.hostname in ("localhost", "::1") or (address.hostname or "").startswith("127.")
+        proxy = proxies.websocket_proxy(self.url)
+        through = f" through the proxy {proxies.without_login(proxy)}" if proxy else ""
         try:
             with self._clock.fail_after(self._clock.patience(self._options.open_timeout)):
                 return await connect(
@@ -240,16 +245,22 @@ class Session:
                     close_timeout=None,
                     max_size=MAX_FRAME,
                     max_queue=FRAMES_AHEAD,
-                    proxy=None if loopback else True,
+                    proxy=proxy,
                 )
+        except (ImportError, websockets.InvalidProxy) as error:
+            raise proxies.unusable(error) from error
         except (websockets.InvalidURI, ValueError) as error:
             raise ExchangeError(
                 f"{mask_url(self.url)!r} is no address of a WebSocket: {mask_text(str(error))}; check the base URL"
             ) from None  # the cause holds the URL as it is
         except TimeoutError:
-            self.reason = f"no handshake within {self._options.open_timeout:g} s"
+            self.reason = f"no handshake within {self._options.open_timeout:g} s{through}"
+        except websockets.InvalidStatus as error:
+            status = error.response.status_code
+            self.not_found = status in NOT_A_SOCKET
+            self.reason = f"{proxies.without_login(self.url)} answered HTTP {status}{through}"
         except (OSError, EOFError, ssl.SSLError, websockets.WebSocketException) as error:
-            self.reason = f"cannot connect: {_text(error)}"
+            self.reason = f"cannot connect{through}: {_text(error)}"
         return None
 
     async def _live(self, socket: ClientConnection) -> None:

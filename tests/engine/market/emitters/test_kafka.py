@@ -100,6 +100,31 @@ async def test_a_row_that_cannot_be_serialized_or_is_too_large_is_refused_alone(
     assert in_order([int(orjson.loads(m.value())["close"]) for m in await consumed(kafka, topic, 3)], [100, 102, 104])
 
 
+async def test_a_key_goes_where_librdkafkas_murmur2_random_sends_it_and_not_where_its_default_does(
+    kafka: Kafka, topic: str
+) -> None:
+    """As docs/market.md says."""
+    from confluent_kafka import Producer
+
+    symbols = [f"S{number}USDT" for number in range(30)]
+    async with Outlet(KafkaEmitter(kafka.servers, topic)) as outlet:
+        await outlet.put([candle(symbol=symbol) for symbol in symbols])
+        assert await outlet.drain(WAIT) == []
+    ours = {message.key(): message.partition() for message in await consumed(kafka, topic, 30)}
+    assert len(set(ours.values())) > 1
+
+    def places(partitioner: str) -> dict[bytes, int]:
+        found: dict[bytes, int] = {}
+        producer = Producer({"bootstrap.servers": kafka.servers, "partitioner": partitioner})
+        for key in ours:
+            producer.produce(topic, b"", key=key, on_delivery=lambda _, m: found.update({m.key(): m.partition()}))
+        assert producer.flush(WAIT) == 0
+        return found
+
+    assert await anyio.to_thread.run_sync(places, "murmur2_random") == ours
+    assert await anyio.to_thread.run_sync(places, "consistent_random") != ours
+
+
 async def test_a_broker_that_is_away_past_the_timeout_and_back_has_every_row_in_order(topic: str) -> None:
     with Kafka() as kafka:
         emitter = KafkaEmitter(kafka.servers, topic, timeout=2.0)
