@@ -42,12 +42,13 @@ class RawClient:
         capabilities: Mapping[str, Any] = CLAUDE_DESKTOP,
         initialize: bool = True,
         log: Path | None = None,
+        stderr: int = subprocess.DEVNULL,
     ) -> None:
         self.capabilities = dict(capabilities)
         self.lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.garbage: list[bytes] = []
         self.requests: list[dict[str, Any]] = []  # what the server asked the client
-        self._answers: dict[int | str, dict[str, Any]] = {}
+        self._answers: dict[int | str | None, dict[str, Any]] = {}
         self._next = 0
         self._schemas: dict[str, jsonschema.Draft202012Validator] | None = None
         self._log = log.open("wb") if log is not None else None
@@ -55,7 +56,7 @@ class RawClient:
             [*(command or (sys.executable, "-m", "streammachine.mcp_server")), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._log or subprocess.DEVNULL,
+            stderr=self._log or stderr,
             env=clean_environment(env or {}),
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -104,7 +105,7 @@ class RawClient:
         self.process.stdin.write(json.dumps(message).encode() + b"\n")
         self.process.stdin.flush()
 
-    def answer(self, identifier: int | str, timeout: float = DEADLINE) -> dict[str, Any]:
+    def answer(self, identifier: int | str | None, timeout: float = DEADLINE) -> dict[str, Any]:
         """The whole response to a request, result or error. Server-side requests that come meanwhile are kept."""
         while identifier not in self._answers:
             message = self.lines.get(timeout=timeout)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from streammachine.errors import StreamMachineError
+from streammachine.redis.condition import condition_of
 from streammachine.redis.streams import describe, lags
 from streammachine.runtime.metrics import rows_of
 
@@ -23,9 +24,12 @@ GAUGES_WAIT = 3.0  # seconds for all groups: a scrape must not wait for a Redis 
 
 async def check_app(app: App) -> dict[str, Any]:
     """The state of an App; ``status`` is "healthy" only when everything that should run does."""
-    connected = await app.redis.health_check()
+    condition = await condition_of(app.redis)
+    connected = condition.connected
     consumers = consumers_of(app)
-    problems = [] if connected else ["Redis does not answer"]
+    problems = [condition.problem] if condition.problem else []
+    if not connected:
+        problems = [f"Redis does not answer: {condition.problem}"]
     if app._life is None or not app._life.began:
         problems.append("the app is not running")
     problems += [f"{facts['agent']} on {facts['stream']} {facts['problem']}" for facts in consumers if facts["problem"]]
@@ -63,13 +67,20 @@ def consumer_facts(agent: str, consumer: StreamConsumer) -> dict[str, Any]:
     silent, unfinished = now - metrics.last_poll, now - max(metrics.last_end, metrics.last_poll)
     problem, stalled = "", True
     if consumer.trouble:
-        problem, stalled = f"cannot read: {consumer.trouble}", False
+        problem, stalled = consumer.trouble, False
     elif not consumer.running:
         problem = "is not running"
     elif consumer.active and unfinished > max(STALE_HANDLER, 3 * consumer.config.lease):
         problem = f"has finished nothing for {unfinished:.0f} s"
+    elif strays := len(consumer.strays()):
+        problem, stalled = f"holds {strays} messages that nobody runs", False
+    elif consumer.upkeep and not consumer.paused:
+        name, reason = next(iter(consumer.upkeep.items()))
+        problem, stalled = f"fails at {name}: {reason}", False
     elif silent > STALE_POLL and not consumer.active and not consumer.paused and not consumer.quarantine.busy:
         problem = "stands still"
+    elif consumer.quarantine.problem:
+        problem, stalled = f"has messages that must run alone and cannot: {consumer.quarantine.problem}", False
     return {
         "agent": agent,
         "stream": consumer.topic,

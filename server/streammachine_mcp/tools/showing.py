@@ -10,6 +10,7 @@ from uuid import UUID
 from pydantic import Field
 
 from streammachine_mcp.results import cut_text, json_size
+from streammachine_mcp.tools.bounded import CIRCLE, MORE, bounded
 from streammachine_mcp.tools.odd_values import as_text, readable_int, readable_keys, readable_text
 
 # Any JSON value. Its schema names every type, for clients that take no schema without one.
@@ -21,6 +22,9 @@ AnyJson = Annotated[
         }
     ),
 ]
+# Integers beyond 2^53 as text, by where they stand: "$.a[0]".
+Exact = dict[str, str]
+MAX_OPENED_BYTES = 16_000_000  # of a stored value; more takes seconds to decode, for a beginning of 2,000 characters
 _PREVIEW = 2000  # characters shown of a value that is too large
 _DEPTH = 50
 _DEEPER = "deeper parts are left out"
@@ -28,16 +32,26 @@ _DEEPER = "deeper parts are left out"
 
 def showable(value: Any, budget: int) -> tuple[Any, str, bool]:
     """``value`` as JSON, a note where it is not the value itself ("" where it is), and whether part is left out."""
-    notes: set[str] = set()
+    value, notes = bounded(value, budget)
     shown = _as_json(value, notes, 0)
     size = json_size(shown)
-    cut = _DEEPER in notes or size > budget
+    cut = not notes.isdisjoint((_DEEPER, CIRCLE, MORE)) or size > budget
     if size > budget:
-        notes.add(f"the value has {size:,} bytes of JSON; only its beginning is shown, read it whole from Python")
+        at_least = "more than " if MORE in notes else ""
+        notes.add(
+            f"the value has {at_least}{size:,} bytes of JSON; only its beginning is shown, read it whole from Python"
+        )
         import json
 
         shown = cut_text(json.dumps(shown, ensure_ascii=False), _PREVIEW)
     return shown, "; ".join(sorted(notes)), cut
+
+
+def too_large(size: int) -> str:
+    """The note where a stored value is not opened at all."""
+    return (
+        f"Not shown: the stored value has {size:,} bytes, at most {MAX_OPENED_BYTES:,} are opened. Read it in Python."
+    )
 
 
 def _as_json(value: Any, notes: set[str], depth: int) -> Any:

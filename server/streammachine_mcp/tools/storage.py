@@ -1,8 +1,8 @@
 """Storage tools: shared values by key, the same that App.storage sees."""
 
-import hashlib
 from typing import Annotated, Any, NotRequired, Required, cast
 
+from anyio import to_thread
 from fastmcp import Context
 from fastmcp.dependencies import CurrentContext
 from mcp_types import InputRequiredResult
@@ -10,12 +10,14 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from streammachine.errors import SignatureError, UnsafePickleError, WrongTypeError
+from streammachine.redis import planned
 from streammachine_mcp.arguments import ArgumentError, check_values, parse_json
 from streammachine_mcp.results import MAX_SEND_BYTES, MAX_VALUE_BYTES, fit, json_size
 from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
 from streammachine_mcp.state import ServerState
+from streammachine_mcp.tools.bounded import exact_integers
 from streammachine_mcp.tools.family import Family, tool
-from streammachine_mcp.tools.showing import AnyJson, showable
+from streammachine_mcp.tools.showing import MAX_OPENED_BYTES, AnyJson, Exact, showable, too_large
 
 Key = Annotated[str, Field(description="Storage key", min_length=1, max_length=1024)]
 # Any JSON value is taken. The schema says text, for which clients need no guess (one without a type is refused or made
@@ -29,6 +31,7 @@ class Value(TypedDict):
     exists: bool
     truncated: NotRequired[bool]
     note: NotRequired[str]
+    exact: NotRequired[Exact]
 
 
 class Written(TypedDict):
@@ -68,18 +71,23 @@ class StorageTools(Family):
     ) -> Value:
         """Read one value of the storage that all processes share."""
         storage = await self.state.storage()
+        size = await storage.stored_bytes(key)
+        if size > MAX_OPENED_BYTES:
+            return {"key": key, "value": None, "exists": True, "truncated": True, "note": too_large(size)}
         stored = await storage.read_raw(key)
         if stored is None:
             return {"key": key, "value": default, "exists": False}
         try:
-            value = storage.decode_plain(key, stored)
+            value = await to_thread.run_sync(storage.decode_plain, key, stored)
         except (SignatureError, UnsafePickleError, WrongTypeError) as error:
             return {"key": key, "value": None, "exists": True, "note": f"Not shown: {error}"}
-        shown, note, cut = showable(value, MAX_VALUE_BYTES)
+        shown, note, cut = await to_thread.run_sync(showable, value, MAX_VALUE_BYTES)
         result: Value = {"key": key, "value": shown, "exists": True}
         if note:
             result["note"] = note
             result["truncated"] = cut
+        if exact := exact_integers(shown):
+            result["exact"] = exact
         return result
 
     @tool("storage_write", "Write a value", idempotent=True)
@@ -135,20 +143,22 @@ class StorageTools(Family):
     ) -> Cleared | InputRequiredResult:
         """Delete every value of the shared storage. Without confirm the user is asked, or you get a plan and a
         token."""
-        storage = await self.state.storage()
-        names = await storage.keys()
+        storage, connection = await self.state.storage(), await self.state.redis()
+        values = await planned.field_digests(connection, storage.key)
         plan = Plan(
             operation="storage_clear",
-            count=len(names),
-            fingerprint=hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest(),
-            text=f"Delete all {len(names)} values of the shared storage",
+            count=len(values),
+            fingerprint=planned.fingerprint(values),
+            text=f"Delete all {len(values)} values of the shared storage",
         )
         decision = await self._confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
         if isinstance(decision, InputRequiredResult):
             return decision
         if decision is not True:
             return cast(Cleared, {"cleared": False, **decision})
-        return {"cleared": True, "count": await storage.delete_many(names)}
+        if confirm:
+            return {"cleared": True, "count": await storage.clear()}
+        return {"cleared": True, "count": await planned.delete_fields(connection, storage.key, values)}
 
 
 def _value(given: Any, as_json: bool | None) -> tuple[Any, str]:

@@ -84,6 +84,7 @@ class StreamTools(Family):
     @tool("stream_send", "Send a message")
     async def send(self, stream: StreamName, message: Message) -> Sent:
         """Append one message to a Redis stream, made if needed; gives its id. For several use stream_send_batch."""
+        streams.refuse_own(stream)
         identifier = await streams.append(await self.state.redis(), stream, _outgoing(message))
         return {"message_id": identifier}
 
@@ -99,6 +100,7 @@ class StreamTools(Family):
         """Append several messages in order, in one round trip. All are checked before any is sent."""
         if json_size(messages) > 4 * MAX_SEND_BYTES:
             raise FieldError("The batch is over 4 MB. Send it in smaller parts.")
+        streams.refuse_own(stream)
         records = [_outgoing(message, index) for index, message in enumerate(messages)]
         identifiers = await streams.append_many(await self.state.redis(), stream, records)
         return {"message_ids": identifiers, "count": len(identifiers)}

@@ -54,6 +54,8 @@ CLOSED: Final = (1 << 63) - 1  # the revision of a closed candle: the last that 
 LATE: Final = 10_000  # milliseconds that a trade may be behind the newest of its stream
 CHUNK: Final = 250  # rows of one script call: others are not kept waiting long
 _PASSING = ("READONLY", "TRYAGAIN", "BUSY", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "MOVED", "ASK")
+# What the server says of a row; all the rest is of the server, and passes.
+_OF_THE_ROW = ("stream ID", "ID specified in XADD", "too many results to unpack")
 _KLINES, _TRADES = (files(__package__).joinpath(f"{name}.lua").read_text() for name in ("klines", "trades"))
 
 
@@ -64,6 +66,8 @@ def masked(text: str) -> str:
 
 class RedisEmitter(DataEmitter):
     """Appends candles and trades to Redis streams (see above). Gaps are left out.
+
+    Once it is connected, a login, right or key that the server refuses is an outage: the rows wait.
 
     Args:
         url: the server, ``redis://...``; by default as ``RedisConnection`` chooses, embedded Valkey included.
@@ -98,6 +102,7 @@ class RedisEmitter(DataEmitter):
         self.prefix = prefix
         self.transformer = transformer
         self.appended = self.duplicates = 0
+        self._taken = False  # the server took us once: what it refuses from then on is an outage
         self._own = connection is None
         self._url = url
         try:
@@ -133,23 +138,30 @@ class RedisEmitter(DataEmitter):
                 await self.connection.open()
             else:
                 await self.connection.command("PING", repeatable=True)
-        except RedisAuthError as error:
-            raise EmitterError(str(error)) from error
         except StreamMachineError as error:
             raise _translated(error) from error
+        self._taken = True
 
     async def expect(self, lanes: Sequence[Lane]) -> None:
-        """Refuse candles of the past for a stream that begins behind them and goes on: it takes none of them."""
+        """Refuse keys that are no streams or that may not be written, and candles of the past for a stream that begins
+        behind them and goes on: it takes none of them."""
         for lane in lanes:
-            if lane.start is not None and lane.timeframe is not None:
-                await self._refuse_older(self._stream(lane.source, lane.symbol, lane.timeframe), lane.start)
+            stream = self._stream(lane.source, lane.symbol, lane.timeframe)
+            first = await self._first(stream, _TRADES if lane.timeframe is None else _KLINES)
+            if first is not None and lane.start is not None and lane.timeframe is not None:
+                self._refuse_older(stream, first, lane.start)
 
-    async def _refuse_older(self, stream: str, start: int) -> None:
+    async def _first(self, stream: str, script: str) -> int | None:
+        """The milliseconds of the stream's first entry, after the script has run for no rows."""
+        options = ("trade_id", LATE) if script is _TRADES else ()
         try:
+            await self.connection.command("EVAL", script, 1, stream, self.maxlen, *options, repeatable=True)
             entries = await streams.read_from(self.connection, stream, "-", "+", 1)
         except StreamMachineError as error:
             raise _translated(error, stream) from error
-        first = int(entries[0].id.partition("-")[0]) if entries else start
+        return int(entries[0].id.partition("-")[0]) if entries else None
+
+    def _refuse_older(self, stream: str, first: int, start: int) -> None:
         if first > start:
             raise OutOfOrderError(
                 f"{stream} already holds candles, from {datetime.fromtimestamp(first / 1000, UTC):%Y-%m-%d %H:%M} UTC "
@@ -187,6 +199,7 @@ class RedisEmitter(DataEmitter):
 
     async def close(self) -> None:
         """Close the connection, if it is the emitter's own."""
+        self._taken = False
         if self._own:
             await self.connection.close()
 
@@ -201,7 +214,7 @@ class RedisEmitter(DataEmitter):
                 *("EVAL", script, 1, stream, self.maxlen, *options, *flat), repeatable=True
             )
         except StreamMachineError as error:
-            raise _translated(error, stream) from error
+            raise _translated(error, stream, later=self._taken) from error
         self.appended += results.count(1)
         self.duplicates += results.count(0)
         return {
@@ -237,9 +250,15 @@ def _fields(values: Mapping[str, Any]) -> Iterable[bytes | str | int]:
     return flat
 
 
-def _translated(error: StreamMachineError, stream: str = "") -> EmitterError:
-    where = f"{stream}: " if stream else ""
+def _translated(error: StreamMachineError, stream: str = "", *, later: bool = False) -> EmitterError:
+    """In an emitter's terms. ``later``: the server has taken us before."""
+    text = f"{stream}: {error}" if stream else str(error)
+    if later:
+        of_the_row = isinstance(error, RedisCommandError) and any(words in text for words in _OF_THE_ROW)
+        return EmitterError(text) if of_the_row else EmitterUnavailableError(text)
     passing = isinstance(error, (RedisUnavailableError, RedisFullError)) or (
-        isinstance(error, RedisCommandError) and any(code in str(error) for code in _PASSING)
+        isinstance(error, RedisCommandError) and any(code in text for code in _PASSING)
     )
-    return EmitterUnavailableError(f"{where}{error}") if passing else EmitterError(f"{where}{error}")
+    if isinstance(error, RedisAuthError):
+        passing = False
+    return EmitterUnavailableError(text) if passing else EmitterError(text)
