@@ -137,34 +137,42 @@ def optional(server: Server, tool: str) -> list[str]:
     return [name for name in schema["properties"] if name not in schema.get("required", ())]
 
 
-def test_a_base_call_stands_here_for_every_tool(server: Server) -> None:
-    assert set(server.tools) <= set(BASE), "a new tool: say how it is called"
+def base(server: Server, tool: str) -> dict[str, Any]:
+    """A call with the required arguments; of a tool that has no line above, made up from its schema."""
+    schema = server.tools[tool].input_schema
+    made_up = {"string": "nope", "integer": T0, "number": 1, "boolean": False, "array": [], "object": {}}
+    return BASE.get(tool) or {
+        name: schema["properties"][name].get("enum", [made_up[schema["properties"][name]["type"]]])[0]
+        for name in schema.get("required", ())
+    }
 
 
 @pytest.mark.parametrize("nothing", [None, ""], ids=["null", "empty"])
-@pytest.mark.parametrize("tool", list(BASE))
-def test_null_or_empty_text_for_what_may_be_left_out_is_left_out(server: Server, tool: str, nothing: Any) -> None:
+def test_null_or_empty_text_for_what_may_be_left_out_is_left_out(server: Server, nothing: Any) -> None:
     """As Codex in strict mode, mcp-use, CrewAI, LlamaIndex and smolagents call."""
-    given = {**dict.fromkeys(optional(server, tool), nothing), **BASE[tool]}
-    assert shape(server.answer(tool, given)) == shape(server.answer(tool, BASE[tool]))
+    for tool in server.tools:
+        plain = base(server, tool)
+        given = {**dict.fromkeys(optional(server, tool), nothing), **plain}
+        assert shape(server.answer(tool, given)) == shape(server.answer(tool, plain)), tool
 
 
 @pytest.mark.parametrize("extra", [N8N, GEMINI_CLI], ids=["n8n", "gemini-cli"])
-@pytest.mark.parametrize("tool", list(BASE))
-def test_what_a_client_adds_of_its_own_is_dropped(server: Server, tool: str, extra: dict[str, Any]) -> None:
-    assert shape(server.answer(tool, BASE[tool] | extra)) == shape(server.answer(tool, BASE[tool]))
+def test_what_a_client_adds_of_its_own_is_dropped(server: Server, extra: dict[str, Any]) -> None:
+    for tool in server.tools:
+        plain = base(server, tool)
+        assert shape(server.answer(tool, plain | extra)) == shape(server.answer(tool, plain)), tool
 
 
-@pytest.mark.parametrize("tool", list(BASE))
-def test_any_other_unknown_argument_is_refused_with_the_nearest_name(server: Server, tool: str) -> None:
-    text = server.refused(tool, **BASE[tool], sessionid_x=1)
-    assert f"{tool} has no argument 'sessionid_x'" in text
-    known = list(server.tools[tool].input_schema["properties"])
-    if known:
-        wrong = known[0][:-1] if len(known[0]) > 3 else known[0] + "s"
-        text = server.refused(tool, **{wrong: 1})
-        assert f"Did you mean {known[0]!r}" in text
-        assert f"Its parameters are: {', '.join(known)}" in text
+def test_any_other_unknown_argument_is_refused_with_the_nearest_name(server: Server) -> None:
+    for tool, listed in server.tools.items():
+        text = server.refused(tool, **base(server, tool), sessionid_x=1)
+        assert f"{tool} has no argument 'sessionid_x'" in text
+        known = list(listed.input_schema["properties"])
+        if known:
+            wrong = known[0][:-1] if len(known[0]) > 3 else known[0] + "s"
+            text = server.refused(tool, **{wrong: 1})
+            assert f"Did you mean {known[0]!r}" in text
+            assert f"Its parameters are: {', '.join(known)}" in text
 
 
 def test_an_empty_confirm_token_is_none_and_gives_a_plan(server: Server) -> None:
@@ -413,6 +421,15 @@ def test_whatever_comes_is_a_time_and_an_interval_or_refused_with_a_reason(value
         except ValueError as error:
             assert type(error).__name__ in ("TimeError", "StreamIdError", "TimeframeError"), error
             assert len(str(error)) < 500
+
+
+def test_a_history_is_a_length_of_time_or_a_time() -> None:
+    assert [types.history(form) for form in ("7d", " 12h ", "now-7d", "2024-08-09", T0, str(T0))] == [
+        *("7d", "12h", "now-7d", "2024-08-09", str(T0), str(T0))
+    ]
+    for wrong in ("7 days", T0 // 1000, True, "", "d"):
+        with pytest.raises(types.TimeError):
+            types.history(wrong)
 
 
 def test_relative_times_count_back_from_now() -> None:

@@ -91,6 +91,17 @@ def test_a_lag_that_the_server_does_not_know_is_counted(raw: RawClient, database
     assert {group["name"]: group["lag"] for group in shown} == {"end": 0, "middle": 4, "start": 9}
 
 
+def test_a_lag_that_is_counted_to_its_bound_says_so(raw: RawClient, database: redis.Redis) -> None:
+    ids = [database.xadd("s", {"n": str(n)}) for n in range(1100)]
+    database.xgroup_create("s", "early", ids[10])
+    database.xgroup_create("s", "late", ids[500])
+    database.xdel("s", ids[700])
+    early, late = raw.call("stream_info", stream="s")["groups"]
+    assert (early["lag"], early["lag_is_at_least"]) == (1000, True)
+    assert late["lag"] == 1100 - 501 - 1
+    assert "lag_is_at_least" not in late
+
+
 def test_a_volume_beyond_what_a_float_holds_is_null(raw: RawClient) -> None:
     raw.call("ohlc_create", name="m")
     for _ in range(2):

@@ -160,7 +160,7 @@ class OhlcTools(Family):
     async def get_candles(
         self, name: Name, symbol: Symbol, interval_ms: IntervalMs, limit: Limit = 200, end_ms: BeforeMs = 0
     ) -> Candles:
-        """Candles of a symbol, oldest first, the open one included; a volume too large to add up is null. For older
+        """Candles of a symbol, oldest first, the open one included. A volume too large to add up is null. For older
         ones give the first candle_start_ms as end_ms."""
         aggregator = await self._get(name)
         _check_interval(aggregator, interval_ms)

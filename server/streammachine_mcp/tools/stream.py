@@ -66,6 +66,7 @@ class GroupInfo(TypedDict):
     pending: int
     last_delivered_id: str
     lag: int
+    lag_is_at_least: NotRequired[bool]
 
 
 class Info(TypedDict):
@@ -335,13 +336,16 @@ def _outgoing(message: dict[str, Any], index: int | None = None) -> dict[str, An
 
 
 def _group(group: streams.Group, lag: int) -> GroupInfo:
-    return {
+    shown: GroupInfo = {
         "name": group.name,
         "consumers": group.consumers,
         "pending": group.pending,
         "last_delivered_id": group.last_delivered_id,
         "lag": lag,
     }
+    if group.lag is None and lag >= streams.LAG_LOOK:  # counted, and no further
+        shown["lag_is_at_least"] = True
+    return shown
 
 
 def _shown(entry: streams.Entry, max_value_chars: int, budget: int | None = None) -> ReadEntry:
