@@ -160,7 +160,9 @@ def _screen(console: Console, rows: list[Row], more: bool, server: str, sort: Or
     return table(max(0, bisect.bisect_left(range(len(rows)), True, key=is_too_high) - 1))
 
 
-def _table(console: Console, rows: list[Row], more: bool, server: str, sort: Order, count: int | None = None) -> Group:
+def _table(
+    console: Console, rows: list[Row], more: bool, server: str, sort: Order = "lag", count: int | None = None
+) -> Group:
     """The first ``count`` rows, or all, and what is said of the others."""
     ordered = sorted(rows, key=lambda row: row.place(sort))
     right = [name for name in COLUMNS if name not in LEFT]
