@@ -31,6 +31,8 @@ BASE: dict[str, dict[str, Any]] = {
     "stream_read": {"stream": "s"},
     "stream_info": {"stream": "s"},
     "stream_list": {},
+    "stream_delete": {"stream": "nope"},
+    "stream_trim": {"stream": "nope", "keep": 1},
     "storage_read": {"key": "k"},
     "storage_write": {"key": "k", "value": 5},
     "storage_delete": {"key": "gone"},
@@ -284,6 +286,8 @@ def test_a_time_is_taken_everywhere_in_every_form(server: Server, form: Any) -> 
         )
     assert server.call("stream_read", stream="s", start=form)["count"] > 0
     assert server.call("dead_letter_list", stream="s", before=form)["count"] == 0
+    plan = server.call("stream_trim", stream="s", before=form)
+    assert plan["count"] == 0 or plan["confirm_token"]
     flushed = server.call("ohlc_flush", name="t", symbol="A", interval_ms="1m", before_timestamp_ms=form)
     assert flushed["flushed"] == 1
 
@@ -304,6 +308,8 @@ def test_what_is_no_time_in_milliseconds_is_refused_everywhere(server: Server, w
         ("backfill_start", {"exchange": "okx", "symbol": "BTC-USDT", "start": wrong}),
         ("backfill_start", {"exchange": "okx", "symbol": "BTC-USDT", "start": "now-1d", "end": wrong}),
         ("dead_letter_list", {"stream": "s", "before": wrong}),
+        ("stream_trim", {"stream": "s", "before": wrong}),
+        ("runner_start", {"exchange": "okx", "symbols": ["BTC-USDT"], "history": wrong}),
     ]
     for tool, arguments in calls:
         text = server.refused(tool, **arguments)
