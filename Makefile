@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)-$(shell cksum < constraints.txt | cut -d' ' -f1)
 NATIVE := $(wildcard engine/streammachine/*/*.pyx engine/streammachine/*/*/*.pyx)
 
-.PHONY: demo test check bench chaos clean setup
+.PHONY: demo test check bench chaos peers clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -43,7 +43,12 @@ bench: setup
 chaos: setup
 	$(BIN)/python -m tests.chaos
 
+# Agent frameworks and the Inspector as clients, each in an environment of its own under .venv-peers (1.3 GB, needs an index).
+peers: setup
+	$(BIN)/python -m tests.peers
+	$(BIN)/python -m pytest -q tests/server/test_peers.py
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info engine/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-peers build dist *.egg-info engine/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find engine -name '*.so' -delete
 	find engine -name '*.c' -delete

@@ -11,13 +11,30 @@ import sys
 import time
 from typing import Any, Self
 
+TOPIC_AUTHORIZATION_FAILED = 29
+
 _HOST = """
-import sys, time
-from confluent_kafka import Producer
-producer = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "mock", "log_level": 0})
-brokers = producer.list_topics(timeout=30).brokers.values()
-print(",".join(f"{broker.host}:{broker.port}" for broker in brokers), flush=True)
-sys.stdin.read()
+import ctypes, glob, os, sys
+import confluent_kafka
+(path,) = glob.glob(os.path.dirname(confluent_kafka.__file__) + ".libs/librdkafka-*")
+lib = ctypes.CDLL(path)
+lib.rd_kafka_conf_new.restype = lib.rd_kafka_new.restype = lib.rd_kafka_mock_cluster_new.restype = ctypes.c_void_p
+lib.rd_kafka_mock_cluster_bootstraps.restype = ctypes.c_char_p
+text = ctypes.create_string_buffer(512)
+settings = ctypes.c_void_p(lib.rd_kafka_conf_new())
+lib.rd_kafka_conf_set(settings, b"log_level", b"0", text, len(text))
+handle = ctypes.c_void_p(lib.rd_kafka_new(0, settings, text, len(text)))
+cluster = ctypes.c_void_p(lib.rd_kafka_mock_cluster_new(handle, 1))
+print(lib.rd_kafka_mock_cluster_bootstraps(cluster).decode(), flush=True)
+PRODUCE = 0
+for line in sys.stdin:  # a topic, and the number of the error that it has from now on
+    topic, code = line.split()
+    lib.rd_kafka_mock_topic_set_error(cluster, topic.encode(), int(code))  # in answers about metadata
+    lib.rd_kafka_mock_clear_request_errors(cluster, PRODUCE)
+    if int(code):
+        errors = (ctypes.c_int * 1000)(*[int(code)] * 1000)
+        lib.rd_kafka_mock_push_request_errors_array(cluster, PRODUCE, ctypes.c_size_t(len(errors)), errors)
+    print("done", flush=True)
 """
 
 
@@ -44,6 +61,13 @@ class Kafka:
 
     def go_on(self) -> None:
         self._process.send_signal(signal.SIGCONT)
+
+    def refuse(self, topic: str, code: int = TOPIC_AUTHORIZATION_FAILED) -> None:
+        """Metadata of the topic, and what is produced to any, gets this error from now on; 0: none."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(f"{topic} {code}\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == "done\n"
 
     def consume(self, topic: str, count: int, seconds: float = 60.0) -> list[Any]:
         """The topic's messages from its beginning, by partition in order: ``count`` at least, and what comes then."""

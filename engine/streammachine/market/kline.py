@@ -16,7 +16,8 @@ Origin = Literal["ws", "rest", "bulk", "trades", "aggregate"]
 class Kline(BaseModel):
     """One candle of one symbol and timeframe.
 
-    Built by field name or by any exchange's alias; ``model_dump()`` gives field names and round-trips.
+    Built by field name or by any exchange's alias; ``model_dump()`` gives field names, ``model_dump(by_alias=True)``
+    the short names s i t T o h l c v q n. Both round-trip.
 
     Attributes:
         source: the exchange as its documents write it: Binance, OKX, Kraken, Bybit.
@@ -38,18 +39,22 @@ class Kline(BaseModel):
     )
 
     source: str | None = None
-    symbol: str = Field(validation_alias=AliasChoices("symbol", "s", "ticker", "pair"))
-    timeframe: str = Field(validation_alias=AliasChoices("timeframe", "i", "tf"))
-    open_ts: int = Field(validation_alias=AliasChoices("open_ts", "t", "interval_begin", "ts"))
-    end_ts: int = Field(validation_alias=AliasChoices("end_ts", "T", "timestamp"))
-    open: float = Field(validation_alias=AliasChoices("open", "o", "open_price"))
-    high: float = Field(validation_alias=AliasChoices("high", "h", "high_price"))
-    low: float = Field(validation_alias=AliasChoices("low", "l", "low_price"))
-    close: float = Field(validation_alias=AliasChoices("close", "c", "close_price"))
-    volume: float = Field(validation_alias=AliasChoices("volume", "v", "base_volume"))
-    quote_volume: float | None = Field(None, validation_alias=AliasChoices("quote_volume", "q", "Quote asset volume"))
+    symbol: str = Field(validation_alias=AliasChoices("symbol", "s", "ticker", "pair"), serialization_alias="s")
+    timeframe: str = Field(validation_alias=AliasChoices("timeframe", "i", "tf"), serialization_alias="i")
+    open_ts: int = Field(validation_alias=AliasChoices("open_ts", "t", "interval_begin", "ts"), serialization_alias="t")
+    end_ts: int = Field(validation_alias=AliasChoices("end_ts", "T", "timestamp"), serialization_alias="T")
+    open: float = Field(validation_alias=AliasChoices("open", "o", "open_price"), serialization_alias="o")
+    high: float = Field(validation_alias=AliasChoices("high", "h", "high_price"), serialization_alias="h")
+    low: float = Field(validation_alias=AliasChoices("low", "l", "low_price"), serialization_alias="l")
+    close: float = Field(validation_alias=AliasChoices("close", "c", "close_price"), serialization_alias="c")
+    volume: float = Field(validation_alias=AliasChoices("volume", "v", "base_volume"), serialization_alias="v")
+    quote_volume: float | None = Field(
+        None, validation_alias=AliasChoices("quote_volume", "q", "Quote asset volume"), serialization_alias="q"
+    )
     vwap: float | None = Field(None, validation_alias=AliasChoices("vwap", "volume_weighted_avg_price"))
-    n_trades: int | None = Field(None, validation_alias=AliasChoices("n_trades", "n", "count", "trades"))
+    n_trades: int | None = Field(
+        None, validation_alias=AliasChoices("n_trades", "n", "count", "trades"), serialization_alias="n"
+    )
     is_closed: bool | None = Field(None, validation_alias=AliasChoices("is_closed", "x"))
     is_complete: bool = True
     estimated: bool = False

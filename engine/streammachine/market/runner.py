@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -19,6 +19,7 @@ from streammachine.errors import DataInputError, EmitterError, MarketError
 from streammachine.market import timeframe as timeframes
 from streammachine.market.clock import Clock
 from streammachine.market.data_input import DataInput
+from streammachine.market.emitters.logger import Logger
 from streammachine.market.emitters.outlet import check_emitter
 from streammachine.market.exchanges import adapter_for
 from streammachine.market.feed import FeedOptions
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from streammachine.market.exchanges.base import Adapter
 
 __all__ = ["BinanceRunner", "BybitRunner", "KrakenRunner", "OKXRunner", "Runner", "RunnerStats", "runner_for"]
+
+_NO_EMITTER: Final = (
+    "no emitter is registered, so the rows are logged: runner.register_emitter(...) sends them elsewhere"
+)
 
 
 class Runner:
@@ -192,6 +197,8 @@ class Runner:
     async def run(self) -> None:
         """Stream into the emitters until ``close()``; cancelled (Ctrl-C), it drains them first.
 
+        Without an emitter the rows go to a ``Logger``, at INFO, which says so first.
+
         Raises:
             MarketError: no stream_input, or it is running already.
             DataInputError, SymbolError, ExchangeError, ExchangeUnavailableError: the exchange does not have what is
@@ -200,7 +207,7 @@ class Runner:
         """
         if self._closed:
             return
-        run = self._launch(None)
+        run = self._launch(None, self._emitters or [Logger(note=_NO_EMITTER)])
         try:
             await asyncio.wait([run.task])
         finally:
@@ -219,7 +226,7 @@ class Runner:
         if self._closed:
             return
         queue: Queue[Kline | Trade] = Queue(self._capacity)
-        run = self._launch(queue)
+        run = self._launch(queue, self._emitters)
         try:
             while rows := await queue.get():
                 for row in rows:
@@ -245,7 +252,7 @@ class Runner:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _launch(self, queue: Queue[Kline | Trade] | None) -> Run:
+    def _launch(self, queue: Queue[Kline | Trade] | None, emitters: Sequence[Any]) -> Run:
         self._not_running()
         if self._input is None:
             raise DataInputError(
@@ -257,7 +264,7 @@ class Runner:
             urls=self.urls,
             clock=self._clock if self._clock is not None else default_clock(),
             data_input=self._input,
-            emitters=tuple(self._emitters),
+            emitters=tuple(emitters),
             gaps=self.gaps,
             feed_options=replace(self._feed_options, open_candles=not self.emit_only_closed_candles),
             outlet_options=self._outlet_options,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from streammachine.errors import StreamMachineError
@@ -25,8 +26,16 @@ ORIGIN_STREAM = b"sm-origin-stream"
 FIRST_SEEN = b"sm-first-seen"  # epoch milliseconds of the first attempt
 
 
-class Message:
-    """One message as a handler sees it.
+class _Kept:
+    """What a message keeps beside its fields."""
+
+    _decoded: dict[str, str] | None = None
+    _state: SlotState | None = None
+
+
+@dataclass(eq=False, repr=False)
+class Message(_Kept):
+    """One message as a handler sees it. Two of them are equal only where they are the same.
 
     Attributes:
         topic: the stream it was sent to. key: its id there ("ms-seq"). sent, received: seconds since the epoch
@@ -34,37 +43,13 @@ class Message:
         attempt: 1 the first time.
     """
 
-    __slots__ = (
-        "_decoded",
-        "_state",
-        "attempt",
-        "consumer_id",
-        "data",
-        "key",
-        "received",
-        "sent",
-        "topic",
-    )
-
-    def __init__(
-        self,
-        topic: str | None = None,
-        key: str | None = None,
-        sent: float | None = None,
-        received: float | None = None,
-        consumer_id: str | None = None,
-        data: dict[bytes, bytes] | None = None,
-        attempt: int = 1,
-    ) -> None:
-        self.topic = topic
-        self.key = key
-        self.sent = sent
-        self.received = received
-        self.consumer_id = consumer_id
-        self.data: dict[bytes, bytes] = data if data is not None else {}
-        self.attempt = attempt
-        self._decoded: dict[str, str] | None = None
-        self._state: SlotState | None = None
+    topic: str | None = None
+    key: str | None = None
+    sent: float | None = None
+    received: float | None = None
+    consumer_id: str | None = None
+    data: dict[bytes, bytes] | None = None
+    attempt: int = 1
 
     @classmethod
     def of_item(cls, topic: str, item: Item, consumer_id: str | None = None, state: SlotState | None = None) -> Message:
@@ -96,7 +81,7 @@ class Message:
     def message(self) -> dict[str, str]:
         """The fields as text, ours left out; decoded once. Bytes that are not UTF-8 show as ``\\xff``."""
         if self._decoded is None:
-            decoded = decode_dict_bytes_to_utf8(self.data)
+            decoded = decode_dict_bytes_to_utf8(self.data or {})
             self._decoded = {name: value for name, value in decoded.items() if not name.startswith(HEADER)}
         return self._decoded
 
@@ -130,7 +115,7 @@ class Message:
 
     def raw(self, field: str) -> bytes | None:
         """The bytes of a field, unchanged; None where it is missing."""
-        return self.data.get(field.encode())
+        return (self.data or {}).get(field.encode())
 
     def to_dict(self) -> dict[str, Any]:
         """All attributes, for logs."""
@@ -145,7 +130,7 @@ class Message:
         }
 
     def _payload(self) -> dict[bytes, bytes]:
-        return {name: value for name, value in self.data.items() if not name.startswith(b"sm-")}
+        return {name: value for name, value in (self.data or {}).items() if not name.startswith(b"sm-")}
 
     def __repr__(self) -> str:
         return f"Message(topic={self.topic!r}, key={self.key!r}, attempt={self.attempt}, message={self.message!r})"

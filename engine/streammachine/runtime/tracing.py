@@ -161,7 +161,7 @@ class Tracing:
 
     def _context_of(self, message: Message) -> Context:
         """The sender's context; an empty one where the message carries none: its run begins a trace of its own."""
-        return self._propagate.extract(message.data, context=self._context.Context(), getter=_FIELDS)
+        return self._propagate.extract(message.data or {}, context=self._context.Context(), getter=_FIELDS)
 
 
 class _Fields:

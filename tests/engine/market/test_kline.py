@@ -51,6 +51,18 @@ def test_every_alias_builds_it(field: str, alias: str) -> None:
     assert Kline(**values) == Kline(**FIELDS)
 
 
+def test_short_names_are_those_of_the_documentation_and_round_trip() -> None:
+    made = Kline(**FIELDS)
+    dumped = made.model_dump(by_alias=True)
+    values = {names[0]: FIELDS[field] for field, names in ALIASES.items()}
+    assert list(values) == ["s", "i", "t", "T", "o", "h", "l", "c", "v", "q", "vwap", "n", "is_closed"]
+    assert {name: dumped[name] for name in values} == values
+    assert set(dumped) - set(values) == {"source", "is_complete", "estimated", "origin"}
+    assert Kline(**dumped) == made
+    assert Kline.model_validate_json(made.model_dump_json(by_alias=True)) == made
+    assert list(made.model_dump()) == list(Kline.model_fields)
+
+
 def test_only_the_documented_fields_are_needed() -> None:
     needed = {name: FIELDS[name] for name in list(FIELDS)[1:10]}
     made = Kline(**needed)

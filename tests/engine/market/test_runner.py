@@ -483,3 +483,19 @@ async def test_emitters_that_cannot_connect_end_it_before_anything_starts() -> N
         assert runner.stats().state == "failed"
         assert "no database" in (runner.stats().error or "")
         assert there.simulator.log.of("open") == []
+
+
+async def test_a_run_without_an_emitter_is_logged_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="streammachine.candles")
+    async with world() as there:
+        runner = there.runner()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(runner.run)
+            while runner.stats().rows < 2:
+                await there.clock.sleep(1.0)
+            tasks.cancel_scope.cancel()
+        assert runner.emitters == []
+    lines = [record.getMessage() for record in caplog.records if record.name == "streammachine.candles"]
+    assert lines[0].startswith("no emitter is registered, so the rows are logged: runner.register_emitter(...)")
+    assert "Binance BTCUSDT 1m" in lines[1]
+    assert len(lines) == 1 + runner.stats().rows

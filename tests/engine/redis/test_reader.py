@@ -250,3 +250,46 @@ async def blocked(redis: RedisConnection) -> bool:
 
 async def nobody_blocked(redis: RedisConnection) -> bool:
     return not await blocked(redis)
+
+
+async def test_several_streams_are_read_by_one_consumer_each_entry_once_and_acknowledged(
+    redis: RedisConnection,
+) -> None:
+    for name in ("a", "b"):
+        await redis.pipeline_xadd(name, [{"n": number} for number in range(25)])
+    seen: dict[str, list[int]] = {"a": [], "b": []}
+    async for stream, entry in redis.consumer(["a", "b"], timeout=SHORT):
+        seen[stream].append(int(entry.field_values[b"n"]))
+    assert seen == {"a": list(range(25)), "b": list(range(25))}
+    for name in ("a", "b"):
+        (group,) = (await streams.describe(redis, name)).groups
+        assert (group.name, group.pending) == (redis.settings.default_group, 0)
+
+
+async def test_the_backlog_of_several_streams_is_given_again(redis: RedisConnection) -> None:
+    for name in ("a", "b"):
+        await redis.pipeline_xadd(name, [{"n": number} for number in range(3)])
+    source = redis.consumer(["a", "b"], "c", "g", auto_acknowledge=False, timeout=SHORT)
+    first = [(stream, entry) async for stream, entry in source]
+    assert len(first) == 6
+    with pytest.raises(ValueError, match="Several streams are read"):
+        await source.acknowledge(first[0][1])
+    assert await source.acknowledge(first[0][1], first[0][0])
+    again = redis.consumer(["a", "b"], "c", "g", start_from_backlog=True, timeout=SHORT)
+    found = [(stream, entry.identifier) async for stream, entry in again]
+    assert sorted(found) == sorted((stream, entry.identifier) for stream, entry in first[1:])
+    with pytest.raises(ValueError, match="at least one stream"):
+        redis.consumer([], "c", "g")
+
+
+async def test_a_group_that_vanishes_from_one_of_several_streams_is_created_again(redis: RedisConnection) -> None:
+    source = await redis.consumer(["a", "b"], "c", "g", timeout=2000)
+    await redis.command("DEL", "b")
+    await redis.pipeline_xadd("b", [{"n": 1}])
+    await redis.pipeline_xadd("a", [{"n": 2}])
+    found = set()
+    async for stream, _ in source:
+        found.add(stream)
+        if found == {"a", "b"}:
+            break
+    assert found == {"a", "b"}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
+
 import pytest
 from pydantic import BaseModel, ValidationError
 
@@ -28,6 +31,18 @@ def test_the_fields_are_decoded_once_and_ours_left_out() -> None:
     assert (found.topic, found.key, found.consumer_id, found.attempt) == ("s", "5-1", "me", 1)
     assert found.sent == 1700000000.5
     assert found.data[b"sm-sent"] == b"1700000000500"
+
+
+def test_it_is_a_dataclass_whose_fields_are_none_where_they_are_not_given() -> None:
+    names = [field.name for field in dataclasses.fields(Message)]
+    assert names[:6] == ["topic", "key", "sent", "received", "consumer_id", "data"]
+    bare = Message()
+    assert [getattr(bare, name) for name in names[:6]] == [None] * 6
+    assert (bare.message, bare.raw("a"), bare.timer) == ({}, None, "")
+    made = Message("s", "5-1", 1.0, 2.0, "me", {b"n": b"1"})
+    assert dataclasses.asdict(made) == dict(zip(names, ("s", "5-1", 1.0, 2.0, "me", {b"n": b"1"}, 1), strict=True))
+    assert dataclasses.replace(made, topic="t").message == {"n": "1"}
+    assert pickle.loads(pickle.dumps(made)).message == {"n": "1"}
 
 
 def test_bytes_that_are_no_text_do_no_harm() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 from streammachine.errors import EmitterError, TransformError
 from streammachine.market.kline import Gap, Kline, Trade
@@ -64,10 +64,17 @@ class DataEmitter:
     _made: dict[int, Any] | None = None  # what the outlet had transformed of the batch under way, by id(row)
     _sharing: Any = None  # the outlets that have it open
 
-    def set_transformer(self, transformer: Transformer | None) -> Self:
-        """Change every row before it is emitted: a dict in, a dict out, None drops the row. Returns the emitter."""
+    @overload
+    def set_transformer(self, transformer: Transformer | None, inplace: Literal[True]) -> None: ...
+    @overload
+    def set_transformer(self, transformer: Transformer | None, inplace: Literal[False] = False) -> Self: ...
+    def set_transformer(self, transformer: Transformer | None, inplace: bool = False) -> Self | None:
+        """Change every row before it is emitted: a dict in, a dict out, None drops the row.
+
+        Gives the emitter, for chaining; with ``inplace`` None. The emitter itself is changed in both cases.
+        """
         self.transformer = transformer
-        return self
+        return None if inplace else self
 
     def wants(self, row: Row) -> bool:
         """Whether the row is for this emitter at all; others are left out before the transformer sees them."""

@@ -1,12 +1,15 @@
 """CSVEmitter: rows appended to a CSV file, whole lines only, under one header.
 
 What is in a batch goes to the system in one write, so a killed process leaves whole lines or, at worst, a piece of one
-at the end, which the next ``connect`` cuts off (and logs). Several emitters, in several processes too, may append to
-one file: they take turns by a lock on it.
+at the end. The next emitter cuts that off (and logs it) with its first row, once it is known that the file is one of
+ours; a whole row that merely lacks its line's end is kept. Nothing else of a file is ever changed. Several emitters, in
+several processes too, may append to one file: they take turns by a lock on it. A file that is moved away while it is
+written to is begun anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
@@ -15,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
+
+from pydantic import ValidationError
 
 from streammachine.errors import EmitterError, EmitterUnavailableError
 from streammachine.market.emitters.base import (
@@ -35,6 +40,7 @@ except ImportError:  # Windows: nobody takes turns there
 
 log = logging.getLogger(__name__)
 
+LONGEST = 1 << 20  # bytes of one line
 BLOCK = 65_536  # bytes read at once when looking for the last line
 _KINDS: tuple[tuple[str, ...], ...] = (tuple(Kline.model_fields), tuple(Trade.model_fields))
 _CANDLE_KEY = ("source", "symbol", "timeframe", "open_ts")
@@ -78,6 +84,8 @@ class CSVEmitter(DataEmitter):
         self._path: Path | None = None
         self._file: io.FileIO | None = None
         self._columns: tuple[str, ...] | None = None
+        self._line_end = "\n"
+        self._is_mended = False  # the file ends with a whole line
         self._kept: set[tuple[str, ...]] = set()
         self.duplicates = 0  # rows left out by dedupe
         if file_path is not None:
@@ -127,29 +135,29 @@ class CSVEmitter(DataEmitter):
     # -- life cycle ---------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        """Open the file, mend its last line, check its columns."""
+        """Open the file, check its columns. Changes nothing in it."""
         if self._file is not None:
             return
         if self._path is None:
             raise EmitterError("CSVEmitter needs file_path, e.g. CSVEmitter(file_path='candles.csv')")
         try:
-            self._file = self._path.open("ab+", buffering=0)
+            self._open(self._path)
         except OSError as error:
             if not self._path.parent.exists():
                 raise EmitterError(
                     f"{self._path} cannot be written: the folder {self._path.parent} does not exist"
                 ) from None
             raise EmitterError(f"{self._path} cannot be written: {error.strerror or error}") from error
-        try:
-            with self._locked() as file:
-                self._mend(file)
-                self._columns = self._header(file)
-                self._check_columns()
-            if self.dedupe:
-                self._kept = set(self._keys())
         except BaseException:
             await self.close()
             raise
+
+    def _open(self, path: Path) -> None:
+        self._file = path.open("ab+", buffering=0)
+        with self._locked() as file:
+            self._look(file)
+        if self.dedupe:
+            self._kept = set(self._keys())
 
     async def expect(self, lanes: Sequence[Lane]) -> None:
         """Refuse a file of candles for trades, and one of trades for candles."""
@@ -177,17 +185,17 @@ class CSVEmitter(DataEmitter):
         made = [(at, row, values) for at, row in enumerate(rows) if (values := self._values(row)) is not None]
         if not made:
             return
+        self._follow()
         with self._locked() as file:
+            columns = self._begin(file, [tuple(values) for _, _, values in made])
             size = file.seek(0, io.SEEK_END)
-            if self._columns is None:
-                self._columns = self._header(file) or tuple(made[0][2])
             text = io.StringIO()
-            writer = csv.writer(text, lineterminator="\n")
+            writer = csv.writer(text, lineterminator=self._line_end)
             if size == 0:
-                writer.writerow(self._columns)
+                writer.writerow(columns)
             refused: dict[int, Exception] = {}
             added: set[tuple[str, ...]] = set()
-            wanted = set(self._columns)
+            wanted = set(columns)
             for at, row, values in made:
                 if values.keys() != wanted:
                     refused[at] = EmitterError(self._misfit(named(row), tuple(values)))
@@ -198,7 +206,7 @@ class CSVEmitter(DataEmitter):
                     continue
                 if key is not None:
                     added.add(key)
-                writer.writerow([_cell(values[column]) for column in self._columns])
+                writer.writerow([_cell(values[column]) for column in columns])
             self._write(file, text.getvalue().encode(), size)
             self._kept |= added
         if refused:
@@ -222,15 +230,15 @@ class CSVEmitter(DataEmitter):
         if self._path is None or not self._path.exists():
             return None
         with self._path.open("rb") as file:
-            header = file.readline()
-            end = _whole_end(file)
-            if not header.endswith(b"\n") or end <= len(header):
+            header = file.readline(LONGEST)
+            columns = _cells(header)
+            end = file.seek(0, io.SEEK_END)
+            start = _line_start(file, end)
+            if start == end or not _is_whole(_read(file, start, end), columns):  # behind the last line's end
+                end, start = start, _line_start(file, start - 1)
+            if not header.endswith(b"\n") or start < len(header):
                 return None
-            start = _line_start(file, end - 1)
-            file.seek(start)
-            line = file.read(end - start)
-        columns = next(csv.reader([header.decode("utf-8-sig")]))
-        return dict(zip(columns, next(csv.reader([line.decode()])), strict=False))
+            return dict(zip(columns, _cells(_read(file, start, end)), strict=False))
 
     def _keys(self) -> Iterator[tuple[str, ...]]:
         """The keys of the closed candles (or the trades) in the file."""
@@ -262,32 +270,71 @@ class CSVEmitter(DataEmitter):
             if fcntl is not None and not self._file.closed:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def _mend(self, file: io.FileIO) -> None:
-        """Cut off what stands behind the last line's end: a killed process, or a full disk, left it."""
-        size = file.seek(0, io.SEEK_END)
-        end = _whole_end(file)
-        if end == size:
-            return
-        file.seek(end)
-        rest = file.read(size - end)
-        if end == 0 and _header_of(rest) in map(frozenset, _KINDS):
-            file.write(b"\n")  # a header, written by hand
-            return
-        log.warning("%s ended in the middle of a line, which was cut off: %r", self._path, rest[:500])
-        file.truncate(end)
+    def _follow(self) -> None:
+        """Open the file anew where another one, or none, stands in its place by now.
 
-    def _header(self, file: io.FileIO) -> tuple[str, ...] | None:
-        file.seek(0)
-        with open(os.dup(file.fileno()), "rb") as copy:  # noqa: PTH123 - a descriptor
-            line = copy.readline()
-        return tuple(next(csv.reader([line.decode("utf-8-sig", "replace")]), ())) if line else None
+        Raises:
+            EmitterUnavailableError: what stands there is none of ours.
+        """
+        if self._file is None or self._path is None:
+            return  # not connected, which ``_locked`` says
+        held = os.fstat(self._file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            there = self._path.stat()
+            if (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino):
+                return
+        old = self._file
+        try:
+            self._open(self._path)
+        except BaseException as error:
+            if self._file is not old:
+                self._file.close()
+                self._file = old
+            if isinstance(error, EmitterError):
+                raise EmitterUnavailableError(f"{self._path} was moved away, and now: {error}") from error
+            raise
+        old.close()
+        log.warning("%s was moved away or deleted; going on in the file that is there now", self._path)
 
-    def _check_columns(self) -> None:
-        """Refuse a file with other columns as soon as that is known: with a transformer, at the first row."""
-        if self._columns is None or self.transformer is not None:
+    def _look(self, file: io.FileIO) -> None:
+        """See what the file holds, and refuse one with other columns: with a transformer, at the first row."""
+        header, (_, rest) = _first_line(file), _tail(file)
+        if any(b"\r" in line.rstrip(b"\r\n") for line in (header, rest)):
+            raise EmitterError(
+                f"{self._path} has lines that end with a carriage return only (CR), and cannot be continued: save it "
+                "with LF or CRLF line ends, or give another file_path"
+            )
+        if len(header) >= LONGEST or len(rest) >= LONGEST:
+            raise EmitterError(f"{self._path} has a line of more than {LONGEST} bytes: give another file_path")
+        self._columns = _cells(header) or None
+        self._is_mended = not rest
+        self._line_end = "\r\n" if header.endswith(b"\r\n") else "\n"
+        if self._columns is None or self.transformer is not None or set(self._columns) in map(set, _KINDS):
             return
-        if set(self._columns) not in map(set, _KINDS):
+        if header != rest or not any(_is_piece(header, kind) for kind in _KINDS):
             raise EmitterError(self._misfit("a candle", _KINDS[0]))
+        self._columns = None
+
+    def _begin(self, file: io.FileIO, made: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+        """The columns. Before the first row that fits them: see to it that the file ends with a whole line.
+
+        Args:
+            made: the columns of each row that is going to be written.
+        """
+        if self._columns is not None and self._is_mended:
+            return self._columns
+        header, (start, rest) = _first_line(file), _tail(file)
+        is_piece = header == rest and _is_piece(header, made[0])
+        columns = self._columns = made[0] if is_piece else _cells(header) or made[0]
+        if rest and not any(set(one) == set(columns) for one in made):
+            return columns  # every row is going to be refused: the file is another's
+        if rest and (_cells(rest) == columns if start == 0 else _is_whole(rest, columns)):
+            file.write(b"\n" if rest.endswith(b"\r") else self._line_end.encode())
+        elif rest:
+            log.warning("%s ended in the middle of a line, which was cut off: %r", self._path, rest[:500])
+            file.truncate(start)
+        self._is_mended = True
+        return columns
 
     def _misfit(self, what: str, columns: tuple[str, ...]) -> str:
         return (
@@ -327,13 +374,50 @@ def _cell(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _header_of(line: bytes) -> frozenset[str]:
-    return frozenset(next(csv.reader([line.decode("utf-8-sig", "replace")]), ()))
+def _cells(line: bytes) -> tuple[str, ...]:
+    return tuple(next(csv.reader([line.decode("utf-8-sig", "replace")]), ()))
 
 
-def _whole_end(file: Any) -> int:
-    """Where the last whole line ends."""
-    return _line_start(file, file.seek(0, io.SEEK_END))
+def _is_whole(line: bytes, columns: tuple[str, ...]) -> bool:
+    """Whether a line without its end has all the values of a row, those of ours being such that we would write them."""
+    try:
+        values = tuple(next(csv.reader([line.decode()], strict=True), ()))
+    except (csv.Error, UnicodeDecodeError):
+        return False
+    if len(values) != len(columns):
+        return False
+    named = {name: value for name, value in zip(columns, values, strict=True) if value}
+    for model in (Kline, Trade):
+        if set(columns) == set(model.model_fields):
+            with contextlib.suppress(ValidationError):
+                model.model_validate(named)
+                return True
+            return False
+    return True
+
+
+def _first_line(file: io.FileIO) -> bytes:
+    with open(os.dup(file.fileno()), "rb") as copy:  # noqa: PTH123 - a descriptor
+        copy.seek(0)
+        return copy.readline(LONGEST)
+
+
+def _tail(file: io.FileIO) -> tuple[int, bytes]:
+    """Where the last line begins that has no end yet, and what of it is there."""
+    size = file.seek(0, io.SEEK_END)
+    start = _line_start(file, size)
+    return start, _read(file, start, min(size, start + LONGEST))
+
+
+def _read(file: Any, start: int, end: int) -> bytes:
+    file.seek(start)
+    found: bytes = file.read(end - start)
+    return found
+
+
+def _is_piece(line: bytes, columns: Sequence[str]) -> bool:
+    """Whether a process that wrote the header may have been killed at that."""
+    return ",".join(columns).encode().startswith(line)
 
 
 def _line_start(file: Any, before: int) -> int:

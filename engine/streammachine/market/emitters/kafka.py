@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 Serializer = Callable[[Any], bytes]
 
 SCHEMA_VERSION = b"1"
+_HOST_AND_PORT = re.compile(r":\d+")  # no topic's name has a colon in it
 COMPRESSIONS = (None, "gzip", "snappy", "lz4", "zstd")
 
 log = logging.getLogger(__name__)
@@ -44,8 +46,11 @@ log = logging.getLogger(__name__)
 class KafkaEmitter(DataEmitter):
     """Sends rows to a topic as JSON, with the headers ``schema`` (kline, trade, gap) and ``version``.
 
+    Once it is connected, a login, topic or right that the brokers refuse is an outage: the rows wait. Only a row that
+    is too large, or cannot be serialized, is refused.
+
     Args:
-        topic: where to. bootstrap_servers: "host:port", several with commas or as a list.
+        bootstrap_servers: "host:port", several with commas or as a list. topic: where to.
         key_serializer: of the key, a str; by default UTF-8. value_serializer: of the row, a dict; by default JSON.
         compression_type: None, "gzip", "snappy", "lz4" or "zstd".
         timeout: seconds for connecting, for one request, and until rows that nobody acknowledges count as an outage.
@@ -58,8 +63,8 @@ class KafkaEmitter(DataEmitter):
 
     def __init__(
         self,
-        topic: str,
         bootstrap_servers: str | Sequence[str] = "localhost:9092",
+        topic: str = "",
         key_serializer: Serializer | None = None,
         value_serializer: Serializer | None = None,
         compression_type: str | None = None,
@@ -69,8 +74,7 @@ class KafkaEmitter(DataEmitter):
         timeout: float = 10.0,
         **options: Any,
     ) -> None:
-        if not isinstance(topic, str) or not topic:
-            raise EmitterError(f"topic={topic!r} is not accepted: give a name, e.g. topic='candles'")
+        _check_topic(topic)
         if compression_type not in COMPRESSIONS:
             known = ", ".join(repr(item) for item in COMPRESSIONS)
             raise EmitterError(f"compression_type={compression_type!r} is not accepted: give one of {known}")
@@ -85,6 +89,7 @@ class KafkaEmitter(DataEmitter):
         self._value = value_serializer or orjson.dumps
         self._options = {"compression_type": compression_type, "linger_ms": 5, **options}
         self._producer: AIOKafkaProducer | None = None
+        self._taken = False  # the brokers took us once: what they refuse from then on is an outage
         self._sent: dict[tuple[int, int], tuple[Row, asyncio.Future[Any]]] = {}  # of batches that are not through
 
     @property
@@ -96,6 +101,7 @@ class KafkaEmitter(DataEmitter):
         """Connect to the brokers, and see that the topic is there."""
         if self._producer is None:
             await self._open()
+        self._taken = True
 
     async def emit(self, row: Any) -> None:
         """Send one row, and wait until it is acknowledged."""
@@ -126,6 +132,7 @@ class KafkaEmitter(DataEmitter):
     async def close(self) -> None:
         """Leave the brokers; what they have not acknowledged by now is given up (the outlet says which)."""
         await self._leave()
+        self._taken = False
         for _, future in self._sent.values():
             if future.done() and not future.cancelled():
                 future.exception()  # looked at: asyncio would complain of one that nobody asked for
@@ -180,10 +187,9 @@ class KafkaEmitter(DataEmitter):
             for key, (row, future) in self._sent.items()
             if future.done() and not future.cancelled() and future.exception() is None
         }
-        text = f"Kafka at {self._servers()}: {error}"
-        if isinstance(error, _permanent()):
-            return EmitterError(f"{text} (topic {self.topic})")
-        return EmitterUnavailableError(text)
+        text = f"Kafka at {self._servers()}, topic {self.topic}: {_said(error)}"
+        at_once = _of_the_row() if self._taken else (*_of_the_row(), *_of_the_sink())
+        return EmitterError(text) if isinstance(error, at_once) else EmitterUnavailableError(text)
 
     # -- the producer -------------------------------------------------------------------------
 
@@ -209,8 +215,9 @@ class KafkaEmitter(DataEmitter):
                 await self._producer.start()
                 await self._producer.partitions_for(self.topic)
             opened = True
-        except _permanent() as error:
-            raise EmitterError(f"Kafka at {self._servers()}, topic {self.topic}: {error}") from error
+        except _of_the_sink() as error:
+            kind = EmitterUnavailableError if self._taken else EmitterError
+            raise kind(f"Kafka at {self._servers()}, topic {self.topic}: {_said(error)}") from error
         except (KafkaError, OSError) as error:
             raise EmitterUnavailableError(
                 f"Kafka at {self._servers()} does not answer, or has no topic {self.topic}: {error or 'timed out'}. "
@@ -247,8 +254,18 @@ class KafkaEmitter(DataEmitter):
         return self.bootstrap_servers if isinstance(self.bootstrap_servers, str) else ",".join(self.bootstrap_servers)
 
 
-def _permanent() -> tuple[type[Exception], ...]:
-    """What no repetition mends."""
+def _check_topic(topic: object) -> None:
+    if isinstance(topic, str) and _HOST_AND_PORT.search(topic):
+        raise EmitterError(
+            f"topic={topic!r} is not accepted: it looks like host:port. The servers come first: "
+            "KafkaEmitter('localhost:9092', 'candles')"
+        )
+    if not isinstance(topic, str) or not topic:
+        raise EmitterError(f"topic={topic!r} is not accepted: give a name, e.g. KafkaEmitter(servers, 'candles')")
+
+
+def _of_the_sink() -> tuple[type[Exception], ...]:
+    """What the brokers refuse whatever the row is: at the start an error at once."""
     from aiokafka import errors
 
     return (
@@ -256,13 +273,22 @@ def _permanent() -> tuple[type[Exception], ...]:
         errors.AuthenticationMethodNotSupported,
         errors.ClusterAuthorizationFailedError,
         errors.InvalidTopicError,
-        errors.MessageSizeTooLargeError,
-        errors.RecordListTooLargeError,
         errors.SaslAuthenticationFailed,
         errors.TopicAuthorizationFailedError,
         errors.UnsupportedCodecError,
         errors.UnsupportedForMessageFormatError,
     )
+
+
+def _of_the_row() -> tuple[type[Exception], ...]:
+    """What no waiting mends."""
+    from aiokafka import errors
+
+    return errors.MessageSizeTooLargeError, errors.RecordListTooLargeError
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _key_of(row: Any) -> str:

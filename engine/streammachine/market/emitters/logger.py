@@ -20,11 +20,12 @@ class Logger(DataEmitter):
     the same (never to stdout, which belongs to the protocol inside an MCP server).
 
     Args:
-        prefix: begins every line.
+        prefix: begins every line. note: a line of its own before the first row.
     """
 
-    def __init__(self, prefix: str = "", *, name: str = "logger") -> None:
+    def __init__(self, prefix: str = "", *, note: str = "", name: str = "logger") -> None:
         self.prefix = prefix
+        self.note = note
         self.name = name
         # An object of its own below the named one: what it needs to be seen, no other Logger takes away.
         self._logger = logging.Logger(LOGGER)
@@ -37,6 +38,8 @@ class Logger(DataEmitter):
             handler = logging.StreamHandler()
             handler.setFormatter(logging.Formatter("%(message)s"))
             self._logger.addHandler(handler)
+        if self.note:
+            self._logger.info("%s", self.note)
 
     async def emit(self, row: Any) -> None:
         """Write one line."""

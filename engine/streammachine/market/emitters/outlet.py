@@ -4,7 +4,8 @@ Rows go out in order, whatever has come while the last batch was under way with 
 
 - It may pass (EmitterUnavailableError, ConnectionError, TimeoutError, any OSError, or a library's error that came of a
   broken connection): the same rows again, after a wait that grows, for ever. The queue fills, and then ``put`` waits:
-  back-pressure.
+  back-pressure. Once a sink has taken us (``connect``), a login or a table that it refuses is of this kind: it is the
+  sink that has changed, not the row.
 - It will not (EmitterError, TransformError; any other exception when it came three times): a batch is halved until the
   rows that are refused stand alone. Each of those is counted and given to ``on_error``, the first ones are logged; the
   others go out.
@@ -118,7 +119,7 @@ class Outlet:
         self._flush_error: Exception | None = None
         self._gave_up: int | None = None  # how many had been put when somebody drained in vain
         self._emitted = self._dropped = self._skipped = self._failed = self._retried = 0
-        self._outage: tuple[float, int] | None = None  # since when, tries
+        self._outage: _Outage | None = None
         self._last_error: str | None = None
         self._closed = False
         self._left: list[Row] = []
@@ -408,17 +409,17 @@ class Outlet:
     def _went_away(self, error: Exception) -> None:
         if self._outage is None:
             said = _said(error).rstrip(".")
-            log.warning("%s cannot be reached: %s. The rows wait, and are tried again.", self.name, said)
-            self._outage = (self._clock.monotonic(), 1)
-        else:
-            self._outage = (self._outage[0], self._outage[1] + 1)
+            log.warning("%s takes no rows: %s. They wait, and are tried again.", self.name, said)
+            self._outage = _Outage(since=self._clock.monotonic(), failed_before=self._failed)
+        self._outage.tries += 1
 
     def _came_back(self) -> None:
-        if self._outage is not None:
-            since, tries = self._outage
-            lasted = self._clock.monotonic() - since
-            log.warning("%s takes rows again, after %.1f s and %d tries; none was lost.", self.name, lasted, tries)
-            self._outage = None
+        outage, self._outage = self._outage, None
+        if outage is not None:
+            lasted = self._clock.monotonic() - outage.since
+            lost = self._failed - outage.failed_before
+            fate = f"{lost} rows were left out meanwhile (see above)" if lost else "none was lost"
+            log.warning("%s takes rows again, after %.1f s and %d tries; %s.", self.name, lasted, outage.tries, fate)
 
     def _count_refused(self, row: Row, error: Exception) -> None:
         self._failed += 1
@@ -477,6 +478,19 @@ class Outlet:
                 log.error("%s did not close within %s s", self.name, self._close_timeout)
         except Exception as error:  # noqa: BLE001 - it is being left anyway
             log.error("%s failed while it was closed: %s", self.name, _said(error))
+
+
+@dataclass(eq=False, slots=True)
+class _Outage:
+    """A time in which the emitter took nothing.
+
+    Attributes:
+        since: when it began. failed_before: rows given up until then.
+    """
+
+    since: float
+    failed_before: int
+    tries: int = 0
 
 
 @dataclass(eq=False, slots=True)

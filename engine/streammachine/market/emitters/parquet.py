@@ -5,20 +5,27 @@ which no reader's ``*.parquet`` matches) and renamed when it is whole and on the
 only, whatever is killed. Rows
 wait in memory until a file is full, or ``seconds`` old when the next row comes, or flushed: a killed process loses
 those that wait. Reading, the newest of several rows with the same key is the last by the file's name.
+
+A column has one type in all files of the folder: that of the files that are there, else of its first values. A whole
+number and one with a fraction are one column of doubles as long as no file has it as whole numbers.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+import anyio.to_thread
 
 from streammachine.errors import EmitterError
 from streammachine.market.emitters.base import (
@@ -33,8 +40,9 @@ from streammachine.market.emitters.base import (
 from streammachine.market.kline import Gap, Trade
 
 PARTITION = ("source", "symbol", "timeframe")
+MOST_FILES = 2_000  # of a folder, the newest, whose types are looked at
 _KINDS: dict[type, str] = {
-    **{kind: kind.__name__ for kind in (int, float, bool, str, bytes, Decimal)},
+    **{kind: kind.__name__ for kind in (bool, int, float, str, bytes, Decimal)},
     datetime: "datetime",
     date: "date",
 }
@@ -45,6 +53,8 @@ _KNOWN = {
     **dict.fromkeys(("is_closed", "is_complete", "estimated"), "bool"),
     **dict.fromkeys(("origin", "trade_id", "side"), "str"),
 }
+
+log = logging.getLogger(__name__)
 
 
 class ParquetEmitter(DataEmitter):
@@ -84,6 +94,7 @@ class ParquetEmitter(DataEmitter):
         self.seconds = seconds
         self.compression = compression
         self._parts: dict[tuple[str, ...], _Part] = {}
+        self._columns = _Columns()
 
     @property
     def target(self) -> str:
@@ -107,6 +118,7 @@ class ParquetEmitter(DataEmitter):
             probe.unlink()
         except OSError as error:
             raise EmitterError(f"{self.path} cannot be written: {error.strerror or error}") from error
+        self._columns = await anyio.to_thread.run_sync(_columns_below, self.path)
 
     async def emit(self, row: Any) -> None:
         """Take one row."""
@@ -126,11 +138,12 @@ class ParquetEmitter(DataEmitter):
             values = values_of(made)
             key = _partition(row, values)
             try:
-                self._parts.setdefault(key, _Part(now)).add(
-                    {name: value for name, value in values.items() if name not in PARTITION}
-                )
+                taken = {name: value for name, value in values.items() if name not in PARTITION}
+                self._columns.admit(taken)
             except EmitterError as error:
                 refused[at] = EmitterError(f"{named(row)}: {error}")
+                continue
+            self._parts.setdefault(key, _Part(now)).rows.append(taken)
         if refused:
             raise RowsRefusedError(refused)
 
@@ -160,16 +173,7 @@ class ParquetEmitter(DataEmitter):
 
         part = self._parts[key]
         if part.rows:
-            types = {
-                "int": pyarrow.int64(),
-                "float": pyarrow.float64(),
-                "bool": pyarrow.bool_(),
-                "str": pyarrow.string(),
-            }
-            columns = {
-                name: pyarrow.array([row.get(name) for row in part.rows], types.get(kind))
-                for name, kind in part.kinds.items()
-            }
+            columns = self._columns.arrays(part.rows)
             folder = self.path.joinpath(*(f"{n}={quote(v, safe='')}" for n, v in zip(PARTITION, key, strict=True)))
             folder.mkdir(parents=True, exist_ok=True)
             name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
@@ -180,6 +184,7 @@ class ParquetEmitter(DataEmitter):
                     file.flush()
                     os.fsync(file.fileno())
                 half.rename(folder / name)
+                self._columns.fixed.update(columns)
             except BaseException:  # a full disk is not to be kept full by it
                 with contextlib.suppress(OSError):
                     half.unlink(missing_ok=True)
@@ -187,35 +192,152 @@ class ParquetEmitter(DataEmitter):
         del self._parts[key]
 
 
+@dataclass(slots=True)
 class _Part:
-    """Rows that wait to become a file, and what kind of values each column has."""
+    """Rows that wait to become a file."""
 
-    def __init__(self, since: float) -> None:
-        self.since = since
-        self.rows: list[Mapping[str, Any]] = []
+    since: float
+    rows: list[Mapping[str, Any]] = field(default_factory=list)
+
+
+class _Columns:
+    """What kind of values the columns of a folder hold.
+
+    Attributes:
+        kinds: by the column's name. fixed: the columns that are in a file already. others: types that are none of ours.
+    """
+
+    def __init__(self) -> None:
         self.kinds: dict[str, str] = {}
+        self.fixed: set[str] = set()
+        self.others: dict[str, Any] = {}
 
-    def add(self, values: Mapping[str, Any]) -> None:
-        """Take a row.
+    def admit(self, values: Mapping[str, Any]) -> None:
+        """Take note of a row.
 
         Raises:
-            EmitterError: a value is of a kind that its column, or a file, does not take.
+            EmitterError: a value is of a kind that its column, or a file, does not take. Nothing is noted then.
         """
-        kinds = dict(self.kinds)
+        new: dict[str, str] = {}
         for name, value in values.items():
-            held = kinds.setdefault(name, _KNOWN.get(name, ""))
-            kind = _KINDS.get(type(value))
             if value is None:
                 continue
-            if kind is None or (kind == "int" and not -(1 << 63) <= value < 1 << 63):
-                raise EmitterError(f"{name}={value!r} cannot be written to a Parquet file")
-            if kind == held or (kind == "int" and held == "float"):
+            kind, held = _kind(value), self.kinds.get(name)
+            if kind == held:
                 continue
-            if held and not (held == "int" and kind == "float") and (self.rows or name not in _KNOWN):
-                raise EmitterError(f"{name}={value!r} is no {held}, as the column's other values are")
-            kinds[name] = kind
-        self.kinds = kinds
-        self.rows.append(values)
+            if kind is None:
+                raise EmitterError(f"{name}={_shown(value)} cannot be written to a Parquet file")
+            if held is None:
+                new[name] = "float" if kind == "int" and _KNOWN.get(name) == "float" else kind
+            elif held == "int" and kind == "float" and name not in self.fixed:
+                new[name] = kind
+            elif not self._fits(value, kind, held):
+                raise EmitterError(
+                    f"{name}={_shown(value)} is no {held}, as the column's other values in the folder are: let the "
+                    "transformer give one type, or give another folder"
+                )
+        self.kinds.update(new)
+
+    def _fits(self, value: Any, kind: str, held: str) -> bool:
+        if held == "float" or (held == "int" and kind == "float"):
+            return kind == "int" or (kind == "float" and float(value).is_integer() and _kind(int(value)) == "int")
+        if held not in self.others:
+            return False
+        import pyarrow
+
+        try:
+            pyarrow.scalar(value, self.others[held])
+        except (pyarrow.ArrowException, ValueError, TypeError, OverflowError):
+            return False
+        return True
+
+    def arrays(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The columns of a file. One that has no type yet, since all its values are None, is left out."""
+        import pyarrow
+
+        types = {**_arrow_types(), **self.others}
+        names = dict.fromkeys(name for row in rows for name in row)
+        made = {}
+        for name in names:
+            kind = self.kinds.get(name) or _KNOWN.get(name)
+            if kind is None:
+                continue
+            self.kinds[name] = kind
+            values = [row.get(name) for row in rows]
+            if kind == "float" or kind == "int":
+                number = float if kind == "float" else int
+                values = [None if value is None else number(value) for value in values]
+            made[name] = pyarrow.array(values, types[kind])
+        return made
+
+
+def _columns_below(path: Path) -> _Columns:
+    """The columns of the files that are there."""
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = _Columns()
+    kinds = {kept: kind for kind, kept in _arrow_types().items()}
+    first: dict[str, Path] = {}
+    files = sorted(path.rglob("*.parquet"), key=lambda file: file.name, reverse=True)
+    for file in files[:MOST_FILES]:
+        try:
+            schema = pyarrow.parquet.read_schema(file)
+        except (pyarrow.ArrowException, OSError) as error:
+            log.warning("%s is no Parquet file that can be read: %s", file, error)
+            continue
+        for column in schema:
+            kind = kinds.get(column.type, f"Arrow {column.type}")
+            if kind == "Arrow null":
+                continue
+            if kind not in kinds.values():
+                columns.others[kind] = column.type
+            if columns.kinds.setdefault(column.name, kind) != kind:
+                log.warning(
+                    "%s has the column %s as %s, and %s as %s, which is kept: readers of the folder may refuse that",
+                    *(file, column.name, kind, first[column.name], columns.kinds[column.name]),
+                )
+            first.setdefault(column.name, file)
+    columns.fixed.update(columns.kinds)
+    return columns
+
+
+def _arrow_types() -> dict[str, Any]:
+    """What a kind is in a file; the same in every file, whatever its values are."""
+    import pyarrow
+
+    return {
+        "int": pyarrow.int64(),
+        "float": pyarrow.float64(),
+        "bool": pyarrow.bool_(),
+        "str": pyarrow.string(),
+        "bytes": pyarrow.binary(),
+        "Decimal": pyarrow.decimal128(38, 18),
+        "datetime": pyarrow.timestamp("us"),
+        "datetime with a zone": pyarrow.timestamp("us", tz="UTC"),
+        "date": pyarrow.date32(),
+    }
+
+
+def _kind(value: Any) -> str | None:
+    """What kind a value is of; None: of none that a file takes."""
+    kind = _KINDS.get(type(value)) or next((kind for base, kind in _KINDS.items() if isinstance(value, base)), None)
+    if kind == "int" and not -(1 << 63) <= value < 1 << 63:
+        return None
+    if kind == "datetime" and value.tzinfo is not None:
+        return "datetime with a zone"
+    if kind == "Decimal" and not (value.is_finite() and value.as_tuple().exponent >= -18 and value.adjusted() < 20):
+        return None
+    if kind == "str" and not value.isascii():
+        with contextlib.suppress(UnicodeEncodeError):
+            value.encode()
+            return kind
+        return None
+    return kind
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:200]
 
 
 def _partition(row: Any, values: Mapping[str, Any]) -> tuple[str, ...]:

@@ -44,6 +44,12 @@ _REFUSED = re.compile(
     r"password authentication failed|authentication failed|no password supplied|does not exist|no pg_hba\.conf entry"
     r"|not permitted to log in|permission denied|invalid (port|connection option|sslmode)",
 )
+_COLUMN = re.compile(r"(?:column|Spalte|colonne|columna) ([^:,]+)", re.IGNORECASE)
+RIGHTS = (
+    "The user needs CONNECT and TEMPORARY on the database, USAGE on the schema, SELECT and INSERT on the table, UPDATE "
+    "on it where rows are updated, USAGE on the sequence of a running number, CREATE on the schema for "
+    "from_model_create_table"
+)
 
 
 class PostgresEmitter(DataEmitter):
@@ -52,9 +58,17 @@ class PostgresEmitter(DataEmitter):
     A transformer comes first; what it gives is cut to the model's columns. Epoch milliseconds are written into DateTime
     columns as UTC. A connection pool in front (pgbouncer) must pool sessions.
 
+    The user needs CONNECT and TEMPORARY on the database, USAGE on the schema, SELECT and INSERT on the table, UPDATE on
+    it where rows are updated (``upsert``), USAGE on the sequence of a running number, and CREATE on the schema for
+    ``from_model_create_table``.
+
+    Once it is connected, a login, right or table that the server refuses is an outage: the rows wait. Only what the
+    server says of a row (a value or a constraint) refuses the row.
+
     Args:
-        url: ``postgresql://user:password@host:5432/dbname``; ``postgresql+asyncpg://`` and ``+psycopg://`` mean the
-            same. Or its parts: host, dbname, user, password, port (a host that begins with / is a socket's folder).
+        host, dbname, user, password, port: the server (a host that begins with / is a socket's folder).
+        url: instead of them ``postgresql://user:password@host:5432/dbname``; ``postgresql+asyncpg://`` and
+            ``+psycopg://`` mean the same.
         upsert: whether a row that is there already is updated; False leaves it as it is.
         index_elements: as ``on_conflict(index_elements)``.
         from_model_create_table: create the table if there is none.
@@ -69,12 +83,12 @@ class PostgresEmitter(DataEmitter):
 
     def __init__(
         self,
-        url: str | URL | None = None,
         host: str | None = None,
         dbname: str | None = None,
         user: str | None = None,
         password: str | None = None,
         port: int = 5432,
+        url: str | URL | None = None,
         upsert: bool = True,
         index_elements: Sequence[Any] | None = None,
         from_model_create_table: bool = False,
@@ -100,6 +114,7 @@ class PostgresEmitter(DataEmitter):
         self._table: PgTable | None = None
         self._wanted: tuple[type, ...] = (Kline, Trade)
         self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._taken = False  # the server took us once: what it refuses from then on is an outage
         self._unsure: list[_Unsure] = []
         if model is not None:
             self.set_model(model)
@@ -154,10 +169,6 @@ class PostgresEmitter(DataEmitter):
         self._renamed = dict(columns_map)
         return self
 
-    def set_transformer(self, transformer: Transformer | None, inplace: bool = False) -> Self:
-        """As ``DataEmitter.set_transformer``."""
-        return super().set_transformer(transformer)
-
     def wants(self, row: Row) -> bool:
         """All rows that a transformer may make fit; without one candles or trades, whichever the model is for."""
         return self.transformer is not None or isinstance(row, self._wanted)
@@ -181,11 +192,11 @@ class PostgresEmitter(DataEmitter):
             await anyio.to_thread.run_sync(self._create_table, abandon_on_cancel=True)
         try:
             await self._opened()
-            if self.transformer is None:
-                await self._check_statement()
+            await self._check_statement()
         except BaseException:
             await self.close()
             raise
+        self._taken = True
 
     async def expect(self, lanes: Sequence[Lane]) -> None:
         """Refuse a table of candles where only trades come, and the other way round."""
@@ -228,6 +239,10 @@ class PostgresEmitter(DataEmitter):
 
     async def close(self) -> None:
         """Leave the server."""
+        self._taken = False
+        await self._leave()
+
+    async def _leave(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
@@ -286,7 +301,7 @@ class PostgresEmitter(DataEmitter):
                     return
                 except _errors().Error:
                     pass  # it broke, which is what is being dealt with
-        await self.close()
+        await self._leave()
 
     async def _was_committed(self, connection: psycopg.AsyncConnection[Any], rows: Sequence[Row]) -> bool:
         """Whether these are the rows of a transaction that was committed though its answer never came."""
@@ -324,7 +339,7 @@ class PostgresEmitter(DataEmitter):
     async def _opened(self) -> psycopg.AsyncConnection[Any]:
         if self._connection is not None and not self._connection.closed:
             return self._connection
-        await self.close()
+        await self._leave()
         import psycopg
 
         try:
@@ -334,7 +349,7 @@ class PostgresEmitter(DataEmitter):
                 )
         except (psycopg.Error, TimeoutError) as error:
             text = f"PostgreSQL at {self._shown}: {_said(error)}"
-            if _REFUSED.search(str(error)):
+            if not self._taken and _REFUSED.search(str(error)):
                 raise EmitterError(f"{text}. Correct user, password or database.") from error
             raise EmitterUnavailableError(text) from error
         try:
@@ -347,12 +362,22 @@ class PostgresEmitter(DataEmitter):
 
     async def _check_statement(self) -> None:
         """Have the server plan the statement: rights, columns and the key are checked before anything starts."""
-        plan = self._opened_table().plan(tuple(self._fields(self._kind())))
+        plan = self._checked_plan()
         connection = await self._opened()
         try:
-            await connection.execute(f"EXPLAIN {plan.insert}".encode())
+            if plan is not None:
+                await connection.execute(f"EXPLAIN {plan.insert}".encode())
         except _errors().Error as error:
             raise self._translated(error) from error
+
+    def _checked_plan(self) -> Plan | None:
+        """The statement that is going to be used; behind a transformer, whose fields are not known, as far as it is."""
+        table = self._opened_table()
+        if self.transformer is None:
+            return table.plan(tuple(self._fields(self._kind())))
+        if self._keys is None:
+            return None
+        return table.plan(tuple(sorted({*map(table.column_name, self._keys), *table.required})))
 
     def _create_table(self) -> None:
         import sqlalchemy
@@ -402,15 +427,31 @@ class PostgresEmitter(DataEmitter):
 
     def _translated(self, error: BaseException) -> EmitterError:
         errors = _errors()
-        text = f"PostgreSQL at {self._shown}: {_said(error)}"
-        if isinstance(error, errors.UndefinedTable):
-            return EmitterError(f"{text}. Create it, or give from_model_create_table=True.")
-        if isinstance(error, errors.InvalidColumnReference):
-            return EmitterError(f"{text}. The columns of on_conflict need a unique constraint or index of their own.")
-        if isinstance(error, errors.NumericValueOutOfRange):
-            return EmitterError(f"{text}. Times are milliseconds: their columns must be BigInteger.")
+        text = f"PostgreSQL at {self._shown}: {_said(error)}{self._advice(error)}"
+        if self._taken:
+            return EmitterError(text) if _of_the_row(error) else EmitterUnavailableError(text)
         passing = (errors.OperationalError, errors.InterfaceError, errors.ReadOnlySqlTransaction, TimeoutError)
         return EmitterUnavailableError(text) if isinstance(error, passing) else EmitterError(text)
+
+    def _advice(self, error: BaseException) -> str:
+        """What to do next, where one knows."""
+        errors = _errors()
+        if isinstance(error, errors.UndefinedTable):
+            return ". Create it, or give from_model_create_table=True."
+        if isinstance(error, errors.InvalidColumnReference):
+            return ". The columns of on_conflict need a unique constraint or index of their own."
+        if isinstance(error, errors.InsufficientPrivilege):
+            return "" if _of_the_row(error) else f". {RIGHTS}."
+        if isinstance(error, errors.NumericValueOutOfRange):
+            found = _COLUMN.search(error.diag.context or "")
+            column = f"the column {found[1]}" if found else "the column"
+            place = error.diag.source_function or ""
+            if "apply_typmod" in place:  # Numeric(precision, scale)
+                return f". Give {column} more precision, Numeric() without any, or Double."
+            if re.search(r"int\d|strtoint", place):
+                return f". Make {column} BigInteger: times are milliseconds."
+            return f". Make {column} Double, or Numeric()."
+        return ""
 
 
 @dataclass(eq=False, slots=True)
@@ -421,6 +462,18 @@ class _Unsure:
     plan: Plan
     values: list[tuple[Any, ...]]
     place: tuple[str, ...]
+
+
+def _of_the_row(error: BaseException) -> bool:
+    """Whether the server refuses a row, and not us or the table (SQLSTATE classes, appendix A of its manual)."""
+    errors = _errors()
+    state = getattr(error, "sqlstate", None)
+    if state is None:
+        return isinstance(error, errors.DataError)  # psycopg itself
+    if isinstance(error, errors.InsufficientPrivilege):  # it is also what a row-level security policy says of a row
+        return bool(error.diag.source_function == "ExecWithCheckOptions")
+    # the same key twice, data, constraints, WITH CHECK OPTION, a trigger of the user's, too large for an index
+    return state[:2] in ("21", "22", "23", "44", "54", "P0")
 
 
 async def _row(connection: psycopg.AsyncConnection[Any], query: str) -> tuple[str, ...]:
@@ -456,6 +509,8 @@ def _url(
     except ImportError as error:
         raise extra_missing("postgres", error) from error
     if url is None:
+        if host and "://" in host:
+            raise EmitterError("host is a URL: give it by name, PostgresEmitter(url='postgresql://...')")
         if not host or not dbname:
             raise EmitterError("PostgresEmitter needs url, or host and dbname (and user, password, port)")
         socket = host.startswith("/")

@@ -60,6 +60,8 @@ ARCHIVES_TRIED: Final = 20  # archive streams that are looked at for room, befor
 LATE: Final = 10_000  # milliseconds that a trade may be behind the newest of its stream
 CHUNK: Final = 250  # rows of one script call: others are not kept waiting long
 _PASSING = ("READONLY", "TRYAGAIN", "BUSY", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "MOVED", "ASK")
+# What the server says of a row; all the rest is of the server, and passes.
+_OF_THE_ROW = ("stream ID", "ID specified in XADD", "too many results to unpack")
 _KLINES, _TRADES = (files(__package__).joinpath(f"{name}.lua").read_text() for name in ("klines", "trades"))
 
 
@@ -70,6 +72,8 @@ def masked(text: str) -> str:
 
 class RedisEmitter(DataEmitter):
     """Appends candles and trades to Redis streams (see above). Gaps are left out.
+
+    Once it is connected, a login, right or key that the server refuses is an outage: the rows wait.
 
     Args:
         url: the server, ``redis://...``; by default as ``RedisConnection`` chooses, embedded Valkey included.
@@ -108,6 +112,7 @@ class RedisEmitter(DataEmitter):
         self._firsts: dict[str, int] = {}  # with ``archive``: where each stream begins
         self.transformer = transformer
         self.appended = self.duplicates = 0
+        self._taken = False  # the server took us once: what it refuses from then on is an outage
         self._own = connection is None
         self._url = url
         try:
@@ -143,23 +148,30 @@ class RedisEmitter(DataEmitter):
                 await self.connection.open()
             else:
                 await self.connection.command("PING", repeatable=True)
-        except RedisAuthError as error:
-            raise EmitterError(str(error)) from error
         except StreamMachineError as error:
             raise _translated(error) from error
+        self._taken = True
 
     async def expect(self, lanes: Sequence[Lane]) -> None:
-        """Refuse candles of the past for a stream that begins behind them and goes on: it takes none of them."""
-        for lane in lanes if not self.archive else ():
-            if lane.start is not None and lane.timeframe is not None:
-                await self._refuse_older(self._stream(lane.source, lane.symbol, lane.timeframe), lane.start)
+        """Refuse keys that are no streams or that may not be written, and candles of the past for a stream that begins
+        behind them and goes on: it takes none of them."""
+        for lane in lanes:
+            stream = self._stream(lane.source, lane.symbol, lane.timeframe)
+            first = await self._first(stream, _TRADES if lane.timeframe is None else _KLINES)
+            if first is not None and not self.archive and lane.start is not None and lane.timeframe is not None:
+                self._refuse_older(stream, first, lane.start)
 
-    async def _refuse_older(self, stream: str, start: int) -> None:
+    async def _first(self, stream: str, script: str) -> int | None:
+        """The milliseconds of the stream's first entry, after the script has run for no rows."""
+        options = ("trade_id", LATE) if script is _TRADES else ()
         try:
-            first = await _first(self.connection, stream)
+            await self.connection.command("EVAL", script, 1, stream, self.maxlen, *options, repeatable=True)
+            return await _first(self.connection, stream)
         except StreamMachineError as error:
             raise _translated(error, stream) from error
-        if first is not None and first > start:
+
+    def _refuse_older(self, stream: str, first: int, start: int) -> None:
+        if first > start:
             raise OutOfOrderError(
                 f"{stream} already holds candles, from {datetime.fromtimestamp(first / 1000, UTC):%Y-%m-%d %H:%M} UTC "
                 "on, and takes no older ones any more. Backfill to another sink, into a fresh stream (another server, "
@@ -201,6 +213,7 @@ class RedisEmitter(DataEmitter):
 
     async def close(self) -> None:
         """Close the connection, if it is the emitter's own."""
+        self._taken = False
         if self._own:
             await self.connection.close()
 
@@ -211,7 +224,7 @@ class RedisEmitter(DataEmitter):
             if first is None and (first := await _first(self.connection, stream)) is not None:
                 self._firsts[stream] = first
         except StreamMachineError as error:
-            raise _translated(error, stream) from error
+            raise _translated(error, stream, later=self._taken) from error
         newer = [item for item in lane if first is None or _moment(rows, item) >= first]
         late = set(await self._append(_KLINES, stream, newer)) if newer else set()
         old = [item for item in lane if item[0] in late or (first is not None and _moment(rows, item) < first)]
@@ -219,7 +232,7 @@ class RedisEmitter(DataEmitter):
             try:
                 half = await _archive_for(self.connection, stream, _moment(rows, old[0]))
             except StreamMachineError as error:
-                raise _translated(error, stream) from error
+                raise _translated(error, stream, later=self._taken) from error
             late = set(await self._append(_KLINES, half, old))
             old = [item for item in old if item[0] in late]  # the first is in it: fewer each time
 
@@ -232,7 +245,7 @@ class RedisEmitter(DataEmitter):
                 *("EVAL", script, 1, stream, self.maxlen, *options, *flat), repeatable=True
             )
         except StreamMachineError as error:
-            raise _translated(error, stream) from error
+            raise _translated(error, stream, later=self._taken) from error
         self.appended += results.count(1)
         self.duplicates += results.count(0)
         return [at for (at, _), result in zip(lane, results, strict=True) if result == -1]
@@ -315,9 +328,15 @@ def _fields(values: Mapping[str, Any]) -> Iterable[bytes | str | int]:
     return flat
 
 
-def _translated(error: StreamMachineError, stream: str = "") -> EmitterError:
-    where = f"{stream}: " if stream else ""
+def _translated(error: StreamMachineError, stream: str = "", *, later: bool = False) -> EmitterError:
+    """In an emitter's terms. ``later``: the server has taken us before."""
+    text = f"{stream}: {error}" if stream else str(error)
+    if later:
+        of_the_row = isinstance(error, RedisCommandError) and any(words in text for words in _OF_THE_ROW)
+        return EmitterError(text) if of_the_row else EmitterUnavailableError(text)
     passing = isinstance(error, (RedisUnavailableError, RedisFullError)) or (
-        isinstance(error, RedisCommandError) and any(code in str(error) for code in _PASSING)
+        isinstance(error, RedisCommandError) and any(code in text for code in _PASSING)
     )
-    return EmitterUnavailableError(f"{where}{error}") if passing else EmitterError(f"{where}{error}")
+    if isinstance(error, RedisAuthError):
+        passing = False
+    return EmitterUnavailableError(text) if passing else EmitterError(text)

@@ -230,6 +230,95 @@ async def test_a_piece_of_a_header_is_cut_off_and_a_header_by_hand_is_completed(
         assert read(path)[0]["close"] == "100.0"
 
 
+FOREIGN = {
+    "one line": b"when,price",
+    "a torn row": b"when,price\n1,2\n3",
+    "one value": b"notes",
+    "a torn line of text": b"Dear Sir or Madam,\nplease find",
+    "semicolons": b"source;symbol;timeframe\nBinance;BTCUSDT;1m",
+    "UTF-16": "source,symbol\n".encode("utf-16"),
+    "no text": bytes(range(256)) * 10,
+    "a long line": b"x" * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("transformed", [False, True])
+async def test_a_file_that_is_not_ours_is_refused_and_not_touched(
+    tmp_path: Path, content: bytes, transformed: bool
+) -> None:
+    path = tmp_path / "foreign.csv"
+    path.write_bytes(content)
+    emitter = CSVEmitter(file_path=path)
+    if transformed:  # its columns are known at the first row only
+        emitter.set_transformer(lambda row: {"at": row["open_ts"]})
+    with contextlib.suppress(EmitterError):
+        async with Outlet(emitter) as outlet:
+            assert transformed
+            await outlet.put(candles(2))
+            await outlet.drain(WAIT)
+            assert (outlet.stats.emitted, outlet.stats.failed) == (0, 2)
+    assert path.read_bytes() == content
+
+
+async def test_a_file_that_is_refused_for_what_is_going_to_come_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "candles.csv"
+    await write(path, candles(2))
+    content = path.read_bytes() + b"Binance,BTC"
+    path.write_bytes(content)
+    with pytest.raises(EmitterError, match="trade"):
+        async with Outlet(CSVEmitter(file_path=path), expected=[Lane("Binance", "BTCUSDT", None)]):
+            raise AssertionError("it was entered")
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("cut", [1, 2])
+async def test_a_whole_last_row_without_a_line_end_is_kept(tmp_path: Path, line_end: str, cut: int) -> None:
+    path = tmp_path / "candles.csv"
+    await write(path, candles(2))
+    path.write_bytes(path.read_bytes().replace(b"\n", line_end.encode())[: -min(cut, len(line_end))])
+    emitter = CSVEmitter(file_path=path)
+    assert (emitter.last_row() or {})["close"] == "101.0"
+    await write(path, [candle(2)])
+    assert [row["close"] for row in read(path)] == ["100.0", "101.0", "102.0"]
+    assert path.read_bytes().count(line_end.encode()) == path.read_bytes().count(b"\n") == 4
+
+
+async def test_a_whole_last_row_of_a_transformers_columns_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "made.csv"
+    path.write_text("open_ts,close\n1,5.0\n2,6.0")
+    emitter = CSVEmitter(file_path=path).set_transformer(lambda row: {n: row[n] for n in ("open_ts", "close")})
+    async with Outlet(emitter) as outlet:
+        await outlet.put([candle(0)])
+    assert [row["close"] for row in read(path)] == ["5.0", "6.0", "100.0"]
+
+
+@pytest.mark.parametrize("at", ["everywhere", "behind the header"])
+async def test_line_ends_of_a_carriage_return_only_are_an_error_that_names_them(tmp_path: Path, at: str) -> None:
+    path = tmp_path / "old.csv"
+    await write(path, candles(2))
+    content = path.read_bytes()
+    header, _, rows = content.partition(b"\n")
+    content = content.replace(b"\n", b"\r") if at == "everywhere" else header + b"\n" + rows.replace(b"\n", b"\r")
+    path.write_bytes(content)
+    with pytest.raises(EmitterError, match=r"carriage return only \(CR\)"):
+        async with Outlet(CSVEmitter(file_path=path)):
+            raise AssertionError("it was entered")
+    assert path.read_bytes() == content
+
+
+async def test_a_file_that_is_moved_away_or_deleted_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "candles.csv"
+    async with Outlet(CSVEmitter(file_path=path)) as outlet:
+        for first, gone in ((0, lambda: path.rename(tmp_path / "old.csv")), (2, path.unlink), (4, lambda: None)):
+            await outlet.put(candles(2, first=first))
+            await outlet.drain(WAIT)
+            gone()
+    assert [row["close"] for row in read(tmp_path / "old.csv")] == ["100.0", "101.0"]
+    assert [row["close"] for row in read(path)] == ["104.0", "105.0"]
+
+
 async def test_the_last_row_is_found_in_a_big_file_and_is_none_in_an_empty_one(tmp_path: Path) -> None:
     path = tmp_path / "big.csv"
     emitter = CSVEmitter(file_path=path)

@@ -40,7 +40,7 @@ def in_order(numbers: Iterable[int], expected: Iterable[int]) -> bool:
 
 
 async def test_rows_are_json_keyed_by_their_series_with_headers(kafka: Kafka, topic: str) -> None:
-    emitter = KafkaEmitter(topic, kafka.servers)
+    emitter = KafkaEmitter(kafka.servers, topic)
     async with Outlet(emitter) as outlet:
         await outlet.put([candle(0), trade(0), Gap("OKX", "BTC-USDT", "1m", 0, 60_000, "lost")])
         assert await outlet.drain(WAIT) == []
@@ -56,7 +56,7 @@ async def test_rows_are_json_keyed_by_their_series_with_headers(kafka: Kafka, to
 @pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
 async def test_rows_of_one_series_arrive_in_order_compressed_or_not(kafka: Kafka, topic: str, compression: str) -> None:
     symbols = ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
-    emitter = KafkaEmitter(topic, kafka.servers, compression_type=compression)
+    emitter = KafkaEmitter(kafka.servers, topic, compression_type=compression)
     async with Outlet(emitter, batch=100) as outlet:
         await outlet.put([candle(number, symbol=symbol) for number in range(200) for symbol in symbols])
         assert await outlet.drain(WAIT) == []
@@ -70,8 +70,8 @@ async def test_rows_of_one_series_arrive_in_order_compressed_or_not(kafka: Kafka
 
 async def test_serializers_and_a_transformer_are_the_users(kafka: Kafka, topic: str) -> None:
     emitter = KafkaEmitter(
-        topic,
         kafka.servers,
+        topic,
         key_serializer=lambda key: key.lower().encode(),
         value_serializer=lambda row: f"{row['price']:.1f}".encode(),
     )
@@ -90,7 +90,7 @@ async def test_a_row_that_cannot_be_serialized_or_is_too_large_is_refused_alone(
         return row | {101.0: {"what": object()}, 103.0: {"what": "x" * 2_000_000}}.get(row["close"], {})
 
     refused: dict[float, str] = {}
-    emitter = KafkaEmitter(topic, kafka.servers).set_transformer(transformer)
+    emitter = KafkaEmitter(kafka.servers, topic).set_transformer(transformer)
     async with Outlet(emitter, on_error=lambda row, why: refused.update({row.close: str(why)})) as outlet:
         await outlet.put(candles(5))
         assert await outlet.drain(WAIT) == []
@@ -102,7 +102,7 @@ async def test_a_row_that_cannot_be_serialized_or_is_too_large_is_refused_alone(
 
 async def test_a_broker_that_is_away_past_the_timeout_and_back_has_every_row_in_order(topic: str) -> None:
     with Kafka() as kafka:
-        emitter = KafkaEmitter(topic, kafka.servers, timeout=2.0)
+        emitter = KafkaEmitter(kafka.servers, topic, timeout=2.0)
         symbols = ["BTCUSDT", "ETHUSDT"]
 
         def rows(first: int) -> list[Kline]:
@@ -130,7 +130,7 @@ async def test_a_broker_that_is_away_past_the_timeout_and_back_has_every_row_in_
 async def test_a_producer_that_failed_for_good_is_replaced_and_the_rows_go_out(kafka: Kafka, topic: str) -> None:
     from aiokafka.errors import KafkaError
 
-    emitter = KafkaEmitter(topic, kafka.servers)
+    emitter = KafkaEmitter(kafka.servers, topic)
     async with Outlet(emitter, batch=10) as outlet:
         await outlet.put(candles(20))
         await outlet.drain(WAIT)
@@ -148,7 +148,7 @@ async def test_leaving_while_the_broker_is_away_says_what_was_not_delivered(
     topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Kafka() as kafka:
-        emitter = KafkaEmitter(topic, kafka.servers, timeout=1.0)
+        emitter = KafkaEmitter(kafka.servers, topic, timeout=1.0)
         left: list[Any] = []
         async with Outlet(emitter, close_timeout=1.0, on_error=lambda row, why: left.append(row)) as outlet:
             await outlet.put(candles(5))
@@ -160,10 +160,25 @@ async def test_leaving_while_the_broker_is_away_says_what_was_not_delivered(
 
 
 async def test_no_broker_is_an_error_before_anything_starts(topic: str) -> None:
-    emitter = KafkaEmitter(topic, f"127.0.0.1:{free_port()}", timeout=5.0)
+    emitter = KafkaEmitter(f"127.0.0.1:{free_port()}", topic, timeout=5.0)
     with pytest.raises(EmitterUnavailableError, match="does not answer"):
         async with Outlet(emitter):
             raise AssertionError("it was entered")
+
+
+@pytest.mark.parametrize("topic", ["localhost:9092", "kafka.example:9092,other:9092", "[::1]:9092"])
+def test_a_topic_that_looks_like_a_server_is_refused_with_the_right_order(topic: str) -> None:
+    with pytest.raises(EmitterError, match=r"looks like host:port.* KafkaEmitter\('localhost:9092', 'candles'\)"):
+        KafkaEmitter("candles", topic)
+
+
+def test_servers_and_topic_come_by_place_or_by_name() -> None:
+    for emitter in (
+        KafkaEmitter("kafka:9092", "candles"),
+        KafkaEmitter(topic="candles", bootstrap_servers=["kafka:9092"]),
+    ):
+        assert emitter.target == "kafka://kafka:9092/candles"
+    assert KafkaEmitter(topic="candles").target == "kafka://localhost:9092/candles"
 
 
 @pytest.mark.parametrize(
@@ -177,13 +192,13 @@ def test_wrong_arguments_are_refused_by_name(changed: dict[str, Any], named: str
 
 async def test_an_unknown_option_is_refused_at_the_start(kafka: Kafka, topic: str) -> None:
     with pytest.raises(EmitterError, match="colour"):
-        await KafkaEmitter(topic, kafka.servers, colour="red").connect()
+        await KafkaEmitter(kafka.servers, topic, colour="red").connect()
 
 
 @pytest.mark.parametrize(
     ("library", "make"),
     [
-        ("aiokafka", "from streammachine.market.emitters.kafka import KafkaEmitter as E; run(E('t').connect())"),
+        ("aiokafka", "from streammachine.market.emitters.kafka import KafkaEmitter as E; run(E(topic='t').connect())"),
         ("psycopg", "from streammachine.market.emitters.postgres import PostgresEmitter as E; E(host='h', dbname='d')"),
         ("pyarrow", "from streammachine.market.emitters.parquet import ParquetEmitter as E; run(E('/tmp').connect())"),
     ],

@@ -12,6 +12,7 @@ import anyio
 import httpx2
 import pytest
 
+import streammachine as sf
 from streammachine.errors import EmitterError, EmitterUnavailableError
 from streammachine.market.clock import VirtualClock
 from streammachine.market.emitters.base import DataEmitter, Row
@@ -177,8 +178,9 @@ async def test_an_outage_loses_nothing_doubles_nothing_and_is_logged_once(
         assert clock.monotonic() > 20
     logged = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(logged) == 2
-    assert "cannot be reached: away" in logged[0]
+    assert "takes no rows: away" in logged[0]
     assert "takes rows again" in logged[1]
+    assert "none was lost" in logged[1]
 
 
 async def test_an_outage_in_the_middle_of_single_rows_does_not_repeat_those_before_it() -> None:
@@ -446,3 +448,20 @@ async def test_one_emitter_in_two_outlets_is_connected_and_closed_once_and_is_ne
         assert first.stats.failed == second.stats.failed == 0
     assert len(emitter.rows) == 60
     assert emitter.calls.count("connect") == emitter.calls.count("close") == 1
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_a_transformer_is_set_in_place_or_for_chaining_on_every_emitter(inplace: bool) -> None:
+    emitters: list[Any] = [
+        sf.Logger(),
+        sf.CSVEmitter(),
+        sf.KafkaEmitter("h:9092", "t"),
+        sf.ParquetEmitter("p"),
+        sf.PostgresEmitter("h", "d", "u", "p"),
+        sf.RedisEmitter("redis://h"),
+        sf.BinanceBackfilling("BTCUSDT", "1m", "2024-01-01"),
+        Kept(),
+    ]
+    for emitter in emitters:
+        assert emitter.set_transformer(dict, inplace=inplace) is (None if inplace else emitter)
+        assert emitter.set_transformer(dict) is emitter

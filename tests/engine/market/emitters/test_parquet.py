@@ -6,10 +6,13 @@ import datetime
 import signal
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow.parquet
 import pytest
@@ -93,6 +96,78 @@ async def test_a_value_of_another_kind_than_its_column_is_refused_by_name(tmp_pa
     assert (outlet.stats.emitted, outlet.stats.failed) == (2, 3)
     assert {close: "n=" in text for close, text in refused.items()} == dict.fromkeys(changes, True)
     assert len(pd.read_parquet(tmp_path)) == 2
+
+
+def types_of(folder: Path, column: str) -> set[str]:
+    schemas = [pyarrow.parquet.read_schema(file) for file in folder.rglob("*.parquet")]
+    return {str(schema.field(column).type) for schema in schemas if column in schema.names}
+
+
+VALUES: dict[str, tuple[list[Any], str]] = {
+    "whole numbers, then fractions, before a file": ([1, 2.5], "double"),
+    "fractions, then whole numbers": ([2.5, 1], "double"),
+    "nothing, then a number": ([None, 5], "int64"),
+    "decimals of any scale": ([Decimal("12345678901234567890.5"), Decimal("0.00000001")], "decimal128(38, 18)"),
+    "times with zones": (
+        [
+            datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC),
+            datetime.datetime(2024, 1, 1, tzinfo=ZoneInfo("Asia/Tokyo")),
+        ],
+        "timestamp[us, tz=UTC]",
+    ),
+    "numbers of a library": ([np.float64(1.5), 2], "double"),
+}
+
+
+@pytest.mark.parametrize(("values", "kind"), VALUES.values(), ids=VALUES)
+@pytest.mark.parametrize("symbols", [["A", "B"], ["A", "A"]], ids=["two partitions", "one partition"])
+async def test_a_column_has_one_type_in_all_files_of_a_folder(
+    tmp_path: Path, values: list[Any], kind: str, symbols: list[str]
+) -> None:
+    rows = [candle(number, symbol=symbol) for number, symbol in enumerate(symbols)]
+    made = dict(zip((row.open_ts for row in rows), values, strict=True))
+    emitter = ParquetEmitter(tmp_path).set_transformer(lambda row: {**row, "x": made[row["open_ts"]]})
+    await emitted(emitter, rows)
+    assert types_of(tmp_path, "x") == {kind}
+    # and over a restart
+    await emitted(emitter, rows)
+    assert types_of(tmp_path, "x") == {kind}
+    frame = pd.read_parquet(tmp_path)
+    assert len(frame) == 4
+    query = f"SELECT count(*), count(x) FROM read_parquet('{tmp_path}/**/*.parquet', union_by_name=true)"
+    assert duckdb.sql(query).fetchall() == [(4, 4 - 2 * values.count(None))]
+
+
+async def test_a_value_of_another_type_than_the_folders_files_is_refused_by_name_over_restarts(tmp_path: Path) -> None:
+    def emitter(value: Any) -> ParquetEmitter:
+        return ParquetEmitter(tmp_path).set_transformer(lambda row: {**row, "x": value})
+
+    await emitted(emitter(1), [candle(0)])
+    for number, (value, taken) in enumerate([(2.0, True), (2.5, False), ("text", False), (True, False), (None, True)]):
+        refused: list[str] = []
+        row = candle(1 + number, symbol=f"S{number}")  # another partition
+        await emitted(emitter(value), [row], on_error=lambda row, why, refused=refused: refused.append(str(why)))
+        assert bool(refused) is not taken
+        assert all("x=" in text and "is no int" in text for text in refused)
+    assert types_of(tmp_path, "x") == {"int64"}
+    assert len(pd.read_parquet(tmp_path)) == 3
+
+
+async def test_types_of_files_that_others_wrote_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "source=Binance" / "symbol=BTCUSDT" / "timeframe=1m"
+    folder.mkdir(parents=True)
+    theirs = pyarrow.table({"close": pyarrow.array([1.5], pyarrow.float32()), "n": pyarrow.array([1], pyarrow.int32())})
+    pyarrow.parquet.write_table(theirs, folder / "theirs.parquet")
+    (folder / "broken.parquet").write_text("nothing of the kind")
+    refused: list[str] = []
+    emitter = ParquetEmitter(tmp_path).set_transformer(
+        lambda row: {"close": row["close"], "n": 2 if row["close"] == 100 else 2**40}
+    )
+    await emitted(emitter, candles(2), on_error=lambda row, why: refused.append(str(why)))
+    assert "broken.parquet is no Parquet file" in caplog.text
+    (folder / "broken.parquet").unlink()
+    assert (types_of(tmp_path, "close"), types_of(tmp_path, "n")) == ({"float"}, {"int32"})
+    assert ["n=1099511627776 is no Arrow int32" in text for text in refused] == [True]
 
 
 async def test_what_cannot_be_written_is_an_error_before_anything_starts(tmp_path: Path) -> None:

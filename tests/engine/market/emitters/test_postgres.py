@@ -20,12 +20,14 @@ from sqlalchemy import (
     Index,
     Integer,
     Numeric,
+    Sequence,
     String,
     Table,
     UniqueConstraint,
     func,
+    text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL, UUID
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 from streammachine.errors import EmitterError, EmitterUnavailableError
@@ -35,7 +37,7 @@ from streammachine.market.emitters.postgres import PostgresEmitter
 from streammachine.market.kline import Gap, Kline
 from support_postgres import PASSWORD, Postgres
 from support_rows import START, candle, candles, trade
-from support_valkey import free_port
+from support_valkey import free_port, until
 
 pytestmark = pytest.mark.anyio
 KEY = ["source", "symbol", "timeframe", "open_ts"]
@@ -449,6 +451,77 @@ async def test_missing_rights_are_named_at_the_start(postgres: Postgres) -> None
     finally:
         postgres.execute("DROP OWNED BY reader")
         postgres.execute("DROP ROLE reader")
+
+
+@pytest.mark.parametrize(
+    ("column", "advice"),
+    [
+        (Numeric(5, 2), "Give the column close more precision, Numeric() without any, or Double"),
+        (Integer, "Make the column close BigInteger"),
+        (REAL, "Make the column close Double"),
+    ],
+)
+async def test_a_number_that_is_too_big_for_its_column_names_the_column_and_what_would_hold_it(
+    postgres: Postgres, column: Any, advice: str
+) -> None:
+    emitter = emitter_for(postgres, model(close=mapped_column(column)))
+    refused: list[str] = []
+    async with Outlet(emitter, on_error=lambda row, why: refused.append(str(why))) as outlet:
+        await outlet.put([candle(0), candle(1, close=1e300 if column is REAL else 1e10), candle(2)])
+        await outlet.drain(60)
+        assert (outlet.stats.emitted, outlet.stats.failed) == (2, 1)
+    assert advice in refused[0]
+
+
+async def test_the_rights_that_are_documented_are_enough_and_each_of_them_is_needed(postgres: Postgres) -> None:
+    grants = {
+        "CONNECT": "CONNECT ON DATABASE postgres",
+        "TEMPORARY": "TEMPORARY ON DATABASE postgres",
+        "USAGE": "USAGE ON SCHEMA public",
+        "SELECT": "SELECT ON klines",
+        "INSERT": "INSERT ON klines",
+        "UPDATE": "UPDATE ON klines",
+    }
+    number = mapped_column(Integer, Sequence("klines_number_seq"), server_default=text("nextval('klines_number_seq')"))
+    await emitted(emitter_for(postgres, model(number=number)), candles(1))
+    postgres.execute("DROP ROLE IF EXISTS bare")
+    postgres.execute("CREATE ROLE bare LOGIN")
+    postgres.execute("REVOKE ALL ON DATABASE postgres FROM PUBLIC")
+    postgres.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+    url = postgres.socket_url.replace("postgres@", "bare@")
+    try:
+        for grant in grants.values():
+            postgres.execute(f"GRANT {grant} TO bare")
+        for name, grant in grants.items():
+            postgres.execute(f"REVOKE {grant} FROM bare")
+            said = await refused_at_start(PostgresEmitter(url=url).set_model(model()), "denied|does not exist")
+            assert name in ("CONNECT", "USAGE") or "The user needs CONNECT and TEMPORARY on the database" in said
+            if name == "UPDATE":  # only rows that are updated need it
+                await emitted(PostgresEmitter(url=url, upsert=False).set_model(model()), [])
+            postgres.execute(f"GRANT {grant} TO bare")
+        async with Outlet(PostgresEmitter(url=url).set_model(model())) as outlet:
+            await outlet.put(candles(3))
+            await until(lambda: outlet.stats.retried, 60)  # a sequence's rights show at the first row only
+            assert "USAGE on the sequence" in (outlet.stats.last_error or "")
+            postgres.execute("GRANT USAGE ON SEQUENCE klines_number_seq TO bare")
+            assert await outlet.drain(60) == []
+        await refused_at_start(
+            PostgresEmitter(url=url, from_model_create_table=True).set_model(model("other")), "CREATE on the schema"
+        )
+        postgres.execute("GRANT CREATE ON SCHEMA public TO bare")
+        await emitted(PostgresEmitter(url=url, from_model_create_table=True).set_model(model("other")), candles(3))
+    finally:
+        postgres.execute("DROP OWNED BY bare")
+        postgres.execute("DROP ROLE bare")
+        postgres.execute("GRANT CONNECT, TEMPORARY ON DATABASE postgres TO PUBLIC")
+    assert len(postgres.execute("SELECT FROM klines")) == 3
+
+
+def test_host_database_user_and_password_come_by_place() -> None:
+    emitter = PostgresEmitter("db.example", "market", "writer", "hush", 5433)
+    assert emitter.target.startswith("postgresql://writer:***@db.example:5433/market")
+    with pytest.raises(EmitterError, match=r"host is a URL: give it by name, PostgresEmitter\(url="):
+        PostgresEmitter("postgresql://u:hush@h/d")
 
 
 @pytest.mark.parametrize(
