@@ -63,6 +63,17 @@ def moment(value: Any) -> str:
     return text
 
 
+def history(value: Any) -> str:
+    """How far back something begins, as text: a length of time ("7d", "12h"), or a time in any form.
+
+    Raises:
+        TimeError: as ``time_ms``.
+    """
+    if isinstance(value, str) and _INTERVAL.fullmatch(value.strip()):
+        return value.strip()
+    return moment(value)
+
+
 def position(value: Any) -> str:
     """A place in a stream as text: a time in any form, an entry id, a cursor, "-" or 0 for the beginning.
 
@@ -120,6 +131,7 @@ TimeMs = Annotated[int, BeforeValidator(time_ms)]
 TimeMsOrNow = Annotated[int, BeforeValidator(time_ms_or_now)]
 Moment = Annotated[str, BeforeValidator(moment)]
 Position = Annotated[str, BeforeValidator(position)]
+History = Annotated[str, BeforeValidator(history)]
 Interval = Annotated[int, BeforeValidator(interval_ms)]
 Timeframe = Annotated[str, BeforeValidator(timeframe), Field(description=" ".join(timeframes.TIMEFRAMES))]
 Exchange = Annotated[

@@ -415,6 +415,15 @@ def test_whatever_comes_is_a_time_and_an_interval_or_refused_with_a_reason(value
             assert len(str(error)) < 500
 
 
+def test_a_history_is_a_length_of_time_or_a_time() -> None:
+    assert [types.history(form) for form in ("7d", " 12h ", "now-7d", "2024-08-09", T0, str(T0))] == [
+        *("7d", "12h", "now-7d", "2024-08-09", str(T0), str(T0))
+    ]
+    for wrong in ("7 days", T0 // 1000, True, "", "d"):
+        with pytest.raises(types.TimeError):
+            types.history(wrong)
+
+
 def test_relative_times_count_back_from_now() -> None:
     assert 0 <= types.time_ms("now") - types.time_ms("now-15m") - 15 * MINUTE <= 1000
     assert types.moment("now-15m") == "now-15m"
