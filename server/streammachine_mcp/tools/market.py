@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from streammachine.errors import DataInputError, ExchangeUnavailableError, StreamNotFoundError
 from streammachine.redis import streams
-from streammachine_mcp.argument_types import Exchange, Moment, Timeframe
+from streammachine_mcp.argument_types import Exchange, History, Moment, Timeframe
 from streammachine_mcp.results import fit
 from streammachine_mcp.tools.family import Family, tool
 
@@ -90,7 +90,7 @@ class MarketTools(Family):
         aggregate: Annotated[list[Timeframe] | None, Field(description="Higher timeframes to build too")] = None,
         emit: Emit = None,
         market_type: Market = "SPOT",
-        history: Annotated[str | None, Field(description="Past to write first: 7d, 12h, or a UTC date")] = None,
+        history: Annotated[History | None, Field(description="Past to write first: 7d, 12h, or a UTC date")] = None,
     ) -> Started:
         """Start a runner in the background: live closed candles of an exchange go to the sinks, gaps healed; it goes on
         after restarts, until runner_stop. Read them with candles_read."""

@@ -246,7 +246,7 @@ class StreamTools(Family):
         stream: StreamName,
         keep: Annotated[int | None, Field(description="How many of the newest messages stay", ge=0)] = None,
         before: Annotated[
-            str | None, Field(description="Or: delete what is older than this id, ISO time, epoch ms or 'now-7d'")
+            Position | None, Field(description="Or: delete what is older than this id, ISO time, epoch ms or 'now-7d'")
         ] = None,
         confirm: Confirm = False,
         confirm_token: ConfirmToken = None,
