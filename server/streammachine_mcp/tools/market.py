@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from streammachine.errors import DataInputError, ExchangeUnavailableError, StreamNotFoundError
 from streammachine.redis import streams
-from streammachine_mcp.argument_types import Exchange, Moment, Timeframe
+from streammachine_mcp.argument_types import Exchange, History, Moment, Timeframe
 from streammachine_mcp.results import fit
 from streammachine_mcp.tools.family import Family, tool
 
@@ -90,7 +90,7 @@ class MarketTools(Family):
         aggregate: Annotated[list[Timeframe] | None, Field(description="Higher timeframes to build too")] = None,
         emit: Emit = None,
         market_type: Market = "SPOT",
-        history: Annotated[str | None, Field(description="Past to write first: 7d, 12h, or a UTC date")] = None,
+        history: Annotated[History | None, Field(description="Past to write first: 7d, 12h, or a UTC date")] = None,
     ) -> Started:
         """Start a runner in the background: live closed candles of an exchange go to the sinks, gaps healed; it goes on
         after restarts, until runner_stop. Read them with candles_read."""
@@ -344,7 +344,7 @@ async def _series(
                 rows[row[0]] = row
     if not rows and not await _exists(connection, stream, *archive):
         return await _candles(connection, stream, start, end, limit)  # which says that there is none
-    ordered = [rows[ts] for ts in sorted(rows)]
+    ordered = [rows[open_ts] for open_ts in sorted(rows)]
     kept = ordered[:limit] if start is not None else ordered[-limit:]
     return kept, more or len(kept) < len(ordered), left_out
 
