@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)-$(shell cksum < constraints.txt | cut -d' ' -f1)
 NATIVE := $(wildcard engine/streammachine/*/*.pyx engine/streammachine/*/*/*.pyx)
 
-.PHONY: demo test test-versions test-newest check bench chaos clean setup
+.PHONY: demo test test-versions test-newest check bench chaos peers clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -57,6 +57,11 @@ bench: setup
 # The long form of tests/chaos: workers killed and paused, the server restarted, at random.
 chaos: setup
 	$(BIN)/python -m tests.chaos
+
+# Agent frameworks and the Inspector as clients, each in an environment of its own under .venv-peers (1.3 GB, needs an index).
+peers: setup
+	$(BIN)/python -m tests.peers
+	$(BIN)/python -m pytest -q tests/server/test_peers.py
 
 clean:
 	rm -rf $(VENV) .venv-* build dist *.egg-info engine/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

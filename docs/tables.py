@@ -1,4 +1,4 @@
-"""The README's tables of tools and settings, from the code: ``python docs/tables.py --write``.
+"""The README's tables of tools, settings and extras, from the code: ``python docs/tables.py --write``.
 
 Without ``--write`` it says whether they are up to date, and exits 1 if not; a test does the same.
 """
@@ -10,6 +10,7 @@ import asyncio
 import os
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,16 @@ DEFAULTS = {
     "STREAMMACHINE_TOOLSETS": "`all`",
     "STREAMMACHINE_SIGNING_KEY": "a file in the data directory",
 }
+# What each extra is for; that all of them are here comes from pyproject.toml. An empty one's parts are in the core.
+EXTRAS = {
+    "postgres": "`PostgresEmitter`, `--to postgresql://...`",
+    "kafka": "`KafkaEmitter`, `--to kafka:...`",
+    "parquet": "`ParquetEmitter`, `--to parquet:...`",
+    "charts": "matplotlib, for candle charts of your own",
+    "reload": "`streammachine run --reload`",
+    "monitoring": "OpenTelemetry spans, and the metrics in a prometheus-client registry",
+    "all": "all of these",
+}
 
 
 def main() -> int:
@@ -59,7 +70,7 @@ def main() -> int:
 
 def filled(text: str) -> str:
     """The text with the tables of today between their markers."""
-    for name, table in (("tools", tools_table()), ("settings", settings_table())):
+    for name, table in (("tools", tools_table()), ("settings", settings_table()), ("extras", extras_table())):
         pattern = re.compile(f"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if len(pattern.findall(text)) != 1:
             raise ValueError(f"{README} needs the markers of the table {name!r} once.")
@@ -91,6 +102,15 @@ def settings_table() -> str:
     rows = ["| variable | default | what it does |", "|---|---|---|"]
     rows += [f"| `{name}` | {_default(name, defaults[name])} | {MEANINGS[name]} |" for name in defaults]
     return "\n".join(rows) + "\n"
+
+
+def extras_table() -> str:
+    """One row an extra: its name, what it is for."""
+    project = tomllib.loads((README.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    known = {name for name, needs in project["optional-dependencies"].items() if needs and name != "dev"}
+    if known != set(EXTRAS):
+        raise ValueError(f"EXTRAS and pyproject.toml differ in {sorted(known ^ set(EXTRAS))}.")
+    return "\n".join(["| extra | for |", "|---|---|", *(f"| `{name}` | {EXTRAS[name]} |" for name in EXTRAS)]) + "\n"
 
 
 def _kind(tool: Any) -> str:

@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import jsonschema
+
 LEGACY = "2025-11-25"
 DEADLINE = 60.0
 CLAUDE_DESKTOP: dict[str, Any] = {
@@ -40,19 +42,21 @@ class RawClient:
         capabilities: Mapping[str, Any] = CLAUDE_DESKTOP,
         initialize: bool = True,
         log: Path | None = None,
+        stderr: int = subprocess.DEVNULL,
     ) -> None:
         self.capabilities = dict(capabilities)
         self.lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.garbage: list[bytes] = []
         self.requests: list[dict[str, Any]] = []  # what the server asked the client
-        self._answers: dict[int | str, dict[str, Any]] = {}
+        self._answers: dict[int | str | None, dict[str, Any]] = {}
         self._next = 0
+        self._schemas: dict[str, jsonschema.Draft202012Validator] | None = None
         self._log = log.open("wb") if log is not None else None
         self.process = subprocess.Popen(
             [*(command or (sys.executable, "-m", "streammachine.mcp_server")), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._log or subprocess.DEVNULL,
+            stderr=self._log or stderr,
             env=clean_environment(env or {}),
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -101,7 +105,7 @@ class RawClient:
         self.process.stdin.write(json.dumps(message).encode() + b"\n")
         self.process.stdin.flush()
 
-    def answer(self, identifier: int | str, timeout: float = DEADLINE) -> dict[str, Any]:
+    def answer(self, identifier: int | str | None, timeout: float = DEADLINE) -> dict[str, Any]:
         """The whole response to a request, result or error. Server-side requests that come meanwhile are kept."""
         while identifier not in self._answers:
             message = self.lines.get(timeout=timeout)
@@ -122,8 +126,17 @@ class RawClient:
         return result
 
     def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        """Call a tool; its structured result, which the text must equal. Raises ToolFailure with the error's text."""
-        return checked(self.request("tools/call", name=tool, arguments=arguments))
+        """Call a tool; its structured result, which the text must equal and the output schema allow.
+
+        Raises ToolFailure with the error's text.
+        """
+        shown = checked(self.request("tools/call", name=tool, arguments=arguments))
+        if self._schemas is None:
+            self._schemas = {
+                name: jsonschema.Draft202012Validator(listed["outputSchema"]) for name, listed in self.tools().items()
+            }
+        self._schemas[tool].validate(shown)
+        return shown
 
     def tools(self) -> dict[str, dict[str, Any]]:
         """All tools by name."""
@@ -180,8 +193,12 @@ def checked(result: dict[str, Any]) -> dict[str, Any]:
     if result.get("isError"):
         raise ToolFailure(" ".join(texts))
     structured: dict[str, Any] = result["structuredContent"]
-    assert json.loads(texts[0]) == structured
+    assert json.loads(texts[0], parse_constant=_no_json) == structured
     return structured
+
+
+def _no_json(name: str) -> Any:
+    raise AssertionError(f"{name} is no JSON")
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:

@@ -14,6 +14,10 @@ class SettingsError(StreamMachineError, ValueError):
     """A setting (environment variable or argument) has a value that is not accepted."""
 
 
+class OwnKeyError(SettingsError):
+    """The key is one that StreamMachine keeps its own things in; nothing else may write there."""
+
+
 class RedisUnavailableError(StreamMachineError, ConnectionError):
     """The Redis server cannot be reached, or the connection broke before a reply came."""
 
@@ -26,12 +30,24 @@ class RedisTimeoutError(RedisUnavailableError, TimeoutError):
     """The Redis server did not answer in time; whether the command ran is not known."""
 
 
+class RedisReadOnlyError(RedisUnavailableError):
+    """The Redis server takes no writes: it is a replica, or has just become one. Nothing was written."""
+
+
+class RedisDiskError(RedisUnavailableError):
+    """The Redis server cannot write its data to its disk, so it refuses writes. Nothing was written."""
+
+
 class RedisFullError(StreamMachineError, MemoryError):
     """The Redis server is at its memory limit and refuses writes."""
 
 
 class RedisCommandError(StreamMachineError):
     """The Redis server refused a command."""
+
+
+class RedisPermissionError(RedisCommandError):
+    """The Redis server's ACL does not allow this user the command, or the key."""
 
 
 class UnsupportedServerError(StreamMachineError):

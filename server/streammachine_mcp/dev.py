@@ -14,6 +14,7 @@ from mcp.server import MCPServer
 
 from streammachine_mcp.entry import serve_stdio
 from streammachine_mcp.server import create_server
+from streammachine_mcp.stderr import Pump
 from streammachine_mcp.stdio import Wire
 
 
@@ -27,6 +28,7 @@ class McpCliServer(MCPServer[Any]):
     def run(self, transport: Any = "stdio", **options: Any) -> None:
         """Run the wrapped server; over stdio as ``streammachine-mcp`` does."""
         if transport == "stdio":
+            Pump.take()
             serve_stdio(self._target, Wire.take())
             return
         chosen: Any = "http" if transport == "streamable-http" else transport

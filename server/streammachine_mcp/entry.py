@@ -7,6 +7,7 @@ once. stdin and stdout are taken for the protocol before anything that may print
 from __future__ import annotations
 
 import argparse
+import asyncio
 import atexit
 import contextlib
 import errno
@@ -19,6 +20,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from streammachine_mcp.end import Deadline, watch_input
+from streammachine_mcp.stderr import Pump
 from streammachine_mcp.stdio import DRAIN, Wire
 
 if TYPE_CHECKING:
@@ -41,11 +44,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):  # while it loads nothing is open yet; watch_signals takes over
         signal.signal(number, lambda *_: os._exit(0))
     options = _parser().parse_args(argv)
+    pump = Pump.take()
     wire = Wire.take() if options.transport == "stdio" else None
-    sys.exit(_run(options, wire))
+    sys.exit(_run(options, wire, pump))
 
 
-def _run(options: argparse.Namespace, wire: Wire | None) -> int:
+def _run(options: argparse.Namespace, wire: Wire | None, pump: Pump | None = None) -> int:
     import anyio
 
     from streammachine.errors import StreamMachineError
@@ -53,7 +57,7 @@ def _run(options: argparse.Namespace, wire: Wire | None) -> int:
     try:
         settings = _settings(options)
         _check_app(options.app)
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, pump)
         sockets = _listen(options.host, options.port) if wire is None else []
     except StreamMachineError as error:
         print(f"streammachine-mcp: {error}", file=sys.stderr)  # noqa: T201 - one line for people, not a log record
@@ -90,10 +94,12 @@ async def run_stdio(server: FastMCP[Any], wire: Wire) -> None:
 
     from streammachine_mcp.stdio import serve
 
-    stop = anyio.Event()
+    stop, deadline = anyio.Event(), Deadline()
+    if wire.watchable:
+        watch_input(wire.read_fd, asyncio.get_running_loop().call_soon_threadsafe)
     async with anyio.create_task_group() as tasks:
-        await tasks.start(watch_signals, stop)
-        await serve(server, wire, stop)
+        await tasks.start(watch_signals, stop, deadline)
+        await serve(server, wire, stop, deadline.begin)
         tasks.cancel_scope.cancel()
 
 
@@ -118,7 +124,7 @@ async def run_http(server: FastMCP[Any], sockets: Sequence[socket.socket]) -> No
             yield
 
     web = Server(config)
-    stop = anyio.Event()
+    stop, deadline = anyio.Event(), Deadline()
 
     async def until_stopped() -> None:
         await stop.wait()
@@ -127,7 +133,7 @@ async def run_http(server: FastMCP[Any], sockets: Sequence[socket.socket]) -> No
         AppStatus.should_exit = True  # for streams held open; uvicorn would break them off, with a traceback
 
     async with anyio.create_task_group() as tasks:
-        await tasks.start(watch_signals, stop)
+        await tasks.start(watch_signals, stop, deadline)
         tasks.start_soon(until_stopped)
         await web.serve(list(sockets))
         tasks.cancel_scope.cancel()
@@ -161,8 +167,9 @@ def _listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-async def watch_signals(stop: anyio.Event, *, task_status: Any) -> None:
-    """Set ``stop`` on the first SIGTERM or SIGINT; end the process at once on the second."""
+async def watch_signals(stop: anyio.Event, deadline: Deadline, *, task_status: Any) -> None:
+    """Set ``stop`` on the first SIGTERM or SIGINT, from which on the end has a deadline; end the process at once on the
+    second."""
     import anyio
 
     if sys.platform == "win32":
@@ -170,6 +177,7 @@ async def watch_signals(stop: anyio.Event, *, task_status: Any) -> None:
         task_status.started()
         return
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        deadline.watch_signals()
         task_status.started()
         async for received in signals:
             if stop.is_set():
@@ -178,10 +186,13 @@ async def watch_signals(stop: anyio.Event, *, task_status: Any) -> None:
             stop.set()
 
 
-def configure_logging(level: str) -> None:
-    """Log to stderr, one line a record; libraries from WARNING on."""
+def configure_logging(level: str, stream: Any = None) -> None:
+    """Log to ``stream`` (stderr), one line a record; libraries from WARNING on."""
     logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
+        level=logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=stream if stream is not None else sys.stderr,
+        force=True,
     )
     for name in ("streammachine", "streammachine_mcp"):
         logging.getLogger(name).setLevel(level)

@@ -1,7 +1,8 @@
 """Destructive calls are confirmed, and wrong calls are answered with words that the model can act on.
 
 Confirming, in this order (contract C): ``confirm=true`` goes ahead; a client that can ask its user is asked by
-elicitation; every other client gets a plan of what would happen and an expiring ``confirm_token`` bound to that plan.
+elicitation; every other client gets a plan of what would happen and a ``confirm_token`` for it: bound to the names
+and the values (or versions) that would be deleted, good for five minutes and for one call.
 An elicitation that nobody answers in time falls back to the plan: some clients declare it and never show it.
 """
 
@@ -35,6 +36,7 @@ from typing_extensions import TypedDict
 from streammachine.redis.streams import nearest
 
 TOKEN_LIFE = 300  # seconds a confirm_token is good for
+_MOST_PROBLEMS = 4  # of a call's arguments that one error names
 ASK_TIMEOUT = 40.0  # seconds for the user's answer, below the tool's own 45 s
 
 _QUESTION: dict[str, Any] = {
@@ -47,7 +49,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a destructive call would do: the operation, how many things it hits, and a text that pins them down."""
+    """What a destructive call would do: the operation, how many things it hits, and a text that pins them down, with
+    their values or versions."""
 
     operation: str
     count: int
@@ -76,6 +79,7 @@ class Confirmer:
 
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)
+        self._used: dict[str, float] = {}  # tokens that were used, and when they expire
 
     async def decide(
         self, ctx: Context, plan: Plan, *, confirm: bool, token: str | None
@@ -88,9 +92,9 @@ class Confirmer:
         if confirm:
             return True
         if token is not None:
-            self._check(plan, token)
+            self.take(plan, token)
             return True
-        answer = await _ask(ctx, plan)
+        answer = await _ask(ctx, plan, self)
         if isinstance(answer, InputRequiredResult):
             return answer
         if answer is None:
@@ -100,28 +104,44 @@ class Confirmer:
         return True
 
     def _proposal(self, plan: Plan) -> Unconfirmed:
-        expires = str(int(time.time()) + TOKEN_LIFE)
         return {
             "confirmed": False,
             "plan": plan.text,
             "count": plan.count,
-            "confirm_token": f"{expires}.{self._sign(plan, expires)}",
+            "confirm_token": self.token(plan),
             "expires_in_s": TOKEN_LIFE,
             "hint": "Nothing was deleted. Ask the user; if they agree, call again with this confirm_token.",
         }
 
-    def _check(self, plan: Plan, token: str) -> None:
-        expires, _, signature = token.partition(".")
-        if not hmac.compare_digest(signature.encode(), self._sign(plan, expires).encode()):
+    def token(self, plan: Plan) -> str:
+        """A token for this plan."""
+        facts = f"{int(time.time()) + TOKEN_LIFE}.{secrets.token_hex(8)}"
+        return f"{facts}.{self._sign(plan, facts)}"
+
+    def take(self, plan: Plan, token: str) -> None:
+        """Check a token, and use it up.
+
+        Raises:
+            ToolError: it is wrong, expired, used, or for another plan.
+        """
+        facts, _, signature = token.rpartition(".")
+        if not hmac.compare_digest(signature.encode("utf-8", "replace"), self._sign(plan, facts).encode()):
             raise _refusal(
                 "This confirm_token does not fit: it is wrong, or what would be deleted has changed since. "
                 f"Nothing was deleted. Call again without it for a new plan (now: {plan.text})."
             )
-        if time.time() > int(expires):
+        now, expires = time.time(), int(facts.partition(".")[0])
+        if now > expires:
             raise _refusal("This confirm_token has expired. Nothing was deleted. Call again without it for a new one.")
+        self._used = {used: end for used, end in self._used.items() if end >= now}
+        if token in self._used:
+            raise _refusal(
+                "This confirm_token was used before; each is for one call. Nothing was deleted. Call again without it."
+            )
+        self._used[token] = expires
 
-    def _sign(self, plan: Plan, expires: str) -> str:
-        text = f"{plan.state}\n{expires}"
+    def _sign(self, plan: Plan, facts: str) -> str:
+        text = f"{plan.state}\n{facts}"
         return hmac.new(self._secret, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:32]
 
 
@@ -129,7 +149,7 @@ def _refusal(text: str) -> ToolError:
     return ToolError(text, log_level=logging.INFO)
 
 
-async def _ask(ctx: Context, plan: Plan) -> bool | InputRequiredResult | None:
+async def _ask(ctx: Context, plan: Plan, confirmer: Confirmer) -> bool | InputRequiredResult | None:
     """Ask the client's user; None where the client cannot ask, or did not."""
     if not _can_ask(ctx):
         return None
@@ -139,13 +159,13 @@ async def _ask(ctx: Context, plan: Plan) -> bool | InputRequiredResult | None:
         if not ctx.input_responses or "confirm" not in ctx.input_responses:
             return InputRequiredResult(
                 result_type="input_required",
-                request_state=plan.state,
+                request_state=confirmer.token(plan),
                 input_requests={"confirm": ElicitRequest(method="elicitation/create", params=params)},
             )
         answer = ctx.input_responses["confirm"]
         agreed = isinstance(answer, ElicitResult) and _agreed(answer)
-        if agreed and ctx.request_state != plan.state:
-            raise _refusal("What would be deleted has changed since the question was asked. Nothing was deleted.")
+        if agreed:
+            confirmer.take(plan, ctx.request_state or "")
         return agreed
     try:
         with anyio.move_on_after(ASK_TIMEOUT):
@@ -156,6 +176,11 @@ async def _ask(ctx: Context, plan: Plan) -> bool | InputRequiredResult | None:
             )
     except MCPError as error:
         log.info("The client declares elicitation and refuses to ask its user: %s", error)
+    except pydantic.ValidationError:
+        raise _refusal(
+            "The client's answer to the question is none (accept, decline or cancel), so nothing was deleted "
+            f"({plan.text}). Call again with confirm=true once the user has agreed."
+        ) from None
     return None
 
 
@@ -211,7 +236,11 @@ async def _parameters(context: MiddlewareContext[Any], name: str) -> list[str]:
 
 def _problems(error: pydantic.ValidationError) -> str:
     parts = []
-    for problem in error.errors(include_url=False, include_input=False):
+    problems = error.errors(include_url=False, include_input=False)
+    for problem in problems[:_MOST_PROBLEMS]:
         place = ".".join(str(part) for part in problem["loc"])
-        parts.append(f"{place}: {problem['msg']}" if place else problem["msg"])
+        text = problem["msg"].removeprefix("Value error, ").removesuffix(".")
+        parts.append(f"{place}: {text}" if place else text)
+    if len(problems) > _MOST_PROBLEMS:
+        parts.append(f"and {len(problems) - _MOST_PROBLEMS} more")
     return "; ".join(parts)

@@ -146,15 +146,18 @@ class ServerState:
         facts: dict[str, Any] = {"status": "unhealthy", "redis": "disconnected"}
         try:
             connection = await self.redis()
-            began = time.perf_counter()
-            await connection.command("PING", repeatable=True)
-            latency = time.perf_counter() - began
         except StreamMachineError as error:
             facts["problem"] = str(error)
         else:
-            facts.update(status="healthy", redis="connected", latency_ms=round(latency * 1000, 3))
-            if problem := await _refuses_writes(connection):
-                facts.update(status="degraded", problem=problem)
+            from streammachine.redis.condition import condition_of
+
+            condition = await condition_of(connection)
+            if condition.connected:
+                facts.update(status="healthy", redis="connected", latency_ms=round(condition.latency * 1000, 3))
+            if condition.problem:
+                facts.update(problem=condition.problem)
+                if condition.connected:
+                    facts.update(status="degraded")
         target = self._connection.target if self._connection is not None else None
         if target is not None:
             facts.update(url=target.url, origin=target.origin, why=target.why)
@@ -235,20 +238,3 @@ def _first(group: BaseExceptionGroup[StreamMachineError]) -> StreamMachineError:
         found = found.exceptions[0]
     assert isinstance(found, StreamMachineError)
     return found
-
-
-async def _refuses_writes(connection: RedisConnection) -> str | None:
-    """Why a server that answers takes no writes, as far as it says so: its memory limit."""
-    try:
-        reply = bytes(await connection.command("INFO", "memory", repeatable=True)).decode()
-    except StreamMachineError as error:  # it may not be allowed
-        log.debug("INFO memory: %s", error)
-        return None
-    facts = dict(line.split(":", 1) for line in reply.split("\r\n") if ":" in line)
-    limit, used = int(facts.get("maxmemory", 0)), int(facts.get("used_memory", 0))
-    if not 0 < limit < used or facts.get("maxmemory_policy") != "noeviction":
-        return None
-    return (
-        f"Redis is at its memory limit ({used:,} of {limit:,} bytes) and refuses writes. "
-        "Trim or delete streams, or raise its maxmemory."
-    )

@@ -22,8 +22,11 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
+from streammachine_mcp.messages import PARSE_ERROR, Refusal, messages_in, one_line
+
 if TYPE_CHECKING:
     from fastmcp import FastMCP
+    from mcp_types import JSONRPCMessage
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +66,9 @@ class Wire:
         return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or (stat.S_ISCHR(mode) and os.isatty(self.read_fd))
 
 
-async def serve(server: FastMCP[Any], wire: Wire, stop: anyio.Event) -> None:
-    """Serve one client over the wire until its input ends or ``stop`` is set."""
+async def serve(server: FastMCP[Any], wire: Wire, stop: anyio.Event, ending: Callable[[], None]) -> None:
+    """Serve one client over the wire until its input ends or ``stop`` is set; ``ending`` is called once the requests
+    under way have had their time."""
     from fastmcp.server.context import reset_transport, set_transport
     from mcp.shared.message import SessionMessage
 
@@ -79,6 +83,7 @@ async def serve(server: FastMCP[Any], wire: Wire, stop: anyio.Event) -> None:
             tasks.start_soon(_write_messages, wire, from_server, stop, under_way)
             tasks.start_soon(_read_messages, wire, to_server, stop, under_way, server_writes.clone())
             await low_level.run(server_reads, server_writes, low_level.create_initialization_options())
+            ending()
             # The writer ends by itself once the client has taken all; one that reads no more is not waited for.
             server_writes.close()
             tasks.cancel_scope.deadline = anyio.current_time() + LAST_WRITE
@@ -90,18 +95,18 @@ class _UnderWay:
     """The requests that were read and not answered yet, by id."""
 
     def __init__(self) -> None:
-        self._ids: Counter[str | int] = Counter()  # a careless client may use one id twice
+        self._ids: Counter[str | int | Refusal] = Counter()  # a careless client may use one id twice
         self._changed = anyio.Event()
 
     async def room(self) -> None:
         """Wait until one more request may be read."""
         await self._wait(lambda: self._ids.total() < MOST_UNDER_WAY)
 
-    def began(self, identifier: str | int) -> None:
+    def began(self, identifier: str | int | Refusal) -> None:
         self._ids[identifier] += 1
 
     def ended(self, identifier: object) -> None:
-        if isinstance(identifier, (str, int)) and identifier in self._ids:
+        if isinstance(identifier, (str, int, Refusal)) and identifier in self._ids:
             self._ids[identifier] -= 1
             self._ids += Counter()  # drops what is down to zero
             self._notify()
@@ -143,16 +148,21 @@ async def _read_messages(wire: Wire, to_server: Any, stop: anyio.Event, under_wa
             log.warning("Requests still under way after %g s are cancelled", DRAIN)
 
 
-async def _take_line(line: bytes, to_server: Any, under_way: _UnderWay, reply: Any) -> None:
-    from mcp.shared.message import SessionMessage
-    from mcp_types import JSONRPCNotification, JSONRPCRequest, jsonrpc_message_adapter
+async def _take_line(line: bytes | Refusal, to_server: Any, under_way: _UnderWay, reply: Any) -> None:
+    """Hand on the messages of a line; what is none is refused."""
+    for message in messages_in(line) if isinstance(line, bytes) else [line]:
+        if isinstance(message, Refusal):
+            log.warning("A message from the client is refused: %s", message.text)
+            under_way.began(message)
+            await reply.send(message)
+        else:
+            await _take_message(message, to_server, under_way)
 
-    try:
-        message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-    except ValueError as error:
-        log.warning("A line from the client is no JSON-RPC message: %s", str(error).splitlines()[0])
-        await _refuse(line, under_way, reply)
-        return
+
+async def _take_message(message: JSONRPCMessage, to_server: Any, under_way: _UnderWay) -> None:
+    from mcp.shared.message import SessionMessage
+    from mcp_types import JSONRPCNotification, JSONRPCRequest
+
     if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
         under_way.ended((message.params or {}).get("requestId"))
     if not isinstance(message, JSONRPCRequest):
@@ -166,43 +176,23 @@ async def _take_line(line: bytes, to_server: Any, under_way: _UnderWay, reply: A
         raise
 
 
-async def _refuse(line: bytes, under_way: _UnderWay, reply: Any) -> None:
-    """Answer what is no valid message, where it shows an id to answer to (JSON-RPC 2.0, section 5.1).
-
-    An array is a batch, which MCP dropped with protocol 2025-06-18: each of its requests is refused.
-    """
-    from mcp.shared.message import SessionMessage
-    from mcp_types import ErrorData, JSONRPCError
-
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return
-    text = (
-        "MCP has no batches: send one message a line." if isinstance(found, list) else "No valid JSON-RPC 2.0 message."
-    )
-    for part in found if isinstance(found, list) else [found]:
-        identifier = part.get("id") if isinstance(part, dict) else None
-        if isinstance(identifier, (str, int)) and not isinstance(identifier, bool):
-            error = ErrorData(code=-32600, message=text)
-            under_way.began(identifier)
-            await reply.send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=identifier, error=error)))
-
-
 async def _write_messages(wire: Wire, from_server: Any, stop: anyio.Event, under_way: _UnderWay) -> None:
     from mcp_types import JSONRPCError, JSONRPCResponse
 
     async with from_server:
         async for session_message in from_server:
-            message = session_message.message
+            refused = isinstance(session_message, Refusal)
+            message = session_message if refused else session_message.message
             try:
-                await _write_all(wire.write_fd, _encoded(message) + b"\n")
+                await _write_all(wire.write_fd, (message.encoded() if refused else _encoded(message)) + b"\n")
             except OSError as error:
                 log.warning("The client is gone: %s", error)
                 under_way.abandon()
                 stop.set()
                 return
-            if isinstance(message, (JSONRPCResponse, JSONRPCError)):
+            if refused:
+                under_way.ended(message)
+            elif isinstance(message, (JSONRPCResponse, JSONRPCError)):
                 under_way.ended(message.id)
 
 
@@ -214,7 +204,7 @@ def _encoded(message: Any) -> bytes:
         # A lone surrogate, from a Redis key that is not UTF-8 or from the request's own id: valid JSON has none.
         text = json.dumps(message.model_dump(by_alias=True, exclude_unset=True), ensure_ascii=False, default=str)
         data = text.encode("utf-8", "replace")
-    return data
+    return one_line(data)
 
 
 async def _write_all(descriptor: int, data: bytes) -> None:
@@ -246,8 +236,8 @@ def _write_blocking(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-async def _lines(wire: Wire) -> AsyncIterator[bytes]:
-    """The lines that come in. One that is too long is dropped as a whole, and not kept while it comes."""
+async def _lines(wire: Wire) -> AsyncIterator[bytes | Refusal]:
+    """The lines that come in. One that is too long is refused as a whole, and not kept while it comes."""
     buffer = bytearray()
     searched = 0
     too_long = False
@@ -263,7 +253,7 @@ async def _lines(wire: Wire) -> AsyncIterator[bytes]:
         searched = len(buffer)
         if searched > MAX_LINE or too_long:
             if not too_long:
-                log.error("A line of more than %d bytes came in; it is no message and is dropped", MAX_LINE)
+                yield Refusal(PARSE_ERROR, f"A line of more than {MAX_LINE} bytes came in; it is no message.")
             too_long = True
             buffer.clear()
             searched = 0

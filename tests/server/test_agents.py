@@ -261,3 +261,24 @@ def shared_store(raw: RawClient, shared_server: EmbeddedServer) -> Iterator[redi
     """The database of the run's shared server, emptied by ``raw``."""
     with redis.Redis(unix_socket_path=str(shared_server.socket_path), db=5) as client:
         yield client
+
+
+@pytest.mark.parametrize(
+    ("filter", "says"),
+    [
+        ("msg.all // x\n(msg, [1].all(num, [1].all (topic, true)))", "at most 2 are taken"),
+        ("msg.text.matches('((((')", "no regular expression"),
+        (r"msg.all(k, !'1'.matches('(\\w{20}){10}'))", "more than 1 s of computing"),
+    ],
+)
+def test_an_expression_that_costs_too_much_is_refused_and_the_server_answers_meanwhile(
+    client: RawClient, filter: str, says: str
+) -> None:
+    client.call("stream_send", stream="texts", message={f"f{n}": "1" for n in range(2000)})
+    arguments = {"name": "slow", "stream": "texts", "output_stream": "out", "filter": filter}
+    identifier = client.send("tools/call", name="agent_create", arguments=arguments)
+    assert client.call("redis_ping") == {"ping": "pong"}
+    result = client.wait(identifier)
+    assert result["isError"]
+    assert says in result["content"][0]["text"]
+    assert agents(client) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -139,11 +140,13 @@ def test_hostile_pickles_are_refused_and_not_run(raw: RawClient, database: Any, 
 async def _store(server_env: dict[str, str], key: str, value: Any) -> None:
     from streammachine.redis.connection import RedisConnection
     from streammachine.redis.objects import RedisObjectStorage
+    from streammachine.redis.storage import Storage
     from streammachine.settings import Settings
 
     settings = Settings(redis_url=server_env["REDIS_URL"], data_dir=server_env["STREAMMACHINE_DATA_DIR"])
     async with RedisConnection(settings=settings) as connection:
         await RedisObjectStorage(connection=connection).store_with_pickle(key, value)
+        await Storage(connection).write(key, value)
 
 
 @pytest.mark.anyio
@@ -169,3 +172,61 @@ def raw_with_own_key(server_env: dict[str, str]) -> Any:
     """A server that shares its signing key (the data directory) with the test."""
     with RawClient(env=server_env) as client:
         yield client
+
+
+@pytest.mark.anyio
+async def test_objects_that_contain_themselves_or_the_same_many_times_are_shown_at_once(
+    raw: RawClient, raw_with_own_key: RawClient, server_env: dict[str, str]
+) -> None:
+    circle: dict[str, Any] = {"name": "c", "list": [1]}
+    circle["list"].append(circle)
+    shared: Any = [1]
+    for _ in range(40):
+        shared = [shared, shared]
+    wide: Any = ({"same": "x" * 1000},) * 100_000
+    for name, value in (("circle", circle), ("shared", shared), ("wide", wide), ("twice", [[1], [1]])):
+        await _store(server_env, name, value)
+    client = raw_with_own_key
+    for tool in ("obj_get", "storage_read"):
+        found = client.call(tool, key="circle")
+        assert found["value"] == {"name": "c", "list": [1, "…"]}
+        assert (found["truncated"], "contain themselves" in found["note"]) == (True, True)
+        for name in ("shared", "wide"):
+            found = client.call(tool, key=name)
+            assert found["truncated"] is True
+            assert "only a part of the value was looked at" in found["note"]
+            assert len(json.dumps(found)) < 10_000
+        assert client.call(tool, key="twice")["value"] == [[1], [1]]
+
+
+@pytest.mark.anyio
+async def test_a_value_too_large_to_be_opened_is_named_with_its_size(
+    raw: RawClient, raw_with_own_key: RawClient, server_env: dict[str, str], database: Any
+) -> None:
+    database.hset("sm:storage", "large", b'"' + b"x" * 20_000_000 + b'"')
+    database.set("sm:obj:large", b"x" * 20_000_000)
+    for tool in ("obj_get", "storage_read"):
+        found = raw_with_own_key.call(tool, key="large")
+        assert found["value"] is None
+        assert found["truncated"] is True
+        assert "20,000,0" in found["note"]
+
+
+@pytest.mark.anyio
+async def test_integers_that_javascript_would_round_carry_their_text(
+    raw: RawClient, raw_with_own_key: RawClient, server_env: dict[str, str]
+) -> None:
+    client = raw_with_own_key
+    value = {"id": 2**53 + 1, "list": [1, -(2**63)], "an odd name": 2**64, "safe": 2**53 - 1}
+    await _store(server_env, "big", value)
+    exact = {
+        "$.id": "9007199254740993",
+        "$.list[1]": "-9223372036854775808",
+        "$['an odd name']": "18446744073709551616",
+    }
+    for tool in ("obj_get", "storage_read"):
+        assert client.call(tool, key="big")["exact"] == exact
+    client.call("storage_write", key="one", value=2**60)
+    assert client.call("storage_read", key="one")["exact"] == {"$": str(2**60)}
+    client.call("storage_write", key="one", value=5)
+    assert "exact" not in client.call("storage_read", key="one")

@@ -111,7 +111,9 @@ def test_all_aggregators_and_all_symbols_of_one_can_be_seen(raw: RawClient) -> N
     assert pages > 1
     assert text_size(raw, "ohlc_list") < BOUND
     symbols = [f"S{i:03}{'x' * 90}" for i in range(500)]
-    ticks = [{"symbol": symbol, "price": 1, "volume": 1, "timestamp_ms": 0} for symbol in reversed(symbols)]
+    ticks = [
+        {"symbol": symbol, "price": 1, "volume": 1, "timestamp_ms": 1_723_161_600_000} for symbol in reversed(symbols)
+    ]
     raw.call("ohlc_update", name=names[0], ticks=ticks)
     stats = raw.call("ohlc_stats", name=names[0])
     assert stats["symbol_count"] == 500

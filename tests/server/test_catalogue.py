@@ -119,14 +119,14 @@ def test_schemas_are_valid_json_schema(tools: dict[str, dict[str, Any]]) -> None
             jsonschema.Draft202012Validator.check_schema(schema)
 
 
-def test_what_a_model_reads_of_all_tools_stays_within_23_kb(tools: dict[str, dict[str, Any]]) -> None:
+def test_what_a_model_reads_of_all_tools_stays_within_28_kb(tools: dict[str, dict[str, Any]]) -> None:
     read = [{key: tool[key] for key in ("name", "title", "description", "inputSchema")} for tool in tools.values()]
-    assert size(read) <= 23_000
+    assert size(read) <= 28_000
 
 
 def test_the_whole_tool_list_stays_small(tools: dict[str, dict[str, Any]]) -> None:
     assert size([tools[name] for name in FIRST]) <= 32_000
-    assert size(list(tools.values())) <= 36_000
+    assert size(list(tools.values())) <= 48_000
 
 
 def test_the_list_is_the_same_each_time_and_in_the_same_order(server_env: dict[str, str]) -> None:

@@ -39,6 +39,13 @@ async def lifespan(_):
 server = FastMCP("slow", lifespan=lifespan)
 
 @server.tool
+async def hang() -> dict:
+    print("hanging", flush=True)
+    import time
+    time.sleep(3600)
+    return {}
+
+@server.tool
 async def work(seconds: float) -> dict:
     print("working", flush=True)
     try:
@@ -95,7 +102,7 @@ def test_it_exits_0_with_its_snapshot_written_and_its_own_valkey_shut_down(
     data_dir = Path(private_env["STREAMMACHINE_DATA_DIR"])
     with RawClient(env=private_env) as client:
         client.call("ohlc_create", name="btc")
-        client.call("ohlc_update", name="btc", symbol="BTC", price=1.0, volume=1.0, timestamp_ms=1)
+        client.call("ohlc_update", name="btc", symbol="BTC", price=1.0, volume=1.0, timestamp_ms=1_723_161_600_000)
         pid = client.call("health_check")["embedded"]["pid"]
         assert embedded_pids(data_dir) == [pid]
         end(client)
@@ -183,6 +190,39 @@ def test_a_signal_while_it_loads_ends_it_quietly(number: signal.Signals, tmp_pat
         client.process.send_signal(number)
         assert client.ended() == 0
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@every_ending
+def test_it_ends_though_a_tool_blocks_the_event_loop_and_says_where(
+    end: Ending, slow_server: Callable[[], RawClient], tmp_path: Path
+) -> None:
+    with slow_server() as client:
+        client.send("tools/call", name="hang", arguments={})
+        until(lambda: "hanging" in (tmp_path / "log").read_text())
+        end(client)
+        assert client.ended() == 1
+    log = (tmp_path / "log").read_text()
+    assert "something hangs; the process is ended" in log
+    assert "time.sleep(3600)" in log
+
+
+def test_a_second_signal_ends_it_though_a_tool_blocks_the_event_loop(
+    slow_server: Callable[[], RawClient], tmp_path: Path
+) -> None:
+    with slow_server() as client:
+        client.send("tools/call", name="hang", arguments={})
+        until(lambda: "hanging" in (tmp_path / "log").read_text())
+        client.process.send_signal(signal.SIGINT)
+        until(lambda: signal_was_taken(client.process.pid, signal.SIGINT))
+        client.process.send_signal(signal.SIGTERM)
+        assert client.ended() == 128 + signal.SIGTERM
+
+
+def signal_was_taken(pid: int, number: signal.Signals) -> bool:
+    """Whether the signal is no more pending for the process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    pending = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
+    return not any(mask & 1 << (number - 1) for mask in pending)
 
 
 def test_it_ends_when_its_client_is_killed(server_env: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from support_mcp import LEGACY, RawClient, clean_environment
 from support_servers import until
 
 MB = 1 << 20
-INVALID_REQUEST, METHOD_NOT_FOUND = -32600, -32601
+PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND = -32700, -32600, -32601
 
 
 def send_bytes(client: RawClient, data: bytes) -> None:
@@ -60,7 +60,7 @@ def test_a_line_of_5_mb_goes_in_and_comes_out(client: RawClient) -> None:
     assert client.call("storage_read", key="absent", default=text)["value"] == text
 
 
-def test_a_line_over_64_mb_is_dropped_as_a_whole_without_filling_the_memory(client: RawClient, tmp_path: Path) -> None:
+def test_a_line_over_64_mb_is_refused_as_a_whole_without_filling_the_memory(client: RawClient, tmp_path: Path) -> None:
     before = peak_memory(client)
     chunk = b" " * MB  # if only a part were dropped, the request at its end would be carried out
     for _ in range(130):
@@ -69,6 +69,7 @@ def test_a_line_over_64_mb_is_dropped_as_a_whole_without_filling_the_memory(clie
     answer = client.request("tools/list")
     assert answer["tools"]
     assert 9000 not in client._answers
+    assert client.answer(None)["error"]["code"] == PARSE_ERROR
     assert peak_memory(client) - before < 100 * MB
     assert (tmp_path / "log").read_text().count("A line of more than 67108864 bytes came in") == 1
 
@@ -76,20 +77,8 @@ def test_a_line_over_64_mb_is_dropped_as_a_whole_without_filling_the_memory(clie
 @pytest.mark.parametrize(
     "line",
     [
-        b"garbage",
-        b"\xff\xfe\x00",
         b"",
         b"   ",
-        b"null",
-        b"17",
-        b'"text"',
-        b"{}",
-        b"[]",
-        b"[" * 100_000,
-        b'{"jsonrpc": "2.0"}',
-        b'{"jsonrpc": "2.0", "method": 5}',
-        b'{"jsonrpc": "2.0", "id": null, "method": "tools/list"}',
-        b'{"jsonrpc": "2.0", "id": 1e400, "method": "tools/list"}',
         b'{"jsonrpc": "2.0", "method": "notifications/unknown"}',
         b'{"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": [1]}}',
         b'{"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 4711}}',
@@ -105,6 +94,110 @@ def test_what_asks_for_no_answer_gets_none_and_does_no_harm(server: RawClient, l
     send_bytes(server, line + b"\n")
     assert server.call("redis_ping") == {"ping": "pong"}
     assert server.lines.qsize() == known
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (b"garbage", PARSE_ERROR),
+        (b"\xff\xfe\x00", PARSE_ERROR),
+        (b"null", INVALID_REQUEST),
+        (b"17", INVALID_REQUEST),
+        (b'"text"', INVALID_REQUEST),
+        (b"{}", INVALID_REQUEST),
+        (b"[]", INVALID_REQUEST),
+        (b"[17]", INVALID_REQUEST),
+        (b"[" * 100_000, INVALID_REQUEST),
+        (b'{"jsonrpc": "2.0"}', INVALID_REQUEST),
+        (b'{"jsonrpc": "2.0", "method": 5}', INVALID_REQUEST),
+        (b'{"jsonrpc": "2.0", "id": null, "method": "tools/list"}', INVALID_REQUEST),
+        (b'{"jsonrpc": "2.0", "id": true, "method": "tools/list"}', INVALID_REQUEST),
+        (b'{"jsonrpc": "2.0", "id": [1], "method": "tools/list"}', INVALID_REQUEST),
+        (b'{"jsonrpc": "2.0", "id": 1e400, "method": "tools/list"}', INVALID_REQUEST),
+        (b'{"jsonrpc": "2.0", "id": %s, "method": "tools/list"}' % (b"9" * 5000), INVALID_REQUEST),
+        (b'{"jsonrpc": "2.0", "method": "x", "params": {}} , {}', PARSE_ERROR),
+    ],
+    ids=lambda line: line[:40].decode("ascii", "replace") if isinstance(line, bytes) else "",
+)
+def test_what_shows_no_id_is_refused_with_the_id_null(server: RawClient, line: bytes, code: int) -> None:
+    send_bytes(server, line + b"\n")
+    error = server.answer(None)["error"]
+    assert error["code"] == code
+    assert len(error["message"]) < 200
+    assert server.call("redis_ping") == {"ping": "pong"}
+    assert None not in server._answers, "one answer"
+
+
+REQUEST = b'{"jsonrpc": "2.0", "id": 9010, "method": "tools/call", "params": {"name": "storage_read", "arguments": %s}}'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (b'{"key": %s}' % (b"9" * 5000), "4300 digits"),
+        (b'{"key": "a", "default": %s%s}' % (b"[" * 900, b"]" * 900), "at most 190 levels"),
+        (b'{"key": "a", "default": %s%s}' % (b"[" * 3000, b"]" * 3000), "at most 190 levels"),
+        (b'{"key": "a", "default": %s1%s}' % (b'{"a": ' * 3000, b"}" * 3000), "at most 190 levels"),
+        (b'{"key": "a", "default": "\\ud800"}', "surrogate"),
+        (b'{"key": "a", "default": "\xff"}', "not UTF-8"),
+        (b'{"key": "a", "default": nothing}', "no JSON"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_its_id(server: RawClient, arguments: bytes, says: str) -> None:
+    send_bytes(server, REQUEST % arguments + b"\n")
+    assert says in server.answer(9010)["error"]["message"]
+
+
+@pytest.mark.parametrize("depth", [10, 60, 120, 180])
+def test_what_is_nested_less_deeply_goes_in_and_out(server: RawClient, depth: int) -> None:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    server.call("storage_write", key="deep", value=value)
+    found = server.call("storage_read", key="deep")
+    assert found["value"] == value if depth < 50 else found["truncated"]
+    assert server.call("storage_read", key="absent", default=value)["value"] == value
+
+
+def test_a_whole_floating_id_is_its_number_and_a_broken_one_is_refused(server: RawClient) -> None:
+    send_bytes(server, b'{"jsonrpc": "2.0", "id": 9011.0, "method": "ping"}\n')
+    assert server.answer(9011)["result"] == {}
+    send_bytes(server, b'{"jsonrpc": "2.0", "id": 1.5, "method": "ping"}\n')
+    assert server.answer(1.5)["error"]["code"] == INVALID_REQUEST  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("between", [b"", b" ", b"\r", b" \t "])
+def test_two_messages_on_one_line_are_both_answered(server: RawClient, between: bytes) -> None:
+    one, other = (b'{"jsonrpc": "2.0", "id": %d, "method": "ping"}' % number for number in (9012, 9013))
+    send_bytes(server, one + between + other + b"\n")
+    assert server.answer(9012)["result"] == server.answer(9013)["result"] == {}
+
+
+def test_a_byte_order_mark_is_no_harm(server: RawClient) -> None:
+    send_bytes(server, b'\xef\xbb\xbf{"jsonrpc": "2.0", "id": 9014, "method": "ping"}\n')
+    assert server.answer(9014)["result"] == {}
+
+
+def test_no_answer_holds_what_ends_a_line_for_readers_of_lines(server_env: dict[str, str]) -> None:
+    text = "one\u2028two\u2029three\u0085four"
+    hello = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    call = {"name": "storage_read", "arguments": {"key": text, "default": text}}
+    lines = [
+        {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello},
+        {"jsonrpc": "2.0", "id": text, "method": "tools/call", "params": call},
+        {"jsonrpc": "2.0", "id": text + "!", "method": text},
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "streammachine.mcp_server"],
+        input=b"".join(json.dumps(line).encode() + b"\n" for line in lines),
+        stdout=subprocess.PIPE,
+        env=clean_environment(server_env),
+        timeout=60,
+        check=True,
+    )
+    answers = {answer["id"]: answer for answer in map(json.loads, done.stdout.decode().splitlines())}
+    assert answers[text]["result"]["structuredContent"]["value"] == text
+    assert answers[text + "!"]["error"]["code"] == METHOD_NOT_FOUND
 
 
 @pytest.mark.parametrize(
@@ -138,7 +231,7 @@ def test_each_request_of_a_batch_is_refused(server: RawClient) -> None:
 
 def test_an_id_that_is_no_unicode_is_refused_without_harm(server: RawClient) -> None:
     send_bytes(server, b'{"jsonrpc": "2.0", "id": "\\ud800", "method": "tools/list"}\n')
-    assert server.answer("?")["error"]["code"] == INVALID_REQUEST
+    assert server.answer("\ud800")["error"]["code"] == INVALID_REQUEST
 
 
 def test_an_unknown_method_is_an_error(server: RawClient) -> None:

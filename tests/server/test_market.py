@@ -17,6 +17,7 @@ from support_simulator import START, Exchange, exchange
 
 MINUTE = 60_000
 DAY = 1440 * MINUTE
+BEGIN = 1_723_161_600_000  # 2024-08-09
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_where_one_server_cannot_reach_the_exchange_another_takes_the_runner_ove
 def test_the_newest_candles_are_read_however_many_fit(env: dict[str, str]) -> None:
     long = "0.123456789012345678901234567890"  # a page of 2,000 of these is more than a result may hold
     with redis.Redis.from_url(env["REDIS_URL"]) as database, database.pipeline() as pipe:
-        for start in range(DAY, DAY + 2000 * MINUTE, MINUTE):
+        for start in range(BEGIN, BEGIN + 2000 * MINUTE, MINUTE):
             names = ("open", "high", "low", "close", "volume", "quote_volume")
             row = {"open_ts": start, "is_closed": "true", "n_trades": 3, **dict.fromkeys(names, long)}
             pipe.xadd("kline:binance:BTCUSDT:1m", row, id=f"{start}-0")
@@ -138,15 +139,15 @@ def test_the_newest_candles_are_read_however_many_fit(env: dict[str, str]) -> No
         found = newest["columns"]["open_ts"]
         assert newest["truncated"] is True
         assert 200 < len(found) < 2000
-        assert found == list(range(found[0], DAY + 2000 * MINUTE, MINUTE))
+        assert found == list(range(found[0], BEGIN + 2000 * MINUTE, MINUTE))
         end = newest["hint"].rpartition("=")[2]
         older = client.call("candles_read", exchange="binance", symbol="BTCUSDT", limit=20, end=end)
         assert older["columns"]["open_ts"][-1] == found[0] - MINUTE
-        first = client.call("candles_read", exchange="binance", symbol="BTCUSDT", limit=2000, start="1970-01-02")
-        assert first["columns"]["open_ts"] == list(range(DAY, DAY + first["count"] * MINUTE, MINUTE))
+        first = client.call("candles_read", exchange="binance", symbol="BTCUSDT", limit=2000, start="2024-08-09")
+        assert first["columns"]["open_ts"] == list(range(BEGIN, BEGIN + first["count"] * MINUTE, MINUTE))
         start = first["hint"].rpartition("=")[2]
         after = client.call("candles_read", exchange="binance", symbol="BTCUSDT", limit=1, start=start)
-        assert after["columns"]["open_ts"] == [DAY + first["count"] * MINUTE]
+        assert after["columns"]["open_ts"] == [BEGIN + first["count"] * MINUTE]
 
 
 def test_a_backfill_fetches_a_range_and_says_how_far_it_is(env: dict[str, str]) -> None:

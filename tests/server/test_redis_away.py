@@ -187,7 +187,7 @@ def test_an_embedded_valkey_that_is_killed_is_there_again_with_its_data(
         client.call("ohlc_create", name="btc")
         for value in range(2):
             client.call("storage_write", key="k", value=value)
-            tick = {"symbol": "BTC", "price": 1.0 + value, "volume": 1, "timestamp_ms": value}
+            tick = {"symbol": "BTC", "price": 1.0 + value, "volume": 1, "timestamp_ms": 1_723_161_600_000 + value}
             assert client.call("ohlc_update", name="btc", **tick)["tick_count"] == value + 1
             [pid] = embedded_pids(data_dir)
             os.kill(pid, signal.SIGKILL)

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from rich.console import Console
 
 import streammachine
 from streammachine.cli.claude_desktop import installed_command, server_command
 from streammachine.cli.peer import call, open_server
-from streammachine.errors import SettingsError, StreamMachineError
+from streammachine.errors import RedisPermissionError, SettingsError, StreamMachineError
 from streammachine.settings import Settings
+
+if TYPE_CHECKING:
+    from streammachine.redis.connection import RedisConnection
 
 DISTRIBUTION = "streammachine-mcp"
 MARKS = {"ok": "[green]ok  [/]", "note": "[yellow]note[/]", "bad": "[red]bad [/]"}
@@ -81,11 +89,21 @@ def _import_name() -> Finding:
             "bad",
             "Import name",
             f"'streammachine' is also installed by {', '.join(foreign)} (loaded from {place})",
-            f"Run: pip uninstall {' '.join(foreign)} && pip install --force-reinstall --no-deps {DISTRIBUTION}",
+            f"Run: pip uninstall {' '.join(foreign)} && pip install --force-reinstall --no-deps {_source()}",
         )
     if not owners:
         return Finding("ok", "Import name", f"'streammachine' is run from its source, not installed ({place})")
     return Finding("ok", "Import name", f"'streammachine' is {DISTRIBUTION} ({place})")
+
+
+def _source() -> str:
+    """What pip was given when it installed this distribution (PEP 610), for a command line; else its name."""
+    for found in distributions(name=DISTRIBUTION):
+        recorded = json.loads(found.read_text("direct_url.json") or "{}")
+        if url := str(recorded.get("url", "")):
+            place = url2pathname(urlsplit(url).path) if url.startswith("file:") else url
+            return ("--editable " if recorded.get("dir_info", {}).get("editable") else "") + shlex.quote(place)
+    return DISTRIBUTION
 
 
 def _native() -> list[Finding]:
@@ -118,21 +136,29 @@ def _settings() -> Finding:
 
 
 async def _redis() -> Finding:
+    from streammachine.redis.condition import condition_of
     from streammachine.redis.connection import RedisConnection
 
     try:
         async with RedisConnection() as redis:
-            began = time.perf_counter()
-            info = await redis.run(lambda client: client.info("server"), repeatable=True)
-            milliseconds = (time.perf_counter() - began) * 1000
+            condition = await condition_of(redis)
             target = redis.target
             assert target is not None
-            name = "Valkey" if "valkey_version" in info else "Redis"
-            version = str(info[f"{name.lower()}_version"])
-            seen = f"{name} {version} at {target.url}, {target.origin} because {target.why}; {milliseconds:.1f} ms"
-            return Finding("ok", "Redis", seen)
+            where = f"{target.url}, {target.origin} because {target.why}; {condition.latency * 1000:.1f} ms"
+            seen = f"{await _version(redis)} at {where}"
+            return Finding("bad" if condition.problem else "ok", "Redis", seen, condition.problem)
     except StreamMachineError as error:
         return Finding("bad", "Redis", str(error), "The MCP server starts without it, and goes on when it comes.")
+
+
+async def _version(redis: RedisConnection) -> str:
+    """Which server it is, as far as this user may ask."""
+    try:
+        info = next(iter((await redis.info("server")).values()), {})
+    except RedisPermissionError:
+        return "A Redis that does not let this user ask for its version (INFO)"
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    return f"{name} {info.get(f'{name.lower()}_version', '(no version)')}"
 
 
 async def _handshake() -> Finding:

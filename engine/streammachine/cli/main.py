@@ -94,13 +94,20 @@ def install_claude_desktop(
 
 
 @app.command
-def run(target: str, *, workers: Annotated[int, Parameter(validator=Number(gte=1))] = 1, reload: bool = False) -> int:
+def run(
+    target: str,
+    *arguments: str,
+    workers: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
+    reload: bool = False,
+) -> int:
     """Run an App in supervised processes until SIGTERM or Ctrl-C.
 
     Parameters
     ----------
     target
         The App, as package.module:app or path/to/script.py:app.
+    arguments
+        What the App's module finds in sys.argv; those that begin with a dash come behind --.
     workers
         How many processes of the whole App; they share the messages.
     reload
@@ -108,7 +115,7 @@ def run(target: str, *, workers: Annotated[int, Parameter(validator=Number(gte=1
     """
     from streammachine.cli.run import run_workers
 
-    return run_workers(target, workers=workers, reload=reload)
+    return run_workers(target, arguments, workers=workers, reload=reload)
 
 
 @app.command

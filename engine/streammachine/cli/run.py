@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anyio
@@ -26,7 +26,7 @@ log = logging.getLogger("streammachine")
 KILL_AFTER = 30.0  # seconds for a worker to drain; the App's own grace (25 s unless it says otherwise) and a margin
 
 
-def run_workers(target: str, *, workers: int, reload: bool) -> int:
+def run_workers(target: str, arguments: Sequence[str] = (), *, workers: int, reload: bool) -> int:
     """Run until SIGTERM, SIGINT, or the App's own end; 1 when it cannot be loaded.
 
     Raises:
@@ -42,7 +42,7 @@ def run_workers(target: str, *, workers: int, reload: bool) -> int:
         _require_watchfiles()
     level = Settings().log_level
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    fleet = Fleet(target, workers, level)
+    fleet = Fleet(target, workers, level, arguments)
     return anyio.run(fleet.run, reload, backend_options={"use_uvloop": sys.platform != "win32"})
 
 
@@ -51,15 +51,16 @@ class Fleet:
 
     Args:
         target: ``package.module:app`` or ``path/to/script.py:app``. count: how many workers.
+        arguments: what the App's module finds in ``sys.argv``.
     """
 
-    def __init__(self, target: str, count: int, level: str) -> None:
+    def __init__(self, target: str, count: int, level: str, arguments: Sequence[str]) -> None:
         self._target = target
         self._workers: list[Supervised] = []
         for number in range(count):
             first = ["--no-dashboard"] if number else []
-            arguments = ["--app", target, "--log-level", level, *first]
-            self._workers.append(Supervised(f"{target} ({number + 1})", arguments, _environment))
+            options = ["--app", target, "--log-level", level, *first, "--", *arguments]
+            self._workers.append(Supervised(f"{target} ({number + 1})", options, _environment))
         self._stopping = False
         self._failed = False
         self._seen_running = False

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
+from urllib.parse import quote
 
 from streammachine.errors import MarketError
 from streammachine.market import timeframe as timeframes
@@ -147,6 +148,7 @@ def read(file: BinaryIO, adapter: Adapter, symbol: str, timeframe: str) -> Itera
 def _request(adapter: Adapter, symbol: str, timeframe: str, piece: Piece) -> Request:
     kind = "monthly" if piece.is_month else "daily"
     name = adapter.timeframes[timeframe]
+    symbol = quote(symbol, safe="")
     folder = f"/data/{MARKETS[adapter.market_type]}/{kind}/klines/{symbol}/{name}"
     return Request(f"{folder}/{symbol}-{name}-{piece.label}.zip")
 

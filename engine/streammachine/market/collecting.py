@@ -213,15 +213,25 @@ class Collector:
 
     async def _begin_fold(self, first_trade: int) -> Fold:
         position = self.position
+        last_id = None
         if self.close is None and first_trade >= timeframes.end_of(self._timeframe, position):
             for back in LOOK_BACK:
                 before = await history.fetch_trades(self._rest, self._symbol, since=position - back, until=position)
                 if before:
                     self.close = before[-1].price
+                    last_id = int(before[-1].trade_id) if self._adapter.contiguous_ids else None
                     break
             else:
                 self._gap_until(timeframes.floor(self._timeframe, first_trade), f"{self._symbol} was not traded yet")
-        return Fold(self._adapter.source, self._symbol, self._timeframe, self.position, self.close)
+        return Fold(
+            self._adapter.source,
+            self._symbol,
+            self._timeframe,
+            self.position,
+            self.close,
+            last_id=last_id,
+            contiguous=self._adapter.contiguous_ids,
+        )
 
     # -- what goes out --
 

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from streammachine.errors import ExchangeError, SymbolError
 from streammachine.market import timeframe as timeframes
+from streammachine.market.exchanges.base import Instruments, Request
 from streammachine.market.in_order import in_order
 
 if TYPE_CHECKING:
+    from streammachine.market.exchanges.base import Adapter
     from streammachine.market.kline import Kline, Trade
     from streammachine.market.rest import RestClient
 
@@ -131,7 +133,7 @@ async def check_symbols(rest: RestClient, symbols: Sequence[str]) -> None:
     adapter = rest.adapter
     names = [adapter.check_symbol(symbol) for symbol in symbols]
     try:
-        known = await rest.ask(adapter.instruments(names), adapter.decode_instruments)
+        known = await _instruments(rest, names)
     except ExchangeError:
         if len(names) == 1:
             raise
@@ -139,19 +141,51 @@ async def check_symbols(rest: RestClient, symbols: Sequence[str]) -> None:
             await check_symbols(rest, [name])
         return
     for name in names:
-        if name not in known:
-            raise unknown_symbol(rest, name, known)
+        if name not in known.trading:
+            raise unknown_symbol(rest, name, known.trading, known.halted.get(name) or await _status(rest, name))
 
 
-def unknown_symbol(rest: RestClient, symbol: str, known: set[str]) -> SymbolError:
-    """The error for a symbol that the exchange does not have."""
-    near = difflib.get_close_matches(symbol, known, 3)
-    hint = (
-        f": did you mean {' or '.join(near)}?"
-        if near
-        else f": {rest.adapter.source} writes e.g. {rest.adapter.symbol_example}"
-    )
-    return SymbolError(f"{rest.adapter.source} does not trade {symbol}{hint}")
+async def _instruments(rest: RestClient, names: Sequence[str]) -> Instruments:
+    """What the exchange lists, as far as it must be read until the names are found."""
+    adapter = rest.adapter
+    found = Instruments(set(), {})
+    for first in adapter.instruments(names):
+        request: Request | None = first
+        while request is not None:
+            page, request = await rest.ask(request, partial(_instruments_page, adapter, request))
+            found.trading.update(page.trading)
+            found.halted.update(page.halted)
+            if found.trading.issuperset(names):
+                return found
+    return found
+
+
+def _instruments_page(adapter: Adapter, request: Request, body: bytes) -> tuple[Instruments, Request | None]:
+    return adapter.decode_instruments(body), adapter.more_instruments(request, body)
+
+
+async def _status(rest: RestClient, name: str) -> str | None:
+    """The status of a symbol that is not among those traded; None: there is none, or it is not told."""
+    request = rest.adapter.instrument(name)
+    if request is None:
+        return None
+    try:
+        return (await rest.ask(request, rest.adapter.decode_instruments)).halted.get(name)
+    except ExchangeError:
+        return None
+
+
+def unknown_symbol(rest: RestClient, symbol: str, known: set[str], status: str | None = None) -> SymbolError:
+    """The error for a symbol that the exchange does not have, or (``status``) has and does not trade."""
+    source, example = rest.adapter.source, rest.adapter.symbol_example
+    if status is not None:
+        return SymbolError(
+            f"{source} lists {symbol} with the status {status} and does not trade it now: try again later. Its past "
+            "candles can be backfilled"
+        )
+    near = [name for name in difflib.get_close_matches(symbol, known, 4) if name != symbol][:3]
+    hint = f": did you mean {' or '.join(near)}?" if near else f": {source} writes e.g. {example}"
+    return SymbolError(f"{source} does not trade {symbol}{hint if near or example != symbol else ''}")
 
 
 async def fetch_trades(
@@ -189,9 +223,11 @@ async def trade_pages(
         if wanted:
             yield wanted
         ended = until is not None and bool(page.trades) and page.trades[-1].ts >= until
-        if ended or page.cursor is None or (page.trades and not fresh) or page.cursor == after_id:
+        stands = page.cursor == after_id or (page.trades and not fresh)
+        cursor = page.beyond if stands else page.cursor
+        if ended or cursor is None or cursor == after_id:
             return
         if page.trades:
             had = {trade.trade_id for trade in page.trades}
             last = max((int(name) for name in had if name.isdigit()), default=None)
-        after_id, since = page.cursor, None
+        after_id, since = cursor, None

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from streammachine.errors import TickError
 from streammachine.ohlc.aggregator import FastOHLC, create_ohlc_aggregator, format_candle_for_redis
+from streammachine.ohlc.values import field_ms, field_time_error
 
 Entry = tuple[bytes, dict[bytes, bytes] | None]
 
@@ -253,18 +254,18 @@ class CandleBook:
         """A tick's time from its field; None where it is refused."""
         assert self._timestamp is not None and entry[1] is not None
         raw = entry[1].get(self._timestamp)
-        if raw is not None:
-            try:
-                ms = int(raw)
-            except ValueError:
-                ms = -1
-            if 0 <= ms <= now_ms + AHEAD_MS:
-                return ms
+        where = f"the field {self._timestamp.decode()!r}"
+        if raw is None:
+            self._refuse(entry, TickError(f"{where} is missing; it holds the time."))
+            return None
+        ms = field_ms(raw)
+        if ms is None:
+            self._refuse(entry, field_time_error(raw, f"{where}: "))
+        elif ms > now_ms + AHEAD_MS:
             shown = raw[:60].decode("utf-8", "backslashreplace")
-            problem = f"holds {shown!r}: it must be epoch milliseconds, at most a day ahead of the clock."
+            self._refuse(entry, TickError(f"{where} holds {shown!r}: it is more than a day ahead of the clock."))
         else:
-            problem = "is missing; it holds the time."
-        self._refuse(entry, TickError(f"the field {self._timestamp.decode()!r} {problem}"))
+            return ms
         return None
 
     def _refuse(self, entry: Entry, error: TickError) -> None:

@@ -29,6 +29,7 @@ from streammachine.errors import (
     IntervalError,
     SnapshotError,
     StreamMachineError,
+    WrongTypeError,
 )
 from streammachine.ohlc.aggregator import FastOHLC, create_ohlc_aggregator
 from streammachine.redis.connection import RedisConnection
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from streammachine.ohlc.aggregator import CandleData
 
 T = TypeVar("T")
+_Intervals = list[int]  # in DurableAggregators `list` is a method
 log = logging.getLogger(__name__)
 
 INDEX = "sm:ohlc"
@@ -46,17 +48,21 @@ SNAPSHOT_EVERY = 10_000  # ticks folded since the last snapshot
 MAX_CANDLES = 10_000  # per symbol and interval; the oldest are dropped and counted
 PAGE = 500  # journal entries per round trip
 DEFAULT_INTERVALS = (60_000, 300_000)
+# What reading something foreign may raise: JSON that nests too deep is a RecursionError.
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, StreamMachineError)
 _NAME = re.compile(r"^[^\s{}\x00-\x1f\x7f]{1,200}$")
 
 # KEYS[1] the state hash, KEYS[2] the journal. ARGV[1] the id this process has folded up to, ARGV[2] how many
 # entries to give at most, ARGV[3] an operation to append ("" for none).
-# Gives {"gone"} when the aggregator does not exist; {"behind", generation} when the snapshot is ahead of ARGV[1];
-# else {"ok", generation, entries behind ARGV[1]}. The operation is appended unless "gone".
+# Gives {"gone"} when the aggregator does not exist; {"broken", id} when its snapshot's id is none;
+# {"behind", generation} when the snapshot is ahead of ARGV[1]; else {"ok", generation, entries behind ARGV[1]}.
+# The operation is appended unless "gone" or "broken".
 _SYNC = (
     AHEAD
     + """
 local state = redis.call('HMGET', KEYS[1], 'generation', 'id')
 if not state[1] then return {'gone'} end
+if state[2] and not string.match(state[2], '^%d+%-%d+$') then return {'broken', state[2]} end
 if ARGV[3] ~= '' then redis.call('XADD', KEYS[2], '*', 'op', ARGV[3]) end
 if state[2] and ahead(state[2], ARGV[1]) then return {'behind', state[1]} end
 return {'ok', state[1], redis.call('XRANGE', KEYS[2], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])}
@@ -204,6 +210,11 @@ class DurableAggregator:
             if verdict == "gone":
                 self._reset("")
                 raise AggregatorNotFoundError(f"There is no aggregator {self.name!r} any more. Create it again.")
+            if verdict == "broken":
+                raise SnapshotError(
+                    f"The snapshot of aggregator {self.name!r} cannot be read: its id is {_text(reply[1])[:100]!r}. "
+                    f"Delete the keys {self._state_key} and {self._journal}, and create it again."
+                )
             generation = _text(reply[1])
             if generation != self._generation:
                 self._reset(generation)
@@ -230,9 +241,9 @@ class DurableAggregator:
             if "c" in operation:
                 self._memory.clear()
                 self._since_snapshot += 1
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except _UNREADABLE as error:
             # Not ours: every process skips it alike, so they still agree.
-            log.warning("Journal of %r: entry %s is not readable and was skipped (%s)", self.name, identifier, error)
+            log.error("Journal of %r: entry %s is not readable and was skipped (%s)", self.name, identifier, error)
         self._folded = identifier
 
     async def _load_snapshot(self) -> None:
@@ -274,6 +285,7 @@ class DurableAggregators:
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
         self._known: dict[str, DurableAggregator] = {}
+        self._reported: set[bytes] = set()  # names of the index whose trouble was logged
 
     async def create(self, name: str, intervals: Sequence[int] | None = None) -> tuple[DurableAggregator, bool]:
         """Create the aggregator, or give the existing one of the same intervals; and whether it is new.
@@ -292,10 +304,13 @@ class DurableAggregators:
         await self._connection.command("SADD", INDEX, name, repeatable=True)
         mine = secrets.token_hex(8)
 
-        stands, generation = await self._connection.command(
-            "EVAL", _CREATE, 1, f"sm:ohlc:{{{name}}}", mine, json.dumps(wanted), repeatable=True
-        )
-        existing = [int(interval) for interval in json.loads(stands)]
+        try:
+            stands, generation = await self._connection.command(
+                "EVAL", _CREATE, 1, _key(name), mine, json.dumps(wanted), repeatable=True
+            )
+        except WrongTypeError as error:
+            raise _broken(name, "the key holds another type of value") from error
+        existing = _intervals(name, stands)
         if existing != wanted:
             raise AggregatorExistsError(
                 f"Aggregator {name!r} exists with the intervals {existing}, not {wanted}. Use those, or another name."
@@ -313,22 +328,28 @@ class DurableAggregators:
             return known
         intervals = None
         if isinstance(name, str) and _NAME.fullmatch(name):
-            intervals = await self._connection.command("HGET", f"sm:ohlc:{{{name}}}", "intervals", repeatable=True)
+            intervals = await self._read_intervals(name)
         if intervals is None:
             names = [listed for listed, _ in await self.list()]
             raise AggregatorNotFoundError(
                 f"There is no aggregator {name!r}.{nearest(str(name), names)} ohlc_create makes one."
             )
-        return self._remember(name, json.loads(intervals))
+        return self._remember(name, intervals)
 
     async def list(self) -> list[tuple[str, list[int]]]:
-        """Names and intervals of all aggregators, sorted by name."""
-        names = sorted(_text(name) for name in await self._connection.command("SMEMBERS", INDEX, repeatable=True))
+        """Names and intervals of all aggregators, sorted by name. A broken one is left out, and logged once."""
         found = []
-        for name in names:
-            intervals = await self._connection.command("HGET", f"sm:ohlc:{{{name}}}", "intervals", repeatable=True)
+        for raw in sorted(await self._connection.command("SMEMBERS", INDEX, repeatable=True)):
+            try:
+                name = raw.decode()
+                intervals = await self._read_intervals(name)
+            except (UnicodeDecodeError, WrongTypeError) as error:
+                if raw not in self._reported:
+                    self._reported.add(raw)
+                    log.error("The index of aggregators (%s) names %r, which is left out: %s", INDEX, raw, error)
+                continue
             if intervals is not None:
-                found.append((name, [int(interval) for interval in json.loads(intervals)]))
+                found.append((name, intervals))
         return found
 
     def forget(self, name: str) -> None:
@@ -343,6 +364,18 @@ class DurableAggregators:
             except StreamMachineError as error:
                 log.warning("The snapshot of aggregator %r was not written: %s", aggregator.name, error)
 
+    async def _read_intervals(self, name: str) -> _Intervals | None:
+        """The intervals that stand in Redis; None where there is no such aggregator.
+
+        Raises:
+            WrongTypeError: what stands there is no aggregator of ours.
+        """
+        try:
+            stands = await self._connection.command("HGET", _key(name), "intervals", repeatable=True)
+        except WrongTypeError as error:
+            raise _broken(name, "the key holds another type of value") from error
+        return None if stands is None else _intervals(name, stands)
+
     def _remember(self, name: str, intervals: Sequence[int]) -> DurableAggregator:
         known = self._known.get(name)
         if known is None or known.intervals != list(intervals):
@@ -350,9 +383,28 @@ class DurableAggregators:
         return known
 
 
+def _key(name: str) -> str:
+    return f"sm:ohlc:{{{name}}}"
+
+
+def _intervals(name: str, stands: Any) -> list[int]:
+    """The intervals behind the stored JSON."""
+    try:
+        return list(create_ohlc_aggregator(json.loads(stands)).intervals)
+    except _UNREADABLE as error:
+        raise _broken(name, f"its intervals are {_text(stands)[:100]!r}, no JSON list of milliseconds") from error
+
+
+def _broken(name: str, why: str) -> WrongTypeError:
+    return WrongTypeError(
+        f"The aggregator {name!r} in Redis was not written by StreamMachine: {why}. Delete the keys {_key(name)} and "
+        f"{_key(name)}:journal, then create it again."
+    )
+
+
 def _unknown_interval(name: str, interval: int, intervals: Sequence[int]) -> IntervalError:
     return IntervalError(f"Aggregator {name!r} has no interval {interval} ms; it has {list(intervals)}.")
 
 
 def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)

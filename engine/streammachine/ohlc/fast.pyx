@@ -1,5 +1,4 @@
 # cython: language_level=3
-# cython: boundscheck=False
 # cython: wraparound=False
 # cython: initializedcheck=False
 # cython: cdivision=True
@@ -28,7 +27,9 @@ Invariants
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport (
+    PyBytes_AS_STRING, PyBytes_Check, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+)
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
@@ -36,10 +37,10 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from cpython.unicode cimport PyUnicode_CheckExact
+from cpython.unicode cimport PyUnicode_Compare, PyUnicode_CheckExact, PyUnicode_DecodeUTF8
 from libc.float cimport DBL_MAX
 from libc.math cimport fabs
-from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint64_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 cdef extern from "Python.h":
@@ -56,13 +57,22 @@ import zlib
 from collections.abc import Mapping
 
 from streammachine.errors import IntervalError, SettingsError, SnapshotError, TickError
+from streammachine.ohlc import values as _values
+from streammachine.ohlc.columns import columns_of
+from streammachine.ohlc.values import (
+    field_ms, field_number, field_time_error, price_error, show, symbol_error, time_error, volume_error
+)
 
 if sys.byteorder != "little":
     raise ImportError("streammachine.ohlc.fast writes its dumps from memory and needs a little-endian machine")
 
 __all__ = ["CandleData", "FastOHLC"]
 
-cdef int64_t MAX_MS = 9_000_000_000_000_000
+cdef int64_t MAX_MS = _values.MAX_MS
+cdef int64_t EARLIEST_MS = _values.EARLIEST_MS
+cdef int64_t LATEST_MS = _values.LATEST_MS
+cdef int64_t MAX_COUNT = _values.MAX_COUNT
+cdef int MAX_NESTING = _values.MAX_NESTING
 cdef int64_t WEEK_MS = 604_800_000
 cdef int64_t MONDAY_SHIFT_MS = 259_200_000  # epoch day 0 is a Thursday, three days into a week
 cdef int64_t NO_MARK = INT64_MIN
@@ -76,6 +86,29 @@ HEAD = struct.Struct("<6sHqqqqI")  # magic, version, max_candles, tick, late and
 SLOT = struct.Struct("<qBI")  # watermark, pending, candles
 I64 = struct.Struct("<q")
 U32 = struct.Struct("<I")
+
+cdef bytes MAGIC_BYTES = MAGIC
+cdef enum:
+    HEAD_SIZE = 44
+    SLOT_SIZE = 13
+assert HEAD.size == HEAD_SIZE and SLOT.size == SLOT_SIZE
+
+
+cdef inline char* put(char* end, const void* data, size_t size) noexcept:
+    memcpy(end, data, size)
+    return end + size
+
+
+cdef inline char* put_u16(char* end, uint16_t number) noexcept:
+    return put(end, &number, 2)
+
+
+cdef inline char* put_u32(char* end, uint32_t number) noexcept:
+    return put(end, &number, 4)
+
+
+cdef inline char* put_i64(char* end, int64_t number) noexcept:
+    return put(end, &number, 8)
 
 
 # ---------------------------------------------------------------- candles and slots
@@ -381,38 +414,15 @@ cdef Py_ssize_t complete(Plan* plan, Series* series, Py_ssize_t at, int64_t befo
 
 # ---------------------------------------------------------------- values from outside
 
-def _show(value):
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _price_error(value, where=""):
-    return TickError(f"{where}price {_show(value)} is refused: it must be a finite number.")
-
-
-def _volume_error(value, where=""):
-    return TickError(f"{where}volume {_show(value)} is refused: it must be a finite number, 0 or more.")
-
-
-def _time_error(value, where=""):
-    return TickError(
-        f"{where}timestamp {_show(value)} is refused: it must be an int, epoch milliseconds from 0 to {MAX_MS}."
-    )
-
-
-def _symbol_error(value, where=""):
-    return TickError(f"{where}symbol {_show(value)} is refused: it must be a non-empty str, or bytes in UTF-8.")
-
-
 cdef str canonical(object symbol):
-    """The symbol as an exact ``str``, or None where it is refused."""
+    """The symbol as an exact ``str``, or None where it is refused. No code of a subclass runs."""
     cdef str text
     try:
         if isinstance(symbol, str):
             text = symbol if PyUnicode_CheckExact(symbol) else str.__str__(symbol)
             text.encode()
         elif isinstance(symbol, bytes):
-            text = symbol.decode()
+            text = PyUnicode_DecodeUTF8(PyBytes_AS_STRING(symbol), PyBytes_GET_SIZE(symbol), NULL)
         else:
             return None
     except UnicodeError:
@@ -435,9 +445,10 @@ cdef object whole(object value):
     if isinstance(value, bool):
         return None
     try:
-        return operator.index(value)
+        value = operator.index(value)
     except TypeError:
         return None
+    return value if PyLong_CheckExact(value) else int.__pos__(value)  # an enum's member as a plain int
 
 
 cdef inline double price_of(object value, bint* good) except? -1.0:
@@ -480,7 +491,7 @@ cdef int64_t before_of(object value) except? -1:
     cdef int64_t ms
     cdef object plain = whole(value)
     if plain is None:
-        raise TickError(f"before_timestamp {_show(value)} is refused: it must be an int, epoch milliseconds; 0 is now.")
+        raise TickError(f"before_timestamp {show(value)} is refused: it must be an int, epoch milliseconds; 0 is now.")
     ms = PyLong_AsLongLongAndOverflow(plain, &overflow)
     if overflow:
         return INT64_MAX if overflow > 0 else INT64_MIN
@@ -541,6 +552,15 @@ cdef inline bint text_of(object value, const char** text, Py_ssize_t* size) noex
         size[0] = PyUnicode_GET_LENGTH(value)
         return True
     return False
+
+
+cdef object plain_text(object value):
+    """A str or bytes of a subclass as a plain one; anything else as it is."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, bytes):
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+    return value
 
 
 cdef inline int64_t digits_ms(const char* text, Py_ssize_t size, bint stream_id) noexcept:
@@ -700,12 +720,12 @@ def _checked_intervals(intervals):
     if intervals is None:
         return [60_000, 300_000]
     if isinstance(intervals, (str, bytes)) or not hasattr(intervals, "__iter__"):
-        raise IntervalError(f"intervals {_show(intervals)} is refused: give a list of milliseconds, such as [60000].")
+        raise IntervalError(f"intervals {show(intervals)} is refused: give a list of milliseconds, such as [60000].")
     for value in intervals:
         interval = whole(value)
         if interval is None or not 0 < interval <= MAX_MS:
             raise IntervalError(
-                f"interval {_show(value)} is refused: it must be an int, milliseconds from 1 to {MAX_MS}."
+                f"interval {show(value)} is refused: it must be an int, milliseconds from 1 to {MAX_MS}."
             )
         if interval in checked:
             raise IntervalError(f"interval {interval} is refused: it is in the list twice.")
@@ -757,7 +777,7 @@ cdef class FastOHLC:
         bound = whole(max_candles)
         if bound is None or not 0 <= bound <= MAX_MS:
             raise SettingsError(
-                f"max_candles {_show(max_candles)} is refused: it must be an int, 0 (no bound) or more."
+                f"max_candles {show(max_candles)} is refused: it must be an int, 0 (no bound) or more."
             )
         ordered = sorted(self._intervals)
         self.plan.max_candles = bound
@@ -802,13 +822,13 @@ cdef class FastOHLC:
         cdef Series* series
         p = price_of(price, &good)
         if not good:
-            raise _price_error(price)
+            raise price_error(price)
         v = volume_of(volume, &good)
         if not good:
-            raise _volume_error(volume)
+            raise volume_error(volume)
         ms = time_of(timestamp_ms, &good)
         if not good:
-            raise _time_error(timestamp_ms)
+            raise time_error(timestamp_ms)
         series = self.known(symbol)
         if series is NULL:
             series = self.create(symbol)
@@ -838,10 +858,7 @@ cdef class FastOHLC:
         bytes for all rows, or categorical. Or pass one DataFrame with the columns symbol, price, volume and
         timestamp_ms. Raises TickError naming the first bad row.
         """
-        cdef Columns columns
-        if prices is None and volumes is None and timestamps is None and hasattr(symbols, "columns"):
-            symbols, prices, volumes, timestamps = _frame_columns(symbols)
-        columns = Columns(self)
+        cdef Columns columns = Columns(self)
         columns.read(symbols, prices, volumes, timestamps)
         return columns.apply()
 
@@ -896,8 +913,10 @@ cdef class FastOHLC:
         slot.mark = slot.data[slot.head + count - 1].start + self.plan.levels[at].interval
         slot.head += count
         slot.length -= count
-        shrink(slot)
-        refresh_hots(&self.plan, series)
+        try:
+            shrink(slot)
+        finally:
+            refresh_hots(&self.plan, series)
         return count
 
     def clear(self):
@@ -962,26 +981,15 @@ cdef class FastOHLC:
         Little-endian: HEAD, the intervals (int64 each), the number of symbols, then per symbol, in UTF-8 order, its
         name and per interval SLOT and the candles ("<5d4q" each), and last the CRC-32 of all before.
         """
-        cdef list parts = [
-            HEAD.pack(
-                MAGIC, VERSION, self.plan.max_candles, self._ticks, self._late, self.plan.dropped, len(self._intervals)
-            ),
-            struct.pack(f"<{len(self._intervals)}qI", *self._intervals, len(self._texts)),
-        ]
-        cdef Symbol symbol
-        cdef Slot* slot
-        for name in sorted(self._bytes):
-            symbol = self._bytes[name]
-            parts.append(U32.pack(len(name)))
-            parts.append(name)
-            for interval in self._intervals:
-                slot = &symbol.series.slots[<Py_ssize_t>self._levels[interval]]
-                parts.append(SLOT.pack(slot.mark, slot.pending, slot.length))
-                if slot.length:
-                    parts.append(PyBytes_FromStringAndSize(
-                        <char*>(slot.data + slot.head), slot.length * sizeof(Candle)
-                    ))
-        body = b"".join(parts)
+        cdef uint64_t generation
+        cdef list names
+        cdef bytes body
+        while True:  # to sort them can run the garbage collector, and with it code that changes the series
+            generation = self._generation
+            names = sorted(self._bytes)
+            if generation == self._generation:
+                break
+        body = self.dumped(names)
         return body + U32.pack(zlib.crc32(body))
 
     @classmethod
@@ -1073,7 +1081,7 @@ cdef class FastOHLC:
         cdef str name = canonical(symbol)
         cdef Symbol made
         if name is None:
-            raise _symbol_error(symbol)
+            raise symbol_error(symbol)
         made = Symbol.make(&self.plan, name)
         self.adopt(made)
         return &made.series
@@ -1082,6 +1090,8 @@ cdef class FastOHLC:
     cdef int adopt(self, Symbol symbol) except -1:
         cdef bytes name = symbol.name.encode()
         self._generation += 1
+        if symbol.name in self._texts:  # load() of a subclass can give an aggregator that is not new
+            self.forget_aliases()
         self._texts[symbol.name] = symbol
         self._bytes[name] = symbol
         return 0
@@ -1090,29 +1100,70 @@ cdef class FastOHLC:
     cdef Series* found(self, object symbol) except? NULL:
         cdef Series* series = self.known(symbol)
         if series is NULL and canonical(symbol) is None:
-            raise _symbol_error(symbol)
+            raise symbol_error(symbol)
         return series
 
     @cython.final
     cdef Py_ssize_t level(self, object interval) except -1:
         plain = whole(interval)
         if plain is None or plain not in self._levels:
-            raise IntervalError(f"interval {_show(interval)} is not one of this aggregator's: {self._intervals}.")
+            raise IntervalError(f"interval {show(interval)} is not one of this aggregator's: {self._intervals}.")
         return self._levels[plain]
 
     @cython.final
     cdef list first_candles(self, Series* series, Py_ssize_t at, Py_ssize_t count):
+        """Copies, then objects: to make one can run the garbage collector, and with it code that changes the series."""
         cdef Slot* slot = &series.slots[at]
-        cdef list candles = []
-        cdef Candle last
+        cdef Candle* copies
         cdef Py_ssize_t k
-        for k in range(count):
-            if k == slot.length - 1:
-                newest_view(&self.plan, series, at, &last)
-                candles.append(candle_data(&last))
-            else:
-                candles.append(candle_data(slot.data + slot.head + k))
-        return candles
+        if count == 0:
+            return []
+        copies = <Candle*>PyMem_Malloc(count * sizeof(Candle))
+        if copies is NULL:
+            raise MemoryError
+        try:
+            memcpy(copies, slot.data + slot.head, count * sizeof(Candle))
+            if count == slot.length:
+                newest_view(&self.plan, series, at, &copies[count - 1])
+            return [candle_data(&copies[k]) for k in range(count)]
+        finally:
+            PyMem_Free(copies)
+
+    @cython.final
+    cdef bytes dumped(self, list names):
+        """A dump without its checksum. Nothing in here runs Python code, or makes what the garbage collector counts."""
+        cdef Py_ssize_t size = HEAD_SIZE + 8 * self.plan.count + 4
+        cdef Py_ssize_t at
+        cdef Series* series
+        cdef Slot* slot
+        cdef bytes name, body
+        cdef char* end
+        for name in names:
+            series = &(<Symbol>PyDict_GetItemWithError(self._bytes, name)).series
+            size += 4 + PyBytes_GET_SIZE(name)
+            for at in range(self.plan.count):
+                size += SLOT_SIZE + series.slots[at].length * <Py_ssize_t>sizeof(Candle)
+        body = PyBytes_FromStringAndSize(NULL, size)
+        end = put(PyBytes_AS_STRING(body), PyBytes_AS_STRING(MAGIC_BYTES), 6)
+        end = put_u16(end, VERSION)
+        end = put_i64(put_i64(end, self.plan.max_candles), self._ticks)
+        end = put_i64(put_i64(end, self._late), self.plan.dropped)
+        end = put_u32(end, <uint32_t>self.plan.count)
+        for interval in self._intervals:
+            end = put_i64(end, interval)
+        end = put_u32(end, <uint32_t>len(names))
+        for name in names:
+            series = &(<Symbol>PyDict_GetItemWithError(self._bytes, name)).series
+            end = put_u32(end, <uint32_t>PyBytes_GET_SIZE(name))
+            end = put(end, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+            for interval in self._intervals:
+                slot = &series.slots[<Py_ssize_t>self._levels[interval]]
+                end = put_i64(end, slot.mark)
+                end[0] = slot.pending
+                end = put_u32(end + 1, <uint32_t>slot.length)
+                if slot.length:
+                    end = put(end, slot.data + slot.head, slot.length * sizeof(Candle))
+        return body
 
     @cython.final
     cdef void forget_aliases(self) noexcept:
@@ -1162,6 +1213,9 @@ cdef class Batch:
         return 0
 
 
+cdef object ABSENT = object()
+
+
 @cython.final
 cdef class Field:
     """A field name in both of its forms."""
@@ -1172,45 +1226,39 @@ cdef class Field:
     def __cinit__(self, str argument, object name):
         self.text = canonical(name)
         if self.text is None:
-            raise SettingsError(f"{argument} {_show(name)} is refused: it must be a non-empty str, or bytes in UTF-8.")
+            raise SettingsError(f"{argument} {show(name)} is refused: it must be a non-empty str, or bytes in UTF-8.")
         self.data = self.text.encode()
 
-    cdef inline PyObject* of(self, dict fields, bint as_bytes) except? NULL:
+    cdef inline object of(self, dict fields, bint as_bytes):
+        """The value, or ABSENT. Owned: to look up the next one can run code of a key's, which may change the dict."""
         cdef PyObject* value
         value = PyDict_GetItemWithError(fields, self.data if as_bytes else self.text)
         if value is NULL:
             value = PyDict_GetItemWithError(fields, self.text if as_bytes else self.data)
-        return value
+        return ABSENT if value is NULL else <object>value
 
     cdef inline bint is_name(self, object key) except -1:
-        if PyBytes_CheckExact(key):
+        if PyBytes_Check(key):
             return (
                 PyBytes_GET_SIZE(key) == PyBytes_GET_SIZE(self.data)
                 and memcmp(PyBytes_AS_STRING(key), PyBytes_AS_STRING(self.data), PyBytes_GET_SIZE(key)) == 0
             )
-        return isinstance(key, str) and key == self.text
+        return isinstance(key, str) and PyUnicode_Compare(key, self.text) == 0
 
     cdef str where(self, object entry_id):
         return f"entry {_id_text(entry_id)}, field {self.text!r}: "
 
 
 def _id_text(entry_id):
-    return _show(entry_id.decode(errors="backslashreplace") if isinstance(entry_id, bytes) else entry_id)
+    return show(bytes.decode(entry_id, errors="backslashreplace") if isinstance(entry_id, bytes) else entry_id)
 
 
 def _missing(entry_id, Field field):
     return TickError(f"{field.where(entry_id)}it is missing. Name the field that holds it, or drop the entry.")
 
 
-cdef object slow_double(object value):
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
 cdef inline double parsed_double(object value, bint* good) except? -1.0:
-    """What ``float(value)`` gives, and whether that is a finite number."""
+    """What ``field_number`` gives, and whether that is a finite number."""
     cdef const char* text = NULL
     cdef Py_ssize_t size = 0
     cdef double out = 0.0
@@ -1218,7 +1266,7 @@ cdef inline double parsed_double(object value, bint* good) except? -1.0:
     if text_of(value, &text, &size) and quick_double(text, size, &out):
         good[0] = True
         return out
-    converted = slow_double(value)
+    converted = value if PyFloat_CheckExact(value) else field_number(value)
     if converted is None:
         good[0] = False
         return 0.0
@@ -1227,25 +1275,19 @@ cdef inline double parsed_double(object value, bint* good) except? -1.0:
     return out
 
 
-cdef object slow_ms(object value):
-    if isinstance(value, (str, bytes)):
-        try:
-            return int(value)
-        except ValueError:
-            return None
-    return whole(value)
-
-
 cdef inline int64_t parsed_ms(object value, bint* good) except? -1:
-    """Milliseconds from a field: digits as ``int()`` reads them, or an int."""
+    """What ``field_ms`` gives."""
     cdef const char* text = NULL
     cdef Py_ssize_t size = 0
     cdef int64_t ms = -1
+    cdef object slow
     if text_of(value, &text, &size):
         ms = digits_ms(text, size, False)
-    if ms < 0:
-        return time_of(slow_ms(value), good)
-    good[0] = ms <= MAX_MS
+    good[0] = EARLIEST_MS <= ms <= LATEST_MS
+    if not good[0]:
+        slow = field_ms(value)
+        good[0] = slow is not None
+        ms = 0 if slow is None else slow
     return ms
 
 
@@ -1295,7 +1337,7 @@ cdef class Reader(Batch):
                     self.read_stream(None, (item,))
         elif reply is not None:
             raise TickError(
-                f"The reply {_show(reply)} is refused: give what XREAD, XREADGROUP or XRANGE returned (dict or list)."
+                f"The reply {show(reply)} is refused: give what XREAD, XREADGROUP or XRANGE returned (dict or list)."
             )
         return 0
 
@@ -1305,11 +1347,13 @@ cdef class Reader(Batch):
         if entries is None:
             return 0
         if not isinstance(entries, (list, tuple)):
-            raise TickError(f"The entries {_show(entries)} of stream {_show(stream)} are refused: give a list.")
-        return self.read_entries(entries)
+            raise TickError(f"The entries {show(entries)} of stream {show(stream)} are refused: give a list.")
+        return self.read_entries(entries, 0)
 
-    cdef int read_entries(self, object entries) except -1:
+    cdef int read_entries(self, object entries, int depth) except -1:
         cdef object entry, first, fields
+        if depth > MAX_NESTING:
+            raise TickError(f"The reply is refused: its entries stand in more than {MAX_NESTING} lists.")
         for entry in entries:
             if entry is None:
                 continue
@@ -1318,40 +1362,35 @@ cdef class Reader(Batch):
                 fields = <object>PyTuple_GET_ITEM(entry, 1)
             else:
                 if not isinstance(entry, (list, tuple)):
-                    raise TickError(f"The entry {_show(entry)} is refused: give (id, fields).")
+                    raise TickError(f"The entry {show(entry)} is refused: give (id, fields).")
                 if len(entry) == 0:
                     continue
                 first = entry[0]
                 if not isinstance(first, (list, tuple)) and len(entry) != 2:
-                    raise TickError(f"The entry {_show(entry)} is refused: give (id, fields).")
+                    raise TickError(f"The entry {show(entry)} is refused: give (id, fields).")
                 fields = None if isinstance(first, (list, tuple)) else entry[1]
             if isinstance(first, (list, tuple)):  # redis-py with RESP3 wraps the entries once more
-                self.read_entries(entry)
+                self.read_entries(entry, depth + 1)
             elif isinstance(fields, dict):
-                if <dict>fields:
-                    self.read_dict(first, <dict>fields)
+                self.read_dict(first, <dict>fields)
             elif isinstance(fields, (list, tuple)):
-                if len(fields):
-                    self.read_flat(first, fields)
+                self.read_flat(first, fields if PyTuple_CheckExact(fields) else tuple(fields))
             elif isinstance(fields, Mapping):
-                if len(fields):
-                    self.read_dict(first, dict(fields))
+                self.read_dict(first, dict(fields))
             elif fields is not None:
                 raise TickError(
-                    f"entry {_id_text(first)}: the fields {_show(fields)} are refused: give a dict or a list."
+                    f"entry {_id_text(first)}: the fields {show(fields)} are refused: give a dict or a list."
                 )
         return 0
 
     cdef int read_dict(self, object entry_id, dict fields) except -1:
         cdef Py_ssize_t at = 0
         cdef PyObject* key = NULL
-        cdef PyObject* price
-        cdef PyObject* volume = NULL
-        cdef PyObject* symbol = NULL
-        cdef PyObject* timestamp = NULL
+        cdef object price, volume = None, symbol = None, timestamp = None
         cdef bint as_bytes
-        PyDict_Next(fields, &at, &key, NULL)
-        as_bytes = PyBytes_CheckExact(<object>key)
+        if not PyDict_Next(fields, &at, &key, NULL):
+            return 0
+        as_bytes = PyBytes_Check(<object>key)
         price = self.price.of(fields, as_bytes)
         if self.volume is not None:
             volume = self.volume.of(fields, as_bytes)
@@ -1359,23 +1398,20 @@ cdef class Reader(Batch):
             timestamp = self.timestamp.of(fields, as_bytes)
         if self.symbol is not None:
             symbol = self.symbol.of(fields, as_bytes)
-        return self.read_values(entry_id, fields, price, volume, timestamp, symbol)
+        return self.read_values(entry_id, price, volume, timestamp, symbol)
 
-    cdef int read_flat(self, object entry_id, object fields) except -1:
-        """``[field, value, field, value]``; of two equal names the last counts, as in a dict."""
-        cdef PyObject* price = NULL
-        cdef PyObject* volume = NULL
-        cdef PyObject* symbol = NULL
-        cdef PyObject* timestamp = NULL
-        cdef tuple row = fields if PyTuple_CheckExact(fields) else tuple(fields)
+    cdef int read_flat(self, object entry_id, tuple row) except -1:
+        """``(field, value, field, value)``; of two equal names the last counts, as in a dict."""
+        cdef object price = ABSENT, volume = ABSENT, symbol = ABSENT, timestamp = ABSENT
         cdef Py_ssize_t at
-        cdef object key
-        cdef PyObject* value
+        cdef object key, value
+        if PyTuple_GET_SIZE(row) == 0:
+            return 0
         if PyTuple_GET_SIZE(row) % 2:
-            raise TickError(f"entry {_id_text(entry_id)}: the fields {_show(fields)} are refused: a name has no value.")
+            raise TickError(f"entry {_id_text(entry_id)}: the fields {show(row)} are refused: a name has no value.")
         for at in range(0, PyTuple_GET_SIZE(row), 2):
             key = <object>PyTuple_GET_ITEM(row, at)
-            value = PyTuple_GET_ITEM(row, at + 1)
+            value = <object>PyTuple_GET_ITEM(row, at + 1)
             if self.price.is_name(key):
                 price = value
             if self.volume is not None and self.volume.is_name(key):
@@ -1384,52 +1420,41 @@ cdef class Reader(Batch):
                 timestamp = value
             if self.symbol is not None and self.symbol.is_name(key):
                 symbol = value
-        return self.read_values(entry_id, row, price, volume, timestamp, symbol)
+        return self.read_values(entry_id, price, volume, timestamp, symbol)
 
     cdef int read_values(
-        self,
-        object entry_id,
-        object holder,  # keeps the values alive
-        PyObject* price,
-        PyObject* volume,
-        PyObject* timestamp,
-        PyObject* symbol,
+        self, object entry_id, object price, object volume, object timestamp, object symbol
     ) except -1:
         cdef Tick tick
         cdef bint good = True
-        cdef object held
-        if price is NULL:
+        if price is ABSENT:
             raise _missing(entry_id, self.price)
-        held = <object>price
-        tick.price = parsed_double(held, &good)
+        tick.price = parsed_double(price, &good)
         if not good:
-            raise _price_error(held, self.price.where(entry_id))
+            raise price_error(price, self.price.where(entry_id))
         tick.volume = 0.0
         if self.volume is not None:
-            if volume is NULL:
+            if volume is ABSENT:
                 raise _missing(entry_id, self.volume)
-            held = <object>volume
-            tick.volume = parsed_double(held, &good)
+            tick.volume = parsed_double(volume, &good)
             if not good or not tick.volume >= 0.0:
-                raise _volume_error(held, self.volume.where(entry_id))
+                raise volume_error(volume, self.volume.where(entry_id))
         if self.timestamp is not None:
-            if timestamp is NULL:
+            if timestamp is ABSENT:
                 raise _missing(entry_id, self.timestamp)
-            held = <object>timestamp
-            tick.ms = parsed_ms(held, &good)
+            tick.ms = parsed_ms(timestamp, &good)
             if not good:
-                raise _time_error(held, self.timestamp.where(entry_id))
+                raise field_time_error(timestamp, self.timestamp.where(entry_id))
         else:
             tick.ms = self.id_ms(entry_id)
         if self.symbol is not None:
-            if symbol is NULL:
+            if symbol is ABSENT:
                 raise _missing(entry_id, self.symbol)
-            held = <object>symbol
-            tick.series = self.into.valued(held)
+            tick.series = self.into.valued(symbol)
             if tick.series is NULL:
-                tick.series = self.fresh_series(held)
+                tick.series = self.fresh_series(symbol)
                 if tick.series is NULL:
-                    raise _symbol_error(held, self.symbol.where(entry_id))
+                    raise symbol_error(symbol, self.symbol.where(entry_id))
         else:
             if self.stream_series is NULL:
                 self.name_stream(entry_id)
@@ -1444,7 +1469,10 @@ cdef class Reader(Batch):
         cdef const char* text = NULL
         cdef Py_ssize_t size = 0
         cdef int64_t ms = -1
-        if text_of(entry_id, &text, &size):
+        cdef object exact = entry_id
+        if not PyBytes_CheckExact(entry_id) and not PyUnicode_CheckExact(entry_id):
+            exact = plain_text(entry_id)
+        if text_of(exact, &text, &size):
             ms = digits_ms(text, size, True)
         if not 0 <= ms <= MAX_MS:
             raise TickError(
@@ -1463,7 +1491,7 @@ cdef class Reader(Batch):
         if self.stream_series is NULL:
             self.stream_series = self.fresh_series(self.stream)
             if self.stream_series is NULL:
-                raise _symbol_error(self.stream, f"entry {_id_text(entry_id)}, stream name: ")
+                raise symbol_error(self.stream, f"entry {_id_text(entry_id)}, stream name: ")
         return 0
 
     cdef int grow(self) except -1:
@@ -1486,23 +1514,15 @@ cdef class Reader(Batch):
         return self.count
 
 
-def _frame_columns(frame):
-    columns = list(frame.columns)
-    for name in ("symbol", "price", "volume", "timestamp_ms"):
-        if name not in columns:
-            raise TickError(f"The DataFrame has no column {name!r}; it has {_show(columns)}.")
-    return frame["symbol"], frame["price"], frame["volume"], frame["timestamp_ms"]
-
-
 @cython.final
 cdef class Column:
-    """One column of numbers as a C array: a NumPy array's own memory, or a copy made from a list."""
+    """One column of numbers as a C array: a NumPy array's own memory, or a copy made from a tuple."""
 
     cdef Py_buffer buffer
     cdef bint viewed
     cdef void* data
     cdef Py_ssize_t count
-    cdef object array
+    cdef object array  # to be viewed; None: the memory is ours
 
     def __dealloc__(self):
         if self.viewed:
@@ -1510,14 +1530,17 @@ cdef class Column:
         else:
             PyMem_Free(self.data)
 
-    cdef int view(self, object array, object dtype) except -1:
+    cdef int view(self, object dtype, Py_ssize_t width) except -1:
         import numpy
 
-        self.array = numpy.require(array, dtype, ["C", "A"])
-        PyObject_GetBuffer(self.array, &self.buffer, PyBUF_SIMPLE)
+        if self.array is None:
+            return 0
+        ready = numpy.require(self.array, dtype, ["C", "A"])
+        PyObject_GetBuffer(ready, &self.buffer, PyBUF_SIMPLE)
         self.viewed = True
         self.data = self.buffer.buf
-        self.count = len(array)
+        if self.buffer.len != self.count * width:
+            raise RuntimeError("An array was changed by the code of a value in the batch; nothing was taken.")
         return 0
 
     cdef int allocate(self, Py_ssize_t count) except -1:
@@ -1528,50 +1551,29 @@ cdef class Column:
         return 0
 
 
-def _array(values, name, kinds, wanted):
-    """A tuple of the elements, or a one-dimensional NumPy array of one of the kinds."""
-    import numpy
-
-    if isinstance(values, (list, tuple)):
-        return tuple(values)
-    if values is None or isinstance(values, (str, bytes)):
-        raise TickError(f"{name} {_show(values)} is refused: give a list, an array or a Series.")
-    array = numpy.asarray(values)
-    if array.ndim != 1:
-        raise TickError(f"{name} is refused: it has {array.ndim} dimensions, and must have 1.")
-    if array.dtype.kind in "OT":
-        return tuple(array.tolist())
-    if array.dtype.kind not in kinds:
-        raise TickError(f"{name} is refused: its dtype is {array.dtype}, and must be {wanted}.")
-    return array
+cdef Column array_column(object array):
+    """A column whose memory is viewed later."""
+    cdef Column column = Column()
+    column.array = array
+    column.count = len(array)
+    return column
 
 
-cdef Column float_column(object values, str name, bint signed):
+cdef Column float_column(object values, bint signed):
     cdef Column column = Column()
     cdef double* data
-    cdef double value
     cdef bint good = True
     cdef Py_ssize_t k
-    cdef object array = _array(values, name, "fiub", "a number")
     cdef tuple items
-    if isinstance(array, tuple):
-        items = array
-        column.allocate(PyTuple_GET_SIZE(items))
-        data = <double*>column.data
-        for k in range(column.count):
-            data[k] = price_of(<object>PyTuple_GET_ITEM(items, k), &good)
-            if not good or not (signed or data[k] >= 0.0):
-                raise (_price_error if signed else _volume_error)(items[k], f"row {k}: ")
-        return column
-    column.view(array, "f8")
+    if not PyTuple_CheckExact(values):
+        return array_column(values)
+    items = values
+    column.allocate(PyTuple_GET_SIZE(items))
     data = <double*>column.data
-    for k in range(column.count):  # no early end, so that the compiler can vectorise
-        value = data[k]
-        good &= (fabs(value) <= DBL_MAX) & (signed | (value >= 0.0))
-    if not good:
-        for k in range(column.count):
-            if not fabs(data[k]) <= DBL_MAX or not (signed or data[k] >= 0.0):
-                raise (_price_error if signed else _volume_error)(array[k].item(), f"row {k}: ")
+    for k in range(column.count):
+        data[k] = price_of(<object>PyTuple_GET_ITEM(items, k), &good)
+        if not good or not (signed or data[k] >= 0.0):
+            raise (price_error if signed else volume_error)(items[k], f"row {k}: ")
     return column
 
 
@@ -1580,26 +1582,49 @@ cdef Column time_column(object values):
     cdef int64_t* data
     cdef bint good = True
     cdef Py_ssize_t k
-    cdef object array = _array(values, "timestamps", "iu", "an integer (epoch milliseconds)")
     cdef tuple items
-    if isinstance(array, tuple):
-        items = array
-        column.allocate(PyTuple_GET_SIZE(items))
-        data = <int64_t*>column.data
-        for k in range(column.count):
-            data[k] = time_of(<object>PyTuple_GET_ITEM(items, k), &good)
-            if not good:
-                raise _time_error(items[k], f"row {k}: ")
-        return column
-    column.view(array, "i8")
+    if not PyTuple_CheckExact(values):
+        return array_column(values)
+    items = values
+    column.allocate(PyTuple_GET_SIZE(items))
     data = <int64_t*>column.data
+    for k in range(column.count):
+        data[k] = time_of(<object>PyTuple_GET_ITEM(items, k), &good)
+        if not good:
+            raise time_error(items[k], f"row {k}: ")
+    return column
+
+
+cdef int check_floats(Column column, bint signed) except -1:
+    cdef double* data = <double*>column.data
+    cdef double value
+    cdef bint good = True
+    cdef Py_ssize_t k
+    if not column.viewed:
+        return 0
+    for k in range(column.count):  # no early end, so that the compiler can vectorise
+        value = data[k]
+        good &= (fabs(value) <= DBL_MAX) & (signed | (value >= 0.0))
+    if not good:
+        for k in range(column.count):
+            if not fabs(data[k]) <= DBL_MAX or not (signed or data[k] >= 0.0):
+                raise (price_error if signed else volume_error)(column.array[k].item(), f"row {k}: ")
+    return 0
+
+
+cdef int check_times(Column column) except -1:
+    cdef int64_t* data = <int64_t*>column.data
+    cdef bint good = True
+    cdef Py_ssize_t k
+    if not column.viewed:
+        return 0
     for k in range(column.count):
         good &= (data[k] >= 0) & (data[k] <= MAX_MS)
     if not good:
         for k in range(column.count):
             if not 0 <= data[k] <= MAX_MS:
-                raise _time_error(array[k].item(), f"row {k}: ")
-    return column
+                raise time_error(column.array[k].item(), f"row {k}: ")
+    return 0
 
 
 @cython.final
@@ -1614,17 +1639,25 @@ cdef class Columns(Batch):
     cdef Column table  # else per row a Series*
 
     cdef int read(self, object symbols, object prices, object volumes, object times) except -1:
-        self.prices = float_column(prices, "prices", True)
-        self.volumes = float_column(volumes, "volumes", False)
+        """The arrays last: once they are checked, no code of a caller's object runs that could change them."""
+        names, prices, volumes, times, categories = columns_of(symbols, prices, volumes, times)
+        self.prices = float_column(prices, True)
+        self.volumes = float_column(volumes, False)
         self.times = time_column(times)
         self.same_length("volumes", self.volumes.count)
         self.same_length("timestamps", self.times.count)
-        if isinstance(symbols, (str, bytes)):
-            self.single = self.series_of(symbols, -1)
-        elif getattr(getattr(symbols, "dtype", None), "categories", None) is not None:
-            self.read_codes(symbols)
+        if isinstance(names, (str, bytes)):
+            self.single = self.series_of(names, -1)
+        elif categories is not None:
+            self.read_codes(names, categories)
         else:
-            self.read_symbols(_array(symbols, "symbols", "US", "text"))
+            self.read_symbols(names)
+        self.prices.view("f8", 8)
+        self.volumes.view("f8", 8)
+        self.times.view("i8", 8)
+        check_floats(self.prices, True)
+        check_floats(self.volumes, False)
+        check_times(self.times)
         return 0
 
     cdef int same_length(self, str name, Py_ssize_t count) except -1:
@@ -1637,19 +1670,18 @@ cdef class Columns(Batch):
         if series is NULL:
             series = self.fresh_series(symbol)
             if series is NULL:
-                raise _symbol_error(symbol, "" if row < 0 else f"row {row}: ")
+                raise symbol_error(symbol, "" if row < 0 else f"row {row}: ")
         return series
 
-    cdef int read_codes(self, object symbols) except -1:
+    cdef int read_codes(self, object array, list categories) except -1:
         cdef Series** table
         cdef int64_t* codes
         cdef int64_t code
         cdef Py_ssize_t k
-        cdef list categories = list(symbols.dtype.categories)
         cdef Py_ssize_t size = len(categories)
-        self.codes = Column()
-        self.codes.view(symbols.codes if hasattr(symbols, "codes") else symbols.cat.codes, "i8")
+        self.codes = array_column(array)
         self.same_length("symbols", self.codes.count)
+        self.codes.view("i8", 8)
         self.table = Column()
         self.table.allocate(size)
         table = <Series**>self.table.data
@@ -1658,7 +1690,7 @@ cdef class Columns(Batch):
         for k in range(self.codes.count):
             code = codes[k]
             if code < 0 or code >= size:
-                raise _symbol_error(None, f"row {k}: ")
+                raise symbol_error(None, f"row {k}: ")
             if table[code] is NULL:
                 table[code] = self.series_of(categories[code], k)
         return 0
@@ -1698,13 +1730,13 @@ cdef class Columns(Batch):
         cdef Series* seen[ALIASES]
         cdef const char* keys[ALIASES]
         cdef const char* key
-        cdef Column raw = Column()
+        cdef Column raw = array_column(array)
         cdef Py_ssize_t width = array.dtype.itemsize
         cdef Py_ssize_t k, byte
         cdef uint64_t at
         if width == 0:
-            raise _symbol_error("", "row 0: ")
-        raw.view(array, array.dtype)
+            raise symbol_error("", "row 0: ")
+        raw.view(array.dtype, width)
         memset(keys, 0, sizeof(keys))
         for k in range(self.table.count):
             key = <const char*>raw.data + k * width
@@ -1762,7 +1794,7 @@ cdef class Loader:
 
     def __init__(self, data):
         if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise SnapshotError(f"{_show(data)} is not a dump: give the bytes that dump() returned.")
+            raise SnapshotError(f"{show(data)} is not a dump: give the bytes that dump() returned.")
         self.data = bytes(data)
         self.end = len(self.data) - 4
         if self.end < 0 or self.data[:6] != MAGIC:
@@ -1773,7 +1805,8 @@ cdef class Loader:
         if version != VERSION:
             raise SnapshotError(f"The dump has version {version}; this version reads {VERSION}.")
         self.intervals = [self.take(I64)[0] for _ in range(count)]
-        self.sure(self.ticks >= 0 and self.late >= 0 and self.dropped >= 0, "a count is negative")
+        for number in (self.ticks, self.late, self.dropped):
+            self.sure(0 <= number <= MAX_COUNT, "a count is out of range")
 
     cdef int sure(self, bint holds, str why) except -1:
         if not holds:
@@ -1850,7 +1883,7 @@ cdef class Loader:
             self.sure(k == slot.length - 1 and level.source >= 0, "a candle is empty")
             return 0
         return self.sure(
-            candle.count > 0
+            0 < candle.count <= MAX_COUNT
             and max(candle.start, 0) <= candle.first <= candle.last <= MAX_MS
             and candle.last - candle.start < level.interval
             and -DBL_MAX <= candle.low <= candle.open <= candle.high <= DBL_MAX

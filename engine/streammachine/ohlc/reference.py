@@ -6,6 +6,7 @@ read and write the same dumps and raise the same errors with the same text.
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import struct
 import time
@@ -17,10 +18,23 @@ from math import inf
 from typing import Any, NamedTuple, Self
 
 from streammachine.errors import IntervalError, SettingsError, SnapshotError, TickError
+from streammachine.ohlc.columns import Columns, columns_of
+from streammachine.ohlc.values import (
+    MAX_COUNT,
+    MAX_MS,
+    MAX_NESTING,
+    field_ms,
+    field_number,
+    field_time_error,
+    price_error,
+    show,
+    symbol_error,
+    time_error,
+    volume_error,
+)
 
 __all__ = ["CandleData", "FastOHLC"]
 
-MAX_MS = 9_000_000_000_000_000
 WEEK_MS = 604_800_000
 MONDAY_SHIFT_MS = 259_200_000  # epoch day 0 is a Thursday, three days into a week
 NO_MARK = FIRST = -(2**63)
@@ -82,9 +96,7 @@ class FastOHLC:
         self._intervals = _checked_intervals(intervals)
         bound = _whole(max_candles)
         if bound is None or not 0 <= bound <= MAX_MS:
-            raise SettingsError(
-                f"max_candles {_show(max_candles)} is refused: it must be an int, 0 (no bound) or more."
-            )
+            raise SettingsError(f"max_candles {show(max_candles)} is refused: it must be an int, 0 (no bound) or more.")
         self._max_candles = bound
         self._levels = _levels(sorted(self._intervals))
         self._roots = [at for at, level in enumerate(self._levels) if level.source < 0]
@@ -102,9 +114,9 @@ class FastOHLC:
         usable: NaN, an infinity, a negative volume, text for a number, a time outside 0 to 9e15.
         """
         if type(price) is not float or not -inf < price < inf:
-            price = _number(price, _price_error)
+            price = _number(price, price_error)
         if type(volume) is not float or not 0.0 <= volume < inf:
-            volume = _number(volume, _volume_error)
+            volume = _number(volume, volume_error)
         if type(timestamp_ms) is not int or not 0 <= timestamp_ms <= MAX_MS:
             timestamp_ms = _time(timestamp_ms)
         kind = type(symbol)
@@ -144,10 +156,8 @@ class FastOHLC:
         bytes for all rows, or categorical. Or pass one DataFrame with the columns symbol, price, volume and
         timestamp_ms. Raises TickError naming the first bad row.
         """
-        if prices is None and volumes is None and timestamps is None and hasattr(symbols, "columns"):
-            symbols, prices, volumes, timestamps = _frame_columns(symbols)
         batch = _Batch(self)
-        batch.read_columns(symbols, prices, volumes, timestamps)
+        batch.read_columns(columns_of(symbols, prices, volumes, timestamps))
         return batch.apply()
 
     # ------------------------------------------------------------ candles out
@@ -192,7 +202,7 @@ class FastOHLC:
             return 0
         if count == len(slot.candles):
             self._settle(series, at)
-        slot.mark = slot.candles[count - 1].start + interval
+        slot.mark = slot.candles[count - 1].start + self._levels[at].interval
         del slot.candles[:count]
         self._refresh_hots(series)
         return count
@@ -419,13 +429,13 @@ class FastOHLC:
     def _found(self, symbol: object) -> _Series | None:
         text = _canonical(symbol)
         if text is None:
-            raise _symbol_error(symbol)
+            raise symbol_error(symbol)
         return self._texts.get(text)
 
     def _create(self, symbol: object) -> _Series:
         text = _canonical(symbol)
         if text is None:
-            raise _symbol_error(symbol)
+            raise symbol_error(symbol)
         series = _Series(text, len(self._levels), len(self._roots))
         self._adopt(series)
         return series
@@ -438,7 +448,7 @@ class FastOHLC:
     def _level(self, interval: object) -> int:
         plain = _whole(interval)
         if plain is None or plain not in self._level_of:
-            raise IntervalError(f"interval {_show(interval)} is not one of this aggregator's: {self._intervals}.")
+            raise IntervalError(f"interval {show(interval)} is not one of this aggregator's: {self._intervals}.")
         return self._level_of[plain]
 
 
@@ -585,37 +595,14 @@ def _levels(ordered: list[int]) -> list[_Level]:
 # ---------------------------------------------------------------- values from outside
 
 
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _price_error(value: object, where: str = "") -> TickError:
-    return TickError(f"{where}price {_show(value)} is refused: it must be a finite number.")
-
-
-def _volume_error(value: object, where: str = "") -> TickError:
-    return TickError(f"{where}volume {_show(value)} is refused: it must be a finite number, 0 or more.")
-
-
-def _time_error(value: object, where: str = "") -> TickError:
-    return TickError(
-        f"{where}timestamp {_show(value)} is refused: it must be an int, epoch milliseconds from 0 to {MAX_MS}."
-    )
-
-
-def _symbol_error(value: object, where: str = "") -> TickError:
-    return TickError(f"{where}symbol {_show(value)} is refused: it must be a non-empty str, or bytes in UTF-8.")
-
-
 def _canonical(symbol: object) -> str | None:
-    """The symbol as an exact ``str``, or None where it is refused."""
+    """The symbol as an exact ``str``, or None where it is refused. No code of a subclass runs."""
     try:
         if isinstance(symbol, str):
             text = str.__str__(symbol)
             text.encode()
         elif isinstance(symbol, bytes):
-            text = symbol.decode()
+            text = bytes.decode(symbol)
         else:
             return None
     except UnicodeError:
@@ -623,17 +610,13 @@ def _canonical(symbol: object) -> str | None:
     return text or None
 
 
-def _float(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
 def _number(value: object, refuse: Callable[[object, str], TickError], where: str = "") -> float:
     """A finite number, or what ``refuse`` makes of it: text is not a number here."""
-    number = None if isinstance(value, (str, bytes, bytearray)) else _float(value)
-    if number is None or not -inf < number < inf or (number < 0.0 and refuse is _volume_error):
+    number: float | None = None
+    if not isinstance(value, (str, bytes, bytearray)):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            number = float(value)  # type: ignore[arg-type]
+    if number is None or not -inf < number < inf or (number < 0.0 and refuse is volume_error):
         raise refuse(value, where)
     return number
 
@@ -643,7 +626,7 @@ def _whole(value: Any) -> int | None:
     if isinstance(value, bool):
         return None
     try:
-        return operator.index(value)
+        return int.__pos__(operator.index(value))  # an enum's member as a plain int
     except TypeError:
         return None
 
@@ -651,7 +634,7 @@ def _whole(value: Any) -> int | None:
 def _time(value: object, where: str = "") -> int:
     ms = _whole(value)
     if ms is None or not 0 <= ms <= MAX_MS:
-        raise _time_error(value, where)
+        raise time_error(value, where)
     return ms
 
 
@@ -659,7 +642,7 @@ def _before(value: object) -> int:
     """A ``before_timestamp``: 0 is now."""
     plain = _whole(value)
     if plain is None:
-        raise TickError(f"before_timestamp {_show(value)} is refused: it must be an int, epoch milliseconds; 0 is now.")
+        raise TickError(f"before_timestamp {show(value)} is refused: it must be an int, epoch milliseconds; 0 is now.")
     return plain or time.time_ns() // 1_000_000
 
 
@@ -668,12 +651,12 @@ def _checked_intervals(intervals: Any) -> list[int]:
     if intervals is None:
         return [60_000, 300_000]
     if isinstance(intervals, (str, bytes)) or not hasattr(intervals, "__iter__"):
-        raise IntervalError(f"intervals {_show(intervals)} is refused: give a list of milliseconds, such as [60000].")
+        raise IntervalError(f"intervals {show(intervals)} is refused: give a list of milliseconds, such as [60000].")
     for value in intervals:
         interval = _whole(value)
         if interval is None or not 0 < interval <= MAX_MS:
             raise IntervalError(
-                f"interval {_show(value)} is refused: it must be an int, milliseconds from 1 to {MAX_MS}."
+                f"interval {show(value)} is refused: it must be an int, milliseconds from 1 to {MAX_MS}."
             )
         if interval in checked:
             raise IntervalError(f"interval {interval} is refused: it is in the list twice.")
@@ -699,7 +682,7 @@ class _Batch:
         """A symbol's series, a new one where need be."""
         text = _canonical(symbol)
         if text is None:
-            raise _symbol_error(symbol, where)
+            raise symbol_error(symbol, where)
         series = self.into._texts.get(text) or self.fresh.get(text)
         if series is None:
             series = self.fresh[text] = _Series(text, len(self.into._levels), len(self.into._roots))
@@ -715,71 +698,49 @@ class _Batch:
             take(*tick)
         return len(self.ticks)
 
-    def read_columns(self, symbols: Any, prices: Any, volumes: Any, timestamps: Any) -> None:
-        price_list = [
-            _number(value, _price_error, f"row {row}: ")
-            for row, value in enumerate(_column(prices, "prices", "fiub", "a number"))
+    def read_columns(self, columns: Columns) -> None:
+        """Arrays last, as in ``fast.pyx``: once they are checked, no code of a caller's object runs."""
+        held = ((columns.prices, _price), (columns.volumes, _volume), (columns.timestamps, _time))
+        read = [_checked(column, check) if isinstance(column, tuple) else column for column, check in held]
+        count = len(read[0])
+        _same_length("volumes", len(read[1]), count)
+        _same_length("timestamps", len(read[2]), count)
+        series = self.column_series(columns, count)
+        prices, volumes, times = [
+            column if isinstance(column, list) else _checked(column.tolist(), check)
+            for column, (_, check) in zip(read, held, strict=True)
         ]
-        volume_list = [
-            _number(value, _volume_error, f"row {row}: ")
-            for row, value in enumerate(_column(volumes, "volumes", "fiub", "a number"))
-        ]
-        time_list = [
-            _time(value, f"row {row}: ")
-            for row, value in enumerate(_column(timestamps, "timestamps", "iu", "an integer (epoch milliseconds)"))
-        ]
-        count = len(price_list)
-        _same_length("volumes", len(volume_list), count)
-        _same_length("timestamps", len(time_list), count)
-        series_list: Sequence[_Series]
+        self.ticks = list(zip(series, prices, volumes, times, strict=True))
+
+    def column_series(self, columns: Columns, count: int) -> Sequence[_Series]:
+        symbols, categories = columns.symbols, columns.categories
         if isinstance(symbols, (str, bytes)):
-            series_list = [self.series_of(symbols, "")] * count
+            one = self.series_of(symbols, "")
             if not count:
                 self.fresh.clear()
-        else:
-            names = _symbol_column(symbols)
-            _same_length("symbols", len(names), count)
-            series_list = [self.series_of(name, f"row {row}: ") for row, name in enumerate(names)]
-        self.ticks = list(zip(series_list, price_list, volume_list, time_list, strict=True))
+            return [one] * count
+        _same_length("symbols", len(symbols), count)
+        names = symbols if isinstance(symbols, tuple) else symbols.tolist()
+        if categories is not None:
+            names = [categories[code] if 0 <= code < len(categories) else None for code in names]
+        return [self.series_of(name, f"row {row}: ") for row, name in enumerate(names)]
+
+
+def _checked(values: Iterable[Any], check: Callable[[object, str], Any]) -> list[Any]:
+    return [check(value, f"row {row}: ") for row, value in enumerate(values)]
+
+
+def _price(value: object, where: str) -> float:
+    return _number(value, price_error, where)
+
+
+def _volume(value: object, where: str) -> float:
+    return _number(value, volume_error, where)
 
 
 def _same_length(name: str, count: int, expected: int) -> None:
     if count != expected:
         raise TickError(f"{name} has {count} rows, prices has {expected}: they must be equal.")
-
-
-def _frame_columns(frame: Any) -> tuple[Any, Any, Any, Any]:
-    columns = list(frame.columns)
-    for name in ("symbol", "price", "volume", "timestamp_ms"):
-        if name not in columns:
-            raise TickError(f"The DataFrame has no column {name!r}; it has {_show(columns)}.")
-    return frame["symbol"], frame["price"], frame["volume"], frame["timestamp_ms"]
-
-
-def _column(values: Any, name: str, kinds: str, wanted: str) -> Sequence[Any]:
-    """The elements of a list, a tuple, or a one-dimensional array of one of the kinds."""
-    import numpy as np
-
-    if isinstance(values, (list, tuple)):
-        return tuple(values)
-    if values is None or isinstance(values, (str, bytes)):
-        raise TickError(f"{name} {_show(values)} is refused: give a list, an array or a Series.")
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise TickError(f"{name} is refused: it has {array.ndim} dimensions, and must have 1.")
-    if array.dtype.kind not in kinds + "OT":
-        raise TickError(f"{name} is refused: its dtype is {array.dtype}, and must be {wanted}.")
-    elements: list[Any] = array.tolist()
-    return elements
-
-
-def _symbol_column(symbols: Any) -> Sequence[Any]:
-    categories = getattr(getattr(symbols, "dtype", None), "categories", None)
-    if categories is None:
-        return _column(symbols, "symbols", "US", "text")
-    names = [*categories, None]  # code -1, no category, finds the None
-    codes = symbols.codes if hasattr(symbols, "codes") else symbols.cat.codes
-    return [names[code] for code in codes]
 
 
 _ABSENT = object()
@@ -791,30 +752,33 @@ class _Field:
     def __init__(self, argument: str, name: object) -> None:
         text = _canonical(name)
         if text is None:
-            raise SettingsError(f"{argument} {_show(name)} is refused: it must be a non-empty str, or bytes in UTF-8.")
+            raise SettingsError(f"{argument} {show(name)} is refused: it must be a non-empty str, or bytes in UTF-8.")
         self.text = text
         self.data = text.encode()
 
-    def of(self, fields: dict[Any, Any], as_bytes: bool, entry_id: object) -> Any:
-        value = fields.get(self.data if as_bytes else self.text, _ABSENT)
+    def of(self, fields: dict[Any, Any], as_bytes: bool) -> Any:
+        value = dict.get(fields, self.data if as_bytes else self.text, _ABSENT)
         if value is _ABSENT:
-            value = fields.get(self.text if as_bytes else self.data, _ABSENT)
-        if value is _ABSENT:
-            raise TickError(f"{self.where(entry_id)}it is missing. Name the field that holds it, or drop the entry.")
+            value = dict.get(fields, self.text if as_bytes else self.data, _ABSENT)
         return value
+
+    def is_name(self, key: object) -> bool:
+        if isinstance(key, bytes):
+            return bytes.__eq__(key, self.data)
+        return isinstance(key, str) and str.__eq__(key, self.text)
 
     def where(self, entry_id: object) -> str:
         return f"entry {_id_text(entry_id)}, field {self.text!r}: "
 
 
 def _id_text(entry_id: object) -> str:
-    return _show(entry_id.decode(errors="backslashreplace") if isinstance(entry_id, bytes) else entry_id)
+    return show(bytes.decode(entry_id, errors="backslashreplace") if isinstance(entry_id, bytes) else entry_id)
 
 
 def _id_ms(entry_id: object) -> int:
-    text = entry_id.decode("latin-1") if isinstance(entry_id, bytes) else entry_id
-    if isinstance(text, str) and text.isascii():
-        head, dash, tail = text.partition("-")
+    text = bytes.decode(entry_id, "latin-1") if isinstance(entry_id, bytes) else entry_id
+    if isinstance(text, str) and str.isascii(text):
+        head, dash, tail = str.partition(text, "-")
         if head.isdigit() and len(head) <= 18 and (tail.isdigit() if dash else True) and int(head) <= MAX_MS:
             return int(head)
     raise TickError(
@@ -823,26 +787,17 @@ def _id_ms(entry_id: object) -> int:
     )
 
 
-def _field_ms(value: Any, where: str) -> int:
-    """Milliseconds from a field: digits as ``int()`` reads them, or an int."""
-    ms: int | None
-    if isinstance(value, (str, bytes)):
-        try:
-            ms = int(value)
-        except ValueError:
-            ms = None
-    else:
-        ms = _whole(value)
-    if ms is None or not 0 <= ms <= MAX_MS:
-        raise _time_error(value, where)
-    return ms
+def _given(value: Any, field: _Field, entry_id: object) -> Any:
+    if value is _ABSENT:
+        raise TickError(f"{field.where(entry_id)}it is missing. Name the field that holds it, or drop the entry.")
+    return value
 
 
 def _is_stream(item: Any) -> bool:
     """Tells ``[stream, entries]`` from an entry ``[id, fields]``: entries hold lists, fields do not."""
     if not isinstance(item, (list, tuple)) or len(item) != 2:
         return False
-    if not isinstance(item[0], (str, bytes)) or not isinstance(item[1], (list, tuple)) or not item[1]:
+    if not isinstance(item[0], (str, bytes)) or not isinstance(item[1], (list, tuple)) or len(item[1]) == 0:
         return False
     return item[1][0] is None or isinstance(item[1][0], (list, tuple))
 
@@ -873,7 +828,7 @@ class _Reader(_Batch):
                     self.read_stream(None, (item,))
         elif reply is not None:
             raise TickError(
-                f"The reply {_show(reply)} is refused: give what XREAD, XREADGROUP or XRANGE returned (dict or list)."
+                f"The reply {show(reply)} is refused: give what XREAD, XREADGROUP or XRANGE returned (dict or list)."
             )
 
     def read_stream(self, stream: object, entries: Any) -> None:
@@ -882,63 +837,83 @@ class _Reader(_Batch):
         if entries is None:
             return
         if not isinstance(entries, (list, tuple)):
-            raise TickError(f"The entries {_show(entries)} of stream {_show(stream)} are refused: give a list.")
-        self.read_entries(entries)
+            raise TickError(f"The entries {show(entries)} of stream {show(stream)} are refused: give a list.")
+        self.read_entries(entries, 0)
 
-    def read_entries(self, entries: Sequence[Any]) -> None:
+    def read_entries(self, entries: Sequence[Any], depth: int) -> None:
+        if depth > MAX_NESTING:
+            raise TickError(f"The reply is refused: its entries stand in more than {MAX_NESTING} lists.")
         for entry in entries:
             if entry is None:
                 continue
             if not isinstance(entry, (list, tuple)):
-                raise TickError(f"The entry {_show(entry)} is refused: give (id, fields).")
-            if not entry:
+                raise TickError(f"The entry {show(entry)} is refused: give (id, fields).")
+            if len(entry) == 0:
                 continue
-            if isinstance(entry[0], (list, tuple)):  # redis-py with RESP3 wraps the entries once more
-                self.read_entries(entry)
+            first = entry[0]
+            if isinstance(first, (list, tuple)):  # redis-py with RESP3 wraps the entries once more
+                self.read_entries(entry, depth + 1)
             elif len(entry) != 2:
-                raise TickError(f"The entry {_show(entry)} is refused: give (id, fields).")
+                raise TickError(f"The entry {show(entry)} is refused: give (id, fields).")
             else:
-                fields = self.fields_of(*entry)
-                if fields:
-                    self.read_entry(entry[0], fields)
+                self.read_fields(first, entry[1])
 
-    def fields_of(self, entry_id: object, fields: Any) -> dict[Any, Any] | None:
-        if fields is None or isinstance(fields, dict):
-            return fields
-        if isinstance(fields, (list, tuple)):
-            if len(fields) % 2:
-                raise TickError(
-                    f"entry {_id_text(entry_id)}: the fields {_show(fields)} are refused: a name has no value."
-                )
-            return dict(zip(fields[::2], fields[1::2], strict=True))
-        if isinstance(fields, Mapping):
-            return dict(fields)
-        raise TickError(f"entry {_id_text(entry_id)}: the fields {_show(fields)} are refused: give a dict or a list.")
+    def read_fields(self, entry_id: object, fields: Any) -> None:
+        if isinstance(fields, dict):
+            self.read_dict(entry_id, fields)
+        elif isinstance(fields, (list, tuple)):
+            self.read_flat(entry_id, tuple(fields))
+        elif isinstance(fields, Mapping):
+            self.read_dict(entry_id, dict(fields))
+        elif fields is not None:
+            raise TickError(
+                f"entry {_id_text(entry_id)}: the fields {show(fields)} are refused: give a dict or a list."
+            )
 
-    def read_entry(self, entry_id: object, fields: dict[Any, Any]) -> None:
-        as_bytes = isinstance(next(iter(fields)), bytes)
-        value = self.price.of(fields, as_bytes, entry_id)
-        price = _float(value)
+    def read_dict(self, entry_id: object, fields: dict[Any, Any]) -> None:
+        for first in dict.__iter__(fields):
+            as_bytes = isinstance(first, bytes)
+            names = (self.price, self.volume, self.timestamp, self.symbol)
+            self.read_values(entry_id, [None if name is None else name.of(fields, as_bytes) for name in names])
+            return
+
+    def read_flat(self, entry_id: object, row: tuple[Any, ...]) -> None:
+        if not row:
+            return
+        if len(row) % 2:
+            raise TickError(f"entry {_id_text(entry_id)}: the fields {show(row)} are refused: a name has no value.")
+        values: list[Any] = [_ABSENT] * 4
+        for key, value in zip(row[::2], row[1::2], strict=True):
+            for at, name in enumerate((self.price, self.volume, self.timestamp, self.symbol)):
+                if name is not None and name.is_name(key):
+                    values[at] = value
+        self.read_values(entry_id, values)
+
+    def read_values(self, entry_id: object, values: Sequence[Any]) -> None:
+        price_value, volume_value, time_value, symbol_value = values
+        price = field_number(_given(price_value, self.price, entry_id))
         if price is None or not -inf < price < inf:
-            raise _price_error(value, self.price.where(entry_id))
-        volume: float | None = 0.0
+            raise price_error(price_value, self.price.where(entry_id))
+        volume = 0.0
         if self.volume is not None:
-            value = self.volume.of(fields, as_bytes, entry_id)
-            volume = _float(value)
-            if volume is None or not 0.0 <= volume < inf:
-                raise _volume_error(value, self.volume.where(entry_id))
+            number = field_number(_given(volume_value, self.volume, entry_id))
+            if number is None or not 0.0 <= number < inf:
+                raise volume_error(volume_value, self.volume.where(entry_id))
+            volume = number
+        ms: int | None
         if self.timestamp is not None:
-            ms = _field_ms(self.timestamp.of(fields, as_bytes, entry_id), self.timestamp.where(entry_id))
+            ms = field_ms(_given(time_value, self.timestamp, entry_id))
+            if ms is None:
+                raise field_time_error(time_value, self.timestamp.where(entry_id))
         else:
             ms = _id_ms(entry_id)
         if self.symbol is not None:
-            series = self.series_of(self.symbol.of(fields, as_bytes, entry_id), self.symbol.where(entry_id))
+            series = self.series_of(_given(symbol_value, self.symbol, entry_id), self.symbol.where(entry_id))
         else:
             if self.stream_series is None:
                 self.name_stream(entry_id)
             assert self.stream_series is not None
             series = self.stream_series
-        assert volume is not None
         self.ticks.append((series, price, volume, ms))
 
     def name_stream(self, entry_id: object) -> None:
@@ -958,7 +933,7 @@ class _Loader:
 
     def __init__(self, data: object) -> None:
         if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise SnapshotError(f"{_show(data)} is not a dump: give the bytes that dump() returned.")
+            raise SnapshotError(f"{show(data)} is not a dump: give the bytes that dump() returned.")
         self.data = bytes(data)
         self.at = 0
         self.end = len(self.data) - 4
@@ -970,7 +945,8 @@ class _Loader:
         if version != VERSION:
             raise SnapshotError(f"The dump has version {version}; this version reads {VERSION}.")
         self.intervals: list[int] = [self.take(I64)[0] for _ in range(count)]
-        self.sure(self.ticks >= 0 and self.late >= 0 and self.dropped >= 0, "a count is negative")
+        for number in (self.ticks, self.late, self.dropped):
+            self.sure(0 <= number <= MAX_COUNT, "a count is out of range")
 
     def sure(self, holds: bool, why: str) -> None:
         if not holds:
@@ -1035,7 +1011,7 @@ class _Loader:
             self.sure(newest and level.source >= 0, "a candle is empty")
             return
         self.sure(
-            candle.count > 0
+            0 < candle.count <= MAX_COUNT
             and max(candle.start, 0) <= candle.first <= candle.last <= MAX_MS
             and candle.last - candle.start < level.interval
             and -inf < candle.low <= candle.open <= candle.high < inf

@@ -155,12 +155,12 @@ class Session:
 
     async def _next(self, road: Road, position: bytes) -> Sequence[Entry]:
         stream = self._job.stream
-        command = encode_command(("XREAD", "COUNT", READ_COUNT, "BLOCK", READ_BLOCK_MS, "STREAMS", stream, position))
-        (reply,) = await road.exchange(command, 1, READ_BLOCK_MS / 1000 + READ_MARGIN)
+        command = ("XREAD", "COUNT", READ_COUNT, "BLOCK", READ_BLOCK_MS, "STREAMS", stream, position)
+        (reply,) = await road.exchange(encode_command(command), 1, READ_BLOCK_MS / 1000 + READ_MARGIN)
         if reply is None:
             return ()
         if isinstance(reply, RespError):
-            raise refused(reply, self._connection.name)
+            raise refused(reply, self._connection.name, command)
         return next(iter(parse_stream_reply(reply).values()))
 
     # -- folding ------------------------------------------------------------------------------

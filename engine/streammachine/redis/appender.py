@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 MOST = 1000  # sends in one pipeline
 
+_Send = tuple[bytes, str, "asyncio.Future[str]"]  # the command, its stream, who waits
+
 
 class Appender:
     """Collects XADDs and sends them. ``run`` it in a task group."""
 
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
-        self._waiting: list[tuple[bytes, asyncio.Future[str]]] = []
+        self._waiting: list[_Send] = []
         self._arrived = anyio.Event()
 
     async def append(self, stream: str, fields: Mapping[bytes, bytes], maxlen: int = 0) -> str:
@@ -39,14 +41,14 @@ class Appender:
         trim = ("MAXLEN", "~", maxlen) if maxlen else ()
         flat = [part for pair in fields.items() for part in pair]
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._waiting.append((encode_command(("XADD", stream, *trim, "*", *flat)), future))
+        self._waiting.append((encode_command(("XADD", stream, *trim, "*", *flat)), stream, future))
         self._arrived.set()
         return await future
 
     async def run(self) -> None:
         """Send what comes until cancelled; what waits then fails by name."""
         road: Road | None = None
-        batch: list[tuple[bytes, asyncio.Future[str]]] = []
+        batch: list[_Send] = []
         try:
             while True:
                 if not self._waiting:
@@ -58,16 +60,16 @@ class Appender:
                         if road is not None:
                             await road.aclose()
                         road = await self._connection.open_road()
-                    payload = b"".join(command for command, _ in batch)
+                    payload = b"".join(command for command, _, _ in batch)
                     replies = await road.exchange(payload, len(batch), self._connection.timeout)
                 except StreamMachineError as error:
-                    _fail(batch, error)
+                    _fail(batch, await self._connection.explain(error))
                     continue
-                for (_, future), reply in zip(batch, replies, strict=True):
+                for (_, stream, future), reply in zip(batch, replies, strict=True):
                     if future.done():
                         continue
                     if isinstance(reply, RespError):
-                        future.set_exception(refused(reply, self._connection.name))
+                        future.set_exception(refused(reply, self._connection.name, ("XADD", stream)))
                     else:
                         future.set_result(bytes(reply).decode())
                 batch = []
@@ -78,7 +80,7 @@ class Appender:
                 await road.aclose()
 
 
-def _fail(batch: list[tuple[bytes, asyncio.Future[str]]], error: StreamMachineError) -> None:
-    for _, future in batch:
+def _fail(batch: list[_Send], error: StreamMachineError) -> None:
+    for *_, future in batch:
         if not future.done():
             future.set_exception(error)

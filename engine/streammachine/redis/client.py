@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,7 @@ from coredis.commands.request import CommandRequest
 from coredis.connection import BaseConnection, TCPConnection, TCPLocation, UnixDomainSocketConnection
 from coredis.connection import UnixDomainSocketLocation as UnixLocation
 from coredis.connection._request import Request, RequestBatch
-from coredis.exceptions import RedisError
+from coredis.exceptions import RedisError, ResponseError
 from coredis.pool import ConnectionPool
 from coredis.retry import NoRetryPolicy
 
@@ -31,6 +32,8 @@ from streammachine.redis.sentinel import primary_of
 from streammachine.redis.url import Endpoint
 
 CONNECT_TIMEOUT = 2.0  # seconds to open a socket
+
+log = logging.getLogger(__name__)
 
 
 def make_client(endpoint: Endpoint, connections: int, timeout: float) -> Redis[bytes]:
@@ -47,7 +50,6 @@ def make_client(endpoint: Endpoint, connections: int, timeout: float) -> Redis[b
         "username": endpoint.username,
         "password": endpoint.password,
         "db": endpoint.db,
-        "client_name": "streammachine",
     }
     pool = (
         Pool(connection_class=_UnixConnection, location=UnixLocation(endpoint.path), **options)
@@ -108,6 +110,7 @@ class Pool(ConnectionPool[Any]):
             primary = await primary_of(self._endpoint)
             self.location = TCPLocation(primary.host, primary.port)
         connection: BaseConnection = await self._construct_connection()
+        connection.register_connect_callback(_tell_name)
         if error := await self.task_group.start(self._host, connection):
             raise error
         self.statistics.connection_created(connection)
@@ -128,6 +131,14 @@ class Pool(ConnectionPool[Any]):
 
     def _reset(self) -> None:
         self._idle.clear()
+
+
+async def _tell_name(connection: BaseConnection) -> None:
+    """Name the connection for people who look at the server; a user without the right to it stays without a name."""
+    try:
+        await connection.create_request(b"CLIENT SETNAME", "streammachine", decode=False)
+    except ResponseError as error:
+        log.debug("The server takes no name for a connection: %s", error)
 
 
 class _Checked(BaseConnection):

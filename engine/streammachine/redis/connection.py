@@ -31,6 +31,7 @@ import anyio.to_thread
 
 from streammachine.errors import (
     RedisAuthError,
+    RedisDiskError,
     RedisTimeoutError,
     RedisUnavailableError,
     SettingsError,
@@ -165,8 +166,8 @@ class RedisConnection:
             timeout: seconds, instead of the connection's own.
 
         Raises:
-            RedisTimeoutError, RedisUnavailableError, RedisAuthError, RedisFullError, WrongTypeError,
-            UnsupportedServerError, RedisCommandError.
+            RedisTimeoutError, RedisUnavailableError, RedisAuthError, RedisReadOnlyError, RedisDiskError,
+            RedisFullError, WrongTypeError, RedisPermissionError, UnsupportedServerError, RedisCommandError.
         """
         limit = timeout or self.timeout
         host = await self._opened_host()
@@ -198,8 +199,12 @@ class RedisConnection:
             encode_command(arguments), 1, repeatable=repeatable, timeout=timeout, key=key_of(arguments)
         )
         if isinstance(reply, RespError):
-            raise refused(reply, self.name)
+            raise await self._refused(reply, arguments)
         return reply
+
+    async def _refused(self, reply: RespError, arguments: Sequence[object]) -> StreamMachineError:
+        error = refused(reply, self.name, arguments)
+        return await self.explain(error) if isinstance(error, RedisDiskError) else error
 
     async def exchange(
         self,
@@ -223,9 +228,9 @@ class RedisConnection:
             pass
         except RedisTimeoutError:
             raise
-        except RedisUnavailableError:
+        except RedisUnavailableError as error:
             if not repeatable:
-                raise
+                raise await self.explain(error) from error
         await host.revive(limit)
         try:
             return await host.opened_road().exchange(payload, replies, limit, key)
@@ -276,6 +281,45 @@ class RedisConnection:
                 raise error.cause from error
         raise RedisTimeoutError(f"Redis at {self.name} holds too many keys to walk through in {timeout:g} s.")
 
+    async def info(self, *sections: str) -> dict[str, dict[str, Any]]:
+        """INFO of the server, by its name; of a Cluster that of every primary.
+
+        Raises:
+            What ``run`` raises; RedisPermissionError where this user may not ask.
+        """
+        from streammachine.redis.condition import parse_info
+
+        host = await self._opened_host()
+        payload = encode_command(["INFO", *sections])
+
+        async def ask() -> dict[str, dict[str, Any]]:
+            found: dict[str, dict[str, Any]] = {}
+            for road in await host.opened_road().each_primary():
+                (reply,) = await road.exchange(payload, 1, self.timeout)
+                if isinstance(reply, RespError):
+                    raise refused(reply, self.name, ("INFO",))
+                found[road.name] = parse_info(bytes(reply).decode("utf-8", "replace"))
+            return found
+
+        try:
+            return await ask()
+        except RedisTimeoutError:
+            raise
+        except (RedisUnavailableError, UnsentError):
+            await host.revive(self.timeout)
+        try:
+            return await ask()
+        except UnsentError as error:
+            raise error.cause from error
+
+    async def explain(self, error: StreamMachineError) -> StreamMachineError:
+        """The error, or a better one: an embedded server that broke a connection may have ended at a full disk."""
+        embedded = self.target.embedded if self.target is not None else None
+        if embedded is None or not isinstance(error, RedisUnavailableError) or isinstance(error, RedisTimeoutError):
+            return error
+        problem = await anyio.to_thread.run_sync(embedded.disk_problem, True)
+        return RedisDiskError(f"{problem} The last command was not acknowledged.") if problem else error
+
     async def _walk(self, host: _Host, options: list[str | int]) -> set[bytes]:
         """All keys that SCAN gives with these options."""
         found: set[bytes] = set()
@@ -284,7 +328,7 @@ class RedisConnection:
             while True:
                 (reply,) = await road.exchange(encode_command(["SCAN", cursor, *options]), 1, self.timeout)
                 if isinstance(reply, RespError):
-                    raise refused(reply, self.name)
+                    raise refused(reply, self.name, ("SCAN",))
                 cursor, keys = reply
                 found.update(keys)
                 if cursor == b"0":
@@ -516,14 +560,14 @@ class _Host:
         return RedisUnavailableError(f"The connection{where} was closed meanwhile. Open it again.")
 
     def translate(self, error: Exception, limit: float) -> Failure:
-        """The failure in our terms; a timeout also drops the pool's connections."""
+        """The failure in our terms; a timeout and a replica's answer also drop the pool's connections."""
         from streammachine.redis.failures import Failure, translate
 
         if self.client is None:
             return Failure(self.closed())
         assert self.target is not None
         failure = translate(error, self.target.url, limit)
-        if failure.timed_out:
+        if failure.timed_out or failure.replica:
             self.client.connection_pool.disconnect()
         return failure
 
@@ -549,16 +593,23 @@ def _choose(settings: Settings, url: str | None) -> Target:
 
 async def _watch(server: EmbeddedServer, closing: anyio.Event) -> None:
     """Bring the embedded server back when its process dies, whoever started it, until ``closing``."""
+    said = ""  # the last failure: one that lasts is logged once
     while True:
         with anyio.move_on_after(WATCH_PERIOD):
             await closing.wait()
             return
-        if not server.alive():
+        if server.alive():
+            continue
+        if not said:
             log.warning("The embedded Valkey died; starting it again on %s", server.url)
-            try:
-                await anyio.to_thread.run_sync(server.ensure)
-            except StreamMachineError as error:
-                log.error("The embedded Valkey could not be started again: %s", error)
+        try:
+            await anyio.to_thread.run_sync(server.ensure)
+        except StreamMachineError as error:
+            if str(error) != said:
+                said = str(error)
+                log.error("The embedded Valkey could not be started again (trying on): %s", error)
+        else:
+            said = ""
 
 
 def _explicit_url(

@@ -62,6 +62,7 @@ from streammachine.errors import EmbeddedServerError, SettingsError
 from streammachine.redis import embedded_process as process
 from streammachine.redis.embedded_files import DataFiles, Deadline, FileLock, Record
 from streammachine.redis.embedded_process import Fsync, ServerProcess, find_binary
+from streammachine.redis.embedded_repair import mend_torn_end
 
 __all__ = ["EmbeddedServer", "Fsync", "default_data_dir", "find_binary"]
 
@@ -180,6 +181,18 @@ class EmbeddedServer:
     def alive(self) -> bool:
         """Whether the server's process, as last seen, still runs. Cheap: no connection is made."""
         return self._server.alive()
+
+    def disk_problem(self, ended: bool = False) -> str:
+        """What is wrong with the disk that the data stands on; "" when nothing is to be seen.
+
+        Args:
+            ended: the server has just broken a connection: its log is looked at too.
+        """
+        files = self._hold.files
+        if found := files.full_disk():
+            return found
+        said = files.refused_write() if ended else ""
+        return f"The embedded server could not write to {files.valkey}; its log says: {said}." if said else ""
 
     def ensure(self, timeout: float = 10.0) -> bool:
         """Bring the server back on the same path if it died.
@@ -351,16 +364,26 @@ class _Hold:
             record = self.files.read_record()
             if "always" in (record and record.fsync, self.server and self.server.fsync):
                 fsync = "always"
-        lifeline = FileLock(self.files.server_lock)
-        lifeline.lock(exclusive=True, deadline=deadline)
+        size = maxmemory or process.default_maxmemory()
         try:
-            size = maxmemory or process.default_maxmemory()
-            server = process.launch(self.files, path, fsync, size, lifeline, deadline)
-        finally:
-            lifeline.abandon()
+            server = self._launch(path, fsync, size, deadline)
+        except process.StartFailedError:
+            with FileLock(self.files.server_lock).held(deadline):
+                mended = mend_torn_end(self.files, find_binary())
+            if not mended:
+                raise
+            server = self._launch(path, fsync, size, deadline)
         log.info("Started the embedded server %d on %s, data in %s", server.pid, path, self.files.root)
         self._record(server)
         return server
+
+    def _launch(self, path: Path, fsync: Fsync, maxmemory: int, deadline: Deadline) -> ServerProcess:
+        lifeline = FileLock(self.files.server_lock)
+        lifeline.lock(exclusive=True, deadline=deadline)
+        try:
+            return process.launch(self.files, path, fsync, maxmemory, lifeline, deadline)
+        finally:
+            lifeline.abandon()
 
     def _others_hold(self, deadline: Deadline) -> bool:
         """Whether the server that is about to be started has users already: it died under them."""

@@ -27,6 +27,15 @@ OWN_FOLDER_SOCKET = "valkey.sock"
 LOG_LIMIT = 5 * 1024 * 1024
 PRIVATE_DIR = 0o700
 PRIVATE_FILE = 0o600
+LEAST_ROOM = 1024 * 1024  # bytes: a disk with less is called full
+# What the server logs when its disk takes no more; with "always" it ends then.
+_WRITE_ERRORS = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+    "Short write while writing to the AOF",
+    "Error writing to the AOF",
+)
 
 
 class Deadline:
@@ -276,6 +285,26 @@ class DataFiles:
             return f"  (the log cannot be read: {error.strerror})"
         return "\n".join(f"  {line}" for line in text.splitlines()[-lines:]) or "  (the log is empty)"
 
+    def full_disk(self) -> str:
+        """What to say of the disk when it is full; "" while there is room."""
+        try:
+            found = os.statvfs(self.valkey)
+        except OSError:
+            return ""
+        free, size = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+        if free >= LEAST_ROOM:
+            return ""
+        return (
+            f"The disk of {self.valkey} is full ({free:,} of {size:,} bytes are free), so the embedded server cannot "
+            "keep what is written. Free space there, or set STREAMMACHINE_DATA_DIR to another disk."
+        )
+
+    def refused_write(self) -> str:
+        """The log's line about the disk that ended the last server but this one, or this one; "" when there is none."""
+        runs = self.log_tail(lines=200).split("Ready to accept connections")
+        lines = [line.strip() for run in runs[-2:] for line in run.splitlines()]
+        return next((line for line in lines if any(words in line for words in _WRITE_ERRORS)), "")
+
     def default_socket(self) -> Path:
         """Where this directory's server listens: the user's runtime directory, else a short temporary path.
 
@@ -348,6 +377,11 @@ def _is_private_dir(path: Path) -> bool:
 
 
 def _unusable(directory: Path, error: OSError) -> EmbeddedServerError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EmbeddedServerError(
+            f"The disk of {directory} is full ({error.strerror}). Free space there, or set STREAMMACHINE_DATA_DIR to "
+            "another disk."
+        )
     return EmbeddedServerError(
         f"The data directory {directory} cannot be used ({error.strerror or error}). "
         "Set STREAMMACHINE_DATA_DIR to a directory that you may write."

@@ -29,6 +29,7 @@ from streammachine.redis.embedded_files import (
     remove_socket,
     secure_folder,
 )
+from streammachine.redis.embedded_repair import repair_command
 
 Fsync = Literal["always", "everysec"]
 Answer = Literal["pong", "loading", "silent"]
@@ -40,6 +41,10 @@ SIGTERM_TIMEOUT = 5.0
 SIGKILL_TIMEOUT = 5.0
 
 log = logging.getLogger(__name__)
+
+
+class StartFailedError(EmbeddedServerError):
+    """The server was started and ended before it answered."""
 
 
 class ReplyError(Exception):
@@ -341,15 +346,22 @@ def _options(files: DataFiles, socket_path: Path, fsync: Fsync, maxmemory: int) 
     return [word for name, value in options.items() for word in (f"--{name}", value)]
 
 
-def _start_failed(files: DataFiles, log_start: int) -> EmbeddedServerError:
+def _start_failed(files: DataFiles, log_start: int) -> StartFailedError:
     tail = files.log_tail(since=log_start)
-    if "AOF" in tail or "append only file" in tail:
+    if full := files.full_disk():
+        advice = full
+    elif "AOF" in tail or "append only file" in tail:
         advice = (
             f"Nothing was deleted. Restore a backup of {files.valkey}, or move that folder elsewhere to begin empty."
         )
+        if command := repair_command(files, find_binary()):
+            advice += (
+                f" To keep what stands before the first unreadable place and lose what follows: copy that folder, then "
+                f"run: {command} ."
+            )
     else:
         advice = "Correct what the log names, or set REDIS_URL to a Redis or Valkey of your own."
-    return EmbeddedServerError(
+    return StartFailedError(
         f"The embedded Valkey ended before it answered; its data is in {files.valkey}. {advice} "
         f"Its log {files.log} ends with:\n{tail}"
     )

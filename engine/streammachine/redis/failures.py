@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import coredis.exceptions as theirs
 
 from streammachine import errors
+from streammachine.redis.road import disk_text, read_only_text, rights_text
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Failure:
     unsent: bool = False  # no connection could be opened, or the server refused to look: it did not run
     lost: bool = False  # the connection broke while it was under way
     timed_out: bool = False
+    replica: bool = False  # the server takes no writes: another connection may lead to the primary
 
 
 def translate(error: Exception, url: str, limit: float) -> Failure:
@@ -49,8 +51,14 @@ def translate(error: Exception, url: str, limit: float) -> Failure:
                 f"Redis at {url} does not know this command ({_first_line(error)}). Redis 7.0 or Valkey 7.2 is needed."
             )
         )
+    if isinstance(error, theirs.AuthorizationError):
+        return Failure(errors.RedisPermissionError(rights_text(url, _first_line(error))))
+    if isinstance(error, (theirs.ReadOnlyError, theirs.UnblockedError)):
+        return Failure(errors.RedisReadOnlyError(read_only_text(url, _first_line(error))), replica=True)
     if isinstance(error, theirs.RedisError):
         text = _first_line(error)
+        if text.startswith("MISCONF"):
+            return Failure(errors.RedisDiskError(disk_text(url, text)))
         if "OOM command not allowed" in text:
             return Failure(
                 errors.RedisFullError(

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from anyio import to_thread
+
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.signing import Signer, is_unicode
 
@@ -66,13 +68,17 @@ class RedisObjectStorage:
             UnsafePickleError: the object is more than plain data; it was not loaded.
         """
         stored = await self.read_raw(key)
-        return None if stored is None else self.signer.load_plain(stored, _name(key))
+        return None if stored is None else await to_thread.run_sync(self.signer.load_plain, stored, _name(key))
 
     async def read_raw(self, key: str) -> bytes | None:
         """The stored bytes of ``key``, not loaded; None when there are none."""
         name = _name(key)
         stored: bytes | None = await self._connection.command("GET", name, repeatable=True)
         return stored
+
+    async def stored_bytes(self, key: str) -> int:
+        """How many bytes stand under ``key``; 0 when there are none."""
+        return int(await self._connection.command("STRLEN", _name(key), repeatable=True))
 
     async def list_keys(self, pattern: str = "*") -> list[str]:
         """The keys that match a glob pattern, sorted. Walks with SCAN, which blocks nobody."""

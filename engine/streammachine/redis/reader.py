@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from streammachine.errors import CrossSlotError, RedisTimeoutError, StreamMachineError, WrongTypeError
 from streammachine.redis.cluster import slot_of
 from streammachine.redis.codec import RespError, parse_entries, parse_stream_reply
-from streammachine.redis.road import Road, encode_command, refused
+from streammachine.redis.road import Road, encode_command, group_is_gone, refused
 from streammachine.redis.streams import ensure_group, require_stream
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class GroupReader:
         self._acknowledge = acknowledge
         self._timeout = None if not timeout_ms else timeout_ms / 1000
         self._road: Road | None = None
+        self._moved = False  # whether the last read met a replica
         self._ahead: deque[tuple[str, StreamEntry]] = deque()  # assigned to this consumer, not handed out yet
         if not self._channels:
             raise ValueError("channel=[]: name at least one stream.")
@@ -144,18 +145,28 @@ class GroupReader:
                 "already assigned are given again with start_from_backlog=True."
             ) from None
         if isinstance(reply, RespError):
-            if reply.code not in ("NOGROUP", "UNBLOCKED"):
-                raise await self._refused(reply)
+            if not group_is_gone(reply):
+                return await self._elsewhere(reply)
+            self._moved = False
             log.warning("Group %r of %s is gone; creating it again at the stream's start", self._group, self._named)
             await self._create_groups()
             return ()
+        self._moved = False
         if reply is None:
             return ()
         found = parse_stream_reply(reply)
         return [(name.decode(), _entry(*pair)) for name, pairs in found.items() for pair in pairs]
 
+    async def _elsewhere(self, reply: RespError) -> Sequence[tuple[str, StreamEntry]]:
+        """After a failover the same address may lead to the new primary: look there once, before it is an error."""
+        if self._moved or self._road is None or not self._road.retired:
+            self._moved = False
+            raise await self._refused(reply)
+        self._moved = True
+        return ()
+
     async def _refused(self, reply: RespError) -> StreamMachineError:
-        error = refused(reply, self._connection.name)
+        error = refused(reply, self._connection.name, ("XREADGROUP", "STREAMS", *self._channels))
         if isinstance(error, WrongTypeError):
             for channel in self._channels:
                 await require_stream(self._connection, channel)

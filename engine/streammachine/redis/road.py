@@ -12,7 +12,7 @@ import select
 import socket
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self, cast
@@ -22,7 +22,10 @@ import anyio
 from streammachine.errors import (
     RedisAuthError,
     RedisCommandError,
+    RedisDiskError,
     RedisFullError,
+    RedisPermissionError,
+    RedisReadOnlyError,
     RedisTimeoutError,
     RedisUnavailableError,
     StreamMachineError,
@@ -34,6 +37,9 @@ from streammachine.redis.url import Endpoint
 CONNECT_TIMEOUT = 2.0  # seconds to open the socket and log in
 # Answers of a node that did not run the command, and of which time takes care: a failover, a slot that is being moved.
 NOT_READY = ("MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN")
+_PASSING = (*NOT_READY, "LOADING", "BUSY", "MISCONF")
+_TWO_WORDS = ("XGROUP", "XINFO", "OBJECT", "MEMORY", "ACL", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "SCRIPT")
+RIGHTS = "docs/rights.md has the ACL line for each use"
 
 
 class Road:
@@ -87,7 +93,7 @@ class Road:
         """
         try:
             with anyio.fail_after(timeout):
-                return await self._link.exchange(payload, replies)
+                found = await self._link.exchange(payload, replies)
         except TimeoutError:
             self._link.abort(_UnansweredError(timeout))
             raise RedisTimeoutError(
@@ -104,11 +110,14 @@ class Road:
             raise RedisUnavailableError(
                 f"The connection to Redis at {self._name} broke before the reply came; {_unknown(replies)}"
             ) from error
+        if any(type(reply) is RespError and is_replica(reply) for reply in found):
+            self._link.retire()
+        return found
 
     @property
     def broken(self) -> bool:
-        """Whether the road is closed, here or by the server."""
-        return self._link.lost is not None
+        """Whether the road is closed, here or by the server, or leads to what is no primary any more."""
+        return self._link.lost is not None or self._link.retired
 
     @property
     def stale(self) -> bool:
@@ -130,6 +139,11 @@ class Road:
         with anyio.CancelScope(shield=True):
             await self._link.closed.wait()
 
+    @property
+    def retired(self) -> bool:
+        """Whether the server said that it is a replica. What is under way ends; then the road closes by itself."""
+        return self._link.retired
+
     async def _log_in(self, endpoint: Endpoint, *, named: bool) -> None:
         commands: list[list[Any]] = []
         if endpoint.password is not None:
@@ -145,11 +159,15 @@ class Road:
         for command, reply in zip(commands, await self.exchange(payload, len(commands), CONNECT_TIMEOUT), strict=True):
             if not isinstance(reply, RespError):
                 continue
-            if reply.code in ("WRONGPASS", "NOAUTH", "NOPERM"):
+            if reply.code in ("WRONGPASS", "NOAUTH") or (command[0] == "AUTH" and reply.code not in _PASSING):
                 raise RedisAuthError(
                     f"Redis at {self._name} refuses the login: {reply.message}. Put user and password into REDIS_URL."
                 )
-            raise RedisUnavailableError(f"Redis at {self._name} refuses {command[0]}: {reply.message}.")
+            if command[0] == "CLIENT":
+                continue  # the name is for people who look at the server; a right to it is not needed
+            if reply.code in _PASSING:
+                raise RedisUnavailableError(f"Redis at {self._name} refuses {command[0]}: {reply.message}.")
+            raise RedisAuthError(f"Redis at {self._name} refuses database {endpoint.db}: {reply.message}.")
 
 
 class _UnansweredError(ConnectionResetError):
@@ -166,6 +184,7 @@ class _Link(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.lost: OSError | None = None
+        self.retired = False
         self.closed = anyio.Event()
         self.waiting: deque[_Waiting] = deque()
         self._parser = ReplyParser()
@@ -186,6 +205,12 @@ class _Link(asyncio.Protocol):
             self.lost = reason
         self.transport.abort()
 
+    def retire(self) -> None:
+        """Take nothing new; close when what is under way has its replies."""
+        self.retired = True
+        if not self.waiting:
+            self.abort(ConnectionResetError("the server is a replica"))
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The loop's call: the socket is open."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's own has the methods, not the base class
@@ -204,6 +229,8 @@ class _Link(asyncio.Protocol):
                 self.waiting.popleft()
                 if not first.done.done():
                     first.done.set_result(None)
+            if self.retired:
+                self.retire()
         except ProtocolError as error:
             self.abort(ConnectionResetError(f"what came is no answer of a Redis server: {error}"))
 
@@ -235,7 +262,7 @@ class SharedRoad:
 
     def __init__(self, endpoint: Endpoint, name: str) -> None:
         self._endpoint = endpoint
-        self._name = name
+        self.name = name
         self._road: Road | None = None
         self._lent: weakref.WeakSet[Road] = weakref.WeakSet()
         self._opening = anyio.Lock()
@@ -246,7 +273,7 @@ class SharedRoad:
         """A road of the caller's own, for blocking commands."""
         from streammachine.redis.sentinel import primary_of
 
-        road = await Road.open(await primary_of(self._endpoint), self._name)
+        road = await Road.open(await primary_of(self._endpoint), self.name)
         self._lent.add(road)
         return road
 
@@ -255,7 +282,8 @@ class SharedRoad:
         return [self]
 
     async def exchange(self, payload: bytes, replies: int, timeout: float, key: str | bytes | None = None) -> list[Any]:
-        """As ``Road.exchange``, on the shared road.
+        """As ``Road.exchange``, on the shared road. What a replica refused goes once more over a new road: the
+        server's address may lead to the new primary by now.
 
         Raises:
             UnsentError: no road could be opened, so nothing was sent.
@@ -263,7 +291,10 @@ class SharedRoad:
         road = self._road
         if road is None or road.stale:
             road = await self._fresh()
-        return await road.exchange(payload, replies, timeout)
+        found = await road.exchange(payload, replies, timeout)
+        if road.retired and all(isinstance(reply, RespError) and is_replica(reply) for reply in found):
+            found = await (await self._fresh()).exchange(payload, replies, timeout)
+        return found
 
     async def aclose(self) -> None:
         """Close the road and those that were lent; who waits on one gets an error."""
@@ -279,7 +310,7 @@ class SharedRoad:
             if self._failures > failures:
                 # Who waited for an attempt shares how it ended: one by one they would wait for minutes.
                 raise UnsentError(self._failure())
-            if self._road is not None:
+            if self._road is not None and not self._road.retired:
                 await self._road.aclose()
             try:
                 self._road = await self.open()
@@ -306,8 +337,28 @@ def encode_command(arguments: Iterable[bytes | str | int]) -> bytes:
     return b"*%d\r\n%b" % (len(parts), b"".join(parts))
 
 
-def refused(reply: RespError, url: str) -> StreamMachineError:
-    """The error behind an error reply of a raw command."""
+def is_replica(reply: RespError) -> bool:
+    """Whether the server says that it is a replica, or has just become one; the command did not run."""
+    return reply.code == "READONLY" or (reply.code == "UNBLOCKED" and not group_is_gone(reply))
+
+
+def group_is_gone(reply: RespError) -> bool:
+    """Whether a group read says that the group, or its stream, is no more.
+
+    UNBLOCKED alone does not: a blocked read gets it when its server becomes a replica.
+    """
+    text = reply.message.lower()
+    return (
+        reply.code == "NOGROUP" or "no such key" in text or (reply.code == "UNBLOCKED" and "no longer exists" in text)
+    )
+
+
+def refused(reply: RespError, url: str, command: Sequence[object] = ()) -> StreamMachineError:
+    """The error behind an error reply of a raw command.
+
+    Args:
+        url: the server's, masked. command: the command, as far as the key; an error about rights names both.
+    """
     text = reply.message
     if reply.code == "WRONGTYPE":
         return WrongTypeError("The key holds another type of value than this command works on.")
@@ -315,13 +366,58 @@ def refused(reply: RespError, url: str) -> StreamMachineError:
         return RedisFullError(
             f"Redis at {url} is at its memory limit and refuses writes. Trim or delete streams, or raise its maxmemory."
         )
-    if reply.code in ("NOAUTH", "WRONGPASS", "NOPERM"):
+    if reply.code == "MISCONF":
+        return RedisDiskError(disk_text(url, text))
+    if reply.code == "NOPERM" or "ACL failure in script" in text:
+        return RedisPermissionError(rights_text(url, text, _named(command)))
+    if reply.code in ("NOAUTH", "WRONGPASS"):
         return RedisAuthError(f"Redis at {url} refuses the command: {text}. Correct REDIS_URL.")
     if reply.code == "LOADING":
         return RedisUnavailableError(f"Redis at {url} is still loading its data; try again.")
+    if is_replica(reply):
+        return RedisReadOnlyError(read_only_text(url, text))
     if reply.code in NOT_READY:
         return RedisUnavailableError(f"Redis at {url} is not ready: {text}. Try again.")
     return RedisCommandError(f"Redis at {url} refused the command: {text}")
+
+
+def rights_text(url: str, said: str, command: str = "a command") -> str:
+    """What to tell of a command that the server's ACL refused."""
+    return f"Redis at {url} does not allow this user {command} ({said}). Give the user that right; {RIGHTS}."
+
+
+def read_only_text(url: str, said: str) -> str:
+    """What to tell of a server that became a replica."""
+    return (
+        f"Redis at {url} is read-only: it is a replica, after a failover as a rule ({said}). Nothing was written. "
+        "Each new try connects anew; if it stays so, let REDIS_URL lead to the primary."
+    )
+
+
+def disk_text(url: str, said: str) -> str:
+    """What to tell of a server whose disk takes nothing."""
+    return (
+        f"Redis at {url} cannot write its data to its disk and refuses writes ({said}). Nothing was written. "
+        "Free space on that disk, or see the server's log for what is wrong with it."
+    )
+
+
+def _named(command: Sequence[object]) -> str:
+    """A command and its key, for an error about rights: ``XADD on the key 'orders'``."""
+    if not command:
+        return "a command"
+    words = [part.decode("utf-8", "backslashreplace") if isinstance(part, bytes) else str(part) for part in command]
+    name = words[0].upper()
+    if name in ("EVAL", "EVALSHA") and len(words) > 2:
+        keys = words[3 : 3 + int(words[2])]
+        return f"a script on the keys {', '.join(map(repr, keys))}" if keys else "a script"
+    if name in ("XREADGROUP", "XREAD") and "STREAMS" in words:
+        keys = words[words.index("STREAMS") + 1 :][:1]
+    elif name in _TWO_WORDS:
+        name, keys = " ".join(words[:2]).upper(), words[2:3] if name in ("XGROUP", "XINFO", "OBJECT", "MEMORY") else []
+    else:
+        keys = words[1:2]
+    return f"{name} on the key {keys[0]!r}" if keys and name not in ("SCAN", "INFO") else name
 
 
 def _readable(descriptor: int) -> bool:

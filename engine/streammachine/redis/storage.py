@@ -8,22 +8,32 @@ sets in a script.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, cast
 
 import anyio
 
 from streammachine.errors import ConflictError, RedisCommandError, UnsupportedServerError, WrongTypeError
 from streammachine.redis.connection import RedisConnection
+from streammachine.redis.provisional import ProvisionalSum, plain
 from streammachine.redis.signing import MAGIC, Signer, is_unicode
 from streammachine.redis.turns import Turns
 
+log = logging.getLogger(__name__)
+
 KEY = "sm:storage"
 UPDATE_DEADLINE = 30.0  # seconds of losing every race before update() gives up
+_ESCAPE = "\\x"  # how a byte that is no UTF-8 begins in the text of a key
+LONGEST_TTL = 1e11  # seconds; some 3,000 years, a little less than servers take
 _MAX_DEPTH = 100  # deeper values go to pickle, which has the same limit as Python itself
+_COUNTABLE = 2**63  # what HINCRBY counts to, either way
+_MUCH_JSON = 1_000_000  # leaves and characters of long texts that JSON may always have
+_MOST_TIMES = 4  # as many as the value really has, where parts stand in several places; more go to pickle
+_LONG_TEXT = 1000  # characters; shorter ones are not told apart
 _MAX_BITS = 2048  # longer integers go to pickle: Python may be set to refuse their decimals (from 640 digits on)
 
 # KEYS[1] the hash; ARGV[1] the field, ARGV[2] the new value, ARGV[3] the value that was read, ARGV[4] "1" if
@@ -57,7 +67,11 @@ return redis.call('HGET', KEYS[1], ARGV[1])
 
 
 # KEYS[1] the hash; ARGV[1] the field, ARGV[2] the value, ARGV[3] milliseconds it lives.
+# Who may not set a time to live writes nothing: the value would stay for ever.
 _WRITE_EXPIRING = """
+if redis.acl_check_cmd and not redis.acl_check_cmd('HPEXPIRE', KEYS[1]) then
+  return redis.pcall('HPEXPIRE', KEYS[1], ARGV[3], 'FIELDS', 1, ARGV[1])
+end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('HPEXPIRE', KEYS[1], ARGV[3], 'FIELDS', 1, ARGV[1])
 """
@@ -81,6 +95,13 @@ class WriteHold(Protocol):
 
     def put(self, field: str, value: bytes | None, ttl_ms: int | None = None, *, keep_ttl: bool = False) -> None:
         """Hold back a write, or with None a deletion."""
+
+    def add(self, field: str, by: float, value: bytes | None) -> Callable[[], None]:
+        """Hold back an addition to ``value``, which stands there now. Gives what is to be called when the sum is read:
+        the commit must find the value unchanged then."""
+
+    def added(self, field: str) -> float | None:
+        """What was added to the field here and stands in no ``put``; None when nothing was."""
 
     def check(self, field: str, value: bytes | None) -> None:
         """The commit must find this value unchanged."""
@@ -149,8 +170,8 @@ class Storage:
         """
         key = _checked(key)
         encoded = self.encode(key, value)
-        if ttl is not None and (not ttl > 0 or math.isinf(ttl)):
-            raise ValueError(f"ttl={ttl!r}: give a number of seconds above 0.")
+        if ttl is not None and not 0 < ttl <= LONGEST_TTL:
+            raise ValueError(f"ttl={ttl!r}: give a number of seconds above 0, at most {LONGEST_TTL:,.0f}.")
         ttl_ms = max(1, round(ttl * 1000)) if ttl is not None else None
         if ttl_ms is not None:
             await self._require_field_ttl()
@@ -179,7 +200,7 @@ class Storage:
             existed = await self.read_raw(key) is not None
             held.put(key, None)
             return existed
-        return bool(await self._connection.command("HDEL", self.key, key))
+        return bool(await self._connection.command("HDEL", self.key, *await self._names_of(key)))
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Delete exactly these keys in one command; gives how many there were."""
@@ -188,17 +209,22 @@ class Storage:
             return 0
         if self._hold() is not None:
             return sum([await self.delete(name) for name in names])
-        return int(await self._connection.command("HDEL", self.key, *names))
+        fields = [field for name in names for field in await self._names_of(name)]
+        return int(await self._connection.command("HDEL", self.key, *fields))
 
     async def exists(self, key: str) -> bool:
         """Whether ``key`` has a value."""
         key = _checked(key)
-        if self._hold() is not None:
-            return await self.read_raw(key) is not None
-        return bool(await self._connection.command("HEXISTS", self.key, key, repeatable=True))
+        held = self._hold()
+        if held is not None:
+            known, value = held.get(key)
+            if known or held.added(key) is not None:
+                return value is not None or not known
+        return await self.read_raw(key) is not None if _ESCAPE in key else await self._exists(key)
 
     async def keys(self) -> list[str]:
-        """All keys, sorted."""
+        """All keys, sorted. One that somebody else wrote and that is no UTF-8 shows its bytes as ``\\xff``; it can be
+        read and deleted by that."""
         names = {_text(name) for name in await self._connection.command("HKEYS", self.key, repeatable=True)}
         held = self._hold()
         if held is not None:
@@ -240,7 +266,7 @@ class Storage:
             pause = 0.001
             end = time.monotonic() + UPDATE_DEADLINE
             while time.monotonic() < end:
-                stored = await self.read_raw(key)
+                stored = await self._stored(key)
                 value = await self._applied(key, stored, fn, default)
                 if await self._compare_and_set(key, stored, self.encode(key, value)):
                     return value
@@ -251,6 +277,9 @@ class Storage:
     async def incr(self, key: str, by: float = 1) -> int | float:
         """Add ``by`` to a number atomically (a missing one counts as 0) and give the sum; a whole sum is an int.
 
+        In a transactional handler the addition is done in the commit, and nobody else's stands in its way. What this
+        gives there is a ``ProvisionalSum``: a number that has the commit check it if the handler reads it.
+
         Raises:
             WrongTypeError: the value is not a number. RedisCommandError: a whole sum does not fit into 64 bits.
         """
@@ -259,7 +288,7 @@ class Storage:
             raise ValueError(f"by={by!r}: give a finite number.")
         held = self._hold()
         if held is not None:
-            return await self._update_held(held, key, lambda now: _added(key, now, by), 0)  # type: ignore[no-any-return]
+            return await self._incr_held(held, key, by)
         whole = isinstance(by, int)
         arguments: list[bytes | str] = [key, str(int(by)) if whole else repr(float(by)), "1" if whole else "0"]
         try:
@@ -288,11 +317,23 @@ class Storage:
             known, value = held.get(key)
             if known:
                 return value
-        stored: bytes | None = await self._connection.command("HGET", self.key, key, repeatable=True)
-        return stored
+        stored = await self._stored(key)
+        if stored is None and _ESCAPE in key:
+            for name in await self._names_of(key):
+                stored = await self._stored(name)
+        added = held.added(key) if held is not None else None
+        if held is None or added is None:
+            return stored
+        held.check(key, stored)  # whoever reads the sum relies on it
+        return self.encode(key, _added(key, 0 if stored is None else self.decode(key, stored), added))
+
+    async def stored_bytes(self, key: str) -> int:
+        """How many bytes stand under ``key``; 0 when there are none."""
+        return int(await self._connection.command("HSTRLEN", self.key, _checked(key), repeatable=True))
 
     def encode(self, key: str, value: Any) -> bytes:
         """JSON where it comes back equal and of the same type, else a signed pickle."""
+        value = plain(value)
         if _survives_json(value):
             return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
         return self.signer.dump(value, self.key, key)
@@ -326,15 +367,52 @@ class Storage:
         while True:
             known, stored = held.get(key)
             if not known:
-                stored = await self.read_raw(key)
-            value = await self._applied(key, stored, fn, default)
+                stored = await self._stored(key)
+            added = None if known else held.added(key)
+            start = stored
+            if added is not None:
+                start = self.encode(key, _added(key, 0 if stored is None else self.decode(key, stored), added))
+            value = await self._applied(key, start, fn, default)
             now_known, now = held.get(key)
-            if now_known and now != stored:
+            if (now_known and now != stored) or (not now_known and held.added(key) != added):
                 continue  # another task of the same handler wrote it meanwhile
             if not now_known:
                 held.check(key, stored)
             held.put(key, self.encode(key, value), keep_ttl=True)
             return value
+
+    async def _incr_held(self, held: WriteHold, key: str, by: float) -> int | float:
+        """``incr`` in a transaction: an addition for the commit; a write where the value was written there before."""
+        stored = await self._stored(key)
+        if held.get(key)[0] or not self._adds_up(stored, by, held.added(key) or 0):
+            return await self._update_held(held, key, lambda now: _added(key, now, by), 0)  # type: ignore[no-any-return]
+        on_read = held.add(key, by, stored)
+        total = _added(key, 0 if stored is None else self.decode(key, stored), held.added(key) or 0)
+        return cast("int", ProvisionalSum(total, on_read))
+
+    def _adds_up(self, stored: bytes | None, by: float, added: float) -> bool:
+        """Whether the server can add to what stands there: it counts with 64 bits, and with no pickled numbers."""
+        if stored is not None and stored.startswith(MAGIC):
+            return False
+        now = 0 if stored is None else _from_json("", stored, self.key)
+        if isinstance(now, bool) or not isinstance(now, (int, float)):
+            return False  # refused by name where it is added
+        parts = [now, by, added, added + by, now + added + by]
+        return all(abs(part) < _COUNTABLE if isinstance(part, int) else math.isfinite(part) for part in parts)
+
+    async def _names_of(self, key: str) -> list[bytes | str]:
+        """The key, or those that ``keys`` shows under this text since they are no UTF-8."""
+        if _ESCAPE not in key:
+            return [key]
+        names: list[bytes] = await self._connection.command("HKEYS", self.key, repeatable=True)
+        return [name for name in names if _text(name) == key] or [key]
+
+    async def _exists(self, key: str) -> bool:
+        return bool(await self._connection.command("HEXISTS", self.key, key, repeatable=True))
+
+    async def _stored(self, key: str | bytes) -> bytes | None:
+        stored: bytes | None = await self._connection.command("HGET", self.key, key, repeatable=True)
+        return stored
 
     async def _applied(self, key: str, stored: bytes | None, fn: Callable[[Any], Any], default: Any) -> Any:
         value = fn(default if stored is None else self.decode(key, stored))
@@ -349,9 +427,23 @@ class Storage:
 
     async def _has_field_ttl(self) -> bool:
         if self._keeps_ttl is None:
-            info = await self._connection.command("COMMAND", "INFO", "HPEXPIRE", repeatable=True)
-            self._keeps_ttl = bool(info and info[0])
+            try:
+                info = await self._connection.command("COMMAND", "INFO", "HPEXPIRE", repeatable=True)
+                self._keeps_ttl = bool(info and info[0])
+            except RedisCommandError as error:  # a user without the right, a proxy without the command
+                log.debug("%s", error)
+                self._keeps_ttl = await self._answers_field_ttl()
         return self._keeps_ttl
+
+    async def _answers_field_ttl(self) -> bool:
+        """Whether the server knows the commands about a field's life: tried with one that changes nothing."""
+        try:
+            await self._connection.command("HPTTL", self.key, "FIELDS", 1, "x", repeatable=True)
+        except RedisCommandError as error:
+            if "unknown command" not in str(error).lower():
+                raise
+            return False
+        return True
 
     async def _compare_and_set(self, key: str, old: bytes | None, new: bytes) -> bool:
         arguments: list[bytes | str] = [
@@ -394,21 +486,68 @@ def _from_json(key: str, stored: bytes, where: str) -> Any:
         ) from error
 
 
-def _survives_json(value: Any, depth: int = 0) -> bool:
-    """Whether JSON gives the value back equal and of exactly the same types."""
+def _survives_json(value: Any) -> bool:
+    """Whether JSON gives the value back equal and of exactly the same types, and is not far larger than the value.
+
+    A part that stands in many places is written out in each of them: a list of two times the same list, 23 deep, has
+    eight million leaves. Pickle keeps such a value as small as it is, and takes one that contains itself.
+    """
     kind = type(value)
+    if kind is not list and kind is not dict:
+        return _leaf_survives(value, kind)
+    seen: dict[int, _Part | None] = {}
+    part = _part(value, 0, seen)
+    if part is None:
+        return False
+    own = sum(each.own for each in seen.values() if each is not None)
+    return part.written <= max(_MUCH_JSON, _MOST_TIMES * own)
+
+
+class _Part(NamedTuple):
+    """A list, dict or long text inside a value: what of it is its own, all that is written for it, how deep it goes."""
+
+    own: int
+    written: int
+    height: int
+
+
+def _part(value: Any, depth: int, seen: dict[int, _Part | None]) -> _Part | None:
+    """What JSON makes of a list or dict; None where it cannot hold it. ``seen``: by id, None while it is under way."""
+    if depth >= _MAX_DEPTH:
+        return None
+    seen[id(value)] = None
+    is_dict = type(value) is dict
+    own, written, height = 1, 1, 1
+    for item in value.values() if is_dict else value:
+        kind = type(item)
+        if kind is list or kind is dict:
+            known = seen[id(item)] if id(item) in seen else _part(item, depth + 1, seen)
+            if known is None or depth + known.height >= _MAX_DEPTH:
+                return None  # too deep, or inside itself
+            written += known.written
+            height = max(height, known.height + 1)
+        elif not _leaf_survives(item, kind):
+            return None
+        elif kind is str and len(item) > _LONG_TEXT:
+            if id(item) not in seen:
+                seen[id(item)] = _Part(len(item), len(item), 0)
+            written += len(item)
+        else:
+            own += 1
+    if is_dict:
+        for key in value:
+            if type(key) is not str or not is_unicode(key):
+                return None
+            own += 1
+    seen[id(value)] = found = _Part(own, written + own, height)
+    return found
+
+
+def _leaf_survives(value: Any, kind: type) -> bool:
     if value is None or kind is bool:
         return True
     if kind is int:
         return bool(value.bit_length() <= _MAX_BITS)
     if kind is float:
         return math.isfinite(value)
-    if kind is str:
-        return is_unicode(value)
-    if depth >= _MAX_DEPTH:
-        return False
-    if kind is list:
-        return all(_survives_json(item, depth + 1) for item in value)
-    if kind is dict:
-        return all(type(k) is str and _survives_json(k) and _survives_json(v, depth + 1) for k, v in value.items())
-    return False
+    return kind is str and is_unicode(value)

@@ -15,7 +15,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from streammachine.errors import RedisCommandError, StreamIdError, StreamNotFoundError, WrongTypeError
+from streammachine.errors import (
+    OwnKeyError,
+    RedisCommandError,
+    RedisFullError,
+    StreamIdError,
+    StreamNotFoundError,
+    WrongTypeError,
+)
 from streammachine.redis.codec import (
     RespError,
     decode_dict_bytes_to_utf8,
@@ -28,7 +35,8 @@ from streammachine.redis.road import encode_command, refused
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
 
-OWN_PREFIX = "sm:"
+OWN_PREFIXES = ("sm:", "{sm:")
+LAG_LOOK = 1000  # entries counted where the server does not know the lag
 _COMPANION = re.compile(r"^\{.+\}:(dlq|(retry|dedup|state):.+)$|^.*\{.+\}.*:(dlq|(retry|dedup|state):.+)$", re.DOTALL)
 _PIPELINE_CHUNK = 1000  # commands in one pipeline, so that no one writer fills the socket's buffer
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
@@ -124,7 +132,7 @@ async def append_many(
         replies = await connection.exchange(payload, count, key=stream)
         for reply in replies:
             if isinstance(reply, RespError):
-                error = refused(reply, connection.name)
+                error = refused(reply, connection.name, ("XADD", stream))
                 if isinstance(error, WrongTypeError):
                     await require_stream(connection, stream)
                 raise error
@@ -168,7 +176,7 @@ async def describe(connection: RedisConnection, stream: str) -> StreamInfo:
         if isinstance(reply, RespError):
             if "no such key" in reply.message:
                 raise await not_found(connection, stream)
-            raise refused(reply, connection.name)
+            raise refused(reply, connection.name, ("XINFO", "STREAM", stream))
     facts = pairs(info)
     return StreamInfo(
         length=int(facts["length"]),
@@ -178,6 +186,24 @@ async def describe(connection: RedisConnection, stream: str) -> StreamInfo:
         groups=[_group(item) for item in groups],
         entries_added=int(facts["entries-added"]) if isinstance(facts.get("entries-added"), int) else None,
     )
+
+
+async def lags(connection: RedisConnection, stream: str, groups: Sequence[Group]) -> dict[str, int]:
+    """How many entries each group has not been given yet, by its name.
+
+    A lag that the server does not know (after deletions, or of a group begun in the middle) is counted, up to
+    LAG_LOOK; one read serves all groups.
+    """
+    known = {group.name: group.lag for group in groups if group.lag is not None}
+    unknown = [group for group in groups if group.lag is None]
+    if not unknown:
+        return known
+    newest = await _command(connection, stream, "XREVRANGE", stream, "+", "-", "COUNT", LAG_LOOK, repeatable=True)
+    ids = [_id_parts(_text(identifier)) for identifier, _ in parse_entries(newest)]
+    for group in unknown:
+        last = _id_parts(group.last_delivered_id)
+        known[group.name] = sum(identifier > last for identifier in ids)
+    return known
 
 
 async def find_streams(
@@ -204,7 +230,20 @@ async def find_streams(
 
 def is_own(name: str) -> bool:
     """Whether a stream is StreamMachine's own: ``sm:*`` or a companion of another stream."""
-    return name.startswith(OWN_PREFIX) or _COMPANION.match(name) is not None
+    return name.startswith(OWN_PREFIXES) or _COMPANION.match(name) is not None
+
+
+def refuse_own(name: str, argument: str = "stream") -> None:
+    """Refuse to write where StreamMachine keeps its own things: whoever does breaks what reads them.
+
+    Raises:
+        OwnKeyError: the name is one of them.
+    """
+    if is_own(name):
+        raise OwnKeyError(
+            f"{argument}={name!r} is one of StreamMachine's own keys (sm:*, and what stands beside a stream: dead "
+            "letters, retries, deduplication, state). Take another name."
+        )
 
 
 async def require_stream(connection: RedisConnection, stream: str | bytes) -> None:
@@ -244,13 +283,21 @@ async def trim(connection: RedisConnection, stream: str, *, maxlen: int) -> int:
 
 
 async def ensure_group(connection: RedisConnection, stream: str, group: str, *, start: str = "0") -> bool:
-    """Create the group at ``start`` (an id; "0" the beginning, "$" the end) and the stream; False if it was there."""
+    """Create the group at ``start`` (an id; "0" the beginning, "$" the end) and the stream; False if it was there.
+
+    A server at its memory limit refuses to create any group, one that is there too; then it is looked for.
+    """
     try:
         await _command(connection, stream, "XGROUP", "CREATE", stream, group, start, "MKSTREAM", repeatable=True)
     except RedisCommandError as error:
         if "BUSYGROUP" in str(error):
             return False
         raise
+    except RedisFullError:
+        groups = await connection.exchange(encode_command(["XINFO", "GROUPS", stream]), 1, repeatable=True, key=stream)
+        if isinstance(groups[0], RespError) or group not in (_group(item).name for item in groups[0]):
+            raise
+        return False
     return True
 
 
@@ -306,6 +353,11 @@ def _maxlen(connection: RedisConnection, maxlen: int | None) -> int:
 def pairs(reply: Sequence[Any]) -> dict[str, Any]:
     """A reply of names and values in turn, by name (the shape that XINFO has in RESP2)."""
     return {_text(reply[at]): reply[at + 1] for at in range(0, len(reply), 2)}
+
+
+def _id_parts(identifier: str) -> tuple[int, int]:
+    milliseconds, _, sequence = identifier.partition("-")
+    return int(milliseconds), int(sequence)
 
 
 def _entry(item: Any) -> Entry | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -31,22 +31,34 @@ class Turns:
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Queue]] = WeakKeyDictionary()
 
     @asynccontextmanager
-    async def of(self, key: str) -> AsyncIterator[None]:
-        """Wait for our turn, and have it while the block runs. Inside of another turn nobody waits: two tasks that
-        change two values in each other's order would wait for ever."""
-        if _inside.get():
+    async def of(self, *keys: str) -> AsyncIterator[None]:
+        """Wait for our turn with all of these keys, first come first served, and have it while the block runs. Inside
+        of another turn nobody waits: two tasks that change two values in each other's order would wait for ever."""
+        if not keys or _inside.get():
             yield
             return
+        async with AsyncExitStack() as stack:
+            for key in sorted(set(keys)):  # in one order, so that two that want two keys never wait for each other
+                await stack.enter_async_context(self._turn(key))
+            token = _inside.set(True)
+            try:
+                yield
+            finally:
+                _inside.reset(token)
+
+    def taken(self, *keys: str) -> bool:
+        """Whether somebody has a turn with one of these keys, or waits for it."""
+        queues = self._loops.get(asyncio.get_running_loop(), {})
+        return any(key in queues for key in keys)
+
+    @asynccontextmanager
+    async def _turn(self, key: str) -> AsyncIterator[None]:
         queues = self._loops.setdefault(asyncio.get_running_loop(), {})
         queue = queues.setdefault(key, _Queue())
         queue.users += 1
         try:
             async with queue.lock:
-                token = _inside.set(True)
-                try:
-                    yield
-                finally:
-                    _inside.reset(token)
+                yield
         finally:
             queue.users -= 1
             if not queue.users:

@@ -1,11 +1,12 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, wraparound=False, initializedcheck=False, cdivision=True
 """The RESP codec in C: the fast twin of ``wire_reference.py``, with the same names and the same results.
 
 That module documents each name; this one says only how it is made fast.
 
 - Encoding walks each dict with the C API and writes into one growing buffer: no list of parts, no bytes object per value.
-- No Python code runs while a dict is walked (numbers are printed by the interpreter's own C routines, subclasses
-  included), so nothing can change the dict under the walk.
+- No code of a value runs while a dict is walked (numbers are printed by the interpreter's own C routines, subclasses
+  included), and what is looked at is held: an error's making can run the garbage collector, and so anything.
+- Keys that are not plain bytes or text, and subclasses of list, have code of their own: they go to the twin.
 - The parser keeps its own byte buffer and a stack of open aggregates, so it never reads a byte twice for want of the next.
 - Refusals and rare types (doubles, big numbers, pushes) go to the twin's helpers: one text, one behaviour.
 
@@ -17,7 +18,7 @@ from cpython.dict cimport PyDict_Next
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
-from cpython.unicode cimport PyUnicode_DecodeUTF8
+from cpython.unicode cimport PyUnicode_DecodeUTF8, PyUnicode_FromObject
 from libc.string cimport memchr, memcpy, memmove, strlen
 
 from streammachine.redis import wire_reference as _twin
@@ -34,6 +35,7 @@ cdef extern from "Python.h":
 
 cdef Py_ssize_t _MAX_BULK = MAX_BULK
 cdef Py_ssize_t _MAX_LINE = MAX_LINE
+cdef object _MAX_INT64 = _twin._MAX_INT64
 cdef object _ProtocolError = ProtocolError
 cdef object _NEED_MORE = NEED_MORE
 cdef object _int_text = int.__repr__
@@ -50,7 +52,7 @@ cdef inline str _decode(object value):
     if isinstance(value, bytes):
         return PyUnicode_DecodeUTF8(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), "backslashreplace")
     if isinstance(value, str):
-        return value
+        return PyUnicode_FromObject(value)  # a plain str of a subclass's
     raise _twin.not_text(value)
 
 
@@ -60,12 +62,14 @@ def decode_dict_bytes_to_utf8(fields):
     cdef PyObject* value
     cdef Py_ssize_t at = 0
     cdef str text
+    cdef object raw_name, raw_value
     cdef dict decoded = {}
     if type(fields) is dict:  # an OrderedDict may be ordered otherwise than its dict
         while PyDict_Next(fields, &at, &name, &value):
+            raw_name, raw_value = <object>name, <object>value
             # The name first, as in the twin: of two errors both report the same one.
-            text = _decode(<object>name)
-            decoded[text] = _decode(<object>value)
+            text = _decode(raw_name)
+            decoded[text] = _decode(raw_value)
         return decoded
     return _twin.decode_dict_bytes_to_utf8(fields)
 
@@ -77,20 +81,21 @@ def encode_fields(record):
     cdef Py_ssize_t at = 0
     cdef bint text_names = False, byte_names = False
     cdef dict encoded = {}
-    cdef object name_bytes, value_bytes
+    cdef object raw_name, raw_value, name_bytes, value_bytes
     if type(record) is not dict or not record:
         return _twin.encode_fields(record)
     while PyDict_Next(record, &at, &name, &value):
-        if isinstance(<object>name, str):
+        raw_name, raw_value = <object>name, <object>value
+        if isinstance(raw_name, str):
             text_names = True
         else:
             byte_names = True
-        name_bytes = _text_bytes(<object>name)
+        name_bytes = _text_bytes(raw_name)
         if name_bytes is None or PyBytes_GET_SIZE(name_bytes) == 0:
-            raise _twin.refuse_name(<object>name, None)
-        value_bytes = _value_bytes(<object>value)
+            raise _twin.refuse_name(raw_name, None)
+        value_bytes = _value_bytes(raw_value)
         if value_bytes is None:
-            raise _twin.refuse_value(<object>name, <object>value, None)
+            raise _twin.refuse_value(raw_name, raw_value, None)
         encoded[name_bytes] = value_bytes
     if text_names and byte_names:
         _twin.check_names_differ(record, None)
@@ -290,6 +295,7 @@ cdef int _put_command(_Buffer out, _Buffer head, int fixed, dict record, Py_ssiz
     cdef PyObject* value
     cdef Py_ssize_t at = 0
     cdef bint text_names = False, byte_names = False
+    cdef object raw_name, raw_value
     cdef char* end
     out.reserve(32)
     end = out.data + out.size
@@ -300,14 +306,15 @@ cdef int _put_command(_Buffer out, _Buffer head, int fixed, dict record, Py_ssiz
     out.size = end + 2 - out.data
     out.raw(head.data, head.size)
     while PyDict_Next(record, &at, &name, &value):
-        if isinstance(<object>name, str):
+        raw_name, raw_value = <object>name, <object>value
+        if isinstance(raw_name, str):
             text_names = True
         else:
             byte_names = True
-        if not _put_text(out, <object>name, 1):
-            raise _twin.refuse_name(<object>name, index)
-        if not _put_value(out, <object>value):
-            raise _twin.refuse_value(<object>name, <object>value, index)
+        if not _put_text(out, raw_name, 1):
+            raise _twin.refuse_name(raw_name, index)
+        if not _put_value(out, raw_value):
+            raise _twin.refuse_value(raw_name, raw_value, index)
     if text_names and byte_names:
         _twin.check_names_differ(record, index)
     return 0
@@ -328,6 +335,7 @@ cdef class ReplyParser:
     cdef list open
     cdef list top  # the elements of the innermost open aggregate
     cdef str broken
+    cdef bint busy  # a get is under way
 
     def __cinit__(self):
         self.open = []
@@ -341,6 +349,8 @@ cdef class ReplyParser:
         """Adds received bytes. They are copied."""
         cdef const unsigned char[::1] view
         cdef Py_ssize_t size
+        if self.busy:
+            raise _twin.parser_is_busy()
         if self.broken:
             raise _ProtocolError(self.broken)
         if type(data) is bytes:
@@ -360,8 +370,11 @@ cdef class ReplyParser:
 
     def get(self):
         """The next whole reply, or ``NEED_MORE``. Raises ProtocolError."""
+        if self.busy:
+            raise _twin.parser_is_busy()
         if self.broken:
             raise _ProtocolError(self.broken)
+        self.busy = True
         try:
             reply = self._next()
         except _ProtocolError as error:
@@ -373,6 +386,8 @@ cdef class ReplyParser:
             self.open = []
             self.top = None
             raise
+        finally:
+            self.busy = False
         if self.begin == self.end:
             self.begin = self.end = 0
             if self.room > 1 << 20:
@@ -514,8 +529,11 @@ cdef Py_ssize_t _length(char* line, Py_ssize_t size, char kind) except -2:
             number = number * 10 + (line[at] - c"0")
         else:
             return number
-    # Null, a length of 19 digits, or nonsense.
-    return _twin.length_of(PyBytes_FromStringAndSize(line, size), <unsigned char>kind)
+    # Null, a length of 19 digits (or one that no size_t holds: refused here, as it would be later), or nonsense.
+    length = _twin.length_of(PyBytes_FromStringAndSize(line, size), <unsigned char>kind)
+    if length > _MAX_INT64:
+        raise _twin.length_too_large(<unsigned char>kind, length)
+    return length
 
 
 cdef object _scalar(char kind, char* line, Py_ssize_t size):
@@ -541,12 +559,10 @@ def parse_stream_reply(reply):
     if reply is None:
         return streams
     if isinstance(reply, dict):
-        for name, entries in reply.items():
-            streams[name] = parse_entries(entries)
-        return streams
-    if not isinstance(reply, list):
-        raise _twin.not_a_stream_reply(reply)
-    for pair in reply:
+        return {name: parse_entries(entries) for name, entries in reply.items()}
+    if type(reply) is not list:
+        return _twin.parse_stream_reply(reply)
+    for pair in <list>reply:
         if not isinstance(pair, list) or len(pair) != 2:
             raise _twin.not_a_stream_reply(pair)
         streams[pair[0]] = parse_entries(pair[1])
@@ -556,30 +572,32 @@ def parse_stream_reply(reply):
 def parse_entries(reply):
     """The entries of one stream as ``[(id, {field: value}), ...]``. Raises ProtocolError."""
     cdef list entries = []
-    cdef Py_ssize_t at
     if reply is None:
         return entries
-    if not isinstance(reply, list):
-        raise _twin.not_a_stream_reply(reply)
-    for at in range(PyList_GET_SIZE(reply)):
-        item = <object>PyList_GET_ITEM(reply, at)
+    if type(reply) is not list:
+        return _twin.parse_entries(reply)
+    for item in <list>reply:
         if item is not None:
             entries.append(_entry(item))
     return entries
 
 
 cdef tuple _entry(object item):
-    cdef object fields
+    """An entry whose fields' names are plain bytes or text runs no code of theirs; any other goes to the twin."""
+    cdef object fields, name
     cdef dict named
     cdef Py_ssize_t at
-    if not isinstance(item, list) or PyList_GET_SIZE(item) < 2:
-        raise _twin.not_a_stream_reply(item)
+    if type(item) is not list or PyList_GET_SIZE(item) < 2:
+        return _twin._entry(item)
     fields = <object>PyList_GET_ITEM(item, 1)
     if fields is None or isinstance(fields, dict):
         return <object>PyList_GET_ITEM(item, 0), fields
-    if not isinstance(fields, list) or PyList_GET_SIZE(fields) % 2:
-        raise _twin.not_a_stream_reply(fields)
+    if type(fields) is not list or PyList_GET_SIZE(fields) % 2:
+        return _twin._entry(item)
     named = {}
     for at in range(0, PyList_GET_SIZE(fields), 2):
-        named[<object>PyList_GET_ITEM(fields, at)] = <object>PyList_GET_ITEM(fields, at + 1)
+        name = <object>PyList_GET_ITEM(fields, at)
+        if type(name) is not bytes and type(name) is not str:
+            return _twin._entry(item)
+        named[name] = <object>PyList_GET_ITEM(fields, at + 1)
     return <object>PyList_GET_ITEM(item, 0), named

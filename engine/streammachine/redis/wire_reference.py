@@ -139,8 +139,10 @@ def encode_xadd_batch(
 def xadd_arguments(key: bytes | str, maxlen: int, approximate: bool) -> list[bytes]:
     """The arguments of XADD that come before the fields. Raises TypeError and ValueError."""
     if isinstance(key, str):
-        key = key.encode()
-    elif not isinstance(key, bytes):
+        key = str.encode(key)
+    elif isinstance(key, bytes):
+        key = _plain_bytes(key)
+    else:
         raise TypeError(f"a stream's name is str or bytes, not {type(key).__name__}")
     if len(key) > MAX_BULK:
         raise ValueError(f"the stream's name is {len(key)} bytes long; Redis takes {MAX_BULK} at most")
@@ -174,24 +176,31 @@ class ReplyParser:
     then, since nobody can tell where the next reply begins; so every later ``feed`` and ``get`` raises it again.
     """
 
-    __slots__ = ("_broken", "_buffer", "_open", "_position")
+    __slots__ = ("_broken", "_buffer", "_busy", "_open", "_position")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._position = 0
         self._open: list[_Aggregate] = []
         self._broken = ""
+        self._busy = False
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Adds received bytes. They are copied."""
+        if self._busy:
+            raise parser_is_busy()
         if self._broken:
             raise ProtocolError(self._broken)
-        self._buffer += memoryview(data)
+        with memoryview(data) as whole, whole.cast("B") as flat:
+            self._buffer += flat
 
     def get(self) -> Reply | Literal[NeedMore.NEED_MORE]:
         """The next whole reply, or ``NEED_MORE``."""
+        if self._busy:
+            raise parser_is_busy()
         if self._broken:
             raise ProtocolError(self._broken)
+        self._busy = True
         try:
             reply = self._next()
         except ProtocolError as error:
@@ -199,6 +208,8 @@ class ReplyParser:
             self._buffer = bytearray()
             self._open = []
             raise
+        finally:
+            self._busy = False
         if self._position:
             del self._buffer[: self._position]
             self._position = 0
@@ -366,7 +377,7 @@ def aggregate_value(kind: int, items: list[Reply]) -> Reply:
 def check_aggregate(kind: int, count: int, depth: int) -> None:
     """Refuses an aggregate that is too long, too deep, or a push inside another reply. Raises ProtocolError."""
     if count > MAX_ITEMS:
-        raise ProtocolError(f"a reply of {count} elements is announced; the limit is {MAX_ITEMS}")
+        raise length_too_large(kind, count)
     if depth >= MAX_DEPTH:
         raise ProtocolError(f"a reply is nested deeper than {MAX_DEPTH} levels")
     if kind == _PUSH and depth:
@@ -385,6 +396,17 @@ def line_too_long() -> ProtocolError:
 
 def bad_line_end() -> ProtocolError:
     return ProtocolError("a line or string of the reply does not end with CR LF; bytes were lost")
+
+
+def length_too_large(kind: int, length: int) -> ProtocolError:
+    """The error for a length beyond the limit of its kind."""
+    if kind in _STRINGS:
+        return string_too_long(length)
+    return ProtocolError(f"a reply of {length} elements is announced; the limit is {MAX_ITEMS}")
+
+
+def parser_is_busy() -> RuntimeError:
+    return RuntimeError("a ReplyParser was called while it reads a reply; it serves one caller at a time")
 
 
 def string_too_long(size: int) -> ProtocolError:
@@ -423,7 +445,7 @@ def check_names_differ(fields: Iterable[str | bytes], index: int | None) -> None
     """Refuses a field given as text and as bytes: the reader would see one of them. Raises FieldError."""
     seen: set[bytes] = set()
     for name in fields:
-        encoded = name.encode() if isinstance(name, str) else name
+        encoded = str.encode(name) if isinstance(name, str) else _plain_bytes(name)
         if encoded in seen:
             raise FieldError(
                 f"{_place(index, name)}the field is given twice, as str and as bytes. Leave one of them out."
@@ -521,9 +543,9 @@ def _frozen(value: Any) -> Hashable:
 
 def _decode(value: object) -> str:
     if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
+        return bytes.decode(value, "utf-8", "backslashreplace")
     if isinstance(value, str):
-        return value
+        return str.__str__(value)  # a plain str of a subclass's
     raise not_text(value)
 
 
@@ -558,7 +580,7 @@ def _encoded_text(value: object) -> bytes | None:
         except UnicodeEncodeError:
             return None
     elif isinstance(value, bytes):
-        encoded = bytes(value)
+        encoded = _plain_bytes(value)
     else:
         return None
     return encoded if len(encoded) <= MAX_BULK else None
@@ -576,6 +598,11 @@ def _encoded_value(value: object) -> bytes | None:
         # float.__repr__, not repr: NumPy's float64 is a float that calls itself np.float64(1.0).
         return float.__repr__(value).encode()
     return _encoded_text(value)
+
+
+def _plain_bytes(value: bytes) -> bytes:
+    """The bytes themselves, whatever a subclass makes of them."""
+    return bytes.__getitem__(value, slice(None))
 
 
 def _unwritable(value: str | bytes) -> str:
@@ -597,6 +624,13 @@ def _place(index: int | None, name: object = None) -> str:
 
 def _shown(value: object) -> str:
     """A short repr: cut before it is made where the value is text, so a large one costs nothing."""
-    text = repr(value[:_SHOWN] if isinstance(value, str | bytes) else value)
+    if isinstance(value, str):
+        value = str.__str__(value)
+    elif isinstance(value, bytes):
+        value = _plain_bytes(value)
+    try:
+        text = repr(value[:_SHOWN] if isinstance(value, str | bytes) else value)
+    except Exception:  # noqa: BLE001 - whatever a value's own repr raises, the error names the value's type
+        text = f"a value of type {type(value).__name__}"
     cut = len(text) > 2 * _SHOWN or (isinstance(value, str | bytes) and len(value) > _SHOWN)
     return text[: 2 * _SHOWN] + "..." if cut else text

@@ -25,7 +25,7 @@ class Agent:
         Raises:
             SettingsError: it is nothing that can handle a message.
         """
-        checked_handler(handler)
+        checked_handler(handler, "message" if config.batch is None else "messages")
         return cls(config, handler, f"{name_of(handler)}@{','.join(config.topics)}/{config.group}")
 
 

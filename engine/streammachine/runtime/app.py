@@ -26,6 +26,7 @@ from streammachine.redis.storage import Storage
 from streammachine.runtime import companions
 from streammachine.runtime.agent import Agent, DeclaredTimer
 from streammachine.runtime.calling import end_without_threads
+from streammachine.runtime.checks import takes
 from streammachine.runtime.config import AppConfig, Batch, ConsumerConfig, TimerConfig, Transactional
 from streammachine.runtime.delivery import Guard
 from streammachine.runtime.life import Life, has_uvloop, inside, single, watch_signals
@@ -114,6 +115,7 @@ class App:
         self._only: str | None = None  # in a worker process: the one agent to run
         self._origin: Origin | None = None  # in a child: where it was loaded from
         self._signalled = False  # whether the process was asked to end
+        self._supervised = False  # whether the process is a child that is started again when it dies
         self._collected = False  # whether a registry collects its metrics
         self.restarts = 0
 
@@ -210,17 +212,18 @@ class App:
         scope: Literal["process", "fleet"] = "process",
         overlap: bool = False,
         timezone: str = "UTC",
+        lease: float = 15.0,
     ) -> Callable[[H], H]:
         """Register a handler that runs every ``t`` seconds, or by a cron string in ``timezone``.
 
         Args:
             scope: "fleet" runs each tick in one process of all that run the app. overlap: begin a tick while the last
-            one runs.
+            one runs. lease: of a fleet's tick; where its process is killed, the fleet has no tick for so many seconds.
 
         Raises:
             SettingsError: t is 0 or less, or no cron string.
         """
-        config = TimerConfig(t=t, scope=scope, overlap=overlap, timezone=timezone)
+        config = TimerConfig(t=t, scope=scope, overlap=overlap, timezone=timezone, lease=lease)
 
         def register(handler: H) -> H:
             self._timers.append(DeclaredTimer.declare(config, handler))
@@ -444,7 +447,7 @@ class App:
     async def _run_with_signals(self, *, in_child: bool = False) -> None:
         try:
             async with anyio.create_task_group() as tasks:
-                self._signalled = False
+                self._signalled, self._supervised = False, in_child
                 await tasks.start(watch_signals, self._end, self.config.grace, in_child)
                 await self._run()
                 tasks.cancel_scope.cancel()
@@ -514,6 +517,8 @@ def _streams_of(stream: str | Sequence[str]) -> str | tuple[str, ...]:
 def _hook(hook: H) -> H:
     if not callable(hook):
         raise SettingsError(f"The hook {hook!r} is no function.")
+    if not takes(hook, 0):
+        raise SettingsError(f"The hook {hook!r} cannot be called as it will be, with no arguments.")
     return hook
 
 

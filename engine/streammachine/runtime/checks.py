@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 from streammachine.errors import SettingsError
 
 LONGEST = 1e9  # seconds; some 30 years
@@ -34,3 +38,17 @@ def at_least(name: str, value: int, least: int) -> None:
     """A whole number from ``least`` up."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise SettingsError(f"{name}={value!r}: give a whole number from {least} up.")
+
+
+def takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether it can be called with ``count`` positional arguments; True where its signature cannot be told."""
+    try:
+        # What is called is the wrapper: the function that it says it wraps may take others.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from streammachine.errors import SettingsError
-from streammachine.runtime.checks import above_zero, at_least, flag, from_zero
+from streammachine.runtime.checks import above_zero, at_least, flag, from_zero, takes
 from streammachine.runtime.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -113,6 +113,9 @@ class ConsumerConfig:
             raise SettingsError(f"retain={self.retain!r}: give 'all' or 'acked'.")
         if self.key is not None and not callable(self.key) and not (isinstance(self.key, str) and self.key):
             raise SettingsError(f"key={self.key!r}: give a field's name, or a function of the message.")
+        for name, function in (("key", self.key), ("dedup", self.dedup)):
+            if callable(function) and not takes(function, 1):
+                raise SettingsError(f"{name}={function!r} cannot be called with one argument, the message.")
         if not isinstance(self.group, str) or not self.group:
             raise SettingsError("An agent's group needs a name that is not empty.")
         at_least("concurrency", self.concurrency, 1)
@@ -163,11 +166,13 @@ class TimerConfig:
     scope: Literal["process", "fleet"] = "process"
     overlap: bool = False
     timezone: str = "UTC"
+    lease: float = 15.0
 
     def __post_init__(self) -> None:
         if self.scope not in ("process", "fleet"):
             raise SettingsError(f"scope={self.scope!r}: give 'process' (each process) or 'fleet' (one of all).")
         flag("overlap", self.overlap)
+        above_zero("lease", self.lease)
         try:
             zoneinfo.ZoneInfo(self.timezone)
         except (ValueError, TypeError, LookupError, OSError):

@@ -51,7 +51,7 @@ class StreamConsumer:
         handler: the handler; sync ones run in a thread.
         connection: the connection to use. topic: the stream, where ``config`` names several.
         consumer: this consumer's name in the group. limiter: bounds the threads of sync handlers.
-        alone: runs what may have killed its process in one of its own.
+        alone: runs what may have killed its process in one of its own; in_place: what it cannot run may run here.
         committer: runs and commits the handler of a transactional agent (``transaction.py``); owner: its App.
 
     Attributes:
@@ -68,6 +68,7 @@ class StreamConsumer:
         consumer: str = "streammachine",
         limiter: anyio.CapacityLimiter | None = None,
         alone: AloneRunner | None = None,
+        in_place: bool = False,
         committer: Committer | None = None,
         owner: object = None,
     ) -> None:
@@ -84,15 +85,17 @@ class StreamConsumer:
         self.state = SlotState(connection, hold=hold(owner, key) if owner is not None else None, key=key)
         self.settler = Settler(config, self.delivery, self.metrics)
         self.queue = WorkQueue(config, self.topic)
-        self.quarantine = Quarantine(self, alone)
+        self.quarantine = Quarantine(self, alone, in_place=in_place)
         self.held_back = False  # paused by its owner
         self.paused_by_name = False  # paused for every process, in Redis (presence.py)
         self.running = False  # whether run() is under way
         self.active = 0  # handlers that run now
+        self.upkeep: dict[str, str] = {}  # what fails beside the messages (tending.py), and why
+        self._taken: dict[int, Item] = {}  # what workers have taken and not finished, by identity
         self.idle = 0  # workers with nothing to do
         self._reader = Reader(self)
         self._runner = Runner(self, handler)
-        self._stop = anyio.Event()
+        self._stop = self.delivery.stop
 
     @property
     def stopping(self) -> bool:
@@ -106,13 +109,27 @@ class StreamConsumer:
 
     @property
     def trouble(self) -> str:
-        """Why it cannot read just now; "" when it can."""
-        return self._reader.trouble
+        """Why it cannot read or finish anything just now; "" when it can."""
+        if self._reader.trouble:
+            return f"cannot read: {self._reader.trouble}"
+        return f"waits: {self.delivery.full}" if self.delivery.full else self.settler.trouble
 
     @property
     def held(self) -> int:
         """Messages read and not finished."""
         return self.delivery.held
+
+    def strays(self) -> list[Item]:
+        """What is held and nobody waits with, runs or acknowledges. There is no such thing, unless we have erred: the
+        lease of such a message is renewed for ever (``keep_lease`` gives it back)."""
+        if self.stopping or not self.running:
+            return []
+        known = self._taken.keys() | {id(item) for item in self.queue.waiting() + self.quarantine.items()}
+        found = []
+        for lane in (self.delivery.main, self.delivery.retry):
+            ending = {*lane.acks, *lane.sending}
+            found += [item for item in lane.held.values() if id(item) not in known and item.id not in ending]
+        return found
 
     def facts(self, agent: str) -> dict[str, Any]:
         """How it is, under its agent's name."""
@@ -217,6 +234,15 @@ class StreamConsumer:
 
     async def _take(self, items: list[Item]) -> None:
         """Run what a worker took; what must run alone, does."""
+        taken = {id(item): item for item in items}
+        self._taken |= taken
+        try:
+            await self._run(items)
+        finally:
+            for each in taken:
+                del self._taken[each]
+
+    async def _run(self, items: list[Item]) -> None:
         ready = []
         for item in items:
             if item.lost:
@@ -258,6 +284,8 @@ class StreamConsumer:
         for lane in (self.delivery.main, self.delivery.retry):
             lane.held.clear()
             lane.acks.clear()
+        self._taken.clear()
+        self.upkeep.clear()
         self.active = self.idle = 0
         self.quarantine.quiet = False
 

@@ -24,11 +24,12 @@ import anyio.abc
 
 from streammachine.errors import SettingsError, StreamMachineError
 from streammachine.redis.cluster import slot_of
-from streammachine.redis.streams import is_own, nearest, require_stream
+from streammachine.redis.streams import nearest, refuse_own, require_stream
 from streammachine.runtime.companions import Companions, tagged
 from streammachine.runtime.config import ConsumerConfig
 from streammachine.runtime.consumer import StreamConsumer
-from streammachine.runtime.expressions import Expression, values_of
+from streammachine.runtime.evaluator import EvaluationStoppedError, Evaluator, Sample, applied
+from streammachine.runtime.expressions import Expression, ExpressionFailed, may_be_cheap
 from streammachine.runtime.presence import PAUSED, Presence
 from streammachine.runtime.transaction import active, fields_of, transactional
 
@@ -46,6 +47,7 @@ LEASE = 6.0  # seconds an agent stays with its host; renewed every third of it
 MESSAGE_LEASE = 10.0  # seconds after which a message of a dead host is given to the next
 LOOK = 0.5  # seconds between two looks for agents declared, deleted, or left by another host
 BACKOFF_FIRST, BACKOFF_LAST = 0.5, 30.0  # seconds before an agent that failed is started again
+SLOW = 0.25  # seconds for one message from which on an agent's expressions are evaluated apart from the others'
 STOPPED_WAIT = 8.0  # seconds for an agent's host to let go of it before it is deleted
 
 # KEYS[1] the lease; ARGV[1] our token, ARGV[2] ms, or "0" to let go.
@@ -90,10 +92,9 @@ class DeclaredAgent:
             raise SettingsError("stream and output_stream need names that are not empty.")
         if self.stream == self.output_stream:
             raise SettingsError("stream and output_stream are the same: the agent would read what it sends, for ever.")
-        if is_own(self.output_stream):
-            raise SettingsError(
-                f"output_stream={self.output_stream!r} is one of StreamMachine's own. Take another name."
-            )
+        refuse_own(self.output_stream, "output_stream")
+        if not self.stream.endswith(":dlq"):  # dead letters may be read; to read is to write a group and its companions
+            refuse_own(self.stream)
         if self.start not in ("0", "$"):
             raise SettingsError(f"start={self.start!r}: give '0' (the stream's beginning) or '$' (new messages only).")
 
@@ -107,26 +108,86 @@ class DeclaredAgent:
         """What makes two declarations the same."""
         return (self.name, self.stream, self.output_stream, self.filter, self.select)
 
-    def transform(self, message: Message, expressions: Expressions) -> Mapping[Any, Any] | None:
+
+class Expressions:
+    """The expressions of a declared agent, applied to one message after the other.
+
+    What costs next to nothing is evaluated here, all else by an evaluator that many agents share. An agent that was
+    slow there once gets an evaluator of its own from then on, so that the others wait for it no more.
+    """
+
+    def __init__(self, agent: DeclaredAgent, shared: Evaluator) -> None:
+        self._agent = agent
+        self._evaluator = shared
+        self._own: Evaluator | None = None
+        self._here: tuple[Expression | None, Expression | None] | None = None
+
+    async def check(self, sample: Message | None = None) -> Mapping[Any, Any] | None:
+        """Check them before the first message; gives what ``transform`` would for a sample.
+
+        Raises:
+            ExpressionError: one is refused. ExpressionFailed: it fails on the sample.
+        """
+        agent = self._agent
+        if agent.filter is None and agent.select is None:
+            return _fields(sample) if sample is not None else None
+        given = _sample(sample) if sample is not None else None
+        found = await self._evaluator.check(agent.filter, agent.select, given)
+        return _record(found, sample) if sample is not None else None
+
+    async def prepare(self) -> None:
+        """Check them, and compile them here too where they may be cheap.
+
+        Raises:
+            ExpressionError: one is refused.
+        """
+        await self.check()
+        agent = self._agent
+        if all(text is None or may_be_cheap(text) for text in (agent.filter, agent.select)):
+            self._here = (
+                Expression(agent.filter, "filter") if agent.filter is not None else None,
+                Expression(agent.select, "select") if agent.select is not None else None,
+            )
+
+    async def transform(self, message: Message) -> Mapping[Any, Any] | None:
         """The record to send for a message; None when the filter keeps it back.
 
         Raises:
-            ExpressionFailed: an expression fails on this message.
+            ExpressionFailed: an expression fails on this message, or would take too much.
         """
-        if expressions.filter is None and expressions.select is None:
+        agent = self._agent
+        if agent.filter is None and agent.select is None:
             return _fields(message)
-        values = values_of(message)
-        if expressions.filter is not None and not expressions.filter.evaluate(values):
-            return None
-        return expressions.select.evaluate(values) if expressions.select is not None else _fields(message)
+        size = sum(len(name) + len(value) for name, value in (message.data or {}).items())
+        if self._here is not None and all(one is None or one.cheap(size) for one in self._here):
+            return _record(applied(*self._here, message), message)
+        try:
+            found, seconds = await self._evaluator.apply(agent.filter, agent.select, _sample(message))
+        except EvaluationStoppedError as error:
+            self._go_apart()
+            raise ExpressionFailed(f"The expressions were stopped on this message: {error}") from None
+        if seconds > SLOW:
+            self._go_apart()
+        return _record(found, message)
+
+    def _go_apart(self) -> None:
+        if self._own is None:
+            self._evaluator = self._own = Evaluator()
+
+    async def close(self) -> None:
+        """End the evaluator that is its own."""
+        if self._own is not None:
+            await self._own.close()
 
 
-class Expressions:
-    """The compiled expressions of a declared agent."""
+def _sample(message: Message) -> Sample:
+    return Sample(message.topic or "", message.key or "0-0", dict(message.data or {}))
 
-    def __init__(self, agent: DeclaredAgent) -> None:
-        self.filter = Expression(agent.filter, "filter") if agent.filter is not None else None
-        self.select = Expression(agent.select, "select") if agent.select is not None else None
+
+def _record(found: Mapping[Any, Any] | bool, message: Message) -> Mapping[Any, Any] | None:
+    if isinstance(found, bool):
+        return _fields(message) if found else None
+    return found
 
 
 # -- the registry -----------------------------------------------------------------------------
@@ -139,7 +200,7 @@ async def declared_agents(connection: RedisConnection) -> dict[str, DeclaredAgen
     for name, text in zip(flat[::2], flat[1::2], strict=True):
         try:
             agent = DeclaredAgent(**json.loads(text))
-        except (TypeError, ValueError, StreamMachineError) as error:
+        except (TypeError, ValueError, RecursionError, StreamMachineError) as error:
             log.error("The declared agent %s cannot be read: %s", bytes(name).decode(errors="replace"), error)
         else:
             found[agent.name] = agent
@@ -158,7 +219,8 @@ async def declare(connection: RedisConnection, agent: DeclaredAgent) -> tuple[De
             "On a Redis Cluster an output commits together with its acknowledgement in one slot only. Take an "
             f"output_stream with the stream's tag, e.g. {tagged(agent.stream) + ':' + agent.output_stream!r}."
         )
-    Expressions(agent)
+    async with Evaluator() as evaluator:
+        await Expressions(agent, evaluator).check()
     known = await declared_agents(connection)
     if agent.name not in known:
         if len(known) >= MOST_AGENTS:
@@ -243,6 +305,7 @@ class DeclaredHost:
         self._token = uuid.uuid4().hex
         self._runs: dict[str, _Run] = {}
         self._stop = anyio.Event()
+        self._evaluator = Evaluator()
         self._presence = Presence(connection, HOST_NAME, self._consumers, declared=True)
         self.problems: dict[str, str] = {}
 
@@ -257,7 +320,7 @@ class DeclaredHost:
 
     async def run(self) -> None:
         """Run what is declared until ``stop``."""
-        async with anyio.create_task_group() as beside:
+        async with self._evaluator, anyio.create_task_group() as beside:
             beside.start_soon(self._presence.run)
             async with anyio.create_task_group() as runs:
                 while not self._stop.is_set():
@@ -320,10 +383,11 @@ class DeclaredHost:
 
     async def _consume(self, run: _Run) -> None:
         agent = run.agent
-        expressions = Expressions(agent)
+        expressions = Expressions(agent, self._evaluator)
+        await expressions.prepare()
 
         async def handle(message: Message) -> None:
-            record = agent.transform(message, expressions)
+            record = await expressions.transform(message)
             if record is None:
                 return
             transaction = active(self)
@@ -357,6 +421,7 @@ class DeclaredHost:
                 await consumer.drain()
         finally:
             run.consumer = None
+            await expressions.close()
 
     async def _keep_lease(self, run: _Run) -> None:
         """Renew the lease; end the run when somebody else has it."""

@@ -6,14 +6,15 @@ The protocol, for one group on one stream:
    consumer name. The group begins at the stream's start.
 2. **Lease.** Whoever holds an entry renews it every third of the lease (``renew.lua``, which leaves the delivery count
    alone). A consumer that was paused beyond the lease learns there which entries are not its own any more.
-3. **Reclaim.** Entries idle for longer than the lease are taken over (``take.lua``, the cursor is kept between sweeps,
-   so that the tail of a long pending list is reached). Their delivery count rises when the handler starts
-   (``begin.lua``), not before: it counts real starts.
+3. **Reclaim.** Entries idle for longer than the lease are taken over (``take.lua``), those of dead consumers whatever
+   stands before them. Their delivery count rises when the handler starts (``begin.lua``), not before: it counts real
+   starts.
 4. **Alone.** An entry that was started twice without an end may be what killed its process. It runs alone, in a
    process of its own, and is a dead letter only when it has failed there: counting deliveries alone condemned six
    innocent neighbours of two killers in the prototype's chaos run.
-5. **Commit.** ``commit.lua`` acknowledges and writes the effects (outputs, state, retry, dead letter) in one step, and
+5. **Commit.** ``commit.lua`` writes the effects (outputs, state, retry, dead letter) and acknowledges in one step, and
    only for whoever turns the entry from pending to acknowledged. So effects on Redis happen once, whatever crashes.
+   What Redis refuses of them is refused as a whole, and nothing is acknowledged; at its memory limit it is waited for.
 6. **Retry.** Short waits are slept in place with the lease kept. Long ones go to a sorted set and, when due, to a
    companion stream that only this group reads: never back to the stream, where other groups would see them again.
 7. **Mark.** How far everything is acknowledged is noted every second, so that a lost group (FLUSHALL, XGROUP DESTROY)
@@ -24,23 +25,30 @@ Plain acknowledgements are collected and sent together; they are safe to repeat.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from streammachine.errors import (
     FieldError,
+    RedisAuthError,
     RedisCommandError,
+    RedisFullError,
     RedisUnavailableError,
     StreamMachineError,
     WrongTypeError,
 )
 from streammachine.redis.codec import Entry, RespError, parse_entries, parse_stream_reply
-from streammachine.redis.road import NOT_READY, Road, encode_command
+from streammachine.redis.road import Road, encode_command, group_is_gone, refused
+from streammachine.redis.scripts import AHEAD
 from streammachine.redis.streams import ensure_group
 from streammachine.runtime.companions import Companions
 from streammachine.runtime.message import ATTEMPT, FIRST_SEEN, ORIGIN_ID, ORIGIN_STREAM
@@ -53,13 +61,26 @@ log = logging.getLogger(__name__)
 HANDED_BACK = "sm-handed-back"  # the consumer that prefetched entries are handed to at the end
 AT_ONCE = 86_400_000  # ms of idle time noted for entries that are handed back: beyond anybody's lease
 CLAIM_CHUNK = 1000  # ids in one script call
+# Entries of living consumers that one sweep looks at, and those it walks over where they are more: some ms of Redis'.
+SWEEP_LOOK, SWEEP_WALK = 10_000, 2_000
 MOST_SPARED = 10_000  # entries remembered that Redis did not take; most of them come back at once
 MOST_ARGUMENTS = 7000  # of one effect; Lua's unpack ends at about 8000
 READ_MARGIN = 2.0  # seconds beyond BLOCK before the link counts as dead
+MOST_DIGITS = 20  # of the milliseconds of an id
+ROOM_LOOK = 1.0  # seconds between two looks whether Redis takes writes again
+# Of a script: with flags, the server refuses it at its memory limit, with a full disk or without its replicas before
+# it begins, as it refuses a SET. What needs no memory (an acknowledgement, a deletion) goes through at the limit.
+_CAREFUL, _ALWAYS = "#!lua\n", "#!lua flags=allow-oom\n"
+_NO_WRITES = ("MISCONF", "NOREPLICAS")  # answers of a server that takes no writes just now, whoever asks
 # KEYS[1] a companion; ARGV the group, the ids. Acknowledged entries vanish in the same step: only this group reads it.
 _FINISH = "redis.call('XACK', KEYS[1], unpack(ARGV)) return redis.call('XDEL', KEYS[1], unpack(ARGV, 2))"
 _NAMES = ("begin", "commit", "leave", "mark", "move", "renew", "reopen", "take")
-_SCRIPTS = {name: files(__package__).joinpath(f"{name}.lua").read_text() for name in _NAMES}
+_COMMENTS = re.compile(r"^--.*\n+", re.MULTILINE)  # travel with every call and say nothing to the server
+_SCRIPTS = {name: _COMMENTS.sub("", files(__package__).joinpath(f"{name}.lua").read_text()) for name in _NAMES}
+_SCRIPTS["take"] = AHEAD + _SCRIPTS["take"]
+_SCRIPTS["settle"] = _ALWAYS + _SCRIPTS["commit"]  # a commit that needs no memory
+_SCRIPTS["commit"] = _CAREFUL + _SCRIPTS["commit"]
+_SCRIPTS["room"] = _CAREFUL + "return 1"
 
 
 @dataclass(slots=True)
@@ -70,6 +91,7 @@ class Lane:
     companion: bool
     held: dict[bytes, Item] = field(default_factory=dict)
     acks: list[bytes] = field(default_factory=list)
+    sending: list[bytes] = field(default_factory=list)  # acknowledgements that are under way
     cursor: str = "0-0"
 
 
@@ -131,6 +153,15 @@ class UncommittedError(StreamMachineError):
     """Redis went away during a commit. If it was not done, the entries are given out again."""
 
 
+class RefusedError(RedisCommandError):
+    """Redis refused an effect of a commit. Nothing of the commit was written, and nothing acknowledged."""
+
+
+class NoRoomError(StreamMachineError):
+    """Redis takes no writes just now: it is at its memory limit, its disk is full, or its replicas are away. Nothing
+    was written; ``Delivery.wait_for_room`` waits for it."""
+
+
 class NoGroupError(StreamMachineError):
     """The group or the stream is gone (FLUSHALL, an empty failover, XGROUP DESTROY)."""
 
@@ -148,6 +179,8 @@ class Delivery:
         self.main = Lane(stream, companion=False)
         self.retry = Lane(self.keys.retry, companion=True)
         self.retry_open = False  # whether the companion stands and has the group
+        self.stop = anyio.Event()  # set when its consumer is to end: nothing is waited for any more
+        self.full = ""  # why Redis takes no writes, while somebody waits for it
         self._spared: dict[tuple[str, bytes], int] = {}  # delivery counts whose last start ended here, alive
 
     @property
@@ -192,25 +225,26 @@ class Delivery:
     async def recover_own(self) -> list[Item]:
         """Entries that stand in the pending list under our name and that we do not hold: their reply was lost."""
         found: list[Item] = []
-        for lane in self._lanes():
-            start = "-"
-            while True:
-                page = await self._call(
-                    "XPENDING", lane.key, self.group, start, "+", CLAIM_CHUNK, self.consumer, repeatable=True
-                )
-                by_count: dict[int, list[bytes]] = {}
-                for identifier, _, _, count in page:
-                    if bytes(identifier) not in lane.held:
-                        by_count.setdefault(int(count), []).append(bytes(identifier))
-                for count, identifiers in by_count.items():
-                    # The count stays; started once at most it is as good as read just now.
-                    reply = await self._call(
-                        "XCLAIM", lane.key, self.group, self.consumer, 0, *identifiers, "RETRYCOUNT", count
+        with self._all_or_none(found):
+            for lane in self._lanes():
+                start = "-"
+                while True:
+                    page = await self._call(
+                        "XPENDING", lane.key, self.group, start, "+", CLAIM_CHUNK, self.consumer, repeatable=True
                     )
-                    found += self._hold(lane, parse_entries(reply), count, begun=count < 2)
-                if len(page) < CLAIM_CHUNK:
-                    break
-                start = f"({bytes(page[-1][0]).decode()}"
+                    by_count: dict[int, list[bytes]] = {}
+                    for identifier, _, _, count in page:
+                        if bytes(identifier) not in lane.held:
+                            by_count.setdefault(int(count), []).append(bytes(identifier))
+                    for count, identifiers in by_count.items():
+                        # The count stays; started once at most it is as good as read just now.
+                        reply = await self._call(
+                            "XCLAIM", lane.key, self.group, self.consumer, 0, *identifiers, "RETRYCOUNT", count
+                        )
+                        found += self._hold(lane, parse_entries(reply), count, begun=count < 2)
+                    if len(page) < CLAIM_CHUNK:
+                        break
+                    start = f"({bytes(page[-1][0]).decode()}"
         return found
 
     # -- lease --------------------------------------------------------------------------------
@@ -223,7 +257,7 @@ class Delivery:
             for start in range(0, len(identifiers), CLAIM_CHUNK):
                 chunk = identifiers[start : start + CLAIM_CHUNK]
                 gone = {bytes(identifier) for identifier in await self._on_lane("renew", lane, self.consumer, *chunk)}
-                for identifier in gone.difference(lane.acks):
+                for identifier in gone.difference(lane.acks, lane.sending):
                     item = lane.held.get(identifier)
                     if item is not None and not item.apart:
                         item.lost = True
@@ -236,21 +270,27 @@ class Delivery:
     async def sweep(self, count: int) -> list[Item]:
         """Take over up to ``count`` entries whose lease ran out. ``begin`` counts their start."""
         taken: list[Item] = []
-        for lane in self._lanes():
-            if count <= len(taken):
-                break
-            cursor, rows, trimmed = await self._on_lane(
-                "take", lane, self.consumer, self.lease_ms, lane.cursor, count - len(taken), HANDED_BACK
-            )
-            lane.cursor = bytes(cursor).decode()
-            for identifier, deliveries, flat in rows:
-                taken += self._hold(lane, parse_entries([[identifier, flat]]), int(deliveries), begun=False)
-            if trimmed:
-                log.error(
-                    "%d entries of %r that group %r had not finished were trimmed away: they are lost. Keep more "
-                    "(stream_maxlen), or use retain='acked'.", len(trimmed), lane.key, self.group,
-                )  # fmt: skip
+        with self._all_or_none(taken):
+            for lane in self._lanes():
+                if count > len(taken):
+                    taken += await self._sweep(lane, count - len(taken))
         return taken
+
+    async def _sweep(self, lane: Lane, count: int) -> list[Item]:
+        cursor, rows, trimmed = await self._on_lane(
+            "take", lane, self.consumer, self.lease_ms, lane.cursor, count, HANDED_BACK, SWEEP_LOOK, SWEEP_WALK
+        )
+        lane.cursor = bytes(cursor).decode()
+        if trimmed:
+            log.error(
+                "%d entries of %r that group %r had not finished were trimmed away: they are lost. Keep more "
+                "(stream_maxlen), or use retain='acked'.", len(trimmed), lane.key, self.group,
+            )  # fmt: skip
+        return [
+            item
+            for identifier, deliveries, flat in rows
+            for item in self._hold(lane, parse_entries([[identifier, flat]]), int(deliveries), begun=False)
+        ]
 
     async def begin(self, item: Item) -> bool:
         """Count the start of a taken-over entry; False when it is not ours any more."""
@@ -323,7 +363,8 @@ class Delivery:
         for lane in (self.main, self.retry):
             if not lane.acks:
                 continue
-            batch, lane.acks = lane.acks, []
+            lane.sending = batch = lane.acks
+            lane.acks = []
             try:
                 if not lane.companion:
                     await self._call("XACK", lane.key, self.group, *batch, repeatable=True)
@@ -333,6 +374,8 @@ class Delivery:
             except BaseException:
                 lane.acks[:0] = batch
                 raise
+            finally:
+                lane.sending = []
             for identifier in batch:
                 lane.held.pop(identifier, None)
             done += len(batch)
@@ -352,7 +395,8 @@ class Delivery:
 
         Raises:
             LostError: an item is not pending any more. ChangedError: a checked value has changed. WrongTypeError: an
-            effect's key is of another type. Nothing was written in these cases. UncommittedError: Redis went away.
+            effect's key is of another type. RefusedError: Redis refused an effect. NoRoomError: Redis takes no writes
+            just now. Nothing was written in these cases. UncommittedError: Redis went away.
         """
         lane = items[0].lane
         verdict, *detail = await self._commit(lane.key, items, effects, checks, guard, delete=lane.companion)
@@ -368,9 +412,27 @@ class Delivery:
         """Write effects (of one Cluster slot) in one step, and acknowledge nothing.
 
         Raises:
-            ChangedError, WrongTypeError, UncommittedError: as ``commit``.
+            ChangedError, WrongTypeError, RefusedError, NoRoomError, UncommittedError: as ``commit``.
         """
         await self._commit(checks[0].key if checks else effects[0].key, (), effects, checks)
+
+    async def wait_for_room(self, error: Exception) -> bool:
+        """Wait until Redis takes writes again that ``error`` says it does not; False when the consumer is to end."""
+        if not self.full:
+            log.error("%r in group %r waits until Redis takes writes again: %s", self.stream, self.group, error)
+        self.full = str(error)
+        while not self.stop.is_set():
+            with anyio.move_on_after(ROOM_LOOK):
+                await self.stop.wait()
+                return False
+            try:
+                await self._script("room", [self.stream], [])
+            except StreamMachineError as still:
+                if _takes_no_writes(still):
+                    continue
+            self.full = ""
+            return True
+        return False
 
     async def _commit(
         self,
@@ -404,15 +466,28 @@ class Delivery:
                 raise FieldError(f"A record for {effect.key!r} has more than {MOST_ARGUMENTS // 2} fields.")
             arguments += [effect.command, place(effect.key), *guarded(effect.guard), len(effect.arguments)]
             arguments += effect.arguments
+        grows = guard is not None or any(effect.command != "HDEL" for effect in effects)
         try:
-            verdict, *detail = await self._script("commit", keys, arguments)
+            verdict, *detail = await self._script("commit" if grows else "settle", keys, arguments)
+        except RedisAuthError:
+            raise  # it answered, and refused
         except RedisUnavailableError as error:
             raise UncommittedError(str(error)) from error
+        except (RedisFullError, RedisCommandError) as error:
+            if _takes_no_writes(error):
+                raise NoRoomError(str(error)) from error
+            raise
         if verdict == -1:
             raise ChangedError(f"The value of {bytes(detail[0]).decode(errors='replace')!r} changed meanwhile.")
         if verdict == -2:
             key, kind = (bytes(part).decode(errors="replace") for part in detail)
             raise WrongTypeError(f"The key {key!r} is a {kind}, so the handler's write to it is refused.")
+        if verdict == -3:
+            command, key, words = (bytes(part).decode(errors="replace") for part in detail)
+            raise RefusedError(
+                f"Redis refused {command} on {key!r}: {words}. Nothing was written or acknowledged. "
+                "Give this Redis user the right, or correct what is written there."
+            )
         return verdict, *detail
 
     async def delay(self, item: Item, seconds: float, attempts: int) -> None:
@@ -429,9 +504,21 @@ class Delivery:
         await self.commit([item], [Effect("ZADD", self.keys.delayed, [due, pack_array(flat)])])
 
     async def move_due(self, limit: int = 100) -> tuple[int, float | None]:
-        """Move delayed messages that are due into the companion; how many, and seconds until the next one."""
+        """Move delayed messages that are due into the companion; how many, and seconds until the next one.
+
+        What stands among them and is none of ours becomes a dead letter, with its bytes in the field ``member``.
+        """
         now = int(time.time() * 1000)
-        moved, following = await self._script("move", [self.keys.delayed, self.keys.retry], [now, limit])
+        facts = {"sm-reason": "broken", "sm-group": self.group, "sm-origin-stream": self.stream, "sm-failed-at": now,
+                 "sm-error": f"This member of {self.keys.delayed} was not written by StreamMachine."}  # fmt: skip
+        flat = [part for pair in facts.items() for part in pair]
+        keys = [self.keys.delayed, self.keys.retry, self.keys.dead_letters]
+        moved, following, broken = await self._script("move", keys, [now, limit, *flat])
+        if broken:
+            log.error(
+                "%d members of %r were not written by StreamMachine; they are dead letters now (%s); the rest goes on",
+                len(broken), self.keys.delayed, ", ".join(bytes(letter).decode() for letter in broken[:10]),
+            )  # fmt: skip
         wait = None if following in (b"", "") else max(0.0, (float(following) - now) / 1000)
         return int(moved), wait
 
@@ -448,10 +535,24 @@ class Delivery:
         (reply,) = await road.exchange(payload, 1, (block_ms or 0) / 1000 + READ_MARGIN)
         if reply is None:
             return []
-        _refuse_error(reply)
+        if isinstance(reply, RespError):
+            if group_is_gone(reply):
+                raise NoGroupError(reply.message)
+            raise refused(reply, self.connection.name, ("XREADGROUP", "STREAMS", lane.key))
         return [
             item for entries in parse_stream_reply(reply).values() for item in self._hold(lane, entries, 1, begun=True)
         ]
+
+    @contextlib.contextmanager
+    def _all_or_none(self, items: list[Item]) -> Iterator[None]:
+        """What an error keeps from being handed on is not held: it would be renewed for ever, and nobody would run it.
+        It stands under our name, where ``recover_own`` finds it."""
+        try:
+            yield
+        except BaseException:
+            for item in items:
+                self.drop(item)
+            raise
 
     def _hold(self, lane: Lane, entries: Iterable[Entry], deliveries: int, *, begun: bool) -> list[Item]:
         """The entries as items held from now on. One that is held already runs here, and is left alone."""
@@ -488,6 +589,10 @@ def pack_array(parts: Sequence[bytes]) -> bytes:
     return b"\xdd" + struct.pack(">I", len(parts)) + b"".join(b"\xdb" + struct.pack(">I", len(p)) + p for p in parts)
 
 
+def _takes_no_writes(error: Exception) -> bool:
+    return isinstance(error, RedisFullError) or any(code in str(error) for code in _NO_WRITES)
+
+
 def origin_id(item: Item) -> bytes:
     """The id that the item had in its own stream."""
     return item.fields.get(ORIGIN_ID, item.id) if item.lane.companion else item.id
@@ -495,14 +600,8 @@ def origin_id(item: Item) -> bytes:
 
 def first_seen(item: Item) -> int:
     """Epoch milliseconds of the item's first attempt; that of its id where nothing else is known."""
-    noted = item.fields.get(FIRST_SEEN) if item.lane.companion else None
-    return int(noted) if noted is not None and noted.isdigit() else int(origin_id(item).partition(b"-")[0])
-
-
-def _refuse_error(reply: Any) -> None:
-    if isinstance(reply, RespError):
-        if reply.code in ("NOGROUP", "UNBLOCKED") or "no such key" in reply.message.lower():
-            raise NoGroupError(reply.message)
-        if reply.code == "LOADING" or reply.code in NOT_READY:
-            raise RedisUnavailableError(f"Redis is not ready: {reply.message}")
-        raise RedisCommandError(f"Redis refused a group read: {reply.message}")
+    noted = item.fields.get(FIRST_SEEN, b"") if item.lane.companion else b""
+    for text in (noted, origin_id(item).partition(b"-")[0], item.id.partition(b"-")[0]):
+        if text.isdigit() and len(text) <= MOST_DIGITS:
+            return int(text)
+    return 0

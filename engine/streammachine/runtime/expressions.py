@@ -2,7 +2,9 @@
 
 An expression sees ``msg`` (the fields as text), ``num`` (those whose text is a number, as doubles), ``topic``, ``id``
 and ``sent`` (epoch ms). CEL has no loops but its macros, and no effects; what it may cost is bounded by its length, the
-number of its macros and the size of a message, because macros in macros multiply (five of them took ten seconds).
+number of its macros and the size of a message, because macros in macros multiply (five of them took ten seconds), and
+before each message by an estimate of its steps. The library can neither be interrupted nor lets another thread run
+meanwhile, so whatever is not ``cheap`` belongs in a process of its own (``evaluator.py``).
 CEL: https://github.com/google/cel-spec/blob/master/doc/langdef.md
 """
 
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from streammachine.errors import StreamMachineError
+from streammachine.runtime.cel_tokens import Tokens, tokens_of
 from streammachine.runtime.message import SENT
 from streammachine.runtime.retry import Reject
 
@@ -24,6 +27,8 @@ Role = Literal["filter", "select"]
 LONGEST = 2000  # characters of an expression
 MOST_MACROS = 2  # of map, filter, all, exists, exists_one in one expression
 MOST_BYTES = 262_144  # of a message's fields
+MOST_STEPS = 10_000_000  # tokens to go through for one message, with macros; up to a second
+CHEAP_WORK = 10_000_000  # tokens squared times bytes: what sums of long texts copy, some milliseconds
 VARIABLES = ("msg", "num", "topic", "id", "sent")
 
 _TYPES = {
@@ -48,7 +53,6 @@ _EXTRA = """bool min max sum charAt indexOf lastIndexOf substring lowerAscii upp
 math.abs math.sign math.ceil math.floor math.round math.trunc math.sqrt"""
 _FUNCTIONS = {*_NATIVE.split(), *_EXTRA.split()}
 _OPERATOR = re.compile(r"^[@_!?-]|_$")
-_MACRO = re.compile(r"\b(?:map|filter|all|exists|exists_one)\s*\(\s*(\w+)\s*,")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _FIELD = re.compile(r"\b(?:msg|num)\s*(?:\.\s*([A-Za-z_]\w*)|\[\s*(?:\"([^\"]*)\"|'([^']*)')\s*\])")
 _PLACE = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
@@ -85,28 +89,45 @@ class Expression:
         self.role: Role = role
         if len(text) > LONGEST:
             raise ExpressionError(f"The {role} has {len(text)} characters; at most {LONGEST} are taken.")
-        macros = len(_MACRO.findall(text))
+        self._program = self._compiled()
+        self._tokens = tokens_of(text)
+        macros = self._tokens.macros
         if macros > MOST_MACROS:
             raise ExpressionError(
                 f"The {role} uses {macros} of map, filter, all, exists and exists_one; at most {MOST_MACROS} are "
                 "taken, because they multiply. Split the work between two agents."
             )
-        self._program = self._compiled()
         self._context = _context()
         self._refuse_unknown()
+        self._refuse_patterns()
         self._try()
+
+    def cheap(self, size: int) -> bool:
+        """Whether it costs next to nothing on a message of ``size`` bytes."""
+        return _is_plain(self._tokens) and self._tokens.count**2 * size <= CHEAP_WORK
 
     def evaluate(self, values: dict[str, Any]) -> Any:
         """The value of the expression for the values of one message (``values_of``).
 
         Raises:
-            ExpressionFailed: it has none, or one of the wrong type.
+            ExpressionFailed: it has none, or one of the wrong type, or would take too many steps.
         """
+        self._refuse_steps(len(values["msg"]))
         try:
             result = self._run(values)
         except Exception as error:
             raise ExpressionFailed(f"The {self.role} fails: {_reason(error)}") from error
         return self._checked(result)
+
+    def _refuse_steps(self, fields: int) -> None:
+        tokens = self._tokens
+        longest = fields * (1 + tokens.sums) + tokens.count  # of the lists and maps that there can be
+        steps = tokens.count * longest**tokens.nesting
+        if steps > MOST_STEPS:
+            raise ExpressionFailed(
+                f"The {self.role} could take {steps:,} steps on a message of {fields:,} fields; at most {MOST_STEPS:,} "
+                "are taken. Macros in macros multiply: do without one, or send smaller messages."
+            )
 
     def _run(self, values: dict[str, Any]) -> Any:
         self._context.update(values)
@@ -154,8 +175,8 @@ class Expression:
 
     def _refuse_unknown(self) -> None:
         used = self._program.references()
-        bound = set(_MACRO.findall(self.text))
-        for name in sorted(set(used["variables"]) - {*VARIABLES, *_TYPES, *bound, "math", "optional"}):
+        known = {*VARIABLES, *_TYPES, *self._tokens.bound, "math", "optional"}
+        for name in sorted(set(used["variables"]) - known):
             raise ExpressionError(f"The {self.role} uses {name!r}{self._place(name)}, which is not defined. {_KNOWS}")
         functions = {*_OPTIONAL, *(name.rpartition(".")[2] for name in _FUNCTIONS)}
         for name in sorted(set(used["functions"]) - functions):
@@ -165,11 +186,31 @@ class Expression:
                     f"{', '.join(sorted(_FUNCTIONS))}."
                 )
 
+    def _refuse_patterns(self) -> None:
+        """Check each regular expression now: on the messages it would fail one by one, or be compiled for each anew."""
+        import cel
+
+        for literal, start in self._tokens.patterns:
+            if literal is None:
+                raise ExpressionError(
+                    f"The pattern of matches{self._place_at(start)} is no text in quotes, so it cannot be checked. "
+                    "Write e.g. msg.symbol.matches('^BTC')."
+                )
+            try:
+                cel.compile(f"''.matches({literal})").execute({})
+            except Exception as error:  # noqa: BLE001 - the library's own, of whatever type
+                lines = [line.removeprefix("error: ") for line in str(error).splitlines() if line.strip()]
+                reason = lines[-1].partition(". Check function")[0].rstrip(".") if lines else "it cannot be read"
+                raise ExpressionError(
+                    f"The pattern {literal}{self._place_at(start)} is no regular expression (RE2): {reason}."
+                ) from None
+
     def _place(self, name: str) -> str:
         found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", self.text)
-        if found is None:
-            return ""
-        before = self.text[: found.start()]
+        return "" if found is None else self._place_at(found.start())
+
+    def _place_at(self, start: int) -> str:
+        before = self.text[:start]
         return f" (line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))})"
 
     def _try(self) -> None:
@@ -183,15 +224,29 @@ class Expression:
             "sent": 1,
         }
         try:
+            self._refuse_steps(len(fields))
             result = self._run(values)
+        except ExpressionFailed as error:
+            raise ExpressionError(str(error)) from None
         except TypeError as error:
             raise ExpressionError(f"The {self.role} mixes types: {_reason(error)} {_KNOWS}") from None
-        except Exception:  # noqa: BLE001 - what a made-up message cannot have: times, other fields
+        except Exception as error:  # noqa: BLE001 - what a made-up message cannot have: times, other fields
+            if "Undefined variable or function" in str(error):
+                raise ExpressionError(f"The {self.role} cannot be called so: {_reason(error)} {_KNOWS}") from None
             return
         try:
             self._checked(result)
         except ExpressionFailed as error:
             raise ExpressionError(str(error)) from None
+
+
+def may_be_cheap(text: str) -> bool:
+    """Whether an expression is one that costs next to nothing on small messages: no loop and no regular expression."""
+    return _is_plain(tokens_of(text))
+
+
+def _is_plain(tokens: Tokens) -> bool:
+    return not tokens.macros and not tokens.patterns
 
 
 def values_of(message: Message) -> dict[str, Any]:

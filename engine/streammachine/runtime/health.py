@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from streammachine.errors import StreamMachineError
-from streammachine.redis.streams import describe
+from streammachine.redis.condition import condition_of
+from streammachine.redis.streams import describe, lags
 from streammachine.runtime.metrics import rows_of
 
 if TYPE_CHECKING:
@@ -19,14 +20,16 @@ if TYPE_CHECKING:
 STALE_POLL = 5.0  # seconds without a finished read (one takes a second at most) after which a consumer stands still
 STALE_HANDLER = 60.0  # seconds in which no handler has ended (three leases where that is longer)
 GAUGES_WAIT = 3.0  # seconds for all groups: a scrape must not wait for a Redis that is away
-LAG_LOOK = 1000  # entries counted where the server does not know the lag
 
 
 async def check_app(app: App) -> dict[str, Any]:
     """The state of an App; ``status`` is "healthy" only when everything that should run does."""
-    connected = await app.redis.health_check()
+    condition = await condition_of(app.redis)
+    connected = condition.connected
     consumers = consumers_of(app)
-    problems = [] if connected else ["Redis does not answer"]
+    problems = [condition.problem] if condition.problem else []
+    if not connected:
+        problems = [f"Redis does not answer: {condition.problem}"]
     if app._life is None or not app._life.began:
         problems.append("the app is not running")
     problems += [f"{facts['agent']} on {facts['stream']} {facts['problem']}" for facts in consumers if facts["problem"]]
@@ -64,13 +67,20 @@ def consumer_facts(agent: str, consumer: StreamConsumer) -> dict[str, Any]:
     silent, unfinished = now - metrics.last_poll, now - max(metrics.last_end, metrics.last_poll)
     problem, stalled = "", True
     if consumer.trouble:
-        problem, stalled = f"cannot read: {consumer.trouble}", False
+        problem, stalled = consumer.trouble, False
     elif not consumer.running:
         problem = "is not running"
     elif consumer.active and unfinished > max(STALE_HANDLER, 3 * consumer.config.lease):
         problem = f"has finished nothing for {unfinished:.0f} s"
+    elif strays := len(consumer.strays()):
+        problem, stalled = f"holds {strays} messages that nobody runs", False
+    elif consumer.upkeep and not consumer.paused:
+        name, reason = next(iter(consumer.upkeep.items()))
+        problem, stalled = f"fails at {name}: {reason}", False
     elif silent > STALE_POLL and not consumer.active and not consumer.paused and not consumer.quarantine.busy:
         problem = "stands still"
+    elif consumer.quarantine.problem:
+        problem, stalled = f"has messages that must run alone and cannot: {consumer.quarantine.problem}", False
     return {
         "agent": agent,
         "stream": consumer.topic,
@@ -101,13 +111,7 @@ async def group_gauges(connection: RedisConnection, stream: str, group: str) -> 
         if found is None:
             return {}
         gauges: dict[str, float] = {"pending": found.pending}
-        if found.lag is not None:
-            gauges["lag"] = found.lag
-        else:
-            behind = f"({found.last_delivered_id}"
-            gauges["lag"] = len(
-                await connection.command("XRANGE", stream, behind, "+", "COUNT", LAG_LOOK, repeatable=True)
-            )
+        gauges["lag"] = (await lags(connection, stream, [found]))[group]
         summary = await connection.command("XPENDING", stream, group, repeatable=True)
     except StreamMachineError:
         return {}

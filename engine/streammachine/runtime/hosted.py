@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from streammachine.runtime.calling import end_without_threads
+from streammachine.runtime.child_io import outlive_log
 from streammachine.runtime.origin import CHILD_URL, NoAppError, Origin
-from streammachine.runtime.reporting import Reporter
+from streammachine.runtime.preparation import take_stdin
+from streammachine.runtime.reporting import MOST_TEXT, Reporter, told
 
 if TYPE_CHECKING:
     from streammachine.runtime.app import App
@@ -31,7 +33,6 @@ log = logging.getLogger("streammachine.runtime.hosted")
 
 UNLOADABLE = 113  # exit status: the App cannot be imported
 ORPHAN_LIFE = 10.0  # seconds beyond the grace before a process whose supervisor is gone and that hangs ends itself
-MOST_TEXT = 2000  # characters of a problem
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def main() -> None:
             end_without_threads()
     except Exception as error:
         log.exception("%s failed", options.app or "The host of the declared agents")
-        reporter.say("failed", problem=_text(error))
+        reporter.say("failed", problem=told(error))
         sys.exit(1)
 
 
@@ -66,11 +67,13 @@ def _load(options: argparse.Namespace, url: str | None, reporter: Reporter) -> A
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        app = Origin.parse(options.app).load()
+        origin = Origin.parse(options.app)
+        origin.as_script(options.arguments)
+        app = origin.load()
     except (Exception, SystemExit) as error:
         if not isinstance(error, NoAppError):  # whoever started us says the rest
             log.exception("%s cannot be loaded", options.app)
-        reporter.say("failed", problem=f"It cannot be loaded: {_text(error)}")
+        reporter.say("failed", problem=f"It cannot be loaded: {told(error)}")
         sys.exit(UNLOADABLE)
     if url is not None:
         app._use_connection(RedisConnection(url=url, settings=app._settings))
@@ -135,11 +138,9 @@ async def stop_at_signal(stop: Callable[[], None]) -> None:
 
 def take_streams(orphan_life: float) -> Reporter:
     """Move stdin and stdout to private descriptors; end with the supervisor, ``orphan_life`` seconds after it."""
-    stdin, stdout = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    stdin, stdout = take_stdin(), os.dup(1)
     os.dup2(2, 1)
+    outlive_log()
     threading.Thread(target=_end_with_supervisor, args=(stdin, orphan_life), daemon=True).start()
     return Reporter(stdout)
 
@@ -152,18 +153,13 @@ def _end_with_supervisor(stdin: int, orphan_life: float) -> None:
     os._exit(1)  # something blocks the event loop, and nobody is left to kill us
 
 
-def _text(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"[:MOST_TEXT]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Hosts an App, or without --app the declared agents.")
     parser.add_argument("--app", metavar="MODULE:NAME")
     parser.add_argument("--grace", type=float, help="most seconds that running handlers get at the end")
     parser.add_argument("--no-dashboard", action="store_true", help="leave the status page to another process")
     parser.add_argument("--log-level", default="INFO")
+    parser.add_argument("arguments", nargs="*", help="what the App's module finds in sys.argv")
     return parser
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.abc
 
+from streammachine.errors import RedisAuthError, RedisUnavailableError, StreamMachineError
 from streammachine.redis.appender import Appender
 from streammachine.runtime.agent import Agent, name_of
 from streammachine.runtime.alone import AloneRunner
@@ -218,6 +219,7 @@ class Life:
             consumer=consumer_name(app.name),
             limiter=self._limiter,
             alone=AloneRunner(origin, agent) if origin is not None else None,
+            in_place=app._supervised,
             committer=transactional(app, agent.config.transactional) if agent.config.transactional else None,
             owner=app,
         )
@@ -225,7 +227,8 @@ class Life:
     async def _start_consumer(
         self, agent: Agent, consumer: StreamConsumer, *, task_status: anyio.abc.TaskStatus[None]
     ) -> None:
-        await self._supervise(f"{agent.name} on {consumer.topic}", lambda: consumer.run(task_status=_Once(task_status)))
+        status = _Once(task_status)
+        await self._supervise(f"{agent.name} on {consumer.topic}", lambda: consumer.run(task_status=status), status)
 
     async def _start_partitions(
         self, agent: Agent, shared: list[str], origin: Origin | None, *, task_status: anyio.abc.TaskStatus[None]
@@ -237,7 +240,7 @@ class Life:
             make=lambda topic: self._consumer(agent, topic, origin), stop=self.stop,
         )  # fmt: skip
         status = _Once(task_status)
-        await self._supervise(f"{agent.name}, partitions", lambda: partitions.run(task_status=status))
+        await self._supervise(f"{agent.name}, partitions", lambda: partitions.run(task_status=status), status)
 
     def _start_timers(self, parts: anyio.abc.TaskGroup) -> None:
         for declared in self._app.timers:
@@ -254,17 +257,23 @@ class Life:
 
     # -- supervising --------------------------------------------------------------------------
 
-    async def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a part; when it fails log it and start it again with backoff. Ends when the part ends by itself."""
+    async def _supervise(self, name: str, run: Callable[[], Awaitable[None]], status: _Once | None = None) -> None:
+        """Run a part; when it fails log it and start it again with backoff. Ends when the part ends by itself.
+
+        Raises:
+            StreamMachineError: the part has not begun yet, as ``status`` knows, and cannot.
+        """
         backoff = BACKOFF_FIRST
         while True:
             began = time.monotonic()
             try:
                 await run()
-            except Exception:
+            except Exception as error:
                 if self.stop.is_set():
                     log.exception("%s failed", name)
                     return
+                if status is not None and not status.reported and _is_final(error):
+                    raise
                 self._app.restarts += 1
                 log.exception("%s failed; starting it again in %.1f s", name, backoff)
             else:
@@ -327,11 +336,23 @@ def single(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return found
 
 
+def _is_final(error: Exception) -> bool:
+    """Whether trying again would meet the same: Redis answers, and refuses."""
+    if isinstance(error, RedisUnavailableError):
+        return isinstance(error, RedisAuthError)
+    return isinstance(error, StreamMachineError)
+
+
 class _Once:
     """A task status that may be reported again by a restarted consumer."""
 
     def __init__(self, status: anyio.abc.TaskStatus[None]) -> None:
         self._status: anyio.abc.TaskStatus[None] | None = status
+
+    @property
+    def reported(self) -> bool:
+        """Whether it was reported."""
+        return self._status is None
 
     def started(self, value: None = None) -> None:
         """Report the first time; later ones say nothing."""

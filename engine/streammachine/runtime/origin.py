@@ -6,7 +6,7 @@ import importlib
 import os
 import runpy
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -68,9 +68,7 @@ class Origin:
             return cls(module, "", attribute)
         spec = getattr(namespace, "__spec__", None)
         if spec is not None and spec.name and spec.name != "__main__":
-            return cls(
-                spec.name.removesuffix(".__main__") if spec.name.endswith("__main__") else spec.name, "", attribute
-            )
+            return cls(spec.name, "", attribute)  # python -m package.module, or the package's __main__
         file = getattr(namespace, "__file__", None)
         return cls("", os.path.abspath(file), attribute) if file and os.path.exists(file) else None  # noqa: PTH100, PTH110
 
@@ -107,7 +105,6 @@ class Origin:
 
     def _namespace(self) -> Mapping[str, Any]:
         if self.file:
-            sys.path.insert(0, os.path.dirname(self.file))  # noqa: PTH120 - as Python does for a script
             # As multiprocessing does: what the script's classes are pickled under is found in the child too.
             module = ModuleType(CHILD_NAME)
             module.__dict__.update(runpy.run_path(self.file, run_name=CHILD_NAME))
@@ -120,9 +117,8 @@ class Origin:
                 raise  # the module is there, and imports one that is not
             raise NoAppError(f"No module named {error.name!r}.") from None
 
-    def environment(self, url: str | None) -> dict[str, str]:
-        """The environment of a child that imports what this process can import, and talks to the Redis at ``url``."""
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        if url is not None:
-            environment[CHILD_URL] = url
-        return environment
+    def as_script(self, arguments: Sequence[str]) -> None:
+        """Have this process look as if Python had been started with the script, or the module, and these arguments."""
+        sys.argv[:] = [self.file or self.module, *arguments]
+        if self.file:
+            sys.path.insert(0, os.path.dirname(self.file))  # noqa: PTH120 - a string, as Python has it there

@@ -156,7 +156,10 @@ async def running_processes(connection: RedisConnection) -> list[Running]:
 
 async def paused_agents(connection: RedisConnection) -> set[str]:
     """The names of the agents that are paused."""
-    return {bytes(name).decode() for name in await connection.command("HKEYS", PAUSED, repeatable=True)}
+    return {
+        bytes(name).decode(errors="backslashreplace")
+        for name in await connection.command("HKEYS", PAUSED, repeatable=True)
+    }
 
 
 async def set_paused(connection: RedisConnection, name: str, paused: bool) -> bool:
@@ -179,5 +182,5 @@ def _parse(process: bytes, said: bytes, now: int) -> Running | None:
             age=max(0.0, (now - int(stamp)) / 1000),
             agents=tuple(dict(agent) for agent in facts["agents"]),
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -57,9 +57,13 @@ class WorkQueue:
         self.lanes[lane].appendleft(item)
         self.bells[lane].ring()
 
+    def waiting(self) -> list[Item]:
+        """What waits."""
+        return [item for lane in self.lanes for item in lane]
+
     def drain(self) -> list[Item]:
         """Take everything out."""
-        waiting = [item for lane in self.lanes for item in lane]
+        waiting = self.waiting()
         for lane in self.lanes:
             lane.clear()
         return waiting
@@ -80,8 +84,8 @@ class WorkQueue:
             assert key is not None
             return zlib.crc32(item.fields.get(key.encode(), b"")) % len(self.lanes)
         try:
-            value = key(Message.of_item(self._topic, item))
+            value = str(key(Message.of_item(self._topic, item)))
         except Exception as error:  # noqa: BLE001 - the user's function; the message fails with it, not the reader
             item.error = error
             return 0
-        return zlib.crc32(str(value).encode("utf-8", "backslashreplace")) % len(self.lanes)
+        return zlib.crc32(value.encode("utf-8", "backslashreplace")) % len(self.lanes)

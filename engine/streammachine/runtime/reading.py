@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from streammachine.errors import RedisUnavailableError, StreamMachineError
+from streammachine.errors import RedisAuthError, RedisUnavailableError, StreamMachineError
 from streammachine.redis.road import Road, encode_command
 from streammachine.runtime.delivery import NoGroupError
 
@@ -42,12 +42,18 @@ class Reader:
         self.trouble = ""  # why the last read failed, until one comes back
 
     async def open_group(self) -> None:
-        """Create the group unless it is there; waits for a Redis that is away."""
+        """Create the group unless it is there; waits for a Redis that is away.
+
+        Raises:
+            StreamMachineError: Redis refuses, and waiting would not change that.
+        """
         backoff = BACKOFF_FIRST
         while not self._consumer.stopping:
             try:
                 await self._delivery.open_group(self._consumer.config.start)
                 await self._delivery.open_retry()
+            except RedisAuthError:
+                raise
             except RedisUnavailableError as error:
                 self.trouble = str(error)
                 log.warning("Opening group %r on %r: %s", self._delivery.group, self._delivery.stream, error)
@@ -94,7 +100,8 @@ class Reader:
 
     async def _connect(self) -> Road:
         road = await self._consumer.connection.open_road(self._delivery.stream)
-        (self._client_id,) = await road.exchange(b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n", 1, 5)
+        (reply,) = await road.exchange(b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n", 1, 5)
+        self._client_id = reply if isinstance(reply, int) else None  # a user without the right waits for a read's end
         self._settler.recover = True  # what a lost reply had brought stands under our name
         self._next_sweep = 0.0
         return road
@@ -129,10 +136,12 @@ class Reader:
         """Take over what others dropped and what came back for another try; gives how many."""
         taken = await self._delivery.sweep(free)
         self._metrics.reclaimed += len(taken)
-        if self._delivery.retry_open and free > len(taken):
-            taken += await self._delivery.read_retries(road, free - len(taken))
-        self._consumer.queue.put(taken)
-        return len(taken)
+        self._consumer.queue.put(taken)  # now: the next await may break, and what is held must run
+        if not self._delivery.retry_open or free <= len(taken):
+            return len(taken)
+        again = await self._delivery.read_retries(road, free - len(taken))
+        self._consumer.queue.put(again)
+        return len(taken) + len(again)
 
     async def _room(self) -> int:
         """Wait until slots are free, as many as are worth a round trip unless a worker has nothing to do."""

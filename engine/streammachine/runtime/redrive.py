@@ -78,6 +78,12 @@ class Box:
         """How many there are."""
         return await streams.length(connection, self.key)
 
+    async def version(self, connection: RedisConnection) -> tuple[object, ...]:
+        """What changes with every letter that comes or goes; an entry itself cannot be changed."""
+        info = await streams.describe(connection, self.key)
+        ends = [(entry.id, sorted(entry.raw.items())) for entry in (info.first_entry, info.last_entry) if entry]
+        return (info.length, info.last_generated_id, info.entries_added, ends)
+
     async def newest(
         self, connection: RedisConnection, count: int, *, before: str | None = None, group: str | None = None
     ) -> tuple[list[Letter], bool]:

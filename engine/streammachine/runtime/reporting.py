@@ -13,6 +13,7 @@ from anyio.abc import ByteReceiveStream
 
 PERIOD = 1.0  # seconds between two reports
 LONGEST_LINE = 1 << 20  # bytes of one report
+MOST_TEXT = 2000  # characters of a problem
 
 
 class Reporter:
@@ -49,3 +50,10 @@ async def reports(stream: ByteReceiveStream) -> AsyncIterator[dict[str, Any]]:
                 yield report
         if len(buffer) > LONGEST_LINE:
             buffer = b""
+
+
+def told(error: BaseException) -> str:
+    """An exception as the text of a problem; the one in a group, where it is one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"[:MOST_TEXT]

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from streammachine.errors import RedisUnavailableError, StreamMachineError
+from streammachine.errors import (
+    RedisDiskError,
+    RedisFullError,
+    RedisReadOnlyError,
+    RedisUnavailableError,
+    StreamMachineError,
+)
 from streammachine.runtime.calling import as_failure, call, finish, is_async
 from streammachine.runtime.companions import dedup_key
-from streammachine.runtime.delivery import MOST_ARGUMENTS, Guard, Item, LostError, UncommittedError
+from streammachine.runtime.delivery import MOST_ARGUMENTS, Guard, Item, LostError, NoRoomError, UncommittedError
 from streammachine.runtime.letters import text_of
 from streammachine.runtime.message import Message
 from streammachine.runtime.retry import HandlerTimeoutError, Reject, Retry, Skip
@@ -87,7 +93,7 @@ class Runner:
             except LostError:
                 self._metrics.lost += 1
                 return
-            except UncommittedError as error:
+            except (UncommittedError, NoRoomError) as error:
                 self._settler.uncommitted([item], error)
                 return
             except BaseException as failure:  # noqa: BLE001 - whatever the handler ended by
@@ -110,7 +116,7 @@ class Runner:
         if self._committer is not None:
             if not await self._committer(self._consumer.delivery, [item], lambda: self._call(message), guard):
                 self._metrics.repeats += 1
-            self._settler.freed.ring()
+            self._settler.committed()
             return True
         await self._call(message)
         if guard is None:
@@ -159,8 +165,14 @@ class Runner:
             self._metrics.lost += len(error.ids)
             await self._run_batch([(item, message) for item, message in pairs if item.id not in error.ids])
             return
-        except UncommittedError as error:
+        except (UncommittedError, NoRoomError) as error:
             self._settler.uncommitted(items, error)
+            return
+        except RedisFullError as error:
+            if await self._consumer.delivery.wait_for_room(error):
+                await self._run_batch(pairs)
+            else:
+                self._settler.uncommitted(items, error)
             return
         except BaseException as failure:  # noqa: BLE001 - whatever the handler ended by
             await self._blame(pairs, await as_failure(failure))
@@ -191,7 +203,7 @@ class Runner:
                     raise failed  # one failed item discards the batch's effects
 
         await self._committer(self._consumer.delivery, items, body, None)
-        self._settler.freed.ring()
+        self._settler.committed()
 
     async def _blame(self, pairs: list[tuple[Item, Message]], error: Exception) -> None:
         """A batch failed as a whole: halve it until the failing messages stand alone."""
@@ -214,7 +226,13 @@ class Runner:
         """Decide on a failure: True to call the handler again now, False when the item is dealt with."""
         if item.lost:
             return False
-        if isinstance(error, RedisUnavailableError) and not await self._consumer.connection.health_check():
+        if isinstance(error, RedisFullError):  # what the handler sent itself: no fault of the message
+            if await self._consumer.delivery.wait_for_room(error):
+                return not item.lost
+            self._settler.uncommitted([item], error)
+            return False
+        refuses = isinstance(error, (RedisReadOnlyError, RedisDiskError))
+        if isinstance(error, RedisUnavailableError) and (refuses or not await self._consumer.connection.health_check()):
             return await self._redis_is_back(item)
         self._metrics.failed += 1
         policy = self._config.retry

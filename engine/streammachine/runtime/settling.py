@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import anyio
 
-from streammachine.errors import RedisUnavailableError, StreamMachineError
+from streammachine.errors import RedisAuthError, RedisFullError, RedisUnavailableError, StreamMachineError
 from streammachine.runtime import letters
 from streammachine.runtime.config import ConsumerConfig
-from streammachine.runtime.delivery import Delivery, Guard, Item, LostError, UncommittedError
+from streammachine.runtime.delivery import Delivery, Guard, Item, LostError, NoRoomError, UncommittedError
 from streammachine.runtime.metrics import ConsumerMetrics
 from streammachine.runtime.queues import Bell
 
@@ -28,6 +28,7 @@ class Settler:
     Attributes:
         freed: rings when slots have become free. recover: entries may stand in the pending list under our name that
             are not held here; the reader looks for them. group_lost: the group is gone; the reader creates it again.
+        trouble: what Redis refuses that only somebody can mend (a right that is missing); "" once it is taken.
     """
 
     def __init__(self, config: ConsumerConfig, delivery: Delivery, metrics: ConsumerMetrics) -> None:
@@ -41,6 +42,7 @@ class Settler:
         self.freed = Bell()
         self.recover = False
         self.group_lost = False
+        self.trouble = ""
 
     @property
     def collected(self) -> int:
@@ -81,10 +83,20 @@ class Settler:
             try:
                 await self._delivery.flush()
             except StreamMachineError as error:
-                log.warning("Acknowledging in %r: %s; trying again", self._delivery.stream, error)
+                if not _is_away(error) and self.trouble != f"cannot acknowledge: {error}":
+                    self.trouble = f"cannot acknowledge: {error}"
+                    log.error("Acknowledging in %r: %s; trying again", self._delivery.stream, error)
+                elif not self.trouble:
+                    log.warning("Acknowledging in %r: %s; trying again", self._delivery.stream, error)
                 await anyio.sleep(ACK_BACKOFF)
             else:
+                self.trouble = ""
                 self.freed.ring()
+
+    def committed(self) -> None:
+        """Redis has taken a commit: slots are free, and nothing is refused any more."""
+        self.trouble = ""
+        self.freed.ring()
 
     async def commit(self, item: Item, guard: Guard | None) -> bool:
         """Acknowledge the item now and set its guard; False when it was lost, Redis is away, or the guard was there."""
@@ -94,11 +106,11 @@ class Settler:
             nonlocal done
             done = await self._delivery.commit([item], guard=guard)
 
-        return await self.settle(commit(), item) and done
+        return await self.settle(commit, item) and done
 
     async def delay(self, item: Item, seconds: float, attempts: int) -> None:
         """Have the group try the item again after ``seconds``."""
-        await self.settle(self._delivery.delay(item, seconds, attempts), item)
+        await self.settle(lambda: self._delivery.delay(item, seconds, attempts), item)
 
     async def give_up(self, item: Item, reason: str, attempts: int, error: BaseException | None) -> None:
         """Make the item a dead letter; drop it where the agent wants none."""
@@ -110,14 +122,21 @@ class Settler:
             self._metrics.dead += 1
             self.acknowledge(item)
             return
-        letter = letters.bury(self._delivery, item, reason, attempts, error, maxlen=self._config.dead_letter_maxlen)
-        if await self.settle(letter, item):
+        maxlen = self._config.dead_letter_maxlen
+        if await self.settle(lambda: letters.bury(self._delivery, item, reason, attempts, error, maxlen=maxlen), item):
             self._metrics.dead += 1
 
-    async def settle(self, commit: Awaitable[Any], item: Item) -> bool:
-        """Await a commit; False when somebody else had finished the item, or when it was not done."""
+    async def settle(self, commit: Callable[[], Awaitable[Any]], item: Item) -> bool:
+        """Await a commit, as soon as Redis takes it; False when somebody else had finished the item, or when it was
+        not done."""
         try:
-            await commit
+            while True:
+                try:
+                    await commit()
+                    break
+                except (NoRoomError, RedisFullError) as error:
+                    if not await self._delivery.wait_for_room(error):
+                        raise
         except LostError:
             self._metrics.lost += 1
             return False
@@ -126,13 +145,27 @@ class Settler:
             return False
         finally:
             self.freed.ring()
+        self.trouble = ""
         return True
 
     def uncommitted(self, items: Sequence[Item], error: StreamMachineError) -> None:
         """Let go of items whose commit failed; what is still pending is given out again."""
-        log.warning("Committing %d messages of %r: %s; they come again", len(items), self._delivery.stream, error)
+        away = _is_away(error)
+        log.log(
+            logging.WARNING if away else logging.ERROR,
+            "Committing %d messages of %r: %s; they come again", len(items), self._delivery.stream, error,
+        )  # fmt: skip
         for item in items:
             self._delivery.spare(item)
-        if isinstance(error, (UncommittedError, RedisUnavailableError)):
+        if away:
             self.recover = True
+        else:
+            self.trouble = f"cannot commit: {error}"
         self.freed.ring()
+
+
+def _is_away(error: StreamMachineError) -> bool:
+    """Whether Redis did not take it because it is away or has no room, which passes by itself."""
+    if isinstance(error, RedisAuthError):
+        return False
+    return isinstance(error, (UncommittedError, RedisUnavailableError, NoRoomError, RedisFullError))

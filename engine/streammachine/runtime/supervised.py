@@ -21,6 +21,7 @@ import anyio
 import anyio.abc
 
 from streammachine.errors import StreamMachineError
+from streammachine.runtime.alone import how_ended
 from streammachine.runtime.hosted import UNLOADABLE
 from streammachine.runtime.origin import CHILD_URL
 from streammachine.runtime.reporting import reports
@@ -187,8 +188,7 @@ class Supervised:
             log.info("%s has ended by itself", self.name)
             return True
         self.unloadable = status == UNLOADABLE
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        self._failed(self._said or f"The process {how}.")
+        self._failed(self._said or f"The process {how_ended(status)}.")
         return False
 
     async def _listen(self, process: anyio.abc.Process) -> None:

@@ -3,7 +3,8 @@
 Tick k of an interval timer is due at ``origin + k * interval``: a late or long tick never shifts the ones after it (no
 drift). Ticks that were missed are skipped. A timer never overlaps itself unless asked. With ``scope="fleet"`` every
 process wakes for a tick and the first to set the tick's key in Redis runs it; while it runs, it holds a second key, so
-that a long tick is not overlapped by another process.
+that a long tick is not overlapped by another process. A process that is killed then leaves that key behind: the fleet
+has no tick until the key's lease has run out (it is renewed every third of it).
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_LIFE = 60.0  # seconds a fleet tick's key outlives the tick, at least
-RUN_LEASE = 15.0  # seconds after which a fleet tick of a dead process counts as ended; renewed every third of it
 LOOK = 1.0  # longest sleep, so that a clock that was set is noticed
 
 # KEYS[1] the tick, KEYS[2] the running one; ARGV[1] our token, ARGV[2] the tick's life, ARGV[3] the run's lease, both
@@ -156,7 +156,7 @@ class Timer:
         token = uuid.uuid4().hex
         running = f"{{{self._key}}}:running"
         interval = 60.0 if isinstance(self.config.t, str) else float(self.config.t)
-        life, lease = int(max(TICK_LIFE, 2 * interval) * 1000), int(RUN_LEASE * 1000)
+        life, lease = int(max(TICK_LIFE, 2 * interval) * 1000), max(1, int(self.config.lease * 1000))
         overlap = "1" if self.config.overlap else "0"
         try:
             ours = await self._connection.command(
@@ -177,7 +177,7 @@ class Timer:
 
     async def _keep(self, running: str, token: str, lease: int) -> None:
         while True:
-            await anyio.sleep(RUN_LEASE / 3)
+            await anyio.sleep(self.config.lease / 3)
             try:
                 await self._connection.command("EVAL", _HOLD, 1, running, token, lease, repeatable=True)
             except StreamMachineError as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from streammachine.errors import FieldError, SettingsError
 from streammachine.redis.codec import encode_fields
+from streammachine.runtime.checks import takes
 
 if TYPE_CHECKING:
     from streammachine.runtime.agent import Agent
@@ -39,6 +40,8 @@ class Topic(Sequence[str]):
             raise SettingsError(f"partitions={partitions!r}: give a whole number from 1 to {MOST_PARTITIONS}.")
         if not callable(key) and not (isinstance(key, str) and key):
             raise SettingsError(f"key={key!r}: give a field's name, or a function of the record.")
+        if callable(key) and not takes(key, 1):
+            raise SettingsError(f"key={key!r} cannot be called with one argument, the record.")
         self.name = name
         self.partitions = partitions
         self.streams = tuple(f"{{{name}.{number}}}" for number in range(partitions))

@@ -1,8 +1,10 @@
 """Transactional handlers: what they send and store becomes visible together with the acknowledgement, once.
 
 While such a handler runs, ``app.send`` and every storage write of its App go to a buffer; storage reads see the
-handler's own writes. When it returns, one ``commit.lua`` acknowledges the message and writes the buffer. Values that
-``update`` or ``incr`` read are checked there; if one has changed, nothing is written and the handler runs again.
+handler's own writes. When it returns, one ``commit.lua`` writes the buffer and acknowledges the message. Values that
+``update`` read are checked there; if one has changed, nothing is written and the handler runs again, in its turn among
+those of this process that change the same values. ``incr`` is added in the commit, and checked only if the handler has
+read the sum.
 
 On a Cluster one script writes in one slot, that of the message's stream. A write elsewhere is refused by name, or with
 ``transactional="best-effort"`` made just before the commit: at least once, since a crash in between repeats it.
@@ -20,16 +22,20 @@ import anyio
 from streammachine.errors import CrossSlotError, StreamMachineError
 from streammachine.redis.cluster import slot_of
 from streammachine.redis.codec import encode_fields
+from streammachine.redis.provisional import ProvisionalSum, plain
 from streammachine.redis.storage import KEY as STORAGE_KEY
+from streammachine.redis.turns import Turns
 from streammachine.runtime.companions import tagged
 from streammachine.runtime.config import Transactional
-from streammachine.runtime.delivery import ChangedError, Check, Effect, Guard, Item
+from streammachine.runtime.delivery import ChangedError, Check, Effect, Guard, Item, NoRoomError
 
 if TYPE_CHECKING:
     from streammachine.runtime.delivery import Delivery
 
 MAX_RERUNS = 100  # of a handler whose values kept changing; then the retry policy takes over
 RERUN_PAUSE = 0.05  # seconds before a rerun, at most
+
+_turns = Turns()  # of the handlers of this process whose values have changed
 
 # Runs a handler call and commits it: False when the guard's key was there already.
 Committer = Callable[["Delivery", Sequence[Item], Callable[[], Awaitable[None]], Guard | None], Awaitable[bool]]
@@ -112,6 +118,7 @@ class HeldHash:
         self._values: dict[str, bytes | None] = {}  # as the handler sees them; None is deleted
         self._ttls: dict[str, int] = {}
         self._keeps_ttl: set[str] = set()
+        self._added: dict[str, float] = {}  # to fields that are not among the values
         self._checks: dict[str, bytes | None] = {}
 
     def get(self, field: str) -> tuple[bool, bytes | None]:
@@ -128,8 +135,25 @@ class HeldHash:
         elif field not in self._values:
             self._keeps_ttl.add(field)
         self._values[field] = value
+        self._added.pop(field, None)
         if ttl_ms is not None:
             self._ttls[field] = ttl_ms
+
+    def add(self, field: str, by: float, value: bytes | None) -> Callable[[], None]:
+        """Hold back an addition to ``value``, which stands there now; gives what to call when the sum is read."""
+        self._transaction.refuse_if_sealed()
+        self._transaction.refuse_if_elsewhere(self._key)
+        self._added[field] = self._added.get(field, 0) + by
+
+        def read() -> None:
+            if not self._transaction.sealed:
+                self._checks.setdefault(field, value)
+
+        return read
+
+    def added(self, field: str) -> float | None:
+        """What was added to a field that is not written here otherwise."""
+        return self._added.get(field)
 
     def check(self, field: str, value: bytes | None) -> None:
         """Note what an update read, to be compared in the commit."""
@@ -137,8 +161,8 @@ class HeldHash:
         self._checks.setdefault(field, value)
 
     def written(self) -> dict[str, bytes | None]:
-        """All fields the handler wrote; None is deleted."""
-        return dict(self._values)
+        """All fields the handler wrote; None is deleted. Of one that it only added to, the value is not known."""
+        return {**dict.fromkeys(self._added, b""), **self._values}
 
     def effects(self) -> list[Effect]:
         """The commands of the commit."""
@@ -150,6 +174,9 @@ class HeldHash:
             effects.append(Effect("HSETKEEP" if field in self._keeps_ttl else "HSET", self._key, [field, value]))
             if field in self._ttls:
                 effects.append(Effect("HPEXPIRE", self._key, [self._ttls[field], "FIELDS", 1, field]))
+        for field, by in self._added.items():
+            whole = isinstance(by, int)
+            effects.append(Effect("INCR", self._key, [field, str(by) if whole else repr(by), "1" if whole else "0"]))
         return effects
 
     def checks(self) -> list[Check]:
@@ -187,24 +214,43 @@ def transactional(owner: object, mode: Transactional = True) -> Committer:
     ) -> bool:
         clustered = delivery.connection.is_cluster
         home = delivery.stream if clustered and mode != "best-effort" else None
+        turn: list[str] = []  # the values whose turn we wait for: they have changed under us
         for run in range(MAX_RERUNS):
-            transaction = Transaction(owner, home)
-            token = _current.set(transaction)
-            try:
-                await body()
-            finally:
-                transaction.seal()
-                _current.reset(token)
-            effects, checks = transaction.effects(), transaction.checks()
-            try:
-                if clustered and home is None:
-                    effects, checks = await _write_elsewhere(delivery, effects, checks)
-                return await delivery.commit(items, effects, checks, guard)
-            except ChangedError:
-                await anyio.sleep(random.uniform(0, min(RERUN_PAUSE, 0.001 * 2 ** min(run, 10))))
+            async with _turns.of(*turn):
+                transaction = Transaction(owner, home)
+                token = _current.set(transaction)
+                try:
+                    await body()
+                finally:
+                    transaction.seal()
+                    _current.reset(token)
+                effects, checks = transaction.effects(), transaction.checks()
+                values = [f"{check.key} {check.field}" for check in checks]
+                try:
+                    if not turn and _turns.taken(*values):
+                        raise ChangedError("Others have their turn with these values.")
+                    if clustered and home is None:
+                        effects, checks = await _write_elsewhere(delivery, effects, checks)
+                    return await _commit(delivery, items, effects, checks, guard)
+                except ChangedError:
+                    if turn:  # so it was another process
+                        await anyio.sleep(random.uniform(0, min(RERUN_PAUSE, 0.001 * 2 ** min(run, 10))))
+                    turn = values
         raise ChangedError(f"Values that the handler updates kept changing for {MAX_RERUNS} runs.")
 
     return call
+
+
+async def _commit(
+    delivery: Delivery, items: Sequence[Item], effects: Sequence[Effect], checks: Sequence[Check], guard: Guard | None
+) -> bool:
+    """Commit, as soon as Redis takes it: the handler need not run again for that."""
+    while True:
+        try:
+            return await delivery.commit(items, effects, checks, guard)
+        except NoRoomError as error:
+            if not await delivery.wait_for_room(error):
+                raise
 
 
 async def _write_elsewhere(
@@ -229,6 +275,12 @@ async def _write_elsewhere(
 
 def fields_of(record: Mapping[Any, Any], sent_ms: int) -> dict[bytes, bytes]:
     """The encoded record with its sent time, which never replaces a field of the user's."""
+    if (
+        _current.get() is not None
+        and isinstance(record, Mapping)
+        and any(type(value) is ProvisionalSum for value in record.values())
+    ):
+        record = {name: plain(value) for name, value in record.items()}
     fields = encode_fields(record)
     fields.setdefault(b"sm-sent", b"%d" % sent_ms)
     return fields

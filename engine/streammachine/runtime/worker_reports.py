@@ -37,6 +37,7 @@ class WorkerReports:
         self._agents: list[Agent] = []
         self._workers: dict[int, _Worker] = {}  # by process id
         self._ended: dict[Place, ConsumerMetrics] = {}
+        self._failed: dict[str, str] = {}  # by agent: why the last worker that failed did, until one runs
 
     def expect(self, agent: Agent) -> None:
         """Workers of this agent will come."""
@@ -50,8 +51,12 @@ class WorkerReports:
         """A worker has reported."""
         worker = self._workers[pid]
         worker.heard = time.monotonic()
+        if report["state"] == "failed":
+            self._failed[worker.agent.name] = str(report.get("problem", ""))
         if report["state"] != "running":
             return
+        if worker.consumers is None:
+            self._failed.pop(worker.agent.name, None)
         now = {(facts["agent"], facts["stream"], facts["group"]): facts for facts in report["consumers"]}
         for place, facts in (worker.consumers or {}).items():
             if place not in now or now[place]["consumed"] < facts["consumed"]:  # given up, or begun anew
@@ -86,7 +91,7 @@ class WorkerReports:
         totals: dict[str, float] = dict.fromkeys(SUMMED, 0)
         if place in self._ended:
             totals |= {name: getattr(self._ended[place], name) for name in SUMMED if name in COUNTERS}
-        problems: set[str] = set()
+        problems = {f"lacks workers: one {self._failed[agent]}"} if agent in self._failed else set()
         paused = stalled = False
         processes, oldest_poll = 0, 0.0
         for pid, worker in self._workers.items():

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -107,8 +106,7 @@ class WorkerPool:
             backoff = min(backoff * 2, BACKOFF_LAST)
 
     async def _run(self, origin: Origin, agent: Agent) -> int:
-        command = [sys.executable, "-m", "streammachine.runtime.child", str(origin), agent.name]
-        async with await open_child(command, origin, self._connection.url, answers=True) as process:
+        async with await open_child([str(origin), agent.name], self._connection.url) as process:
             self.alive[process.pid] = process
             self.reports.begin(process.pid, agent)
             try:

@@ -91,7 +91,7 @@ class Remembered(Generic[S]):
         for name, text in zip(reply[::2], reply[1::2], strict=True):
             try:
                 found[bytes(name).decode()] = self._made(**json.loads(text))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 continue
         return dict(sorted(found.items()))
 
@@ -160,7 +160,7 @@ class Remembered(Generic[S]):
             try:
                 status = dict(json.loads(text))
                 status["silent_s"] = max(0.0, (now - status.pop("said_ms")) / 1000)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
             found[name] = status
         return found

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from streammachine.errors import WrongTypeError
 from streammachine.redis import streams
+from streammachine_mcp.argument_types import Position
 from streammachine_mcp.results import cut_text, fit, fit_fields
 from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
 from streammachine_mcp.state import ServerState
@@ -265,6 +266,8 @@ class AgentTools(Family):
             return decision
         if decision is not True:
             return cast(Deleted, {"deleted": False, **decision})
+        if (await declared.declared_agents(connection)).get(name) != agent:  # while the user was asked
+            raise ValueError(f"The agent {name!r} has changed since. Nothing was deleted. Call again for a new plan.")
         return {"deleted": await declared.undeclare(connection, name)}
 
     @tool("dead_letter_list", "List dead letters", reads=True)
@@ -273,7 +276,7 @@ class AgentTools(Family):
         stream: StreamName,
         count: Annotated[int, Field(description="Most letters to give", ge=1, le=200)] = 10,
         before: Annotated[
-            str | None, Field(description="Only letters before this id; to go on, the last you got")
+            Position | None, Field(description="Only letters before this id or time; to go on, the last you got")
         ] = None,
         group: Annotated[str | None, Field(description="Only those of this consumer group")] = None,
         traceback: Annotated[bool, Field(description="With the handler's traceback")] = False,
@@ -314,6 +317,7 @@ class AgentTools(Family):
         connection = await self.state.redis()
         if bool(ids) == all:
             raise ValueError("Give ids (see dead_letter_list), or all=true.")
+        _refuse_own(stream)
         box = await Box.open(connection, stream)
         chosen = [_letter_id(identifier) for identifier in ids or ()]
         if all:
@@ -347,6 +351,7 @@ class AgentTools(Family):
         token."""
         from streammachine.runtime.redrive import Box
 
+        _refuse_own(stream)
         connection = await self.state.redis()
         box = await Box.open(connection, stream)
         newest, _ = await box.newest(connection, 1)
@@ -356,7 +361,7 @@ class AgentTools(Family):
         plan = Plan(
             operation=f"dead_letter_purge {box.key}",
             count=count,
-            fingerprint=f"{newest[0].id} {count}",
+            fingerprint=repr(await box.version(connection)),
             text=f"Delete all {count} dead letters of {box.stream!r}",
         )
         decision = await self._confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
@@ -379,6 +384,12 @@ def _before(text: str | None) -> str | None:
         return None
     position = streams.parse_position(text).removeprefix("(")
     return {"+": None, "-": "0-1", "0": "0-1", "0-0": "0-1"}.get(position, position)  # nothing is before 0-1
+
+
+def _refuse_own(stream: str) -> None:
+    """A stream's dead letters are what these tools are for, by its own name or theirs; other keys are not."""
+    if stream.startswith(streams.OWN_PREFIXES) or not stream.endswith(":dlq"):
+        streams.refuse_own(stream)
 
 
 def _letter_id(text: str) -> str:
@@ -442,10 +453,10 @@ async def _trial(connection: "RedisConnection", agent: "DeclaredAgent") -> dict[
         ExpressionError: it would fail, so most of the stream would become dead letters.
     """
     from streammachine.runtime.declared import Expressions
+    from streammachine.runtime.evaluator import Evaluator
     from streammachine.runtime.expressions import ExpressionError, ExpressionFailed
     from streammachine.runtime.message import Message
 
-    expressions = Expressions(agent)
     try:
         entries = await streams.read_newest(connection, agent.stream, 1)
     except WrongTypeError as error:
@@ -454,7 +465,8 @@ async def _trial(connection: "RedisConnection", agent: "DeclaredAgent") -> dict[
         return None
     entry = entries[0]
     try:
-        record = agent.transform(Message(agent.stream, entry.id, data=entry.raw), expressions)
+        async with Evaluator() as evaluator:
+            record = await Expressions(agent, evaluator).check(Message(agent.stream, entry.id, data=entry.raw))
     except ExpressionFailed as error:
         raise ExpressionError(
             f"It would fail on the newest message of {agent.stream!r} ({entry.id}): {error}"

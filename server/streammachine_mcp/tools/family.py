@@ -2,7 +2,7 @@
 
 Every tool gets a title, all four hints, described parameters and an output schema. The schemas are published without
 what no model reads (pydantic's titles, ``null`` for an argument that may be left out), because every client pays for
-them in each conversation.
+them in each conversation. What a call gives goes through ``arguments.prepare`` first.
 """
 
 from __future__ import annotations
@@ -10,21 +10,30 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import math
+import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from fastmcp.exceptions import ToolError
+from fastmcp.exceptions import FastMCPError, ToolError
 from fastmcp.tools import FunctionTool, Tool
-from mcp_types import ToolAnnotations
+from fastmcp.tools.base import ToolResult
+from mcp.shared.exceptions import MCPError
+from mcp_types import TextContent, ToolAnnotations
+from pydantic_core import PydanticSerializationError
 
 from streammachine.errors import StreamMachineError
+from streammachine_mcp.arguments import ArgumentError, prepare
 
 if TYPE_CHECKING:
     from streammachine_mcp.state import ServerState
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
+log = logging.getLogger(__name__)
+
 TOOL_TIMEOUT = 45.0  # seconds; Claude Desktop's Code tab gives up at 60
+_NOT_JSON = re.compile(r"[\[:,] ?-?(?:NaN|Infinity)[,\]}]")  # or within a text, where it does no harm
 _MARK = "__streammachine_tool__"
 
 
@@ -40,8 +49,9 @@ def tool(
     """Mark a method of a family as the tool ``name``. ``reads`` says it changes nothing, ``open_world``
     that it talks to others than Redis.
 
-    What the engine raises on purpose reaches the model as an error result with its own words. The module of a
-    family must not use ``from __future__ import annotations``: the schemas are made from the annotations.
+    What the engine raises on purpose reaches the model as an error result with its own words; any other exception is
+    logged, and only its kind is shown. The module of a family must not use ``from __future__ import annotations``: the
+    schemas are made from the annotations.
     """
 
     def mark(method: F) -> F:
@@ -51,6 +61,14 @@ def tool(
                 return await method(*args, **kwargs)
             except (StreamMachineError, ValueError) as error:
                 raise ToolError(str(error), log_level=logging.INFO) from error
+            except (FastMCPError, MCPError):
+                raise
+            except Exception as error:
+                log.exception("%s failed", name)
+                raise ToolError(
+                    f"{name} failed inside the server with {type(error).__name__}. That is a fault of StreamMachine, "
+                    "not of the call, and its log has the details; health_check says how the server is."
+                ) from error
 
         annotations = ToolAnnotations(
             read_only_hint=reads,
@@ -90,22 +108,71 @@ class Family:
                 annotations=annotations,
                 timeout=TOOL_TIMEOUT,
             )
-            built.parameters = slim(built.parameters)
+            built.parameters = slim(inlined(built.parameters), nullable=False)
             if built.output_schema is not None:
-                built.output_schema = slim(open_ended(built.output_schema))
+                built.output_schema = slim(open_ended(inlined(built.output_schema)), nullable=True)
             found.append(built)
         return found
 
 
 class _Tool(FunctionTool):
-    """A tool whose listing has no ``_meta``: FastMCP's names tags, of which ours have none."""
+    """A tool that takes its arguments as clients send them, and whose results are always valid JSON."""
+
+    async def run(self, arguments: dict[str, Any]) -> ToolResult:
+        """Put the arguments in order (contract E1), then call."""
+        try:
+            prepared = prepare(self.name, self.parameters, arguments)
+        except ArgumentError as error:
+            raise ToolError(str(error), log_level=logging.INFO) from None
+        return await super().run(prepared)
+
+    def convert_result(self, raw_value: Any) -> ToolResult:
+        """The result as text and data. What UTF-8 or JSON cannot hold is shown as text: half of a surrogate pair as its
+        escape, NaN and infinities as their names."""
+        try:
+            result = super().convert_result(raw_value)
+        except (PydanticSerializationError, UnicodeError):
+            return super().convert_result(_writable(raw_value))
+        if any(isinstance(part, TextContent) and _NOT_JSON.search(part.text) for part in result.content):
+            return super().convert_result(_writable(raw_value))
+        return result
 
     def get_meta(self) -> dict[str, Any]:
+        """None: FastMCP's ``_meta`` names tags, of which ours have none."""
         return None  # type: ignore[return-value]  # an empty one would be listed
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {_writable(key): _writable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_writable(item) for item in value]
+    return value
 
 
 def _description(method: Callable[..., Any]) -> str:
     return " ".join((inspect.getdoc(method) or "").split())
+
+
+def inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with each ``$ref`` replaced by what it names: not every client follows references."""
+    named = schema.get("$defs", {})
+
+    def resolve(part: Any) -> Any:
+        if isinstance(part, list):
+            return [resolve(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            name = part["$ref"].removeprefix("#/$defs/")
+            return {**resolve(named[name]), **{key: resolve(value) for key, value in part.items() if key != "$ref"}}
+        return {key: resolve(value) for key, value in part.items() if key != "$defs"}
+
+    return cast(dict[str, Any], resolve(schema))
 
 
 def open_ended(schema: Any, *, names: bool = False, top: bool = True) -> Any:
@@ -124,19 +191,20 @@ def open_ended(schema: Any, *, names: bool = False, top: bool = True) -> Any:
     }
 
 
-def slim(schema: Any, *, names: bool = False) -> Any:
-    """The schema without titles, without ``null`` alternatives of arguments that may be left out, and without the
-    bounds of texts (pydantic checks them all the same).
+def slim(schema: Any, *, nullable: bool, names: bool = False) -> Any:
+    """The schema without titles, without the bounds of texts (pydantic checks them all the same), and in inputs without
+    ``null``: what may be null may be left out.
 
     Args:
+        nullable: keep ``null``, as in an output: a client that checks results refuses one that is not announced.
         names: the mapping's keys are property names, not schema words (a property may be called "title").
     """
     if isinstance(schema, list):
-        return [slim(item) for item in schema]
+        return [slim(item, nullable=nullable) for item in schema]
     if not isinstance(schema, dict):
         return schema
     if names:
-        return {key: slim(value) for key, value in schema.items()}
+        return {key: slim(value, nullable=nullable) for key, value in schema.items()}
     slimmed = {}
     for key, value in schema.items():
         if key == "title" and isinstance(value, str):
@@ -145,9 +213,9 @@ def slim(schema: Any, *, names: bool = False) -> Any:
             continue
         if key in ("minLength", "maxLength"):
             continue
-        slimmed[key] = slim(value, names=key in ("properties", "$defs", "patternProperties"))
+        slimmed[key] = slim(value, nullable=nullable, names=key in ("properties", "$defs", "patternProperties"))
     options = slimmed.get("anyOf")
-    if isinstance(options, list):
+    if isinstance(options, list) and not nullable:
         real = [option for option in options if option != {"type": "null"}]
         if len(real) == 1 and len(real) < len(options):
             del slimmed["anyOf"]

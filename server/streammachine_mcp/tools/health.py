@@ -63,10 +63,12 @@ class HealthTools(Family):
             Field(description="Part of Redis INFO"),
         ] = "default",
     ) -> dict[str, Any]:
-        """What the Redis server says of itself: version, memory, clients, keys, persistence."""
+        """What the Redis server says of itself: version, memory, clients, keys, persistence. On a Cluster: the first
+        primary's, and those of all in `nodes`."""
         connection = await self.state.redis()
-        sections = () if section == "default" else (section,)
-        return dict(await connection.run(lambda client: client.info(*sections), repeatable=True))
+        found = await connection.info(*(() if section == "default" else (section,)))
+        first = dict(next(iter(found.values()), {}))
+        return {**first, "nodes": found} if connection.is_cluster else first
 
     @tool("redis_ping", "Ping Redis", reads=True)
     async def ping(self) -> Pong:

@@ -1,9 +1,12 @@
 """Market tools: runners that stream an exchange's candles, backfills, and reading the candles they wrote."""
 
 import logging
+import math
+import re
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
 import anyio
 from pydantic import Field
@@ -11,6 +14,7 @@ from typing_extensions import TypedDict
 
 from streammachine.errors import DataInputError, ExchangeUnavailableError, StreamNotFoundError
 from streammachine.redis import streams
+from streammachine_mcp.argument_types import Exchange, Moment, Timeframe
 from streammachine_mcp.results import fit
 from streammachine_mcp.tools.family import Family, tool
 
@@ -24,12 +28,11 @@ EXCHANGE_WAIT = 8.0  # seconds for the exchange to say whether it has the symbol
 STOP_WAIT = 10.0  # seconds for a runner's host to let go of it
 MOST_SYMBOLS = 200
 DAY = 86_400_000
+_NUMBER = re.compile(r"[+-]?(\d{1,400}\.?\d{0,400}|\.\d{1,400})([eE][+-]?\d{1,4})?", re.ASCII)
 SKEW = 60_000  # milliseconds that a caller's clock may be ahead of ours
 COLUMNS = ("open_ts", "open", "high", "low", "close", "volume", "quote_volume", "n_trades")
 
-Exchange = Annotated[Literal["binance", "okx", "kraken", "bybit"], Field(description="Exchange")]
 Symbol = Annotated[str, Field(description="As the exchange writes it: BTCUSDT, BTC-USDT (okx), BTC/USD (kraken)")]
-Timeframe = Annotated[str, Field(description="1s 1m 3m 5m 15m 30m 1h 2h 4h 6h 8h 12h 1d 3d 1w 1M")]
 Emit = Annotated[
     list[str] | None,
     Field(description='Sinks: "redis" (default), "csv:NAME", "parquet:NAME", "postgres:TABLE", "kafka:TOPIC"'),
@@ -65,7 +68,9 @@ class Candles(TypedDict):
     symbol: str
     timeframe: str
     count: int
-    columns: dict[str, list[Any]]
+    columns: dict[str, list[float | int | bool | None]]
+    rows_left_out: NotRequired[int]
+    rows_hint: NotRequired[str]
     truncated: bool
     hint: NotRequired[str]
 
@@ -79,7 +84,7 @@ class MarketTools(Family):
         exchange: Exchange,
         symbols: Annotated[list[Symbol], Field(description="Symbols", min_length=1, max_length=MOST_SYMBOLS)],
         timeframe: Timeframe = "1m",
-        aggregate: Annotated[list[str] | None, Field(description="Higher timeframes to build too")] = None,
+        aggregate: Annotated[list[Timeframe] | None, Field(description="Higher timeframes to build too")] = None,
         emit: Emit = None,
         market_type: Market = "SPOT",
     ) -> Started:
@@ -137,8 +142,8 @@ class MarketTools(Family):
         self,
         exchange: Exchange,
         symbol: Symbol,
-        start: Annotated[str, Field(description="UTC date or time, 2024-01-31 or 2024-01-31T12:00, or now-7d")],
-        end: Annotated[str, Field(description="The same; a date's whole day is included")] = "now",
+        start: Annotated[Moment, Field(description="UTC date or time, 2024-01-31 or 2024-01-31T12:00, or now-7d")],
+        end: Annotated[Moment, Field(description="The same; a date's whole day is included")] = "now",
         timeframe: Timeframe = "1m",
         emit: Emit = None,
         market_type: Market = "SPOT",
@@ -189,9 +194,9 @@ class MarketTools(Family):
         symbol: Symbol,
         timeframe: Timeframe = "1m",
         start: Annotated[
-            str | None, Field(description="UTC date, time, epoch ms or now-2h; default: the newest")
+            Moment | None, Field(description="UTC date, time, epoch ms or now-2h; default: the newest")
         ] = None,
-        end: Annotated[str | None, Field(description="Candles that begin before this")] = None,
+        end: Annotated[Moment | None, Field(description="Candles that begin before this")] = None,
         limit: Annotated[int, Field(description="Most candles", ge=1, le=2000)] = 200,
     ) -> Candles:
         """Candles that runners and backfills wrote to Redis, oldest first, as columns; open_ts is epoch ms."""
@@ -199,10 +204,7 @@ class MarketTools(Family):
         adapter = _adapter(exchange, "SPOT")
         name = adapter.check_symbol(symbol)
         stream = f"kline:{exchange}:{name}:{timeframe}"
-        found, more = await _candles(connection, stream, start, end, limit)
-        rows: list[list[Any]] = [
-            [*(_number(row.get(column, "")) for column in COLUMNS), row.get("is_closed") == "true"] for row in found
-        ]
+        rows, more, left_out = await _candles(connection, stream, start, end, limit)
         if start is None:  # what does not fit is the oldest
             kept, cut = fit(reversed(rows))
             kept.reverse()
@@ -221,6 +223,9 @@ class MarketTools(Family):
             page["hint"] = (
                 f"To go on: start={kept[-1][0] + 1}" if start is not None else f"Older ones: end={kept[0][0]}"
             )
+        if left_out:
+            page["rows_left_out"] = left_out
+            page["rows_hint"] = "Entries of the stream that are no candles; stream_read shows them."
         return page
 
 
@@ -274,11 +279,13 @@ async def _checked(
 
 async def _candles(
     connection: "RedisConnection", stream: str, start: str | None, end: str | None, limit: int
-) -> tuple[list[dict[str, str]], bool]:
-    """The rows of the candles asked for, each open_ts once (its last state), and whether there are more."""
+) -> tuple[list[list[Any]], bool, int]:
+    """The rows of the candles asked for, each open_ts once (its last state); whether there are more; and how many
+    entries were no candles."""
     first = str(_moment(start)) if start is not None else "-"
     last = str(_moment(end) - 1) if end is not None else "+"
-    rows: dict[str, dict[str, str]] = {}
+    rows: dict[int, list[Any]] = {}
+    left_out = 0
     page = min(limit + 1, 1000)
     while len(rows) <= limit:
         if start is None:
@@ -286,11 +293,11 @@ async def _candles(
         else:
             entries = await streams.read_from(connection, stream, first, last, page)
         for entry in entries:
-            key = entry.data.get("open_ts", "")
-            if not key.isdigit():
-                continue  # not a candle of ours
-            if start is not None or key not in rows:  # the last state of a candle counts
-                rows[key] = entry.data
+            row = _row(entry.data)
+            if row is None:
+                left_out += 1
+            elif start is not None or row[0] not in rows:  # the last state of a candle counts
+                rows[row[0]] = row
         if len(entries) < page:
             break
         first, last = (first, f"({entries[-1].id}") if start is None else (f"({entries[-1].id}", last)
@@ -303,7 +310,7 @@ async def _candles(
     found = list(rows.values())
     more = len(found) > limit
     found = found[:limit]
-    return (found[::-1] if start is None else found), more
+    return (found[::-1] if start is None else found), more, left_out
 
 
 def _moment(text: str, *, day_end: bool = False) -> int:
@@ -315,10 +322,37 @@ def _moment(text: str, *, day_end: bool = False) -> int:
     return int(day.timestamp() * 1000) + (DAY if day_end else 0)
 
 
+def _row(data: Mapping[str, str]) -> list[Any] | None:
+    """A stream entry as a row of COLUMNS and is_closed; None where it is no candle.
+
+    A candle has a whole open_ts and finite prices, its high not below its low; a field that is no number spoils it.
+    """
+    try:
+        start, *values = [_number(data.get(column, "")) for column in COLUMNS]
+    except ValueError:
+        return None
+    opened, high, low, closed = values[:4]
+    if start is None or start < 0 or start != int(start) or start >= 2**53:
+        return None
+    if opened is None or high is None or low is None or closed is None or high < low:
+        return None
+    return [int(start), *values, data.get("is_closed") == "true"]
+
+
 def _number(text: str) -> float | int | None:
+    """A candle's number; None where there is none.
+
+    Raises:
+        ValueError: it is no finite number as ``float`` writes it.
+    """
     if not text:
         return None
-    return int(text) if text.lstrip("-").isdigit() else float(text)
+    if not _NUMBER.fullmatch(text):
+        raise ValueError("no number")
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("not finite")
+    return int(text) if text.lstrip("+-").isdigit() else number
 
 
 def _shown(spec: Any, *names: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Object tools: the pickled objects of RedisObjectStorage, shown as data and never run."""
 
-import hashlib
-from typing import Annotated, Any, NotRequired, Required, cast
+from typing import Annotated, NotRequired, Required, cast
 
+from anyio import to_thread
 from fastmcp import Context
 from fastmcp.dependencies import CurrentContext
 from mcp_types import InputRequiredResult
@@ -10,12 +10,15 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from streammachine.errors import StreamMachineError
+from streammachine.redis import planned
+from streammachine.redis.objects import PREFIX
 from streammachine.redis.streams import nearest
 from streammachine_mcp.results import MAX_VALUE_BYTES, fit
 from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
 from streammachine_mcp.state import ServerState
+from streammachine_mcp.tools.bounded import exact_integers
 from streammachine_mcp.tools.family import Family, tool
-from streammachine_mcp.tools.showing import showable
+from streammachine_mcp.tools.showing import MAX_OPENED_BYTES, AnyJson, Exact, showable, too_large
 
 
 class ObjectNotFoundError(StreamMachineError, LookupError):
@@ -24,10 +27,11 @@ class ObjectNotFoundError(StreamMachineError, LookupError):
 
 class StoredObject(TypedDict):
     key: str
-    value: Any
+    value: AnyJson
     bytes: int
     truncated: NotRequired[bool]
     note: NotRequired[str]
+    exact: NotRequired[Exact]
 
 
 class Keys(TypedDict):
@@ -54,15 +58,19 @@ class ObjectTools(Family):
         """Show a stored Python object as JSON. Only plain data that this installation signed is opened; the rest is
         refused with the reason."""
         objects = await self.state.objects()
-        stored = await objects.read_raw(key)
-        if stored is None:
+        size = await objects.stored_bytes(key)
+        if not size:
             raise ObjectNotFoundError(f"There is no object {key!r}.{nearest(key, await objects.list_keys())}")
+        if size > MAX_OPENED_BYTES:
+            return {"key": key, "value": None, "bytes": size, "truncated": True, "note": too_large(size)}
         value = await objects.retrieve_plain(key)
-        shown, note, cut = showable(value, MAX_VALUE_BYTES)
-        result: StoredObject = {"key": key, "value": shown, "bytes": len(stored)}
+        shown, note, cut = await to_thread.run_sync(showable, value, MAX_VALUE_BYTES)
+        result: StoredObject = {"key": key, "value": shown, "bytes": size}
         if note:
             result["note"] = note
             result["truncated"] = cut
+        if exact := exact_integers(shown):
+            result["exact"] = exact
         return result
 
     @tool("obj_list", "List objects", reads=True)
@@ -90,11 +98,13 @@ class ObjectTools(Family):
         """Delete the stored objects that match; no other Redis key is touched. Without confirm the user is asked,
         or you get a plan and a token."""
         objects = await self.state.objects()
+        connection = await self.state.redis()
         names = await objects.list_keys(pattern)
+        values = await planned.key_digests(connection, [PREFIX + name for name in names])
         plan = Plan(
             operation=f"obj_delete {pattern}",
             count=len(names),
-            fingerprint=hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest(),
+            fingerprint=planned.fingerprint(values),
             text=f"Delete {len(names)} stored objects that match {pattern!r}",
         )
         decision = await self._confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
@@ -102,4 +112,4 @@ class ObjectTools(Family):
             return decision
         if decision is not True:
             return cast(Deleted, {"deleted": 0, "keys": fit(names, 4000)[0], **decision})
-        return {"deleted": await objects.delete(names)}
+        return {"deleted": await (objects.delete(names) if confirm else planned.delete_keys(connection, values))}

@@ -1,5 +1,6 @@
 """OHLC tools: durable candle aggregators (streammachine.ohlc.durable)."""
 
+import math
 import time
 from typing import Annotated, Any, NotRequired
 
@@ -10,6 +11,7 @@ from streammachine.errors import IntervalError, TickError
 from streammachine.ohlc.aggregator import IMPLEMENTATION
 from streammachine.ohlc.durable import DurableAggregator, Tick
 from streammachine.redis.streams import nearest
+from streammachine_mcp.argument_types import Interval, TimeMs, TimeMsOrNow
 from streammachine_mcp.results import MAX_BATCH, MAX_RESULT_BYTES, fit
 from streammachine_mcp.tools.family import Family, tool
 
@@ -17,8 +19,8 @@ SYMBOL_BYTES = 20_000  # of the symbols that ohlc_stats lists
 
 Name = Annotated[str, Field(description="Aggregator name", min_length=1, max_length=200)]
 Symbol = Annotated[str, Field(description="Symbol, e.g. BTCUSDT", min_length=1, max_length=200)]
-IntervalMs = Annotated[int, Field(description="Candle length in ms, one of the aggregator's")]
-BeforeMs = Annotated[int, Field(description="Candles that end by this epoch ms; 0 = now", ge=0, le=2**53)]
+IntervalMs = Annotated[Interval, Field(description="One of the aggregator's candle lengths: 60000 or '1m'")]
+BeforeMs = Annotated[TimeMsOrNow, Field(description="Candles that end by this time; 0 = now")]
 Limit = Annotated[int, Field(description="Most candles to give, the newest", ge=1, le=1000)]
 
 
@@ -26,7 +28,7 @@ class TickIn(TypedDict):
     symbol: Annotated[str, Field(min_length=1, max_length=200)]
     price: float
     volume: float
-    timestamp_ms: NotRequired[int]
+    timestamp_ms: NotRequired[TimeMs]
 
 
 class Candle(TypedDict):
@@ -34,7 +36,7 @@ class Candle(TypedDict):
     high: float
     low: float
     close: float
-    volume: float
+    volume: float | None
     timestamp_ms: int
     candle_start_ms: int
     trade_count: int
@@ -119,8 +121,8 @@ class OhlcTools(Family):
         self,
         name: Name,
         intervals: Annotated[
-            list[int] | None,
-            Field(description="Candle lengths in ms; default [60000, 300000]", min_length=1, max_length=20),
+            list[Interval] | None,
+            Field(description="Candle lengths: 60000 or '1m'; default [60000, 300000]", min_length=1, max_length=20),
         ] = None,
     ) -> Created:
         """Create a durable aggregator that turns ticks into OHLC candles, or get the one of that name with the same
@@ -140,7 +142,9 @@ class OhlcTools(Family):
         symbol: Annotated[str | None, Field(description="Symbol, e.g. BTCUSDT", min_length=1, max_length=200)] = None,
         price: Annotated[float | None, Field(description="Trade price")] = None,
         volume: Annotated[float | None, Field(description="Trade volume")] = None,
-        timestamp_ms: Annotated[int | None, Field(description="Time of the trade, epoch ms; default now")] = None,
+        timestamp_ms: Annotated[
+            TimeMs | None, Field(description="Time of the trade: epoch ms, ISO; default now")
+        ] = None,
         ticks: Annotated[
             list[TickIn] | None, Field(description=f"Instead of one trade: up to {MAX_BATCH}", max_length=MAX_BATCH)
         ] = None,
@@ -156,8 +160,8 @@ class OhlcTools(Family):
     async def get_candles(
         self, name: Name, symbol: Symbol, interval_ms: IntervalMs, limit: Limit = 200, end_ms: BeforeMs = 0
     ) -> Candles:
-        """Candles of a symbol, oldest first, the open one included. For older ones give the first candle_start_ms as
-        end_ms."""
+        """Candles of a symbol, oldest first, the open one included; a volume too large to add up is null. For older
+        ones give the first candle_start_ms as end_ms."""
         aggregator = await self._get(name)
         _check_interval(aggregator, interval_ms)
         found = await aggregator.candles(symbol, interval_ms)
@@ -295,9 +299,17 @@ def _check_interval(aggregator: DurableAggregator, interval_ms: int) -> None:
 
 def _newest(found: list[Any], limit: int) -> tuple[list[Candle], bool]:
     """The newest candles within limit and size, oldest first, and whether older ones were left out."""
-    kept, cut = fit(candle.to_dict() for candle in reversed(found[-limit:]))
+    kept, cut = fit(_shown(candle) for candle in reversed(found[-limit:]))
     kept.reverse()
     return kept, cut or len(found) > limit
+
+
+def _shown(candle: Any) -> Candle:
+    """A candle as a result; a volume whose sum is beyond what a float holds is null."""
+    shown: Candle = candle.to_dict()
+    if shown["volume"] is not None and not math.isfinite(shown["volume"]):
+        shown["volume"] = None
+    return shown
 
 
 async def _no_candles(aggregator: DurableAggregator, symbol: str) -> str:

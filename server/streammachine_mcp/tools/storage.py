@@ -1,8 +1,8 @@
 """Storage tools: shared values by key, the same that App.storage sees."""
 
-import hashlib
 from typing import Annotated, Any, NotRequired, Required, cast
 
+from anyio import to_thread
 from fastmcp import Context
 from fastmcp.dependencies import CurrentContext
 from mcp_types import InputRequiredResult
@@ -10,26 +10,34 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from streammachine.errors import SignatureError, UnsafePickleError, WrongTypeError
+from streammachine.redis import planned
+from streammachine_mcp.arguments import ArgumentError, check_values, parse_json
 from streammachine_mcp.results import MAX_SEND_BYTES, MAX_VALUE_BYTES, fit, json_size
 from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
 from streammachine_mcp.state import ServerState
+from streammachine_mcp.tools.bounded import exact_integers
 from streammachine_mcp.tools.family import Family, tool
-from streammachine_mcp.tools.showing import showable
+from streammachine_mcp.tools.showing import MAX_OPENED_BYTES, AnyJson, Exact, showable, too_large
 
 Key = Annotated[str, Field(description="Storage key", min_length=1, max_length=1024)]
+# Any JSON value is taken. The schema says text, for which clients need no guess (one without a type is refused or made
+# text by many); a client that keeps to it writes the rest as JSON text.
+_ANY = {"type": "string"}
 
 
 class Value(TypedDict):
     key: str
-    value: Any
+    value: AnyJson
     exists: bool
     truncated: NotRequired[bool]
     note: NotRequired[str]
+    exact: NotRequired[Exact]
 
 
 class Written(TypedDict):
     key: str
     written: bool
+    note: NotRequired[str]
 
 
 class Deleted(TypedDict):
@@ -57,32 +65,45 @@ class StorageTools(Family):
 
     @tool("storage_read", "Read a value", reads=True)
     async def read(
-        self, key: Key, default: Annotated[Any, Field(description="Given when the key has no value")] = None
+        self,
+        key: Key,
+        default: Annotated[Any, Field(description="Given when the key has no value", json_schema_extra=_ANY)] = None,
     ) -> Value:
         """Read one value of the storage that all processes share."""
         storage = await self.state.storage()
+        size = await storage.stored_bytes(key)
+        if size > MAX_OPENED_BYTES:
+            return {"key": key, "value": None, "exists": True, "truncated": True, "note": too_large(size)}
         stored = await storage.read_raw(key)
         if stored is None:
             return {"key": key, "value": default, "exists": False}
         try:
-            value = storage.decode_plain(key, stored)
+            value = await to_thread.run_sync(storage.decode_plain, key, stored)
         except (SignatureError, UnsafePickleError, WrongTypeError) as error:
             return {"key": key, "value": None, "exists": True, "note": f"Not shown: {error}"}
-        shown, note, cut = showable(value, MAX_VALUE_BYTES)
+        shown, note, cut = await to_thread.run_sync(showable, value, MAX_VALUE_BYTES)
         result: Value = {"key": key, "value": shown, "exists": True}
         if note:
             result["note"] = note
             result["truncated"] = cut
+        if exact := exact_integers(shown):
+            result["exact"] = exact
         return result
 
     @tool("storage_write", "Write a value", idempotent=True)
     async def write(
         self,
         key: Key,
-        value: Annotated[Any, Field(description="Any JSON value")],
-        ttl_s: Annotated[float | None, Field(description="Seconds until it vanishes", gt=0, le=1e9)] = None,
+        value: Annotated[
+            Any, Field(description="Text; a JSON value, or JSON text of an array or object", json_schema_extra=_ANY)
+        ],
+        ttl_s: Annotated[float | None, Field(description="Seconds until it vanishes", ge=0.001, le=1e9)] = None,
+        as_json: Annotated[
+            bool | None, Field(description="true: value is JSON text (5, true, null); false: text as it stands")
+        ] = None,
     ) -> Written:
         """Write one value; it replaces what was there and survives restarts."""
+        value, note = _value(value, as_json)
         size = json_size(value)
         if size > MAX_SEND_BYTES:
             raise ValueError(
@@ -90,7 +111,10 @@ class StorageTools(Family):
                 "Split it, or write it from Python with Storage or RedisObjectStorage."
             )
         await (await self.state.storage()).write(key, value, ttl=ttl_s)
-        return {"key": key, "written": True}
+        written: Written = {"key": key, "written": True}
+        if note:
+            written["note"] = note
+        return written
 
     @tool("storage_delete", "Delete a value", destructive=True, idempotent=True)
     async def delete(self, key: Key) -> Deleted:
@@ -119,17 +143,43 @@ class StorageTools(Family):
     ) -> Cleared | InputRequiredResult:
         """Delete every value of the shared storage. Without confirm the user is asked, or you get a plan and a
         token."""
-        storage = await self.state.storage()
-        names = await storage.keys()
+        storage, connection = await self.state.storage(), await self.state.redis()
+        values = await planned.field_digests(connection, storage.key)
         plan = Plan(
             operation="storage_clear",
-            count=len(names),
-            fingerprint=hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest(),
-            text=f"Delete all {len(names)} values of the shared storage",
+            count=len(values),
+            fingerprint=planned.fingerprint(values),
+            text=f"Delete all {len(values)} values of the shared storage",
         )
         decision = await self._confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
         if isinstance(decision, InputRequiredResult):
             return decision
         if decision is not True:
             return cast(Cleared, {"cleared": False, **decision})
-        return {"cleared": True, "count": await storage.delete_many(names)}
+        if confirm:
+            return {"cleared": True, "count": await storage.clear()}
+        return {"cleared": True, "count": await planned.delete_fields(connection, storage.key, values)}
+
+
+def _value(given: Any, as_json: bool | None) -> tuple[Any, str]:
+    """The value to write, and a note where it is not what was given: text that is JSON of an array or object counts as
+    that, because clients send those as text; any other text only when ``as_json`` says so.
+
+    Raises:
+        ArgumentError: ``as_json`` is true and it is no JSON text.
+    """
+    if not isinstance(given, str) or as_json is False:
+        return given, ""
+    if as_json:
+        value = parse_json(given, "value", "JSON text, because as_json is true")
+        check_values(value, "value")
+        return value, ""
+    if not given.lstrip().startswith(("[", "{")):
+        return given, ""
+    try:
+        value = parse_json(given, "value", "JSON")
+        check_values(value, "value")
+    except ArgumentError:
+        return given, ""
+    kind = "an array" if isinstance(value, list) else "an object"
+    return value, f"The text is JSON and was written as {kind}; as_json=false writes the text itself."

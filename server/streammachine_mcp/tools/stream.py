@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from streammachine.errors import FieldError, StreamIdError
 from streammachine.redis import streams
+from streammachine_mcp.argument_types import Position
 from streammachine_mcp.results import (
     MAX_BATCH,
     MAX_RESULT_BYTES,
@@ -24,13 +25,7 @@ VALUE_CHARS = 4000  # shown of a value unless more is asked for
 INFO_BYTES = 20_000  # of each part of stream_info
 
 StreamName = Annotated[str, Field(description="Stream name", min_length=1, max_length=512)]
-Message = Annotated[
-    dict[str, Any],
-    Field(
-        description="Field names and values (text, number or boolean)",
-        json_schema_extra={"additionalProperties": {"type": ["string", "number", "boolean"]}},
-    ),
-]
+Message = Annotated[dict[str, Any], Field(description="Field names and values (text, number or boolean)")]
 
 
 class Sent(TypedDict):
@@ -61,7 +56,7 @@ class GroupInfo(TypedDict):
     consumers: int
     pending: int
     last_delivered_id: str
-    lag: int | None
+    lag: int
 
 
 class Info(TypedDict):
@@ -88,6 +83,7 @@ class StreamTools(Family):
     @tool("stream_send", "Send a message")
     async def send(self, stream: StreamName, message: Message) -> Sent:
         """Append one message to a Redis stream, made if needed; gives its id. For several use stream_send_batch."""
+        streams.refuse_own(stream)
         identifier = await streams.append(await self.state.redis(), stream, _outgoing(message))
         return {"message_id": identifier}
 
@@ -103,6 +99,7 @@ class StreamTools(Family):
         """Append several messages in order, in one round trip. All are checked before any is sent."""
         if json_size(messages) > 4 * MAX_SEND_BYTES:
             raise FieldError("The batch is over 4 MB. Send it in smaller parts.")
+        streams.refuse_own(stream)
         records = [_outgoing(message, index) for index, message in enumerate(messages)]
         identifiers = await streams.append_many(await self.state.redis(), stream, records)
         return {"message_ids": identifiers, "count": len(identifiers)}
@@ -113,7 +110,7 @@ class StreamTools(Family):
         stream: StreamName,
         count: Annotated[int, Field(description="Most messages to give", ge=1, le=1000)] = 10,
         start: Annotated[
-            str | None,
+            Position | None,
             Field(
                 description="Oldest to give: entry id, epoch ms, ISO time, 'now-15m', '-' for the beginning, or a "
                 "next_cursor. Without it: the newest"
@@ -156,11 +153,14 @@ class StreamTools(Family):
         groups_after: Annotated[str | None, Field(description="To go on: the last group you got")] = None,
     ) -> Info:
         """Length, first and last entry, last id, and consumer groups with lag and pending of a stream."""
-        info = await streams.describe(await self.state.redis(), stream)
-        chosen = sorted(info.groups, key=lambda group: group.name)
-        groups, cut = fit(
-            (_group(group) for group in chosen if groups_after is None or group.name > groups_after), INFO_BYTES
+        connection = await self.state.redis()
+        info = await streams.describe(connection, stream)
+        chosen = sorted(
+            (group for group in info.groups if groups_after is None or group.name > groups_after),
+            key=lambda group: group.name,
         )
+        lags = await streams.lags(connection, stream, chosen)
+        groups, cut = fit((_group(group, lags[group.name]) for group in chosen), INFO_BYTES)
         page: Info = {
             "stream": stream,
             "length": info.length,
@@ -206,13 +206,13 @@ def _outgoing(message: dict[str, Any], index: int | None = None) -> dict[str, An
     return {SENT_FIELD: time.time_ns() // 1_000_000, **message}
 
 
-def _group(group: streams.Group) -> GroupInfo:
+def _group(group: streams.Group, lag: int) -> GroupInfo:
     return {
         "name": group.name,
         "consumers": group.consumers,
         "pending": group.pending,
         "last_delivered_id": group.last_delivered_id,
-        "lag": group.lag,
+        "lag": lag,
     }
 
 

@@ -134,6 +134,18 @@ def test_a_script_by_its_module_name_in_the_working_folder(run: Run, store: redi
     ended(process, run)
 
 
+def test_the_script_finds_its_arguments(run: Run, store: redis.Redis) -> None:
+    body = "import sys\nname, threshold, flag = sys.argv\n" + WORK.replace(
+        '"pid": os.getpid()', '"argv": str(sys.argv)'
+    )
+    process = run(body, "2.5", "--workers", "1", "--", "--fast")
+    store.xadd("in", {"n": 1})
+    until(lambda: store.xlen("out") == 1)
+    ((_, fields),) = store.xrange("out")
+    assert fields[b"argv"].decode() == str([str(run.script), "2.5", "--fast"])
+    ended(process, run)
+
+
 def test_an_app_that_ends_by_itself_ends_the_command(run: Run, store: redis.Redis) -> None:
     process = run("@app.agent('in')\nasync def work(record):\n    await app.shutdown()\n")
     store.xadd("in", {"n": 1})

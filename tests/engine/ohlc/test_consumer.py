@@ -155,6 +155,19 @@ async def test_a_symbol_that_trades_is_not_closed_by_the_clock(redis: RedisConne
     await consumer.stop()
 
 
+# In seconds, microseconds and nanoseconds, none at all, and in forms that are no whole number.
+OTHER_TIMES = (
+    str(START // 1000),
+    f"{START}000",
+    f"{START}000000",
+    "0",
+    "true",
+    f"{START}.5",
+    f"{START:_}",
+    "946684799999",
+)
+
+
 async def test_bad_ticks_become_dead_letters_and_the_rest_goes_on(redis: RedisConnection, make: MakeConsumer) -> None:
     ticks = make_ticks(1_000)
     good = records(ticks)
@@ -165,6 +178,9 @@ async def test_bad_ticks_become_dead_letters_and_the_rest_goes_on(redis: RedisCo
         {"symbol": "S1", "price": "1", "volume": "1", "ts": "soon"},
         {"symbol": "S1", "price": "1", "volume": "1"},
         {"symbol": "S2", "price": "1", "volume": "1", "ts": "99999999999999"},
+        *({"symbol": "S2", "price": "1", "volume": "1", "ts": ts} for ts in OTHER_TIMES),
+        {"symbol": "S2", "price": "1_000", "volume": "1", "ts": str(START)},
+        {"symbol": "S2", "price": "true", "volume": "1", "ts": str(START)},
         {"symbol": "", "price": "1", "volume": "1", "ts": str(START)},
         {"symbol": "NEW", "price": "x", "volume": "1", "ts": str(START), "sm-reason": "mine"},
     ]
@@ -189,6 +205,38 @@ async def test_bad_ticks_become_dead_letters_and_the_rest_goes_on(redis: RedisCo
     assert sorted(map(str, kept)) == sorted(
         str({k: v for k, v in record.items() if not k.startswith("sm-")}) for record in bad
     )
+
+
+async def test_a_dead_letter_says_what_a_time_in_another_unit_would_have_meant(
+    redis: RedisConnection, make: MakeConsumer
+) -> None:
+    await redis.pipeline_xadd("ticks", [{"symbol": "A", "price": "1", "volume": "1", "ts": str(1_700_000_000)}])
+    consumer = make()
+    await consumer.start()
+    await caught_up(redis, 1)
+    await consumer.stop()
+    (letter,) = await Probe(redis).fields("{ticks}:dlq")
+    assert "the field 'ts': " in letter["sm-error"]
+    assert "in seconds it would be 2023-11-14T22:13:20Z. Multiply it by 1,000" in letter["sm-error"]
+
+
+async def test_a_whole_time_written_as_a_float_is_a_time(redis: RedisConnection, make: MakeConsumer) -> None:
+    ticks = make_ticks(500)
+    forms = ("{}", "{}.0", "{}.", "+{}", " {} ", "{}.000e0")
+    await redis.pipeline_xadd(
+        "ticks",
+        [
+            {**record, "ts": forms[place % len(forms)].format(record["ts"])}
+            for place, record in enumerate(records(ticks))
+        ],
+    )
+    consumer = make()
+    await consumer.start()
+    await caught_up(redis, len(ticks))
+    await consumer.stop()
+    same(await emitted(redis), oracle(ticks)[0])
+    assert consumer.stats().get("bad", 0) == 0
+    assert await Probe(redis).fields("{ticks}:dlq") == []
 
 
 async def test_a_missing_symbol_field_is_a_bad_tick_where_it_was_named(

@@ -15,7 +15,9 @@ from streammachine.errors import (
     AggregatorNotFoundError,
     IntervalError,
     RedisUnavailableError,
+    SnapshotError,
     TickError,
+    WrongTypeError,
 )
 from streammachine.ohlc import durable
 from streammachine.ohlc.aggregator import create_ohlc_aggregator
@@ -249,3 +251,53 @@ async def test_without_redis_an_update_fails_and_is_not_kept_in_memory(settings:
             with EmbeddedServer.acquire(tmp_path / "other", fsync="everysec"):
                 assert (await aggregator.stats())["tick_count"] == 5
                 await connection.close()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["[" * 100_000, "{", "7", "[]", '{"t": [[1]]}', '{"t": 5}', '{"t": [["BTC", "x", 1, 1]]}', '{"f": [1]}', "\xff",
+     '{"t": [["BTC", 1, 1, 1e400]]}', f'{{"t": [["BTC", 1, 1, {10**30}]]}}', '{"t": [["BTC", NaN, 1, 60000]]}'],
+)  # fmt: skip
+async def test_a_journal_entry_that_is_none_of_ours_is_skipped_with_an_error(
+    redis: RedisConnection, caplog: pytest.LogCaptureFixture, entry: str
+) -> None:
+    aggregator, _ = await DurableAggregators(redis).create("m", [MINUTE])
+    await aggregator.update(ticks(10))
+    await redis.command("XADD", "sm:ohlc:{m}:journal", "*", "op", entry.encode("latin-1"))
+    assert await aggregator.update(ticks(10)) == 20
+    assert await everything(aggregator) == await everything(await DurableAggregators(redis).get("m"))
+    assert {record.levelname for record in caplog.records} == {"ERROR"}
+
+
+@pytest.mark.parametrize("broken", ["intervals", "nested", "negative", "type", "utf-8"])
+async def test_a_broken_aggregator_is_left_out_with_an_error_and_named_when_asked_for(
+    redis: RedisConnection, caplog: pytest.LogCaptureFixture, broken: str
+) -> None:
+    aggregators = DurableAggregators(redis)
+    await aggregators.create("good", [MINUTE])
+    await redis.command("SADD", "sm:ohlc", "bad" if broken != "utf-8" else b"\xff\xfe")
+    if broken == "type":
+        await redis.command("SET", "sm:ohlc:{bad}", "text")
+    elif broken != "utf-8":
+        value = {"intervals": "no json", "nested": "[" * 100_000, "negative": "[-5]"}[broken]
+        await redis.command("HSET", "sm:ohlc:{bad}", "generation", "1", "intervals", value)
+    for _ in range(2):
+        assert await aggregators.list() == [("good", [MINUTE])]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    if broken == "utf-8":
+        return
+    for ask in (aggregators.get("bad"), aggregators.create("bad", [MINUTE])):
+        with pytest.raises(WrongTypeError, match="was not written by StreamMachine"):
+            await ask
+    await redis.command("DEL", "sm:ohlc:{bad}")
+    aggregator, _ = await aggregators.create("bad", [MINUTE])
+    assert await aggregator.update(ticks(5)) == 5
+
+
+async def test_a_snapshot_whose_id_is_none_is_named(redis: RedisConnection) -> None:
+    aggregator, _ = await DurableAggregators(redis).create("m", [MINUTE])
+    await aggregator.update(ticks(5))
+    await redis.command("HSET", "sm:ohlc:{m}", "id", "no id")
+    with pytest.raises(SnapshotError, match="its id is 'no id'"):
+        await aggregator.update(ticks(5))
+    assert await redis.command("XLEN", "sm:ohlc:{m}:journal") == 1

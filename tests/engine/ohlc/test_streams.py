@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import decimal
+import re
 from collections import OrderedDict, UserDict
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from streammachine.errors import SettingsError, TickError
@@ -127,7 +130,7 @@ def test_late_entries_are_counted_in_the_result(engine: ModuleType) -> None:
     assert (agg.tick_count, agg.late_count) == (4, 2)
 
 
-GOOD = {"price": "1", "volume": "1", "T": "5", "s": "BTC"}
+GOOD = {"price": "1", "volume": "1", "T": "1700000000005", "s": "BTC"}
 BAD_FIELDS: list[tuple[str, Any, str]] = [
     ("price", None, "price"),
     ("volume", None, "volume"),
@@ -142,12 +145,30 @@ BAD_FIELDS: list[tuple[str, Any, str]] = [
     ("volume", "-1", "volume"),
     ("volume", "-inf", "volume"),
     ("volume", "1,5", "volume"),
+    ("price", "1_000", "price"),
+    ("price", b"1_000.5", "price"),
+    ("volume", "1e1_0", "volume"),
+    ("price", True, "price"),
+    ("volume", False, "volume"),
+    ("price", np.True_, "price"),
+    ("volume", "true", "volume"),
     ("T", "-5", "T"),
     ("T", "5.5", "T"),
     ("T", 5.5, "T"),
     ("T", "9000000000000001", "T"),
     ("T", "99999999999999999999999", "T"),
     ("T", True, "T"),
+    ("T", np.True_, "T"),
+    ("T", "0", "T"),
+    ("T", 0, "T"),
+    ("T", "1_700_000_000_005", "T"),
+    ("T", 1_700_000_000_005.5, "T"),
+    ("T", "1700000000005.5", "T"),
+    ("T", "nan", "T"),
+    ("T", "946684799999", "T"),
+    ("T", "4133980800000", "T"),
+    ("T", [], "T"),
+    ("T", 10**400, "T"),
     ("s", "", "s"),
     ("s", b"\xff", "s"),
     ("s", 5, "s"),
@@ -171,6 +192,46 @@ def test_a_bad_field_is_named_and_nothing_of_the_batch_is_taken(
     with pytest.raises(TickError, match=rf"77-1.*field '{named}'"):
         agg.process_stream_batch([["ticks", [("77-0", before), ("77-1", fields)]]], "price", "volume", "s", "T")
     assert agg.dump() == state
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        ("1700000000", "in seconds it would be 2023-11-14T22:13:20Z. Multiply it by 1,000"),
+        (1_700_000_000.5, "in seconds it would be 2023-11-14T22:13:20Z. Multiply it by 1,000"),
+        (b"1700000000000000", "in microseconds it would be 2023-11-14T22:13:20Z. Divide it by 1,000"),
+        (1_700_000_000_000_000_000, "in nanoseconds it would be 2023-11-14T22:13:20Z. Divide it by 1,000,000"),
+    ],
+    ids=repr,
+)
+def test_a_time_of_another_unit_is_refused_with_what_it_would_have_meant(
+    engine: ModuleType, value: Any, meant: str
+) -> None:
+    agg = engine.FastOHLC([MINUTE])
+    with pytest.raises(TickError, match=re.escape(meant)):
+        agg.process_stream_batch({"X": [("1-0", {**GOOD, "T": value})]}, timestamp_field="T")
+    assert agg.symbols == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["1700000000005.0", b"1700000000005.", 1_700_000_000_005.0, np.int64(1_700_000_000_005), "1.700000000005e12",
+     " +1700000000005 ", decimal.Decimal("1700000000005"), np.float64(1_700_000_000_005)],
+    ids=repr,
+)  # fmt: skip
+def test_a_whole_time_in_any_form_of_a_number_is_taken(engine: ModuleType, value: Any) -> None:
+    agg = engine.FastOHLC([MINUTE])
+    agg.process_stream_batch({"X": [("1-0", {**GOOD, "T": value})]}, timestamp_field="T")
+    (candle,) = agg.get_candles("X", MINUTE)
+    assert (candle.timestamp_ms, type(candle.timestamp_ms)) == (1_700_000_000_005, int)
+
+
+@pytest.mark.parametrize("ms", [946_684_800_000, 4_133_980_799_999])
+def test_the_first_and_the_last_time_of_a_field_are_taken(engine: ModuleType, ms: int) -> None:
+    agg = engine.FastOHLC([MINUTE])
+    for value in (ms, str(ms), float(ms)):
+        agg.process_stream_batch({"X": [("1-0", {**GOOD, "T": value})]}, timestamp_field="T")
+    assert agg.get_candles("X", MINUTE)[0].trade_count == 3
 
 
 def test_no_value_leaks_from_one_entry_to_the_next(engine: ModuleType) -> None:

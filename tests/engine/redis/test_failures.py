@@ -17,6 +17,7 @@ from streammachine import errors
 from streammachine.errors import (
     RedisCommandError,
     RedisFullError,
+    RedisReadOnlyError,
     RedisTimeoutError,
     RedisUnavailableError,
     StreamMachineError,
@@ -438,7 +439,7 @@ async def test_a_consumer_survives_a_server_restart_with_a_named_error(tmp_path:
         (theirs.CommandNotSupportedError("X", "6.0"), UnsupportedServerError, "does not know", 0, 0),
         (theirs.ResponseError("OOM command not allowed when used memory"), RedisFullError, "memory limit", 0, 0),
         (theirs.ResponseError("no such index ROOM"), RedisCommandError, "refused the command: no such", 0, 0),
-        (theirs.ReadOnlyError("READONLY You can't write"), RedisCommandError, "READONLY", 0, 0),
+        (theirs.ReadOnlyError("READONLY You can't write"), RedisReadOnlyError, "READONLY", 0, 0),
         (theirs.ResponseError(""), RedisCommandError, "ResponseError", 0, 0),
         (KeyError("x"), RedisCommandError, "failed in the client: KeyError", 0, 0),
     ],

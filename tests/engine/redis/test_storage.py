@@ -368,3 +368,23 @@ async def test_a_server_that_is_away_is_a_named_error(tmp_path: Path, monkeypatc
         with pytest.raises(RedisUnavailableError):
             await operation
     await storage._connection.close()
+
+
+async def test_a_key_that_is_no_utf8_is_read_and_deleted_by_the_text_that_keys_shows(redis: RedisConnection) -> None:
+    storage = Storage(redis)
+    foreign = [b"\xff", b"caf\xe9", b"a\\xff\xfe"]
+    for name in foreign:
+        await redis.command("HSET", storage.key, name, "1")
+    await storage.write(r"\xfe", "ours")
+    names = await storage.keys()
+    assert names == sorted([r"\xff", r"caf\xe9", r"a\xff\xfe", r"\xfe"])
+    for name in names:
+        assert await storage.exists(name)
+        assert await storage.read(name) == ("ours" if name == r"\xfe" else 1)
+    assert await storage.update(r"caf\xe9", lambda now: 5) == 5  # a key of its own, of that text
+    assert await storage.read(r"caf\xe9") == 5
+    assert await storage.delete(r"\xff")
+    assert not await storage.exists(r"\xff")
+    assert await storage.delete_many(await storage.keys()) == 4
+    assert await storage.keys() == []
+    assert not await storage.delete(r"\xff")

@@ -241,3 +241,47 @@ async def test_plain_reading_shows_data_and_refuses_objects(storage: Storage) ->
     assert storage.decode_plain("k", storage.encode("k", [1])) == [1]
     with pytest.raises(UnsafePickleError, match="Point; only plain data is shown"):
         storage.decode_plain("k", storage.encode("k", Point(1)))
+
+
+def shared(depth: int, leaf: Any = 1) -> list[Any]:
+    """A list of two times the same list, so deep: small in memory, 2**depth leaves when written out."""
+    value = [leaf]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+async def test_a_list_that_stands_in_many_places_is_written_as_small_as_it_is(storage: Storage) -> None:
+    for value in (shared(60), {"a": shared(60)}, ["x" * 100_000] * 1000):
+        encoded = storage.encode("k", value)
+        assert encoded.startswith(MAGIC)
+        assert len(encoded) < 110_000
+    await storage.write("k", shared(60))
+    found = await storage.read("k")
+    for _ in range(60):
+        assert found[0] is found[1]
+        found = found[0]
+    assert found == [1]
+    part = [1.5, "a"]
+    assert storage.encode("k", [part, part]) == b'[[1.5,"a"],[1.5,"a"]]', "a few times is plain JSON"
+    assert storage.encode("k", shared(10)).startswith(b"[["), "and a thousand"
+    assert storage.encode("k", ["short"] * 300_000).startswith(b"["), "and what is as large as it looks"
+
+
+async def test_a_value_that_contains_itself_comes_back_so(storage: Storage) -> None:
+    value: dict[str, Any] = {"a": [1]}
+    value["a"].append(value)
+    await storage.write("k", value)
+    found = await storage.read("k")
+    assert found["a"][1] is found
+
+
+async def test_a_part_that_is_deep_itself_counts_where_it_is_deepest(storage: Storage) -> None:
+    part: list[Any] = []
+    for _ in range(60):
+        part = [part]
+    deep: list[Any] = [part]
+    for _ in range(60):
+        deep = [deep]
+    assert storage.encode("k", [part, part]).startswith(b"[[")
+    assert storage.encode("k", [part, deep]).startswith(MAGIC)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from streammachine.redis.storage import Storage
 from streammachine.redis.url import Endpoint, parse_url
 from streammachine.settings import Settings
 from support_cluster import Move, Sentinels, TlsFront, cluster, owner_of
+from support_mcp import RawClient, clean_environment
 from support_valkey import Valkey, until
 
 pytestmark = pytest.mark.anyio
@@ -282,3 +285,24 @@ def test_sentinel_urls(url: str, wanted: object) -> None:
 def test_wrong_topology_urls_are_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="is not accepted"):
         parse_url(url)
+
+
+def test_redis_info_and_doctor_speak_with_a_cluster(nodes: list[Valkey], tmp_path: Path) -> None:
+    env = {"REDIS_URL": f"{nodes[0].url}?cluster=true", "STREAMMACHINE_DATA_DIR": str(tmp_path / "data")}
+    with RawClient(env=env) as client:
+        found = client.call("redis_info", section="server")
+        assert len(found["nodes"]) == 3
+        assert found["valkey_version"] in {facts["valkey_version"] for facts in found["nodes"].values()}
+        assert {facts["tcp_port"] for facts in found["nodes"].values()} == {node.port for node in nodes}
+        assert client.call("redis_info")["cluster_enabled"] == 1
+        health = client.call("health_check")
+        assert (health["status"], health["redis"]) == ("healthy", "connected")
+    done = subprocess.run(
+        [sys.executable, "-m", "streammachine.cli", "doctor"],
+        env=clean_environment(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert "Redis: Valkey" in done.stdout and "health: healthy" in done.stdout, done.stdout

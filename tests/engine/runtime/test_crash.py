@@ -223,6 +223,68 @@ async def test_trouble_outside_of_the_handler_is_not_held_against_the_message(sc
     assert await probe.ask("EXISTS", "{s}:dlq") == 0
 
 
+@pytest.mark.parametrize("front", [3000, 30_000])
+async def test_one_sweep_reaches_a_dead_consumers_messages_whatever_stands_in_front(probe: Probe, front: int) -> None:
+    lease = 1.0
+    for _ in range(front // 1000):
+        await probe.redis.pipeline_xadd("s", [{"n": 0}] * 1000)
+    await probe.redis.pipeline_xadd("s", [{"n": 1}] * 3)
+    await probe.ask("XGROUP", "CREATE", "s", "g", "0")
+    ids = []
+    for _ in range(front // 1000):
+        reply = await probe.ask("XREADGROUP", "GROUP", "g", "alive", "COUNT", 1000, "STREAMS", "s", ">")
+        ids.append([entry[0] for entry in reply[0][1]])
+    reply = await probe.ask("XREADGROUP", "GROUP", "g", "dead", "COUNT", 3, "STREAMS", "s", ">")
+    wanted = [entry[0] for entry in reply[0][1]]
+
+    async def run_out() -> bool:
+        return all(row[2] > 1000 * lease for row in await probe.ask("XPENDING", "s", "g", "-", "+", 3, "dead"))
+
+    await until(run_out)
+    for chunk in ids:
+        await probe.ask("XCLAIM", "s", "g", "alive", 0, *chunk, "JUSTID")
+    delivery = Delivery(probe.redis, "s", "g", "me", lease=lease)
+    assert [item.id for item in await delivery.sweep(1)] == wanted[:1]
+    assert [item.id for item in await delivery.sweep(10)] == wanted[1:]
+    assert {item.deliveries for item in delivery.main.held.values()} == {1}
+    assert not any(item.begun for item in delivery.main.held.values())
+
+
+async def test_sweeps_find_what_a_living_consumer_let_go_of_behind_all_it_holds(probe: Probe) -> None:
+    """More than one sweep looks at: it is walked over in parts."""
+    for _ in range(12):
+        await probe.redis.pipeline_xadd("s", [{"n": 0}] * 1000)
+    await probe.ask("XGROUP", "CREATE", "s", "g", "0")
+    for _ in range(12):
+        reply = await probe.ask("XREADGROUP", "GROUP", "g", "alive", "COUNT", 1000, "STREAMS", "s", ">")
+    last = reply[0][1][-1][0]
+    await probe.ask("XCLAIM", "s", "g", "alive", 0, last, "IDLE", 100_000, "JUSTID")
+    delivery = Delivery(probe.redis, "s", "g", "me", lease=60)
+    found: list[bytes] = []
+
+    async def swept() -> bool:
+        found.extend(item.id for item in await delivery.sweep(5))
+        return bool(found)
+
+    await until(swept)
+    assert found == [last]
+
+
+async def test_what_was_trimmed_while_it_was_pending_is_said_and_leaves_the_pending_list(
+    probe: Probe, caplog: pytest.LogCaptureFixture
+) -> None:
+    await probe.redis.pipeline_xadd("s", [{"n": n} for n in range(10)])
+    await probe.ask("XGROUP", "CREATE", "s", "g", "0")
+    await probe.ask("XREADGROUP", "GROUP", "g", "dead", "COUNT", 10, "STREAMS", "s", ">")
+    ids = [row[0] for row in await probe.rows("s", "g")]
+    await probe.ask("XCLAIM", "s", "g", "dead", 0, *ids, "IDLE", 100_000, "JUSTID")
+    await probe.ask("XTRIM", "s", "MAXLEN", 4)
+    delivery = Delivery(probe.redis, "s", "g", "me", lease=60)
+    assert [item.id.decode() for item in await delivery.sweep(100)] == ids[6:]
+    assert "6 entries of 's'" in caplog.text
+    assert await probe.pending("s", "g") == 4
+
+
 async def test_the_sweep_reaches_the_tail_of_a_long_pending_list(probe: Probe) -> None:
     """A cursor that began anew each time would look at the same first entries for ever."""
     await probe.redis.pipeline_xadd("s", [{"n": n} for n in range(500)])

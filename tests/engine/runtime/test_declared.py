@@ -66,6 +66,29 @@ async def test_an_agent_filters_selects_and_sends_each_message_once(
     assert await probe.consumers("trades", BIG.group) == []
 
 
+async def test_an_agent_whose_expressions_take_too_long_stops_no_other(
+    redis: RedisConnection, settings: Settings, probe: Probe
+) -> None:
+    slow = r"msg.all(k, !'1'.matches('(\\w{20}){10}'))"  # 50 ms for each field, to compile that
+    await declare(redis, DeclaredAgent("slow", "texts", "out", slow))
+    await declare(redis, DeclaredAgent("nested", "texts", "out", "msg.all(k, msg.all(j, true))"))
+    await declare(redis, BIG)
+    await redis.pipeline_xadd("texts", [{f"f{n}": "v" for n in range(20_000)}] * 2 + [{"a": "1"}])
+    async with hosting(settings):
+        await send(redis, *range(2, 22))
+        await until(lambda: _length(redis, "big_trades", 20), WAIT)
+        await until(lambda: _dead(redis, "texts", 2 + 2), WAIT)
+        await until(lambda: _length(redis, "out", 1 + 1), WAIT)  # both go on with the small one
+
+
+async def _dead(redis: RedisConnection, stream: str, count: int) -> bool:
+    return await _length(redis, "{%s}:dlq" % stream, count)  # noqa: UP031 - braces
+
+
+async def _length(redis: RedisConnection, stream: str, count: int) -> bool:
+    return int(await redis.command("XLEN", stream)) == count
+
+
 async def test_without_expressions_the_fields_pass_unchanged(
     redis: RedisConnection, settings: Settings, probe: Probe
 ) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from streammachine.errors import StreamMachineError
+from streammachine.runtime.evaluator import EvaluationStoppedError, Evaluator, Sample
 from streammachine.runtime.expressions import LONGEST, Expression, ExpressionError, ExpressionFailed, values_of
 from streammachine.runtime.message import Message
+
+pytestmark = pytest.mark.anyio
 
 
 def message(**fields: str) -> Message:
@@ -35,6 +39,8 @@ def test_an_expression_sees_text_numbers_topic_id_and_sent_time() -> None:
         ("has(msg.side) && !has(msg.venue)", True),
         ("topic.startsWith('trade') && id == '1700000000000-0' && sent > 1", True),
         ("msg.exists(name, name == 'side')", True),
+        ("msg.side.matches('^b(u|x)y$') && msg.side.matches(r'\\w+') && '.all(x, (' != msg.side", True),
+        ("// msg.all(a, b)\n'it\\'s // no comment' != r'\\' && ['''a'''].exists((x), x == 'a')", True),
         ("math.round(num.price) == 61838.0 && msg.side.upperAscii() == 'BUY'", True),
     ],
 )
@@ -66,6 +72,17 @@ def test_a_select_makes_new_fields() -> None:
         ("filter", "(" * 200 + "true" + ")" * 200, "nested too deeply"),
         ("filter", "true && " * LONGEST + "true", "at most 2000"),
         ("select", "{'a': string([1].map(a, [2].map(b, [3].map(c, c))).size())}", "at most 2 are taken"),
+        ("filter", "msg.all //(\n (k, msg.\nall // x\n(j, [1] .all((z), z == 1)))", "uses 3 of map"),
+        ("filter", "[1].all(msg, [1].all(num, [1].all(topic, true)))", "uses 3 of map"),
+        ("filter", "[1].all(x, true) && y == 1", "'y' (line 1, column 21), which is not defined"),
+        ("filter", f"[1{',1' * 450}].all(a, [1{',1' * 450}].all(b, a == b))", "steps on"),
+        ("filter", "msg.side.matches('((((')", "'((((' (line 1, column 17) is no regular expression (RE2): unclosed"),
+        ("filter", "has(msg.side) && msg.side.matches('(?=a)')", "look-ahead"),
+        ("filter", "has(msg.side) && msg.side.matches(r'(a{1000}){1000}')", "size limit"),
+        ("filter", "msg.side.matches('(' + topic)", "no text in quotes"),
+        ("filter", "msg.side.matches(msg.pattern)", "no text in quotes"),
+        ("filter", "matches(msg.side, 'a')", "no text in quotes"),
+        ("filter", "startsWith('a', 'b')", "cannot be called so"),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_place_and_a_hint(role: str, text: str, says: str) -> None:
@@ -81,3 +98,64 @@ def test_a_message_that_does_not_fit_fails_and_not_the_expression() -> None:
     assert expression.evaluate(values_of(message(price="2"))) is True
     with pytest.raises(ExpressionFailed, match="at most 262,144"):
         values_of(message(price="1" * 300_000))
+
+
+def test_macros_in_macros_are_counted_before_a_message_of_very_many_fields_is_tried() -> None:
+    expression = Expression("msg.all(k, msg.all(j, true))", "filter")
+    assert expression.evaluate(values_of(message(a="1", b="2"))) is True
+    many = message(**{f"f{number}": "v" for number in range(30_000)})
+    with pytest.raises(ExpressionFailed, match=r"steps on a message of 30,000 fields; at most 10,000,000"):
+        expression.evaluate(values_of(many))
+    assert Expression("msg.all(k, true)", "filter").evaluate(values_of(many)) is True
+
+
+def test_only_what_has_no_loop_and_no_regular_expression_is_cheap_and_that_on_small_messages() -> None:
+    plain = Expression("num.price > 1.0 && msg.side == 'buy'", "filter")
+    assert (plain.cheap(1000), plain.cheap(200_000)) == (True, False)
+    assert not Expression("msg.all(k, true)", "filter").cheap(10)
+    assert not Expression("msg.side.matches('a')", "filter").cheap(10)
+
+
+SAMPLE = Sample("trades", "1-1", {b"price": b"2", b"side": b"buy"})
+SLOW = r"msg.all(k, !'1'.matches('(\\w{20}){10}'))"  # 50 ms for each field, to compile that
+LARGE = Sample("trades", "1-1", {f"f{number}".encode(): b"1" for number in range(2000)})
+
+
+async def test_an_evaluator_gives_what_the_expressions_give() -> None:
+    async with Evaluator() as evaluator:
+        assert await evaluator.check("num.price > 1.0", None) is None
+        assert await evaluator.check("num.price > 1.0", None, SAMPLE) is True
+        assert (await evaluator.apply("num.price > 2.0", None, SAMPLE))[0] is False
+        assert (await evaluator.apply(None, "{'s': msg.side, 'p': num.price}", SAMPLE))[0] == {"s": "buy", "p": 2.0}
+        with pytest.raises(ExpressionError, match="is no CEL"):
+            await evaluator.check("num.price >", None)
+        with pytest.raises(ExpressionFailed, match="no field 'qty'"):
+            await evaluator.apply("num.qty > 1.0", None, SAMPLE)
+
+
+async def test_what_computes_too_long_is_ended_and_the_next_question_answered() -> None:
+    async with Evaluator() as evaluator:
+        with pytest.raises(EvaluationStoppedError, match="more than 1 s of computing"):
+            await evaluator.apply(SLOW, None, LARGE)
+        assert (await evaluator.apply("true", None, SAMPLE))[0] is True
+        with pytest.raises(ExpressionError, match="more than 1 s of computing"):
+            await evaluator.check(SLOW, None, LARGE)
+
+
+async def test_what_takes_too_much_memory_is_ended_in_its_own_process() -> None:
+    many = Sample("trades", "1-1", {f"f{number}".encode(): b"v" * 800 for number in range(300)})
+    async with Evaluator() as evaluator:
+        with pytest.raises((EvaluationStoppedError, ExpressionFailed)):
+            await evaluator.apply("size(msg.map(k, msg.map(j, msg[j] + msg[k] + msg[j] + msg[k]))) < 0", None, many)
+        assert (await evaluator.apply("true", None, SAMPLE))[0] is True
+
+
+async def test_an_evaluator_that_is_killed_starts_again_and_the_expression_is_not_blamed() -> None:
+    async with Evaluator() as evaluator:
+        await evaluator.check("true", None)
+        assert evaluator._process is not None
+        evaluator._process.kill()
+        with pytest.raises(StreamMachineError, match="was killed") as killed:
+            await evaluator.apply("true", None, SAMPLE)
+        assert not isinstance(killed.value, (EvaluationStoppedError, ExpressionFailed))
+        assert (await evaluator.apply("true", None, SAMPLE))[0] is True

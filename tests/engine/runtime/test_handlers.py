@@ -93,6 +93,57 @@ class TestWhatItMayBe:
             with pytest.raises(SettingsError, match="no function"):
                 app.timer(1)(handler)  # type: ignore[type-var]
 
+    def test_what_cannot_be_called_with_what_it_will_be_given_is_refused(self, make_app: MakeApp) -> None:
+        app = make_app()
+        takes_none: Any = lambda: None  # noqa: E731
+        takes_one: Any = lambda message: None  # noqa: E731
+        takes_two: Any = lambda message, other: None  # noqa: E731
+
+        def by_name(*, message: Message) -> None: ...
+
+        for handler in (takes_none, takes_two, by_name, functools.partial(takes_one, 1)):
+            with pytest.raises(
+                SettingsError, match=r"one argument, the messages?\. Write it as 'async def (handle|tick)"
+            ):
+                app.agent("s")(handler)
+            with pytest.raises(SettingsError, match="one argument, the messages"):
+                app.agent("s", batch=5)(handler)
+        for handler in (takes_one, takes_two, by_name):
+            with pytest.raises(SettingsError, match=r"no arguments\. Write it as 'async def (handle|tick)"):
+                app.timer(1)(handler)
+            for hook in (app.on_startup, app.on_shutdown):
+                with pytest.raises(SettingsError, match="no arguments"):
+                    hook(handler)
+        for function in (takes_none, takes_two):
+            for option in ({"key": function}, {"dedup": function}):
+                with pytest.raises(SettingsError, match="one argument, the message"):
+                    app.agent("s", **option)
+            with pytest.raises(SettingsError, match="one argument, the record"):
+                app.topic("t", key=function)
+        assert not app.agents
+        assert not app.timers
+
+    def test_what_can_be_called_with_it_is_taken(self, make_app: MakeApp) -> None:
+        app = make_app()
+
+        class Holder:
+            def method(self, message: Message) -> None: ...
+
+            def __call__(self, message: Message, retries: int = 3) -> None: ...
+
+        def of_two(first: int, message: Message) -> None: ...
+
+        @functools.wraps(of_two)
+        def gives_the_first(message: Message) -> None:
+            of_two(1, message)
+
+        for number, handler in enumerate(
+            (Holder().method, Holder(), functools.partial(of_two, 1), gives_the_first, lambda *all: None, print)
+        ):
+            app.agent("s", group=str(number))(handler)
+        app.timer(1)(lambda *all: None)
+        assert len(app.agents) == 6
+
     async def test_a_generator_that_is_given_is_a_failure(self, make_app: MakeApp, probe: Probe) -> None:
         app = make_app()
         app.agent("s", retry=1)(lambda message: (each for each in [message]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import anyio
@@ -16,7 +17,7 @@ from streammachine.runtime.app import App
 from streammachine.runtime.config import TimerConfig
 from streammachine.runtime.timer import Timer
 from streammachine.settings import Settings
-from support_runtime import MakeApp
+from support_runtime import MakeApp, Script
 from support_valkey import until
 
 pytestmark = pytest.mark.anyio
@@ -173,6 +174,40 @@ async def test_a_fleet_runs_each_tick_once(make_app: MakeApp, overlap: bool) -> 
         assert sum(runs.values()) >= len(ticks) - 1  # one in progress at the end may have a key and no run
     assert not [key for key in keys if key.endswith(":running")]
     await apps[0].redis.close()
+
+
+async def test_a_fleets_tick_that_was_killed_holds_the_others_back_for_its_lease(
+    redis: RedisConnection, make_app: MakeApp, script: Callable[..., Script]
+) -> None:
+    ours = script("""
+        app = App("fleet", to_scan=False)
+
+        @app.timer(0.1, scope="fleet", lease=1.0)
+        async def tick():
+            await app.redis.command("SET", "begun", 1)
+            await anyio.sleep_forever()
+    """)
+    process = ours.start()
+
+    async def begun() -> bool:
+        return bool(await redis.command("EXISTS", "begun"))
+
+    await until(begun)
+    app = make_app("fleet")
+    ticks: list[int] = []
+
+    def tick() -> None:
+        ticks.append(1)
+
+    tick.__qualname__ = "tick"  # the timer's name in the script too
+    app.timer(0.1, scope="fleet", lease=1.0)(tick)
+    async with app:
+        process.kill()
+        assert 0 < await redis.command("PTTL", "{sm:tick:fleet:tick/0.1}:running") <= 1000
+        await until(lambda: ticks, 10)
+    for lease in (0, -1, "1", True, float("nan")):
+        with pytest.raises(SettingsError, match="lease"):
+            app.timer(1, lease=lease)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("overlap", [False, True])

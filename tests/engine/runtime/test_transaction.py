@@ -266,3 +266,142 @@ async def test_what_another_has_finished_is_not_committed_again(make_app: MakeAp
         gate.set()
         await until(lambda: app._consumers[0][1].metrics.lost == 1)
     assert await probe.ask("EXISTS", "out") == 0
+
+
+async def test_increments_of_one_value_stand_in_nobodys_way(make_app: MakeApp, probe: Probe) -> None:
+    """All handlers have counted before the first of them commits, and none runs twice."""
+    app = make_app(count=100)
+    runs = 0
+    counted, gate = anyio.Event(), anyio.Event()
+
+    @app.agent("s", transactional=True, concurrency=48)
+    async def handle(message: Message) -> None:
+        nonlocal runs
+        runs += 1
+        await app.storage.incr("count")
+        await app.storage.incr("half", 0.5)
+        if runs == 48:
+            counted.set()
+        await gate.wait()
+
+    async with app:
+        await app.send_batch("s", [{"n": number} for number in range(48)])
+        await counted.wait()
+        gate.set()
+        await until(lambda: probe.done("s", 48))
+        assert await app.storage.read("count") == 48
+        assert await app.storage.read("half") == 24
+    assert runs == 48
+
+
+@pytest.mark.parametrize("how", ["sent", "stored", "compared", "counted", "shown", "read", "updated", "pickled"])
+async def test_a_sum_that_a_handler_reads_is_the_right_one(make_app: MakeApp, probe: Probe, how: str) -> None:
+    """Each of many handlers at a time sees another sum, as if they ran one after the other."""
+    app = make_app(count=100)
+
+    @app.agent("s", transactional=True, concurrency=16)
+    async def handle(message: Message) -> None:
+        total = await app.storage.incr("count")
+        await anyio.sleep(0.001)
+        seen: object = total
+        if how == "stored":
+            await app.storage.write(f"seen {message.message['n']}", total)
+            seen = await app.storage.read(f"seen {message.message['n']}")
+        elif how == "compared":
+            seen = next(number for number in range(1, 100) if number == total)
+        elif how == "counted":
+            seen = 2 * total - total
+        elif how == "shown":
+            seen = f"{total:d}"
+        elif how == "read":
+            seen = await app.storage.read("count")
+        elif how == "updated":
+            seen = await app.storage.update("count", lambda now: now)
+        elif how == "pickled":
+            await app.storage.write(f"seen {message.message['n']}", {"total": total})
+            seen = (await app.storage.read(f"seen {message.message['n']}"))["total"]
+        await app.send("out", {"seen": seen})  # type: ignore[dict-item]
+
+    async with app:
+        await app.send_batch("s", [{"n": number} for number in range(40)])
+        await until(lambda: probe.done("s", 40))
+        assert await app.storage.read("count") == 40
+    assert sorted(int(fields["seen"]) for fields in await probe.fields("out")) == list(range(1, 41))
+
+
+async def test_increments_mix_with_the_other_writes_of_a_handler(make_app: MakeApp, probe: Probe) -> None:
+    app = make_app()
+    seen: list[object] = []
+    await app.storage.write("deleted", 1)
+
+    @app.agent("s", transactional=True)
+    async def handle(message: Message) -> None:
+        storage = app.storage
+        await storage.incr("a", 2)
+        seen.append((await storage.exists("a"), await storage.keys(), await storage.count()))
+        await storage.write("b", 5)
+        seen.append(await storage.incr("b", 2))
+        await storage.incr("c", 3)
+        await storage.write("c", 10)
+        await storage.incr("d")
+        seen.append(await storage.update("d", lambda now: now * 10, default=0))
+        await storage.incr("deleted")
+        seen.append(await storage.delete("deleted"))
+        seen.append(await storage.exists("deleted"))
+        await storage.incr("big", 2**62)
+        await storage.incr("big", 2**62)  # beyond what the server counts to
+        await asyncio.gather(
+            *(storage.incr("e") for _ in range(5)), storage.update("e", lambda now: now + 1, default=0)
+        )
+
+    async with app:
+        await app.send("s", {"n": 1})
+        await until(lambda: probe.done("s", 1))
+        values = {key: await app.storage.read(key) for key in await app.storage.keys()}
+        assert app._consumers[0][1].metrics.failed == 0
+    assert values == {"a": 2, "b": 7, "c": 10, "d": 10, "big": 2**63, "e": 6}
+    assert seen == [(True, ["a", "deleted"], 2), 7, 10, True, False]
+
+
+async def test_what_cannot_be_counted_fails_by_name_and_writes_nothing(make_app: MakeApp, probe: Probe) -> None:
+    app, other = make_app(), make_app("other")
+    await app.storage.write("text", "no number")
+
+    @app.agent("s", transactional=True, retry=QUICK)
+    async def handle(message: Message) -> None:
+        await app.storage.incr(message.message["key"])
+        if message.message["key"] == "count":  # it becomes another type behind the handler's back
+            await other.storage.write("count", "no number")
+        await app.send("out", {"n": 1})
+
+    async with app:
+        await app.send("s", {"key": "text"})
+        await until(lambda: probe.done("s", 1))
+        await app.send("s", {"key": "count"})
+        await until(lambda: probe.done("s", 2))
+    letters = {letter["key"]: letter for letter in await probe.fields("{s}:dlq")}
+    assert {letter["sm-error-type"] for letter in letters.values()} == {"WrongTypeError"}
+    assert "a str, not a number" in letters["text"]["sm-error"]
+    assert await probe.ask("EXISTS", "out") == 0
+    await other.redis.close()
+
+
+async def test_handlers_that_update_one_value_take_turns(make_app: MakeApp, probe: Probe) -> None:
+    """Nobody runs again and again: once beside the others, once in its turn."""
+    app = make_app(count=100)
+    runs: dict[str, int] = {}
+
+    @app.agent("s", transactional=True, concurrency=48)
+    async def handle(message: Message) -> None:
+        number = message.message["n"]
+        runs[number] = runs.get(number, 0) + 1
+        keys = ("a", "b") if int(number) % 2 else ("b", "a")
+        for key in keys:
+            await app.storage.update(key, lambda now: now + 1, default=0)
+            await anyio.sleep(0.002)
+
+    async with app:
+        await app.send_batch("s", [{"n": number} for number in range(144)])
+        await until(lambda: probe.done("s", 144))
+        assert (await app.storage.read("a"), await app.storage.read("b")) == (144, 144)
+    assert max(runs.values()) <= 3

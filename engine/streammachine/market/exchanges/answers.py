@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import orjson
 
 from streammachine.market.exchanges.base import Refusal, excerpt
-from streammachine.market.exchanges.wire import MALFORMED, reason
+from streammachine.market.exchanges.wire import MALFORMED, OffGridError, reason
 
 Row = TypeVar("Row")
 
@@ -39,16 +39,20 @@ def usable(rows: Iterable[Any], made: Callable[[Any], Row]) -> list[Row]:
     becomes a gap, instead of costing its neighbours.
 
     Raises:
-        ValueError: there are rows, but none is usable.
+        ValueError: there are rows, but none is usable. Candles off the grid are good rows that cannot be placed: an
+            answer of nothing else is an answer, and holds no candle.
     """
     found: list[Row] = []
     first: Exception | None = None
+    placeless = 0
     for row in rows:
         try:
             found.append(made(row))
+        except OffGridError:
+            placeless += 1
         except MALFORMED as error:
             first = first or error
-    if first is not None and not found:
+    if first is not None and not found and not placeless:
         raise ValueError(f"no row of the answer is usable: {reason(first)}") from first
     return found
 

@@ -164,10 +164,22 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class TradePage:
-    """Trades, oldest first, and the cursor for the page behind (None: there is none)."""
+    """Trades, oldest first, and the cursor for the page behind (None: there is none).
+
+    ``beyond``: the cursor to go on with where the page held nothing new, and yet may not be the last.
+    """
 
     trades: list[Trade]
     cursor: str | None
+    beyond: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Instruments:
+    """Symbols in our form: those whose candles and trades go on, and others that are listed, with their status."""
+
+    trading: set[str]
+    halted: dict[str, str]
 
 
 class Adapter:
@@ -265,13 +277,25 @@ class Adapter:
 
     # -- REST --
 
-    def instruments(self, symbols: Sequence[str]) -> Request:
-        """Asks which of the symbols there are."""
+    def instruments(self, symbols: Sequence[str]) -> list[Request]:
+        """Asks which of the symbols there are: one request after the other, until all are found."""
         raise NotImplementedError
 
-    def decode_instruments(self, body: bytes) -> set[str]:
-        """The symbols (in our form) that the answer holds and that can be traded."""
+    def decode_instruments(self, body: bytes) -> Instruments:
+        """The symbols that the answer holds.
+
+        Raises:
+            ValueError: the body is not what the exchange sends.
+        """
         raise NotImplementedError
+
+    def more_instruments(self, request: Request, body: bytes) -> Request | None:
+        """Asks for the page behind an answer to a request of ``instruments``; None: there is none."""
+        return None
+
+    def instrument(self, symbol: str) -> Request | None:
+        """Asks for one symbol whatever its status, where ``instruments`` does not tell of those that are halted."""
+        return None
 
     def klines(self, symbol: str, timeframe: str, start: int, end: int, now: int | None = None) -> Request:
         """Asks for the candles that begin within [start, end) (epoch ms): at most ``rest.page`` of them, which the
@@ -310,9 +334,16 @@ class Adapter:
 
     # -- helpers for adapters --
 
-    def wrong_symbol(self, symbol: str) -> SymbolError:
-        """The error for a symbol in another form."""
-        return SymbolError(f"{symbol!r} is no {self.source} symbol: {self.source} writes {self.symbol_example}")
+    def wrong_symbol(self, symbol: str, hint: str, example: str = "", *, what: str = "") -> SymbolError:
+        """The error for a symbol in another form.
+
+        Args:
+            hint: what may have been meant; an ``example`` takes its place where that is empty, or the refused name.
+            what: "symbol of Binance USDM", by default "Binance symbol".
+        """
+        is_repeated = hint.strip().casefold() == symbol.strip().casefold()
+        shown = hint if hint and not is_repeated else example or self.symbol_example
+        return SymbolError(f"{symbol!r} is no {what or f'{self.source} symbol'}: {self.source} writes {shown}")
 
 
 def excerpt(frame: str | bytes) -> str:

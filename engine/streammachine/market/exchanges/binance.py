@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Final
 
 import orjson
 
-from streammachine.errors import SymbolError
 from streammachine.market import timeframe as timeframes
 from streammachine.market.data_input import Kind
 from streammachine.market.exchanges.answers import error_object, listed, refused, understood, usable
@@ -27,6 +26,7 @@ from streammachine.market.exchanges.base import (
     Adapter,
     Command,
     Event,
+    Instruments,
     MarketType,
     Notice,
     Refusal,
@@ -73,9 +73,11 @@ _trade = trade_validator(
 _rest_kline = kline_maker("Binance", _OURS, origin="rest")
 
 _FUTURES: Final = tuple(name for name in timeframes.TIMEFRAMES if name != "1s")
-_SPOT_SYMBOL: Final = re.compile(r"[A-Z0-9]{4,30}")
-_DATED_SYMBOL: Final = re.compile(r"[A-Z0-9]{4,30}(_[0-9]{6})?")
-_COIN_SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}USD_(PERP|[0-9]{6})")
+# Letters of any script: there are coins with Chinese names.
+_SPOT_SYMBOL: Final = re.compile(r"[^\W_]{4,30}")
+_DATED_SYMBOL: Final = re.compile(r"[^\W_]{4,30}(_[0-9]{6})?")
+_COIN_SYMBOL: Final = re.compile(r"[^\W_]{1,20}USD_(PERP|[0-9]{6})")
+_CONTRACT: Final = re.compile(r"(-SWAP|_PERP|_[0-9]{6})$")  # the end of a contract's name, here or elsewhere
 _COIN_SPAN: Final = 200 * timeframes.DAY  # COIN-M refuses klines over a longer time
 
 
@@ -179,12 +181,12 @@ class Binance(Adapter):
         made = symbol.strip().upper()
         if self._market.symbol.fullmatch(made):
             return made
-        bare = re.sub(r"[-/_: ]", "", made.removesuffix("-SWAP").removesuffix("_PERP"))
+        bare = re.sub(r"[-/_: ]", "", _CONTRACT.sub("", made))
         if self._coin:
             hint = f"{re.sub('USD[TC]?(PERP)?$', '', bare) or 'BTC'}USD_PERP"
         else:
-            hint = bare if self._market.symbol.fullmatch(bare) else self.symbol_example
-        raise SymbolError(f"{symbol!r} is no symbol of Binance {self.market_type}: Binance writes {hint}")
+            hint = bare if self._market.symbol.fullmatch(bare) else ""
+        raise self.wrong_symbol(symbol, hint, what=f"symbol of Binance {self.market_type}")
 
     # -- the socket --
 
@@ -257,21 +259,29 @@ class Binance(Adapter):
 
     # -- REST --
 
-    def instruments(self, symbols: Sequence[str]) -> Request:
+    def instruments(self, symbols: Sequence[str]) -> list[Request]:
         params = {}
         if self.market_type == "SPOT":  # the futures have no such filters
             params = {"symbolStatus": "TRADING", "showPermissionSets": "false"}
+        return [Request(f"{self._market.api}/exchangeInfo", params, self._market.info_weight)]
+
+    def instrument(self, symbol: str) -> Request | None:
+        if self.market_type != "SPOT":  # the futures' answer holds all
+            return None
+        params = {"symbol": symbol, "showPermissionSets": "false"}
         return Request(f"{self._market.api}/exchangeInfo", params, self._market.info_weight)
 
-    def decode_instruments(self, body: bytes) -> set[str]:
+    def decode_instruments(self, body: bytes) -> Instruments:
         with understood("the exchange information of Binance"):
-            found = set()
+            found = Instruments(set(), {})
             for row in listed(parsed(body)["symbols"]):
-                if row.get("status", row.get("contractStatus")) != "TRADING":
+                symbol, status = str(row["symbol"]), str(row.get("status", row.get("contractStatus")))
+                if status != "TRADING":
+                    found.halted[symbol] = status
                     continue
-                found.add(str(row["symbol"]))
+                found.trading.add(symbol)
                 if self._coin and "contractSize" in row:
-                    self._contract_usd[str(row["symbol"])] = float(row["contractSize"])
+                    self._contract_usd[symbol] = float(row["contractSize"])
             return found
 
     def klines(self, symbol: str, timeframe: str, start: int, end: int, now: int | None = None) -> Request:

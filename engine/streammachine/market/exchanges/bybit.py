@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Final
 
 import orjson
 
-from streammachine.errors import SymbolError
 from streammachine.market.data_input import Kind
 from streammachine.market.exchanges.answers import error_object, listed, refused, retry_after, understood, usable
 from streammachine.market.exchanges.base import (
@@ -26,6 +25,7 @@ from streammachine.market.exchanges.base import (
     Alive,
     Command,
     Event,
+    Instruments,
     MarketType,
     Notice,
     Refusal,
@@ -89,6 +89,8 @@ _SYMBOLS: Final[dict[MarketType, re.Pattern[str]]] = {
     "LINEAR": re.compile(r"[A-Z0-9]{2,30}-[0-9]{1,2}[A-Z]{3}[0-9]{2}|[A-Z0-9]{4,30}"),
     "INVERSE": re.compile(r"[A-Z0-9]{1,20}USD([FHJKMNQUVXZ][0-9]{2})?"),
 }
+_INSTRUMENTS: Final = "/v5/market/instruments-info"
+_TRADED: Final = ("Trading", "PreLaunch")
 _TOPIC: Final = re.compile(r"kline\.(?P<interval>\w+)\.(?P<symbol>[\w-]+)|publicTrade\.(?P<traded>[\w-]+)")
 _BRACKETED: Final = re.compile(r"\[([A-Z0-9-]+)\]")
 
@@ -133,8 +135,9 @@ class Bybit(Adapter):
         if _SYMBOLS[self.market_type].fullmatch(made):
             return made
         bare = re.sub(r"[-/_: ]", "", made.removesuffix("-SWAP").removesuffix("_PERP"))
-        hint = bare if _SYMBOLS[self.market_type].fullmatch(bare) else _EXAMPLES[self.market_type]
-        raise SymbolError(f"{symbol!r} is no symbol of Bybit {self.market_type}: Bybit writes {hint}")
+        hint = bare if _SYMBOLS[self.market_type].fullmatch(bare) else ""
+        what = f"symbol of Bybit {self.market_type}"
+        raise self.wrong_symbol(symbol, hint, _EXAMPLES[self.market_type], what=what)
 
     # -- the socket --
 
@@ -193,16 +196,31 @@ class Bybit(Adapter):
 
     # -- REST --
 
-    def instruments(self, symbols: Sequence[str]) -> Request:
+    def instruments(self, symbols: Sequence[str]) -> list[Request]:
         params = {"category": self._category}
-        if self.market_type != "SPOT":  # spot gives all at once, and knows no limit
-            params["limit"] = "1000"
-        return Request("/v5/market/instruments-info", params)
+        if self.market_type == "SPOT":  # it gives all at once, and knows no limit
+            return [Request(_INSTRUMENTS, params)]
+        params["limit"] = "1000"
+        # Those that are traded before their launch are listed when they are asked for, and not among the others.
+        return [Request(_INSTRUMENTS, params), Request(_INSTRUMENTS, params | {"status": "PreLaunch"})]
 
-    def decode_instruments(self, body: bytes) -> set[str]:
+    def decode_instruments(self, body: bytes) -> Instruments:
         with understood("the instruments of Bybit"):
-            rows = listed(parsed(body)["result"]["list"])
-            return {str(row["symbol"]) for row in rows if row.get("status", "Trading") == "Trading"}
+            found = Instruments(set(), {})
+            for row in listed(parsed(body)["result"]["list"]):
+                symbol, status = str(row["symbol"]), str(row.get("status", "Trading"))
+                if status in _TRADED:
+                    found.trading.add(symbol)
+                else:
+                    found.halted[symbol] = status
+            return found
+
+    def more_instruments(self, request: Request, body: bytes) -> Request | None:
+        with understood("the instruments of Bybit"):
+            cursor = parsed(body)["result"].get("nextPageCursor")
+        if not cursor or cursor == request.params.get("cursor"):
+            return None
+        return replace(request, params={**request.params, "cursor": str(cursor)})
 
     def klines(self, symbol: str, timeframe: str, start: int, end: int, now: int | None = None) -> Request:
         return Request(

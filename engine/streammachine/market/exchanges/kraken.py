@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import orjson
 
-from streammachine.errors import SymbolError, TimeframeError
+from streammachine.errors import TimeframeError
 from streammachine.market import timeframe as timeframes
 from streammachine.market.data_input import Kind
 from streammachine.market.exchanges.answers import error_object, listed, refused, retry_after, understood, usable
@@ -28,6 +28,7 @@ from streammachine.market.exchanges.base import (
     Alive,
     Command,
     Event,
+    Instruments,
     Notice,
     Refusal,
     Refused,
@@ -72,12 +73,13 @@ _rest_kline = kline_maker("Kraken", {**_VALUES, "n_trades": "n_trades"}, estimat
 _trade = trade_validator("Kraken", {"volume": "qty", "side": "side"}).validate_python
 
 _SYMBOL: Final = re.compile(r"[A-Z0-9.]{1,20}x?/[A-Z0-9]{2,10}")
+_SHARE: Final = re.compile(r"[A-Z0-9.]+x")
 _LEGACY: Final = re.compile(r"X([A-Z]{3})Z([A-Z]{3})")  # XXBTZUSD
 _QUOTES: Final = ("USDT", "USDC", "USD", "EUR", "GBP", "CAD", "JPY", "CHF", "AUD", "BTC", "ETH")
 _UNKNOWN_PAIR: Final = re.compile(r"Currency pair\D*?\b([A-Z0-9.]{1,20}x?/[A-Z0-9]{1,10})")
 _EXPECTED_WARNING: Final = "timestamp is deprecated, use interval_begin"  # it is not used here
 _CURSOR: Final = "ns:"
-_SECOND_NS: Final = 1_000_000_000
+_TOKENIZED: Final = "tokenized_asset"  # the class of shares, which REST keeps apart
 _LATER: Final = (
     "EAPI:Rate limit",
     "EGeneral:Too many requests",
@@ -86,7 +88,7 @@ _LATER: Final = (
     "EService:",
     "Exceeded msg rate",
 )
-_NOT_TRADED: Final = frozenset(("cancel_only", "delisted"))
+_NOT_TRADED: Final = frozenset(("cancel_only", "delisted", "maintenance", "work_in_progress"))
 
 
 class Kraken(Adapter):
@@ -119,14 +121,12 @@ class Kraken(Adapter):
 
     def check_symbol(self, symbol: str) -> str:
         base, slash, quote = symbol.strip().partition("/")
-        if not re.fullmatch(r"[A-Z0-9.]+x", base):  # AAPLx: a share, not a coin
+        if not _is_share(base):
             base = base.upper()
         made = _ours(f"{base}{slash}{quote.upper()}")
         if _SYMBOL.fullmatch(made):
             return made
-        raise SymbolError(
-            f"{symbol!r} is no Kraken symbol: Kraken writes {_slashed(symbol.strip().upper()) or self.symbol_example}"
-        )
+        raise self.wrong_symbol(symbol, _slashed(symbol.strip().upper()))
 
     def check_timeframe(self, timeframe: str) -> str:
         try:
@@ -191,19 +191,27 @@ class Kraken(Adapter):
 
     # -- REST --
 
-    def instruments(self, symbols: Sequence[str]) -> Request:
-        return Request("/0/public/AssetPairs")
+    def instruments(self, symbols: Sequence[str]) -> list[Request]:
+        path = "/0/public/AssetPairs"
+        both = [Request(path), Request(path, {"aclass_base": _TOKENIZED})]
+        return both[::-1] if all(map(_is_share, symbols)) else both
 
-    def decode_instruments(self, body: bytes) -> set[str]:
+    def decode_instruments(self, body: bytes) -> Instruments:
         with understood("the asset pairs of Kraken"):
-            rows = parsed(body)["result"].values()
-            return {_ours(row["wsname"]) for row in rows if "wsname" in row and row.get("status") not in _NOT_TRADED}
+            found = Instruments(set(), {})
+            for row in parsed(body)["result"].values():
+                if "wsname" not in row:
+                    continue
+                symbol, status = _ours(row["wsname"]), str(row.get("status", "online"))
+                if status in _NOT_TRADED:
+                    found.halted[symbol] = status
+                else:
+                    found.trading.add(symbol)
+            return found
 
     def klines(self, symbol: str, timeframe: str, start: int, end: int, now: int | None = None) -> Request:
         since = max(start // 1000 - 1, 0)
-        return Request(
-            "/0/public/OHLC", {"pair": _rest_pair(symbol), "interval": _MINUTES[timeframe], "since": str(since)}
-        )
+        return Request("/0/public/OHLC", _asked(symbol) | {"interval": _MINUTES[timeframe], "since": str(since)})
 
     def decode_klines(self, body: bytes, symbol: str, timeframe: str) -> list[Kline]:
         with understood(f"the {timeframe} candles of {symbol}"):
@@ -217,17 +225,18 @@ class Kraken(Adapter):
         if after_id is not None and not after_id.startswith(_CURSOR):
             raise ValueError(f"Kraken gives trades by time, not behind the id {after_id}: use since")
         moment = (since or 0) * 1_000_000 - 1 if after_id is None else int(after_id.removeprefix(_CURSOR))
-        params = {"pair": _rest_pair(symbol), "since": str(max(moment, 0)), "count": str(self.rest.trades_page)}
-        return Request("/0/public/Trades", params)
+        params = {"since": str(max(moment, 0)), "count": str(self.rest.trades_page)}
+        return Request("/0/public/Trades", _asked(symbol) | params)
 
     def decode_trades(self, body: bytes, symbol: str) -> TradePage:
         with understood(f"the trades of {symbol}"):
-            rows = _result(body)
-            found = usable(rows, lambda row: _rest_trade(row, symbol))
-            if len(rows) < self.rest.trades_page:
-                return TradePage(found, None)
-            # One nanosecond less: whether trades of that very moment are left is not known.
-            return TradePage(found, f"{_CURSOR}{int(parsed(body)['result']['last']) - 1}")
+            found = usable(_result(body), lambda row: _rest_trade(row, symbol))
+            last = int(parsed(body)["result"]["last"])
+            if not found:
+                return TradePage(found, f"{_CURSOR}{last}")
+            # One nanosecond less: whether trades of that very moment are left is not known. Only where that brings
+            # nothing new is it behind that moment that there may be more: pages are shorter than asked as they like.
+            return TradePage(found, f"{_CURSOR}{last - 1}", f"{_CURSOR}{last}")
 
     def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> Refusal | None:
         said = error_object(body).get("error") or []
@@ -353,6 +362,17 @@ def _result(body: bytes) -> list[Any]:
         if name != "last":
             return listed(value)
     raise ValueError("no pair in the answer")
+
+
+def _is_share(symbol: str) -> bool:
+    """Whether it is a share (AAPLx/USD) and no coin."""
+    return _SHARE.fullmatch(symbol.partition("/")[0]) is not None
+
+
+def _asked(symbol: str) -> dict[str, str]:
+    """The parameters that name a pair."""
+    pair = {"pair": _rest_pair(symbol)}
+    return pair | {"asset_class": _TOKENIZED} if _is_share(symbol) else pair
 
 
 def _rest_pair(symbol: str) -> str:

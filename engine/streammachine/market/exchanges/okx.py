@@ -29,6 +29,7 @@ from streammachine.market.exchanges.base import (
     Alive,
     Command,
     Event,
+    Instruments,
     MarketType,
     Notice,
     Refusal,
@@ -80,7 +81,7 @@ _trade = trade_validator(
 ).validate_python
 
 _SPOT_SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{2,20}")
-_LINEAR_SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}-USD[A-Z0-9]{1,4}-(SWAP|[0-9]{6})")
+_LINEAR_SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}-USD([A-Z0-9]{1,4}|(_[A-Z0-9]{1,10}){1,3})-(SWAP|[0-9]{6})")
 _INVERSE_SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}-USD-(SWAP|[0-9]{6})")
 _QUOTES: Final = ("USDT", "USDC", "USD", "EUR", "BTC", "ETH")
 _MISSING: Final = re.compile(r"channel:(?P<channel>\w+),\s*instId:(?P<symbol>[\w-]+)")
@@ -145,8 +146,8 @@ class OKX(Adapter):
                 if market_type == self.market_type:
                     return made
                 raise SymbolError(f"{symbol!r} is a symbol of OKX {market_type}: give market_type={market_type!r}")
-        hint = _dashed(made) or self.symbol_example
-        raise SymbolError(f"{symbol!r} is no OKX symbol: OKX writes {hint}{_SUFFIX[self.market_type]}")
+        dashed, suffix = _dashed(made), _SUFFIX[self.market_type]
+        raise self.wrong_symbol(symbol, dashed and dashed + suffix, self.symbol_example + suffix)
 
     # -- the socket --
 
@@ -219,20 +220,19 @@ class OKX(Adapter):
 
     # -- REST --
 
-    def instruments(self, symbols: Sequence[str]) -> Request:
+    def instruments(self, symbols: Sequence[str]) -> list[Request]:
         kinds = {"SPOT" if self.market_type == "SPOT" else _contract_kind(symbol) for symbol in symbols}
-        if len(kinds) > 1:
-            raise SymbolError("OKX lists swaps and dated futures apart: give each to a runner of its own")
-        return Request("/api/v5/public/instruments", {"instType": kinds.pop()}, 2)
+        return [Request("/api/v5/public/instruments", {"instType": kind}, 2) for kind in sorted(kinds)]
 
-    def decode_instruments(self, body: bytes) -> set[str]:
+    def decode_instruments(self, body: bytes) -> Instruments:
         with understood("the instruments of OKX"):
-            found = set()
+            found = Instruments(set(), {})
             for row in listed(parsed(body)["data"]):
-                if row.get("state", "live") != "live":
+                symbol, state = str(row["instId"]), str(row.get("state", "live"))
+                if state != "live":
+                    found.halted[symbol] = state
                     continue
-                symbol = str(row["instId"])
-                found.add(symbol)
+                found.trading.add(symbol)
                 if _is_contract(symbol) and row.get("ctVal"):
                     size = float(row["ctVal"]) * float(row.get("ctMult") or 1)
                     self._contracts[symbol] = (size, row.get("ctValCcy") == symbol.split("-")[0])

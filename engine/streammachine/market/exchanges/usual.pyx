@@ -1,12 +1,15 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, wraparound=False, initializedcheck=False
 """Klines of rows that are as they usually are: the same checks and the same Kline as the validator's, without it.
 
 A row that is odd in any way (another type than usual, a value out of its bounds) goes to the validator, which says what
 is wrong with it, or takes it all the same. So nothing is accepted here that it would not accept; and without a
 compiler it does all the work (``wire.kline_maker``).
+
+A row with a key that is no plain text is odd too: to find a value beside it would run that key's code, which could
+change the row while it is read.
 """
 
-from cpython.dict cimport PyDict_Copy, PyDict_GetItem, PyDict_SetItem
+from cpython.dict cimport PyDict_Copy, PyDict_GetItem, PyDict_Next, PyDict_SetItem
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.unicode cimport PyUnicode_GET_LENGTH
 
@@ -81,7 +84,7 @@ cdef class UsualKlines:
         cdef PyObject* start
         cdef PyObject* end
         kline = None
-        if type(row) is dict:
+        if _is_plain(row):
             start = PyDict_GetItem(row, self.open_ts)
             end = PyDict_GetItem(row, self.end_ts)
             symbol = PyDict_GetItem(row, self.symbol)
@@ -90,9 +93,9 @@ cdef class UsualKlines:
                 kline = self.usual(row, <object>symbol, <object>timeframe, <object>start, <object>end)
         return self.otherwise(row) if kline is None else kline
 
-    def placed(self, row, tuple place):
+    def placed(self, row, tuple place not None):
         """The Kline of a row that does not say these itself: (symbol, timeframe, open_ts, end_ts)."""
-        kline = self.usual(row, place[0], place[1], place[2], place[3]) if type(row) is dict else None
+        kline = self.usual(row, place[0], place[1], place[2], place[3]) if _is_plain(row) else None
         return self.otherwise(row, place) if kline is None else kline
 
     cdef object usual(self, dict row, symbol, timeframe, open_ts, end_ts):
@@ -105,7 +108,7 @@ cdef class UsualKlines:
         cdef long long step = <object>found
         cdef long long start = _whole(open_ts, LATEST)
         cdef long long end = _whole(end_ts, LATEST)
-        if start < 0 or end <= start or start % step:
+        if start < 0 or end <= start or start % step or end != start + step - 1:
             return None
         cdef double first = _number(PyDict_GetItem(row, self.open))
         cdef double high = _number(PyDict_GetItem(row, self.high))
@@ -185,6 +188,18 @@ cdef inline bint _put_amount(dict fields, name, dict row, key):
     if not 0 <= value < HUGE_VOLUME:
         return False
     PyDict_SetItem(fields, name, value)
+    return True
+
+
+cdef inline bint _is_plain(object row):
+    """A dict whose keys are all plain text."""
+    cdef Py_ssize_t at = 0
+    cdef PyObject* key
+    if type(row) is not dict:
+        return False
+    while PyDict_Next(row, &at, &key, NULL):
+        if type(<object>key) is not str:
+            return False
     return True
 
 

@@ -30,6 +30,7 @@ else:
 MALFORMED: Final = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 LATEST: Final = 253_402_300_799_999  # the last millisecond of the year 9999
+_EARLIEST: Final = 946_684_800_000  # 2000-01-01: a start before it is no time in milliseconds
 _HUGE_PRICE: Final = 1e18  # far above any market's; and sums and products stay finite
 _HUGE_VOLUME: Final = 1e30
 Numbers = Literal["text", "number"]
@@ -104,6 +105,11 @@ _GRID: Final = {
 }
 
 
+class OffGridError(ValueError):
+    """A candle that is as it should be, and begins where none of its timeframe does, as some of Binance's of December
+    2017 and February 2018 do: it cannot be placed, and the candle that would stand there is a gap."""
+
+
 def kline_validator(
     source: str, places: Mapping[str, str], *, numbers: Numbers = "text", **fixed: object
 ) -> SchemaValidator:
@@ -175,18 +181,23 @@ def trade_validator(source: str, places: Mapping[str, str], **fixed: object) -> 
 
 
 def sound(kline: Kline) -> Kline:
-    """The Kline, if its parts fit together.
+    """The Kline, if its parts fit together; it ends where its timeframe says, also where the exchange, having been
+    away, calls it shorter.
 
     Raises:
-        ValueError: high is below low, it ends before it begins, or no candle of the timeframe begins then.
+        ValueError: high is below low, or it ends before it begins.
+        OffGridError: no candle of the timeframe begins then.
         KeyError: there is no such timeframe.
     """
     fields = kline.__dict__  # quicker than one attribute after the other, and this is done for every frame
     if fields["high"] < fields["low"]:
         raise ValueError(f"high {kline.high} is below low {kline.low}")
     start = fields["open_ts"]
-    if start % _GRID[fields["timeframe"]] or fields["end_ts"] <= start:
-        raise ValueError(f"no {kline.timeframe} candle goes from {start} to {kline.end_ts}")
+    off_grid = start % _GRID[fields["timeframe"]]
+    if off_grid or fields["end_ts"] <= start:
+        kind = OffGridError if off_grid and _EARLIEST <= start < fields["end_ts"] else ValueError
+        raise kind(f"no {kline.timeframe} candle goes from {start} to {kline.end_ts}")
+    fields["end_ts"] = last_ms(fields["timeframe"], start)
     return kline
 
 

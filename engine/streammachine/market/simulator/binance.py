@@ -273,8 +273,8 @@ class BinanceExchange(Exchange):
         limit = min(limit, most)
         grid, end = UTC[interval], _ms(number(query.get("endTime"), self.now())) + 1
         if "startTime" in query:
-            start = grid.ceil(max(_ms(number(query["startTime"], 0)), grid.floor(self.tape.listed(symbol))))
-            end = min(end, grid.shift(start, limit))
+            start = max(_ms(number(query["startTime"], 0)), grid.floor(self.tape.listed(symbol)))
+            end = min(end, grid.shift(grid.ceil(start), limit))
         else:
             start = grid.shift(grid.floor(min(end - 1, self.now())), 1 - limit)
         bars = self.bars(symbol, interval, start, end)
@@ -341,7 +341,9 @@ class BinanceExchange(Exchange):
         for native in wanted:
             symbol = self.ours(native, market) or ""
             base, _, quote = symbol.partition("/")
-            status = "BREAK" if self.silent(symbol) else "TRADING"
+            status = self.status(symbol, "TRADING", "BREAK")
+            if market == "SPOT" and request.query.get("symbolStatus", status) != status:
+                continue
             row: dict[str, object] = {"symbol": native, "baseAsset": base, "quoteAsset": quote}
             if market == "COINM":
                 contract = {"contractType": "PERPETUAL", "contractSize": CONTRACT.get(base, 10)}

@@ -255,7 +255,9 @@ class BybitExchange(Exchange):
         for (kind, native), symbol in self._names.items():
             if kind == market and wanted in (None, native):
                 base, _, quote = symbol.partition("/")
-                status = "Closed" if self.silent(symbol) else "Trading"
+                status = self.status(symbol, "Trading", "Closed")
+                if (status == "PreLaunch") != (query.get("status") == "PreLaunch"):  # listed when asked for alone
+                    continue
                 coins = {"baseCoin": base, "quoteCoin": "USD" if market == "INVERSE" else quote}
                 found.append({"symbol": native, **coins, "status": status})
         if wanted is not None and not found and market != "SPOT":
@@ -263,7 +265,8 @@ class BybitExchange(Exchange):
         told = {"category": query.get("category", "linear")}
         if market == "SPOT":
             return {**told, "list": found}
-        first, limit = number(query.get("cursor"), 0), min(number(query.get("limit"), 500), 1000)
+        first = number(query.get("cursor"), 0)
+        limit = min(number(query.get("limit"), 500), self.rules.instruments_page)
         more = str(first + limit) if first + limit < len(found) else ""
         return {**told, "list": found[first : first + limit], "nextPageCursor": more}
 

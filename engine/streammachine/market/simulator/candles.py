@@ -113,11 +113,7 @@ class Candles:
 
     def bar(self, symbol: str, grid: Grid, start: int, until: int) -> Bar | None:
         """The candle that begins at ``start`` from the trades before ``until``; None: there was no trade ever."""
-        end = grid.shift(start)
-        sums = self._sums(symbol, start, min(end, until))
-        if sums is not None:
-            return Bar(self.tape.markets[symbol], start, end, *sums)
-        return self._flat(symbol, start, end)
+        return self._cut(symbol, start, grid.shift(start), until)
 
     def range(self, symbol: str, grid: Grid, start: int, end: int, until: int) -> list[Bar]:
         """The candles that begin within [start, end) and before ``until``, from the trades before ``until``."""
@@ -127,6 +123,38 @@ class Candles:
             return list(self._many(symbol, grid.step, starts, until))
         found = (self.bar(symbol, grid, moment, until) for moment in starts)
         return [bar for bar in found if bar is not None]
+
+    def moved(
+        self, symbol: str, grid: Grid, bars: list[Bar], stretch: tuple[int, int], wanted: tuple[int, int], until: int
+    ) -> list[Bar]:
+        """The candles of a history that lost its grid for a while, as Binance's did in February 2018.
+
+        Within the stretch one begins at its start and each other a step later; the candle before it, and the last of
+        it, end where the next one begins. Candles longer than the stretch stay as they are.
+
+        Args:
+            bars: those on the grid. wanted: [start, end) of those to give, which the ``bars`` are of.
+        """
+        first, last = stretch
+        if not grid.step or grid.step > last - first or grid.floor(first) == first:
+            return bars
+        behind = grid.ceil(last)
+        found: list[Bar | None] = []
+        for bar in bars:
+            if bar.start < first < bar.end:
+                found.append(self._cut(symbol, bar.start, first, until))
+            elif not first <= bar.start < behind:
+                found.append(bar)
+        for start in range(first, last, grid.step):
+            if wanted[0] <= start < wanted[1]:
+                found.append(self._cut(symbol, start, min(start + grid.step, behind), until))
+        return sorted((bar for bar in found if bar is not None), key=lambda bar: bar.start)
+
+    def _cut(self, symbol: str, start: int, end: int, until: int) -> Bar | None:
+        sums = self._sums(symbol, start, min(end, until))
+        if sums is not None:
+            return Bar(self.tape.markets[symbol], start, end, *sums)
+        return self._flat(symbol, start, end)
 
     def _flat(self, symbol: str, start: int, end: int) -> Bar | None:
         last = self.tape.last_before(symbol, start)

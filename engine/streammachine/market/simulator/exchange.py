@@ -216,6 +216,12 @@ class Exchange:
         """Whether a symbol is no longer traded."""
         return bool(self.board.running("delist", symbol=symbol))
 
+    def status(self, symbol: str, usual: str, gone: str) -> str:
+        """The status that a symbol is listed with."""
+        for fault in self.board.running("listing", symbol=symbol):
+            return str(fault.value)
+        return gone if self.silent(symbol) else usual
+
     # -- REST --
 
     def requested(self, connection: Connection, request: HttpRequest) -> None:
@@ -238,7 +244,12 @@ class Exchange:
     def bars(self, symbol: str, timeframe: str, start: int, end: int, grid: Grid | None = None) -> list[Bar]:
         """The candles that REST gives of [start, end), oldest first, the running one included."""
         used = grid or UTC[timeframe]
-        found = self.candles.range(symbol, used, start, end, self.known_until(symbol))
+        until = self.known_until(symbol)
+        found = self.candles.range(symbol, used, start, end, until)
+        for fault in self.board.running("off_grid", symbol=symbol, timeframe=timeframe):
+            first = self._moment(fault)
+            last = first + int((86_400.0 if fault.seconds is None else fault.seconds) * 1000)
+            found = self.candles.moved(symbol, used, found, (first, last), (start, min(end, until)), until)
         missing = self.board.running("missing", symbol=symbol, timeframe=timeframe)
         if not missing:
             return found

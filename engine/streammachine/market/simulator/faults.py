@@ -55,6 +55,9 @@ KINDS: Final[dict[str, str]] = {
     "rest_refuse": "the connection is reset instead of an answer; times",
     "behind": "REST knows only what was so many seconds (5) ago; lasts",
     "missing": "REST lacks a candle: value its open_ts (by default the one that runs at that moment); lasts",
+    "off_grid": "REST's and bulk files' candles begin at value (epoch ms, by default that moment), off the grid, for "
+    "so many seconds (86400); those cut by it end early; lasts",
+    "listing": "the symbol is listed with the status value (PreLaunch, CANCEL_ONLY, suspend, cancel_only ..); lasts",
 }
 UNLIMITED: Final = -1
 NUMBERS = {"at", "lasts", "seconds"}

@@ -36,6 +36,7 @@ INTERVALS: Final[dict[int, tuple[str, Grid]]] = {
 SNAPSHOT_CANDLES: Final = 10
 SNAPSHOT_TRADES: Final = 50
 NANOSECONDS: Final = 1_000_000  # of a millisecond
+CURRENCY, TOKENIZED = "currency", "tokenized_asset"
 OLD_NAMES: Final = {"BTC": "XBT", "DOGE": "XDG"}
 LEGACY: Final = ("XBT", "ETH", "LTC", "XRP", "XDG")  # with USD and EUR the key is X...Z...
 
@@ -223,9 +224,15 @@ class KrakenExchange(Exchange):
     def not_found(self, request: HttpRequest) -> Answer:
         return _problem("EGeneral:Unknown method")
 
+    def _pair(self, request: HttpRequest) -> str | None:
+        """The pair that is asked for; None: there is none in this asset class."""
+        symbol = self._pairs.get(request.query.get("pair", ""))
+        is_of_it = symbol is not None and _asset_class(symbol) == request.query.get("asset_class", CURRENCY)
+        return symbol if is_of_it else None
+
     def _ohlc(self, request: HttpRequest) -> Answer:
         query = request.query
-        symbol = self._pairs.get(query.get("pair", ""))
+        symbol = self._pair(request)
         if symbol is None:
             return _problem("EQuery:Unknown asset pair")
         interval = number(query.get("interval"), 1)
@@ -253,20 +260,20 @@ class KrakenExchange(Exchange):
 
     def _trades(self, request: HttpRequest) -> Answer:
         query = request.query
-        symbol = self._pairs.get(query.get("pair", ""))
+        symbol = self._pair(request)
         if symbol is None:
             return _problem("EQuery:Unknown asset pair")
         limit = min(max(number(query.get("count"), self.rules.trades_page), 1), self.rules.trades_page)
         until = self.known_until(symbol)
         if "since" in query:
             since = _nanoseconds(query["since"])
-            found = _timed(self.tape.rows(symbol, since // NANOSECONDS, until))
+            found = self._timed(self.tape.rows(symbol, since // NANOSECONDS, until))
             rows = list(itertools.islice((row for row in found if row[0] > since), limit))
         else:
             since = 0
             last = self.tape.last_before(symbol, until)
             first = 1 if last is None else max(last.id - limit - 100, 1)
-            rows = list(deque(_timed(self.tape.rows_from_id(symbol, first, until)), limit))
+            rows = list(deque(self._timed(self.tape.rows_from_id(symbol, first, until)), limit))
         told = [
             [
                 trade.price,
@@ -281,6 +288,13 @@ class KrakenExchange(Exchange):
         ]
         return _told({_names(symbol)[0]: told, "last": str(rows[-1][0] if rows else since)})
 
+    def _timed(self, trades: Iterable[TapeTrade]) -> Iterable[tuple[int, TapeTrade]]:
+        """Each trade with its time in nanoseconds; those of one millisecond follow each other by a microsecond."""
+        step = 0 if self.rules.coarse_times else 1000
+        for ts, group in itertools.groupby(trades, key=lambda trade: trade.ts):
+            for index, trade in enumerate(group):
+                yield ts * NANOSECONDS + index * step, trade
+
     def _asset_pairs(self, request: HttpRequest) -> Answer:
         wanted = [name for name in request.query.get("pair", "").split(",") if name]
         if any(name not in self._pairs for name in wanted):
@@ -290,8 +304,12 @@ class KrakenExchange(Exchange):
         for symbol in symbols:
             key, altname, wsname = _names(symbol)[:3]
             base, _, quote = symbol.partition("/")
-            status = "cancel_only" if self.silent(symbol) else "online"
-            parts = {"base": OLD_NAMES.get(base, base), "quote": quote}
+            if _asset_class(symbol) != request.query.get("aclass_base", CURRENCY):
+                if wanted:
+                    return _problem("EQuery:Unknown asset pair")
+                continue
+            status = self.status(symbol, "online", "cancel_only")
+            parts = {"aclass_base": _asset_class(symbol), "base": OLD_NAMES.get(base, base), "quote": quote}
             found[key] = {"altname": altname, "wsname": wsname, **parts, "status": status}
         return _told(found)
 
@@ -353,6 +371,12 @@ def vwap(bar: Bar) -> str:
     return bar.price_text(bar.quote // bar.volume) if bar.volume else "0.0"
 
 
+def _asset_class(symbol: str) -> str:
+    """Of a pair: shares (AAPLx) are apart from the currencies."""
+    base = symbol.partition("/")[0]
+    return TOKENIZED if base[:-1].isupper() and base.endswith("x") else CURRENCY
+
+
 def _names(symbol: str) -> list[str]:
     """What REST calls a pair: the result's key, the altname, the wsname, and what else it takes."""
     base, _, quote = symbol.partition("/")
@@ -360,13 +384,6 @@ def _names(symbol: str) -> list[str]:
     altname = old + quote
     key = f"X{old}Z{quote}" if old in LEGACY and quote in ("USD", "EUR") else altname
     return [key, altname, f"{old}/{quote}", base + quote, symbol]
-
-
-def _timed(trades: Iterable[TapeTrade]) -> Iterable[tuple[int, TapeTrade]]:
-    """Each trade with its time in nanoseconds; those of one millisecond follow each other by a microsecond."""
-    for ts, group in itertools.groupby(trades, key=lambda trade: trade.ts):
-        for index, trade in enumerate(group):
-            yield ts * NANOSECONDS + index * 1000, trade
 
 
 def _nanoseconds(text: str) -> int:

@@ -37,6 +37,7 @@ BARS: Final[dict[str, tuple[str, Grid]]] = {
 }
 COINS: Final = {"BTC": "0.01", "ETH": "0.1"}  # base currency a LINEAR contract; 1 for all others
 DOLLARS: Final = {"BTC": "100"}  # US dollars an INVERSE contract; 10 for all others
+XPERP: Final = "USD_UM_XPERP-310404"
 MARKETS: Final = ("SPOT", "LINEAR", "INVERSE")
 ARGS_BYTES: Final = 64 * 1024
 
@@ -49,6 +50,7 @@ class OkxExchange(Exchange):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._names = {self.native(symbol, market): symbol for market in MARKETS for symbol in self.tape.markets}
+        self._names |= {f"{symbol.partition('/')[0]}-{XPERP}": symbol for symbol in self.tape.markets}
 
     def native(self, symbol: str, market: str = "SPOT") -> str:
         base, _, quote = symbol.partition("/")
@@ -242,17 +244,18 @@ class OkxExchange(Exchange):
 
     def _instruments(self, request: HttpRequest) -> Answer:
         kind, wanted = request.query.get("instType", ""), request.query.get("instId")
-        if kind not in ("SPOT", "SWAP"):
+        if kind not in ("SPOT", "SWAP", "FUTURES"):
             return _problem("51000", "Parameter instType error")
         found = []
         for native, symbol in self._names.items():
-            if native.endswith("-SWAP") == (kind == "SWAP") and wanted in (None, native):
+            if _kind(native) == kind and wanted in (None, native):
                 base, _, quote = symbol.partition("/")
-                row = {"instId": native, "instType": kind, "baseCcy": base, "quoteCcy": quote, "state": "live"}
-                if kind == "SWAP":
+                state = self.status(symbol, "live", "suspend")
+                row = {"instId": native, "instType": kind, "baseCcy": base, "quoteCcy": quote, "state": state}
+                if kind != "SPOT":
                     value, currency = _contract(native)
                     row |= {"baseCcy": "", "quoteCcy": "", "ctVal": str(value), "ctMult": "1", "ctValCcy": currency}
-                found.append(row | ({"state": "suspend"} if self.silent(symbol) else {}))
+                found.append(row)
         if wanted is not None and not found:
             return _problem("51001", "Instrument ID, Instrument ID code, or Spread ID doesn't exist.")
         return _told(found)
@@ -268,8 +271,12 @@ class OkxExchange(Exchange):
         return Answer(b"<html><body>simulated</body></html>", status, {"Content-Type": "text/html"})
 
 
+def _kind(native: str) -> str:
+    return "SWAP" if native.endswith("-SWAP") else "FUTURES" if XPERP in native else "SPOT"
+
+
 def _market(native: str) -> str:
-    if not native.endswith("-SWAP"):
+    if _kind(native) == "SPOT":
         return "SPOT"
     return "INVERSE" if native.endswith("-USD-SWAP") else "LINEAR"
 

@@ -24,6 +24,8 @@ class Rules:
         connects, connects_within: most handshakes.
         weight, weight_within: the REST budget; more is refused, after ``refusals`` refusals comes a ban of ``ban``.
         page, history_page, trades_page: most rows of an answer; default_page: where the request does not say.
+        instruments_page: most rows of a list of instruments, where that comes in pages.
+        coarse_times: trades of one millisecond share their nanosecond (Kraken).
         recent: how many candles back the endpoint (OKX candles, Kraken OHLC) goes.
         bulk_delay: how long after a day (or month) its files are there.
         latency: how long REST takes to answer.
@@ -55,6 +57,8 @@ class Rules:
     history_page: int = 1000
     trades_page: int = 1000
     default_page: int = 500
+    instruments_page: int = 1000
+    coarse_times: bool = False
     recent: int | None = None
     bulk_delay: float = 10 * 3600.0
     latency: float = 0.0

@@ -15,18 +15,22 @@ from streammachine.market.exchanges import EXCHANGES, adapter_for
         ("binance", "SPOT", "BTCUSDT", "BTCUSDT"),
         ("binance", "SPOT", " btcusdt ", "BTCUSDT"),
         ("binance", "SPOT", "1000SATSUSDT", "1000SATSUSDT"),
+        ("binance", "SPOT", "币安人生usdt", "币安人生USDT"),
+        ("binance", "USDM", "牛来USDT", "牛来USDT"),
         ("binance", "USDM", "BTCUSDT_260925", "BTCUSDT_260925"),
         ("binance", "COINM", "btcusd_perp", "BTCUSD_PERP"),
         ("binance", "COINM", "ETHUSD_260925", "ETHUSD_260925"),
         ("okx", "SPOT", "btc-usdt", "BTC-USDT"),
         ("okx", "LINEAR", "BTC-USDT-SWAP", "BTC-USDT-SWAP"),
         ("okx", "LINEAR", "BTC-USDC-260925", "BTC-USDC-260925"),
+        ("okx", "LINEAR", "btc-usd_um_xperp-310404", "BTC-USD_UM_XPERP-310404"),
         ("okx", "INVERSE", "BTC-USD-SWAP", "BTC-USD-SWAP"),
         ("kraken", "SPOT", "BTC/USD", "BTC/USD"),
         ("kraken", "SPOT", "xbt/usd", "BTC/USD"),
         ("kraken", "SPOT", "XDG/EUR", "DOGE/EUR"),
         ("kraken", "SPOT", "ETH/XBT", "ETH/BTC"),
         ("kraken", "SPOT", "AAPLx/USD", "AAPLx/USD"),
+        ("kraken", "SPOT", "AAPLx/usd", "AAPLx/USD"),
         ("bybit", "SPOT", "btcusdt", "BTCUSDT"),
         ("bybit", "LINEAR", "BTC-26SEP25", "BTC-26SEP25"),
         ("bybit", "INVERSE", "BTCUSD", "BTCUSD"),
@@ -44,6 +48,7 @@ def test_a_symbol_in_the_right_form_is_taken(exchange: str, market_type: str, gi
         ("binance", "SPOT", "btc/usdt", "Binance writes BTCUSDT"),
         ("binance", "SPOT", "BTC-USDT-SWAP", "Binance writes BTCUSDT"),
         ("binance", "SPOT", "BTCUSDT_260925", "Binance writes BTCUSDT"),
+        ("binance", "SPOT", "币安人生/USDT", "Binance writes 币安人生USDT"),
         ("binance", "SPOT", "?", "Binance writes BTCUSDT"),
         ("binance", "USDM", "BTC/USDT", "Binance writes BTCUSDT"),
         ("binance", "COINM", "BTCUSDT", "Binance writes BTCUSD_PERP"),
@@ -75,7 +80,26 @@ def test_another_exchanges_form_is_answered_with_the_right_one(
     with pytest.raises(SymbolError) as caught:
         adapter_for(exchange, market_type).check_symbol(given)
     assert repr(given) in str(caught.value)
-    assert hint in str(caught.value)
+    assert str(caught.value).endswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("exchange", "market_type", "given", "hint"),
+    [
+        ("kraken", "SPOT", "BTC/U", "BTC/USD"),
+        ("kraken", "SPOT", "btc/?", "BTC/USD"),
+        ("okx", "SPOT", "A-B", "BTC-USDT"),
+        ("okx", "LINEAR", "A-B-SWAP", "BTC-USDT-SWAP"),
+        ("okx", "LINEAR", "BTC-USDT-SWAP-1", "BTC-USDT-SWAP"),
+        ("binance", "SPOT", "BTC", "BTCUSDT"),
+        ("binance", "COINM", "_PERP", "BTCUSD_PERP"),
+        ("bybit", "INVERSE", "XYZ", "BTCUSD"),
+        ("bybit", "LINEAR", "B", "BTCUSDT"),
+    ],
+)
+def test_a_hint_is_never_the_refused_name(exchange: str, market_type: str, given: str, hint: str) -> None:
+    with pytest.raises(SymbolError, match=f"writes {hint}$"):
+        adapter_for(exchange, market_type).check_symbol(given)
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from streammachine.errors import SymbolError
 from streammachine.market import timeframe as timeframes
 from streammachine.market.exchanges import EXCHANGES, adapter_for
 from streammachine.market.exchanges.base import Refusal, Request
@@ -186,25 +185,28 @@ def test_volumes_of_contracts_are_in_the_base_currency() -> None:
 
 
 @pytest.mark.parametrize(
-    ("exchange", "market_type", "request_", "answer", "found"),
+    ("exchange", "market_type", "request_", "answer", "found", "halted"),
     [
         (
             *("binance", "SPOT"),
             Request("/api/v3/exchangeInfo", {"symbolStatus": "TRADING", "showPermissionSets": "false"}, 20),
             {"symbols": [{"symbol": "BTCUSDT", "status": "TRADING"}, {"symbol": "OLD", "status": "BREAK"}]},
             {"BTCUSDT"},
+            ["BREAK"],
         ),
         (
             *("binance", "COINM"),
             Request("/dapi/v1/exchangeInfo", {}, 1),
             {"symbols": [{"symbol": "BTCUSD_PERP", "contractStatus": "TRADING", "contractSize": 100}]},
             {"BTCUSD_PERP"},
+            [],
         ),
         (
             *("okx", "SPOT"),
             Request("/api/v5/public/instruments", {"instType": "SPOT"}, 2),
             {"data": [{"instId": "BTC-USDT", "state": "live"}, {"instId": "A-B", "state": "suspend"}]},
             {"BTC-USDT"},
+            ["suspend"],
         ),
         (
             *("kraken", "SPOT"),
@@ -218,32 +220,69 @@ def test_volumes_of_contracts_are_in_the_base_currency() -> None:
                 },
             },
             {"BTC/USD", "DOGE/EUR"},
+            ["delisted"],
         ),
         (
             *("bybit", "LINEAR"),
             Request("/v5/market/instruments-info", {"category": "linear", "limit": "1000"}),
             {
                 "retCode": 0,
-                "result": {"list": [{"symbol": "BTCUSDT", "status": "Trading"}, {"symbol": "A", "status": "Closed"}]},
+                "result": {
+                    "list": [
+                        {"symbol": "BTCUSDT", "status": "Trading"},
+                        {"symbol": "NEWUSDT", "status": "PreLaunch"},
+                        {"symbol": "A", "status": "Closed"},
+                    ]
+                },
             },
-            {"BTCUSDT"},
+            {"BTCUSDT", "NEWUSDT"},
+            ["Closed"],
         ),
     ],
 )
 def test_what_can_be_traded(
-    exchange: str, market_type: str, request_: Request, answer: dict[str, Any], found: set[str]
+    exchange: str, market_type: str, request_: Request, answer: dict[str, Any], found: set[str], halted: list[str]
 ) -> None:
     adapter = adapter_for(exchange, market_type)
-    assert adapter.instruments(sorted(found)) == request_
-    assert adapter.decode_instruments(body(answer)) == found
+    assert adapter.instruments(sorted(found))[0] == request_
+    instruments = adapter.decode_instruments(body(answer))
+    assert instruments.trading == found
+    assert sorted(instruments.halted.values()) == halted
 
 
 def test_okx_lists_swaps_and_dated_futures_apart() -> None:
     adapter = adapter_for("okx", "LINEAR")
-    assert adapter.instruments(["BTC-USDT-SWAP"]).params == {"instType": "SWAP"}
-    assert adapter.instruments(["BTC-USDT-260925"]).params == {"instType": "FUTURES"}
-    with pytest.raises(SymbolError, match="apart"):
-        adapter.instruments(["BTC-USDT-SWAP", "BTC-USDT-260925"])
+
+    def kinds(*symbols: str) -> list[str]:
+        return [request.params["instType"] for request in adapter.instruments(symbols)]
+
+    assert kinds("BTC-USDT-SWAP") == ["SWAP"]
+    assert kinds("BTC-USDT-260925") == kinds("BTC-USD_UM_XPERP-310404") == ["FUTURES"]
+    assert kinds("BTC-USDT-SWAP", "BTC-USDT-260925", "ETH-USDT-SWAP") == ["FUTURES", "SWAP"]
+
+
+def test_kraken_keeps_its_shares_in_a_class_of_their_own() -> None:
+    adapter = adapter_for("kraken")
+    classes = [request.params.get("aclass_base") for request in adapter.instruments(["BTC/USD", "AAPLx/USD"])]
+    assert classes == [None, "tokenized_asset"]
+    assert adapter.instruments(["AAPLx/USD"])[0].params == {"aclass_base": "tokenized_asset"}
+    share = {"pair": "AAPLxUSD", "asset_class": "tokenized_asset"}
+    assert share.items() <= adapter.klines("AAPLx/USD", "1m", START, START + 1).params.items()
+    assert share.items() <= adapter.trades("AAPLx/USD", since=START).params.items()
+    assert "asset_class" not in adapter.trades("BTC/USD", since=START).params
+
+
+def test_bybit_lists_its_contracts_in_pages_and_those_before_their_launch_apart() -> None:
+    adapter = adapter_for("bybit", "LINEAR")
+    trading, before = adapter.instruments(["BTCUSDT"])
+    assert (trading.params.get("status"), before.params.get("status")) == (None, "PreLaunch")
+    page = body({"retCode": 0, "result": {"list": [], "nextPageCursor": "first%3DX"}})
+    more = adapter.more_instruments(trading, page)
+    assert more is not None
+    assert more.params == {**trading.params, "cursor": "first%3DX"}
+    assert adapter.more_instruments(more, page) is None, "a cursor that does not move is the end"
+    for last in ({"list": []}, {"list": [], "nextPageCursor": ""}, {"list": [], "nextPageCursor": None}):
+        assert adapter.more_instruments(trading, body({"retCode": 0, "result": last})) is None
 
 
 def test_trades_of_okx_contracts_need_the_size_of_one() -> None:
@@ -363,9 +402,13 @@ def test_kraken_pages_on_by_nanoseconds_and_not_by_id() -> None:
     assert [trade.ts for trade in page.trades] == [START + n for n in range(1000)]
     assert page.trades[1].side == "sell"
     assert page.cursor is not None
+    assert page.beyond is not None
     assert adapter.trades("BTC/USD", after_id=page.cursor).params["since"] == str(last - 1)
-    page = adapter.decode_trades(body({"error": [], "result": {"XXBTZUSD": rows[:5], "last": str(last)}}), "BTC/USD")
-    assert page.cursor is None
+    assert adapter.trades("BTC/USD", after_id=page.beyond).params["since"] == str(last)
+    short = adapter.decode_trades(body({"error": [], "result": {"XXBTZUSD": rows[:5], "last": str(last)}}), "BTC/USD")
+    assert (short.cursor, short.beyond) == (page.cursor, page.beyond), "a page may be shorter than asked"
+    empty = adapter.decode_trades(body({"error": [], "result": {"XXBTZUSD": [], "last": str(last)}}), "BTC/USD")
+    assert (empty.trades, empty.cursor) == ([], page.beyond)
     with pytest.raises(ValueError, match="by time"):
         adapter.trades("BTC/USD", after_id="10218209")
 

@@ -156,5 +156,5 @@ async def test_notices_errors_and_refused_subscriptions_are_understood(exchange:
 async def learn(market: Market, adapter: Adapter) -> None:
     """Let the adapter see the instruments: contract sizes stand there."""
     symbol = market.simulator.symbol(market.exchange, "BTC/USDT", adapter.market_type)
-    body = await asked(market, adapter.instruments([symbol]))
-    assert symbol in adapter.decode_instruments(body)
+    body = await asked(market, adapter.instruments([symbol])[0])
+    assert symbol in adapter.decode_instruments(body).trading
