@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)-$(shell cksum < constraints.txt | cut -d' ' -f1)
 NATIVE := $(wildcard engine/streammachine/*/*.pyx engine/streammachine/*/*/*.pyx)
 
-.PHONY: demo test check bench chaos clean setup
+.PHONY: demo test check bench chaos fuzz clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -42,6 +42,10 @@ bench: setup
 # The long form of tests/chaos: workers killed and paused, the server restarted, at random.
 chaos: setup
 	$(BIN)/python -m tests.chaos
+
+# The native modules under AddressSanitizer, built into build/asan: hostile and random inputs, SECONDS for each target.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),300)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info engine/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
