@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)-$(shell cksum < constraints.txt | cut -d' ' -f1)
 NATIVE := $(wildcard engine/streammachine/*/*.pyx engine/streammachine/*/*/*.pyx)
 
-.PHONY: demo test test-versions test-newest check bench chaos peers clean setup
+.PHONY: demo test test-versions test-newest check bench chaos fuzz peers clean setup
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -62,6 +62,10 @@ chaos: setup
 peers: setup
 	$(BIN)/python -m tests.peers
 	$(BIN)/python -m pytest -q tests/server/test_peers.py
+
+# The native modules under AddressSanitizer, built into build/asan: hostile and random inputs, SECONDS for each target.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),300)
 
 clean:
 	rm -rf $(VENV) .venv-* build dist *.egg-info engine/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -17,9 +17,12 @@ _SHOWN_OPTIONS = {
     "symbol", "interval", "limit", "starttime", "endtime",
 }  # fmt: skip
 _AUTHORITY_END = re.compile("[/?#]")
+_QUERY = re.compile("[?#]")
+_PLAIN_USER = re.compile(r"[^/@?#]*")
 _PLAIN = re.compile(r"[\w./:+-]*")
 _IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _TABLE = re.compile(r"[A-Za-z_]\w*")
+_SECRET_NAME = re.compile("pass|pw|auth|token|secret|key|user", re.IGNORECASE)
 # What may be a URL, or user:password@host, in the midst of a text.
 _PLACE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/[^\s'\"<>]+|[^\s'\"<>(]+:[^\s'\"<>]*@[^\s'\"<>]+")
 
@@ -28,16 +31,15 @@ def mask_url(text: str) -> str:
     """A URL, or servers with commas, without what is, or may be, a password. The text need not be well formed."""
     scheme, separator, rest = text.partition("://") if "://" in text else ("", "", text)
     head = scheme + separator
-    authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]
-    tail = rest[len(authority) :]
-    is_socket = scheme == "unix" and not authority
-    if not is_socket and ("@" in tail or "%40" in tail):
-        # A / ? or # that is not encoded, perhaps in a password: where that ends cannot be told.
-        return f"{head}{HIDDEN}"
-    credentials, at, hosts = authority.rpartition("@")
+    is_socket = scheme == "unix" and rest.startswith("/")
+    # A / that is not encoded may stand in a password, so what precedes the last @ belongs to it.
+    credentials, at, place = ("", "", rest) if is_socket else rest.rpartition("@")
+    if not is_socket and (_QUERY.search(credentials) or "%40" in place):
+        return f"{head}{HIDDEN}"  # where the password ends cannot be told
     if at:
-        user, _, password = credentials.partition(":")  # a token stands as a user without a password
-        credentials = f"{user}:{HIDDEN}" if password and "," not in credentials else HIDDEN
+        credentials = _user(credentials, scheme)
+    hosts = _AUTHORITY_END.split(place, maxsplit=1)[0]
+    tail = place[len(hosts) :]
     path, question, query = tail.partition("?")
     path, number_sign, fragment = path.partition("#")
     if question and not number_sign:
@@ -63,10 +65,18 @@ def _masked(found: re.Match[str]) -> str:
     return mask_url(place) + found[0][len(place) :]
 
 
+def _user(credentials: str, scheme: str) -> str:
+    """The user's name and a mask. A token stands as a user without a password, but in PostgreSQL's URLs."""
+    user, _, password = credentials.partition(":")
+    if not _PLAIN_USER.fullmatch(user) or "," in credentials:
+        return HIDDEN
+    if password:
+        return f"{user}:{HIDDEN}"
+    return user if scheme.startswith("postgres") else HIDDEN
+
+
 def _host(host: str) -> str:
     """One host and its port; what stands in the port's place and is none may be a password."""
-    if "%40" in host:
-        return HIDDEN
     if host.startswith("[") or _IPV6.fullmatch(host):
         name, bracket, port = host.partition("]")
         return host if not port or _is_port(port.removeprefix(":")) else f"{name}{bracket}:{HIDDEN}"
@@ -80,7 +90,8 @@ def _is_port(text: str) -> bool:
 
 def _option(option: str) -> str:
     name, equals, value = option.partition("=")
-    plain = value.isdigit() if name == "db" else _PLAIN.fullmatch(value)
-    if not option or (equals and name.lower() in _SHOWN_OPTIONS and plain):
+    plain = _PLAIN.fullmatch(value) if name != "db" else value.isdigit()
+    shown = name.lower() in _SHOWN_OPTIONS or (len(value) < 3 and not _SECRET_NAME.search(name))
+    if not option or (equals and shown and plain and _TABLE.fullmatch(name)):
         return option
     return f"{name if equals and _TABLE.fullmatch(name) else ''}{equals}{HIDDEN}"

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_END = 8.0  # seconds; the ordinary end takes 5 at most: draining, the last write, snapshots
 LAST_RESORT = 2.0  # seconds after that, for code that does not even let another thread run
-DEAF = 5.0  # seconds that the event loop may stand still once the client is gone
+DEAF = 8.0  # seconds that the event loop may stand still once the client is gone
 LOOK = 1.0  # seconds between two looks at the loop then
 _SHOWN = 3000  # characters of where it hangs
 

@@ -20,6 +20,8 @@ PARSE_ERROR, INVALID_REQUEST, INVALID_PARAMS = -32700, -32600, -32602
 BOM = b"\xef\xbb\xbf"
 DEEPEST = 190  # levels of a message; the SDK's parser takes 200 with those around it
 MOST_DIGITS = 4300  # of one number, as in Python
+MOST_READ_CLOSELY = 8 << 20  # bytes; as Python values they would be far more
+MOST_AT_ONCE = 1000  # messages of one line or batch
 _SCANNED = 1 << 20  # characters looked through for the id of what cannot be parsed
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+', re.DOTALL)
@@ -51,8 +53,8 @@ def messages_in(data: bytes) -> list[JSONRPCMessage | Refusal]:
     try:
         message = jsonrpc_message_adapter.validate_json(data, by_name=False)
     except ValueError:
-        return _read_closely(data)
-    if isinstance(message, JSONRPCNotification) and b'"id"' in data:
+        return _read_closely(data) if len(data) <= MOST_READ_CLOSELY else _too_much(data)
+    if isinstance(message, JSONRPCNotification) and b'"id"' in data and len(data) <= MOST_READ_CLOSELY:
         return _read_closely(data)
     return [_with_answers(message)]
 
@@ -81,12 +83,19 @@ def _read_closely(data: bytes) -> list[JSONRPCMessage | Refusal]:
     return [part for value in values for part in _parts(value)]
 
 
+def _too_much(data: bytes) -> list[JSONRPCMessage | Refusal]:
+    text = f"The message of {len(data):,} bytes cannot be read as JSON-RPC 2.0."
+    return [Refusal(PARSE_ERROR, text, _scanned_id(data[:_SCANNED].decode(errors="replace")))]
+
+
 def _values(text: str) -> list[Any]:
     """The JSON values that stand behind one another; a number of too many digits is left out and marked."""
     decoder = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= MOST_DIGITS else _TOO_LONG)
-    values = []
+    values: list[Any] = []
     position = _end_of_space(text, 0)
     while position < len(text):
+        if len(values) == MOST_AT_ONCE:
+            raise ValueError(f"more than {MOST_AT_ONCE:,} messages")
         value, position = decoder.raw_decode(text, position)
         values.append(value)
         position = _end_of_space(text, position)
@@ -101,7 +110,9 @@ def _end_of_space(text: str, position: int) -> int:
 def _parts(value: Any) -> list[JSONRPCMessage | Refusal]:
     """A message, or refusals. An array is a batch, which MCP dropped with protocol 2025-06-18."""
     if isinstance(value, list):
-        identifiers = [part["id"] for part in value if isinstance(part, dict) and "id" in part] or [None]
+        identifiers = [part["id"] for part in value if isinstance(part, dict) and "id" in part]
+        # All the rest together, where there are very many.
+        identifiers = [*identifiers[:MOST_AT_ONCE], None] if len(identifiers) > MOST_AT_ONCE else identifiers or [None]
         text = "MCP has no batches: send one message a line."
         return [Refusal(INVALID_REQUEST, text, _echo(identifier)) for identifier in identifiers]
     if not isinstance(value, dict):

@@ -19,6 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 MODULES = ("streammachine.ohlc.fast", "streammachine.redis.wire", "streammachine.market.exchanges.usual")
+TARGETS = ("hostile", "wire", "candles", "frames")
 FLAGS = ["-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
 PROBE = "#include <Python.h>\nint main(void) { return 0; }\n"
 
@@ -57,6 +58,14 @@ def environment() -> dict[str, str]:
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:exitcode=99",
         "PYTHONPATH": os.pathsep.join(str(ROOT / place) for place in ("engine", "tests")),
     }
+
+
+def run(folder: Path, target: str, seed: int, seconds: float) -> subprocess.CompletedProcess[str]:
+    """One target in a process of its own; it fails where the sanitizer or a difference of the twins ends it."""
+    command = [sys.executable, "-m", "fuzz.inside", str(folder), target, str(seed), str(seconds)]
+    return subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=False, timeout=seconds + 600, errors="replace"
+    )
 
 
 def use(folder: Path) -> None:

@@ -229,6 +229,21 @@ def test_each_request_of_a_batch_is_refused(server: RawClient) -> None:
         assert "batch" in error["message"]
 
 
+def test_a_very_long_batch_is_refused_in_part_by_id_and_the_rest_at_once(server: RawClient) -> None:
+    batch = [{"jsonrpc": "2.0", "id": f"batch {number}", "method": "ping"} for number in range(1500)]
+    send_bytes(server, json.dumps(batch).encode() + b"\n")
+    for number in range(1000):
+        assert server.answer(f"batch {number}")["error"]["code"] == INVALID_REQUEST
+    assert server.answer(None)["error"]["code"] == INVALID_REQUEST
+    send_bytes(server, b"{}" * 1500 + b"\n")
+    assert "more than 1,000 messages" in server.answer(None)["error"]["message"]
+
+
+def test_what_is_long_and_cannot_be_read_is_refused_by_its_id(server: RawClient) -> None:
+    send_bytes(server, b'{"jsonrpc": "2.0", "id": 9015, "method": "ping", "params": {"a": "%s\n' % (b"x" * 9_000_000))
+    assert "cannot be read" in server.answer(9015)["error"]["message"]
+
+
 def test_an_id_that_is_no_unicode_is_refused_without_harm(server: RawClient) -> None:
     send_bytes(server, b'{"jsonrpc": "2.0", "id": "\\ud800", "method": "tools/list"}\n')
     assert server.answer("\ud800")["error"]["code"] == INVALID_REQUEST

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -202,10 +203,14 @@ class Collector:
     async def _fold(self, end: int) -> None:
         log.info("%s gives no %s candles this old: folding trades", self._adapter.source, self._timeframe)
         fold: Fold | None = None
-        async for trades in history.trade_pages(self._rest, self._symbol, since=self.position, until=end):
-            if fold is None:
-                fold = await self._begin_fold(first_trade=trades[0].ts)
-            await self._accept(fold.add(trades))
+        # Up to a trade behind the end, which shows whether one before it is missing.
+        async with aclosing(history.trade_pages(self._rest, self._symbol, since=self.position)) as pages:
+            async for trades in pages:
+                if fold is None:
+                    fold = await self._begin_fold(first_trade=min(trades[0].ts, end))
+                await self._accept([kline for kline in fold.add(trades) if kline.open_ts < end])
+                if trades[-1].ts >= end:
+                    break
         if fold is None:
             fold = await self._begin_fold(first_trade=end)
         await self._accept(fold.until(end))

@@ -68,10 +68,22 @@ if sys.byteorder != "little":
 
 __all__ = ["CandleData", "FastOHLC"]
 
-cdef int64_t MAX_MS = _values.MAX_MS
-cdef int64_t EARLIEST_MS = _values.EARLIEST_MS
-cdef int64_t LATEST_MS = _values.LATEST_MS
-cdef int64_t MAX_COUNT = _values.MAX_COUNT
+cdef extern from *:  # as values.py has them; constants for the compiler
+    """
+    #define SM_MAX_MS 9000000000000000LL
+    #define SM_EARLIEST_MS 946684800000LL
+    #define SM_LATEST_MS 4133980799999LL
+    #define SM_MAX_COUNT (1LL << 53)
+    """
+    const int64_t MAX_MS "SM_MAX_MS"
+    const int64_t EARLIEST_MS "SM_EARLIEST_MS"
+    const int64_t LATEST_MS "SM_LATEST_MS"
+    const int64_t MAX_COUNT "SM_MAX_COUNT"
+
+assert (MAX_MS, EARLIEST_MS, LATEST_MS, MAX_COUNT) == (
+    _values.MAX_MS, _values.EARLIEST_MS, _values.LATEST_MS, _values.MAX_COUNT
+)
+
 cdef int MAX_NESTING = _values.MAX_NESTING
 cdef int64_t WEEK_MS = 604_800_000
 cdef int64_t MONDAY_SHIFT_MS = 259_200_000  # epoch day 0 is a Thursday, three days into a week
@@ -1213,9 +1225,6 @@ cdef class Batch:
         return 0
 
 
-cdef object ABSENT = object()
-
-
 @cython.final
 cdef class Field:
     """A field name in both of its forms."""
@@ -1229,13 +1238,14 @@ cdef class Field:
             raise SettingsError(f"{argument} {show(name)} is refused: it must be a non-empty str, or bytes in UTF-8.")
         self.data = self.text.encode()
 
-    cdef inline object of(self, dict fields, bint as_bytes):
-        """The value, or ABSENT. Owned: to look up the next one can run code of a key's, which may change the dict."""
+    cdef inline PyObject* of(self, dict fields, bint as_bytes) except? NULL:
+        """The value, NULL where there is none. To be used at once: the next look-up can run a key's code, which may
+        change the dict."""
         cdef PyObject* value
         value = PyDict_GetItemWithError(fields, self.data if as_bytes else self.text)
         if value is NULL:
             value = PyDict_GetItemWithError(fields, self.text if as_bytes else self.data)
-        return ABSENT if value is NULL else <object>value
+        return value
 
     cdef inline bint is_name(self, object key) except -1:
         if PyBytes_Check(key):
@@ -1386,32 +1396,34 @@ cdef class Reader(Batch):
     cdef int read_dict(self, object entry_id, dict fields) except -1:
         cdef Py_ssize_t at = 0
         cdef PyObject* key = NULL
-        cdef object price, volume = None, symbol = None, timestamp = None
         cdef bint as_bytes
+        cdef Tick tick
         if not PyDict_Next(fields, &at, &key, NULL):
             return 0
         as_bytes = PyBytes_Check(<object>key)
-        price = self.price.of(fields, as_bytes)
-        if self.volume is not None:
-            volume = self.volume.of(fields, as_bytes)
-        if self.timestamp is not None:
-            timestamp = self.timestamp.of(fields, as_bytes)
-        if self.symbol is not None:
-            symbol = self.symbol.of(fields, as_bytes)
-        return self.read_values(entry_id, price, volume, timestamp, symbol)
+        self.take_price(&tick, entry_id, self.price.of(fields, as_bytes))
+        self.take_volume(&tick, entry_id, NULL if self.volume is None else self.volume.of(fields, as_bytes))
+        self.take_time(&tick, entry_id, NULL if self.timestamp is None else self.timestamp.of(fields, as_bytes))
+        self.take_symbol(&tick, entry_id, NULL if self.symbol is None else self.symbol.of(fields, as_bytes))
+        return self.keep(&tick)
 
     cdef int read_flat(self, object entry_id, tuple row) except -1:
         """``(field, value, field, value)``; of two equal names the last counts, as in a dict."""
-        cdef object price = ABSENT, volume = ABSENT, symbol = ABSENT, timestamp = ABSENT
+        cdef PyObject* price = NULL
+        cdef PyObject* volume = NULL
+        cdef PyObject* symbol = NULL
+        cdef PyObject* timestamp = NULL
         cdef Py_ssize_t at
-        cdef object key, value
+        cdef object key
+        cdef PyObject* value
+        cdef Tick tick
         if PyTuple_GET_SIZE(row) == 0:
             return 0
         if PyTuple_GET_SIZE(row) % 2:
             raise TickError(f"entry {_id_text(entry_id)}: the fields {show(row)} are refused: a name has no value.")
         for at in range(0, PyTuple_GET_SIZE(row), 2):
             key = <object>PyTuple_GET_ITEM(row, at)
-            value = <object>PyTuple_GET_ITEM(row, at + 1)
+            value = PyTuple_GET_ITEM(row, at + 1)
             if self.price.is_name(key):
                 price = value
             if self.volume is not None and self.volume.is_name(key):
@@ -1420,48 +1432,72 @@ cdef class Reader(Batch):
                 timestamp = value
             if self.symbol is not None and self.symbol.is_name(key):
                 symbol = value
-        return self.read_values(entry_id, price, volume, timestamp, symbol)
+        self.take_price(&tick, entry_id, price)
+        self.take_volume(&tick, entry_id, volume)
+        self.take_time(&tick, entry_id, timestamp)
+        self.take_symbol(&tick, entry_id, symbol)
+        return self.keep(&tick)
 
-    cdef int read_values(
-        self, object entry_id, object price, object volume, object timestamp, object symbol
-    ) except -1:
-        cdef Tick tick
+    cdef inline int take_price(self, Tick* tick, object entry_id, PyObject* value) except -1:
         cdef bint good = True
-        if price is ABSENT:
+        cdef object held
+        if value is NULL:
             raise _missing(entry_id, self.price)
-        tick.price = parsed_double(price, &good)
+        held = <object>value
+        tick.price = parsed_double(held, &good)
         if not good:
-            raise price_error(price, self.price.where(entry_id))
+            raise price_error(held, self.price.where(entry_id))
+        return 0
+
+    cdef inline int take_volume(self, Tick* tick, object entry_id, PyObject* value) except -1:
+        cdef bint good = True
+        cdef object held
         tick.volume = 0.0
-        if self.volume is not None:
-            if volume is ABSENT:
-                raise _missing(entry_id, self.volume)
-            tick.volume = parsed_double(volume, &good)
-            if not good or not tick.volume >= 0.0:
-                raise volume_error(volume, self.volume.where(entry_id))
-        if self.timestamp is not None:
-            if timestamp is ABSENT:
-                raise _missing(entry_id, self.timestamp)
-            tick.ms = parsed_ms(timestamp, &good)
-            if not good:
-                raise field_time_error(timestamp, self.timestamp.where(entry_id))
-        else:
+        if self.volume is None:
+            return 0
+        if value is NULL:
+            raise _missing(entry_id, self.volume)
+        held = <object>value
+        tick.volume = parsed_double(held, &good)
+        if not good or not tick.volume >= 0.0:
+            raise volume_error(held, self.volume.where(entry_id))
+        return 0
+
+    cdef inline int take_time(self, Tick* tick, object entry_id, PyObject* value) except -1:
+        cdef bint good = True
+        cdef object held
+        if self.timestamp is None:
             tick.ms = self.id_ms(entry_id)
-        if self.symbol is not None:
-            if symbol is ABSENT:
-                raise _missing(entry_id, self.symbol)
-            tick.series = self.into.valued(symbol)
-            if tick.series is NULL:
-                tick.series = self.fresh_series(symbol)
-                if tick.series is NULL:
-                    raise symbol_error(symbol, self.symbol.where(entry_id))
-        else:
+            return 0
+        if value is NULL:
+            raise _missing(entry_id, self.timestamp)
+        held = <object>value
+        tick.ms = parsed_ms(held, &good)
+        if not good:
+            raise field_time_error(held, self.timestamp.where(entry_id))
+        return 0
+
+    cdef inline int take_symbol(self, Tick* tick, object entry_id, PyObject* value) except -1:
+        cdef object held
+        if self.symbol is None:
             if self.stream_series is NULL:
                 self.name_stream(entry_id)
             tick.series = self.stream_series
+            return 0
+        if value is NULL:
+            raise _missing(entry_id, self.symbol)
+        held = <object>value
+        tick.series = self.into.valued(held)
+        if tick.series is NULL:
+            tick.series = self.fresh_series(held)
+            if tick.series is NULL:
+                raise symbol_error(held, self.symbol.where(entry_id))
+        return 0
+
+    cdef inline int keep(self, Tick* tick) except -1:
         if self.count == self.capacity:
             self.grow()
-        self.ticks[self.count] = tick
+        self.ticks[self.count] = tick[0]
         self.count += 1
         return 0
 

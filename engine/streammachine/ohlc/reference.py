@@ -14,6 +14,7 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import inf
 from typing import Any, NamedTuple, Self
 
@@ -787,12 +788,6 @@ def _id_ms(entry_id: object) -> int:
     )
 
 
-def _given(value: Any, field: _Field, entry_id: object) -> Any:
-    if value is _ABSENT:
-        raise TickError(f"{field.where(entry_id)}it is missing. Name the field that holds it, or drop the entry.")
-    return value
-
-
 def _is_stream(item: Any) -> bool:
     """Tells ``[stream, entries]`` from an entry ``[id, fields]``: entries hold lists, fields do not."""
     if not isinstance(item, (list, tuple)) or len(item) != 2:
@@ -873,48 +868,53 @@ class _Reader(_Batch):
     def read_dict(self, entry_id: object, fields: dict[Any, Any]) -> None:
         for first in dict.__iter__(fields):
             as_bytes = isinstance(first, bytes)
-            names = (self.price, self.volume, self.timestamp, self.symbol)
-            self.read_values(entry_id, [None if name is None else name.of(fields, as_bytes) for name in names])
+            self.read_values(entry_id, partial(_Field.of, fields=fields, as_bytes=as_bytes))
             return
 
     def read_flat(self, entry_id: object, row: tuple[Any, ...]) -> None:
+        """``(field, value, field, value)``; of two equal names the last counts, as in a dict."""
         if not row:
             return
         if len(row) % 2:
             raise TickError(f"entry {_id_text(entry_id)}: the fields {show(row)} are refused: a name has no value.")
-        values: list[Any] = [_ABSENT] * 4
-        for key, value in zip(row[::2], row[1::2], strict=True):
-            for at, name in enumerate((self.price, self.volume, self.timestamp, self.symbol)):
-                if name is not None and name.is_name(key):
-                    values[at] = value
-        self.read_values(entry_id, values)
+        pairs = list(zip(row[-2::-2], row[::-2], strict=True))
+        self.read_values(entry_id, lambda field: next((value for key, value in pairs if field.is_name(key)), _ABSENT))
 
-    def read_values(self, entry_id: object, values: Sequence[Any]) -> None:
-        price_value, volume_value, time_value, symbol_value = values
-        price = field_number(_given(price_value, self.price, entry_id))
+    def read_values(self, entry_id: object, value_of: Callable[[_Field], Any]) -> None:
+        """Each value is read before the next is looked up, as in ``fast.pyx``: both can run code of the caller's."""
+        value = self.given(self.price, value_of, entry_id)
+        price = field_number(value)
         if price is None or not -inf < price < inf:
-            raise price_error(price_value, self.price.where(entry_id))
-        volume = 0.0
+            raise price_error(value, self.price.where(entry_id))
+        volume: float | None = 0.0
         if self.volume is not None:
-            number = field_number(_given(volume_value, self.volume, entry_id))
-            if number is None or not 0.0 <= number < inf:
-                raise volume_error(volume_value, self.volume.where(entry_id))
-            volume = number
+            value = self.given(self.volume, value_of, entry_id)
+            volume = field_number(value)
+            if volume is None or not 0.0 <= volume < inf:
+                raise volume_error(value, self.volume.where(entry_id))
         ms: int | None
         if self.timestamp is not None:
-            ms = field_ms(_given(time_value, self.timestamp, entry_id))
+            value = self.given(self.timestamp, value_of, entry_id)
+            ms = field_ms(value)
             if ms is None:
-                raise field_time_error(time_value, self.timestamp.where(entry_id))
+                raise field_time_error(value, self.timestamp.where(entry_id))
         else:
             ms = _id_ms(entry_id)
         if self.symbol is not None:
-            series = self.series_of(_given(symbol_value, self.symbol, entry_id), self.symbol.where(entry_id))
+            series = self.series_of(self.given(self.symbol, value_of, entry_id), self.symbol.where(entry_id))
         else:
             if self.stream_series is None:
                 self.name_stream(entry_id)
             assert self.stream_series is not None
             series = self.stream_series
+        assert volume is not None
         self.ticks.append((series, price, volume, ms))
+
+    def given(self, field: _Field, value_of: Callable[[_Field], Any], entry_id: object) -> Any:
+        value = value_of(field)
+        if value is _ABSENT:
+            raise TickError(f"{field.where(entry_id)}it is missing. Name the field that holds it, or drop the entry.")
+        return value
 
     def name_stream(self, entry_id: object) -> None:
         if self.stream is None:

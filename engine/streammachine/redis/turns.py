@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,15 +32,19 @@ class Turns:
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Queue]] = WeakKeyDictionary()
 
     @asynccontextmanager
-    async def of(self, *keys: str) -> AsyncIterator[None]:
+    async def of(self, *keys: str, patience: float = math.inf) -> AsyncIterator[None]:
         """Wait for our turn with all of these keys, first come first served, and have it while the block runs. Inside
-        of another turn nobody waits: two tasks that change two values in each other's order would wait for ever."""
+        of another turn nobody waits: two tasks that change two values in each other's order would wait for ever.
+
+        Args:
+            patience: seconds to wait for one key's turn; then the block runs without it.
+        """
         if not keys or _inside.get():
             yield
             return
         async with AsyncExitStack() as stack:
             for key in sorted(set(keys)):  # in one order, so that two that want two keys never wait for each other
-                await stack.enter_async_context(self._turn(key))
+                await stack.enter_async_context(self._turn(key, patience))
             token = _inside.set(True)
             try:
                 yield
@@ -52,13 +57,20 @@ class Turns:
         return any(key in queues for key in keys)
 
     @asynccontextmanager
-    async def _turn(self, key: str) -> AsyncIterator[None]:
+    async def _turn(self, key: str, patience: float) -> AsyncIterator[None]:
         queues = self._loops.setdefault(asyncio.get_running_loop(), {})
         queue = queues.setdefault(key, _Queue())
         queue.users += 1
         try:
-            async with queue.lock:
+            mine = False
+            with anyio.move_on_after(patience):
+                await queue.lock.acquire()
+                mine = True
+            try:
                 yield
+            finally:
+                if mine:
+                    queue.lock.release()
         finally:
             queue.users -= 1
             if not queue.users:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MAX_RERUNS = 100  # of a handler whose values kept changing; then the retry policy takes over
 RERUN_PAUSE = 0.05  # seconds before a rerun, at most
+TURN_WAIT = 30.0  # seconds that a handler waits for its turn; whoever has it may wait for that very handler
 
 _turns = Turns()  # of the handlers of this process whose values have changed
 
@@ -216,7 +217,7 @@ def transactional(owner: object, mode: Transactional = True) -> Committer:
         home = delivery.stream if clustered and mode != "best-effort" else None
         turn: list[str] = []  # the values whose turn we wait for: they have changed under us
         for run in range(MAX_RERUNS):
-            async with _turns.of(*turn):
+            async with _turns.of(*turn, patience=TURN_WAIT):
                 transaction = Transaction(owner, home)
                 token = _current.set(transaction)
                 try:

@@ -12,6 +12,7 @@ CIRCLE = "parts that contain themselves are left out"
 MORE = "only a part of the value was looked at"
 LARGEST_EXACT = (1 << 53) - 1  # JavaScript's Number.MAX_SAFE_INTEGER
 _MOST_EXACT = 200  # integers whose text is given beside them
+_MOST_BITS = 14_000  # Python gives the text of no longer one
 _DEPTH = 60  # deeper parts are left out when shown, so they need no copy
 _LEFT_OUT = "…"
 
@@ -79,7 +80,7 @@ def exact_integers(shown: Any) -> dict[str, str]:
             waiting += [(_member(place, str(key)), item) for key, item in reversed(value.items())]
         elif isinstance(value, list):
             waiting += [(f"{place}[{index}]", item) for index, item in reversed([*enumerate(value)])]
-        elif isinstance(value, int) and abs(value) > LARGEST_EXACT:
+        elif isinstance(value, int) and abs(value) > LARGEST_EXACT and value.bit_length() <= _MOST_BITS:
             found[place] = str(value)
     return found
 

@@ -89,8 +89,8 @@ class HealthTools(Family):
             Field(description="Part of Redis INFO"),
         ] = "default",
     ) -> dict[str, Any]:
-        """What the Redis server says of itself: version, memory, clients, keys, persistence. On a Cluster: the first
-        primary's, and those of all in `nodes`."""
+        """What the Redis server says of itself: version, memory, clients, keys, persistence.
+        `nodes`: a Cluster's primaries."""
         connection = await self.state.redis()
         found = await connection.info(*(() if section == "default" else (section,)))
         first = dict(next(iter(found.values()), {}))

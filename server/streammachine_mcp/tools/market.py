@@ -344,7 +344,7 @@ async def _series(
                 rows[row[0]] = row
     if not rows and not await _exists(connection, stream, *archive):
         return await _candles(connection, stream, start, end, limit)  # which says that there is none
-    ordered = [rows[ts] for ts in sorted(rows)]
+    ordered = [rows[open_ts] for open_ts in sorted(rows)]
     kept = ordered[:limit] if start is not None else ordered[-limit:]
     return kept, more or len(kept) < len(ordered), left_out
 

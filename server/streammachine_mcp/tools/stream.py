@@ -224,7 +224,7 @@ class StreamTools(Family):
     ) -> Deleted | InputRequiredResult:
         """Delete a stream with all its messages and consumer groups. What writes to it makes it anew: stop that first.
         Without confirm the user is asked, or you get a plan and a token."""
-        refuse_own(stream)
+        streams.refuse_own(stream)
         connection = await self.state.redis()
         info = await streams.describe(connection, stream)
         groups = f" and {len(info.groups)} consumer groups" if info.groups else ""
@@ -254,7 +254,7 @@ class StreamTools(Family):
         ctx: Context = CurrentContext(),
     ) -> Trimmed | InputRequiredResult:
         """Delete the oldest messages of a stream. Without confirm the user is asked, or you get a plan and a token."""
-        refuse_own(stream)
+        streams.refuse_own(stream)
         if (keep is None) == (before is None):
             raise FieldError("Give either keep (how many of the newest stay) or before (a time or an id).")
         connection = await self.state.redis()
@@ -287,19 +287,6 @@ class StreamTools(Family):
             return "0"
         found = await streams.id_behind(await self.state.redis(), stream, info.length - keep) if keep else None
         return found if found is not None else _behind(info.last_generated_id)
-
-
-def refuse_own(stream: str) -> None:
-    """Refuse a stream that is StreamMachine's own.
-
-    Raises:
-        FieldError: it begins with sm:, or is a companion (dead letters, retries) of another.
-    """
-    if streams.is_own(stream):
-        raise FieldError(
-            f"{stream!r} is StreamMachine's own (sm:*, dead letters, retries) and stays as it is. Dead letters are "
-            "deleted with dead_letter_purge."
-        )
 
 
 def _first_kept(before: str) -> str:

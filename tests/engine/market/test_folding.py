@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from streammachine.market import history
 from streammachine.market.folding import Fold
 from streammachine.market.kline import Trade
 from streammachine.market.simulator import Tape
@@ -78,3 +81,30 @@ async def test_trades_that_no_page_can_reach_make_a_gap_and_never_a_flat_candle(
     gone = {ts for gap in backfill.gaps for ts in range(gap.start, gap.end, MINUTE)}
     assert gone == set(whole) - set(rows)
     assert {ts // MINUTE * MINUTE for ts in crowded} <= gone
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+async def test_a_trade_that_cannot_be_read_costs_its_own_candles_alone(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, end = utc("2024-02-02T00:00"), utc("2024-02-02T01:00")
+    tape = Tape.generate(seed=3, symbols=("BTC/USDT",), start_ms=NOW - 3_600_000, history_per_minute=20, quiet=0)
+    trades = list(tape.rows("BTC/USDT", start, end))
+    lost = {"first": trades[0], "middle": trades[len(trades) // 2], "last": trades[-1]}[place]
+    read = history.trade_pages
+
+    async def pages(*arguments: Any, **options: Any) -> AsyncGenerator[list[Trade]]:
+        async for page in read(*arguments, **options):
+            yield [trade for trade in page if trade.trade_id != str(lost.id)]
+
+    monkeypatch.setattr(history, "trade_pages", pages)
+    async with market("kraken", now=NOW, tape=tape) as here:
+        backfill = here.backfill("1m", start, end, file_path="out.csv")
+        await backfill.arun()
+    gone = {ts for gap in backfill.gaps for ts in range(gap.start, gap.end, MINUTE)}
+    # Nothing shows that there was a trade before the first one that is given.
+    assert gone == (set() if place == "first" else {lost.ts // MINUTE * MINUTE})
+    whole = {candle[0]: candle for candle, _ in golden(tape, "1m", start, end)}
+    rows = [row for row in rows_of(Path("out.csv")) if place != "first" or int(row["open_ts"]) > start]
+    assert all(int(row["n_trades"]) == whole[int(row["open_ts"])][5] for row in rows)

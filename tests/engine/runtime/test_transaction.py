@@ -9,6 +9,7 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
+from streammachine.runtime import transaction
 from streammachine.runtime.consumer import MessageBatch
 from streammachine.runtime.message import Message
 from streammachine.runtime.retry import RetryPolicy
@@ -383,6 +384,40 @@ async def test_what_cannot_be_counted_fails_by_name_and_writes_nothing(make_app:
     assert {letter["sm-error-type"] for letter in letters.values()} == {"WrongTypeError"}
     assert "a str, not a number" in letters["text"]["sm-error"]
     assert await probe.ask("EXISTS", "out") == 0
+    await other.redis.close()
+
+
+async def test_a_handler_that_waits_for_another_in_its_turn_does_not_wait_for_ever(
+    make_app: MakeApp, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transaction, "TURN_WAIT", 0.1)
+    app, other = make_app(), make_app("other")
+    inside, done = anyio.Event(), anyio.Event()
+    runs = {"first": 0, "second": 0}
+
+    @app.agent("s", transactional=True, concurrency=2)
+    async def handle(message: Message) -> None:
+        kind = message.message["kind"]
+        runs[kind] += 1
+        await app.storage.update("count", lambda now: now + 1, default=0)
+        if kind == "first" and runs[kind] == 1:
+            await other.storage.write("count", 10)  # so it runs again, in its turn
+        elif kind == "first":
+            inside.set()
+            await done.wait()
+        else:
+            await app.send("done", {"n": 1})
+
+    @app.agent("done")
+    async def tell(message: Message) -> None:
+        done.set()
+
+    async with app:
+        await app.send("s", {"kind": "first"})
+        await inside.wait()
+        await app.send("s", {"kind": "second"})
+        await until(lambda: probe.done("s", 2))
+        assert await app.storage.read("count") == 12
     await other.redis.close()
 
 

@@ -153,9 +153,8 @@ class RedisEmitter(DataEmitter):
         for lane in lanes:
             stream = self._stream(lane.source, lane.symbol, lane.timeframe)
             first = await self._first(stream, _TRADES if lane.timeframe is None else _KLINES)
-            if self.archive or first is None or lane.start is None or lane.timeframe is None:
-                continue
-            self._refuse_older(stream, first, lane.start)
+            if first is not None and not self.archive and lane.start is not None and lane.timeframe is not None:
+                self._refuse_older(stream, first, lane.start)
 
     async def _first(self, stream: str, script: str) -> int | None:
         """The milliseconds of the stream's first entry, after the script has run for no rows."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from streammachine.errors import EmitterError
 from streammachine.market.emitters.base import DataEmitter
-from streammachine.masking import HIDDEN, mask_url
+from streammachine.masking import mask_url
 
 ACCEPTED: Final = (
     "log, csv:FILE, parquet:FOLDER, redis, redis:URL, postgres:URL (#TABLE behind it, default klines), "
@@ -139,9 +139,11 @@ def shown(text: str) -> str:
     kind, colon, rest = text.partition(":")
     if kind.strip().lower() in ("csv", "parquet", "log", "logger", "print"):
         return text
-    if not colon or rest.startswith("//"):
+    if rest.startswith("//"):
         return mask_url(text)
-    return f"{kind}:{mask_url(rest)}" if "@" not in kind else HIDDEN
+    if "://" not in text and "@" in text:
+        return mask_url(text.rpartition("@")[2])
+    return f"{kind}:{mask_url(rest)}" if colon else mask_url(text)
 
 
 def _kafka(rest: str, text: str) -> DataEmitter:

@@ -5,11 +5,11 @@ A row that is odd in any way (another type than usual, a value out of its bounds
 is wrong with it, or takes it all the same. So nothing is accepted here that it would not accept; and without a
 compiler it does all the work (``wire.kline_maker``).
 
-A row with a key that is no plain text is odd too: to find a value beside it would run that key's code, which could
-change the row while it is read.
+To find a value can run code of a row's key, which may change the row: what is found is used, or held, before the next
+one is looked up.
 """
 
-from cpython.dict cimport PyDict_Copy, PyDict_GetItem, PyDict_Next, PyDict_SetItem
+from cpython.dict cimport PyDict_Copy, PyDict_GetItem, PyDict_SetItem
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.unicode cimport PyUnicode_GET_LENGTH
 
@@ -79,23 +79,19 @@ cdef class UsualKlines:
 
     def made(self, row):
         """The Kline of a row."""
-        cdef PyObject* symbol
-        cdef PyObject* timeframe
-        cdef PyObject* start
-        cdef PyObject* end
+        cdef object symbol, timeframe, start, end
         kline = None
-        if _is_plain(row):
-            start = PyDict_GetItem(row, self.open_ts)
-            end = PyDict_GetItem(row, self.end_ts)
-            symbol = PyDict_GetItem(row, self.symbol)
-            timeframe = PyDict_GetItem(row, self.timeframe)
-            if start is not NULL and end is not NULL and symbol is not NULL and timeframe is not NULL:
-                kline = self.usual(row, <object>symbol, <object>timeframe, <object>start, <object>end)
+        if type(row) is dict:
+            start = _held(row, self.open_ts)
+            end = _held(row, self.end_ts)
+            symbol = _held(row, self.symbol)
+            timeframe = _held(row, self.timeframe)
+            kline = self.usual(row, symbol, timeframe, start, end)
         return self.otherwise(row) if kline is None else kline
 
     def placed(self, row, tuple place not None):
         """The Kline of a row that does not say these itself: (symbol, timeframe, open_ts, end_ts)."""
-        kline = self.usual(row, place[0], place[1], place[2], place[3]) if _is_plain(row) else None
+        kline = self.usual(row, place[0], place[1], place[2], place[3]) if type(row) is dict else None
         return self.otherwise(row, place) if kline is None else kline
 
     cdef object usual(self, dict row, symbol, timeframe, open_ts, end_ts):
@@ -191,16 +187,10 @@ cdef inline bint _put_amount(dict fields, name, dict row, key):
     return True
 
 
-cdef inline bint _is_plain(object row):
-    """A dict whose keys are all plain text."""
-    cdef Py_ssize_t at = 0
-    cdef PyObject* key
-    if type(row) is not dict:
-        return False
-    while PyDict_Next(row, &at, &key, NULL):
-        if type(<object>key) is not str:
-            return False
-    return True
+cdef inline object _held(dict row, key):
+    """The value, None where there is none: either is odd."""
+    cdef PyObject* found = PyDict_GetItem(row, key)
+    return None if found is NULL else <object>found
 
 
 cdef inline bint _is_name(object text):

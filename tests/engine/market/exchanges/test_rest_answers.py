@@ -11,7 +11,7 @@ import pytest
 from streammachine.market import timeframe as timeframes
 from streammachine.market.exchanges import EXCHANGES, adapter_for
 from streammachine.market.exchanges.base import Refusal, Request
-from streammachine.market.kline import Trade
+from streammachine.market.kline import Kline, Trade
 
 MINUTE = 60_000
 START = 1_786_538_760_000
@@ -146,6 +146,32 @@ def test_a_bad_row_is_missing_and_a_bad_answer_an_error(exchange: str) -> None:
     for answer in (b"", b"<html>", body(None), body([]), body({})):
         with pytest.raises(ValueError, match="not understood"):
             adapter.decode_instruments(answer)
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_candles_off_the_grid_are_left_out_and_no_bad_answer(exchange: str) -> None:
+    adapter = adapter_for(exchange)
+    off = [ROWS[exchange](START + 7000 + number * MINUTE) for number in range(3)]
+    assert adapter.decode_klines(body(ANSWERS[exchange](off)), "X", "1m") == []
+    klines = adapter.decode_klines(body(ANSWERS[exchange]([ROWS[exchange](START), *off])), "X", "1m")
+    assert [kline.open_ts for kline in klines] == [START]
+
+
+def test_starts_in_seconds_are_a_bad_answer_and_not_off_the_grid() -> None:
+    with pytest.raises(ValueError, match="not understood"):
+        adapter_for("binance").decode_klines(body([binance_row(START // 1000 + 1)]), "X", "1m")
+
+
+@pytest.mark.parametrize("timeframe", ["1m", "1h", "1d", "3d", "1w", "1M"])
+def test_a_close_time_that_is_cut_short_is_computed(timeframe: str) -> None:
+    adapter = adapter_for("binance")
+    start = timeframes.floor(timeframe, START)
+    (kline,) = adapter.decode_klines(body([binance_row(start, T=start + 28_000)]), "X", timeframe)
+    assert kline.end_ts == timeframes.end_of(timeframe, start) - 1
+    row = {"t": start, "T": start + 28_000, "s": "X", "i": timeframe, "o": "1", "h": "2", "l": "1", "c": "2", "v": "3"}
+    (pushed,) = adapter.decode(body({"e": "kline", "k": row | {"q": "4", "n": 1, "x": True}}))
+    assert isinstance(pushed, Kline)
+    assert pushed.end_ts == kline.end_ts
 
 
 def test_okx_says_which_rest_candle_is_running() -> None:
