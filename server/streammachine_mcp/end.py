@@ -7,6 +7,7 @@ not move.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import os
@@ -17,21 +18,25 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from types import FrameType
 
 log = logging.getLogger(__name__)
 
-LONGEST_END = 8.0  # seconds; the ordinary end takes 5 at most: draining, the last write, snapshots
+LONGEST_END = 30.0  # seconds; the ordinary end takes 5 at most: draining, the last write, snapshots
 LAST_RESORT = 2.0  # seconds after that, for code that does not even let another thread run
-DEAF = 8.0  # seconds that the event loop may stand still once the client is gone
+DEAF = 8.0  # seconds that the event loop may stand still at the end
 LOOK = 1.0  # seconds between two looks at the loop then
 _SHOWN = 3000  # characters of where it hangs
 
 
-class Deadline:
-    """Ends the process ``LONGEST_END`` seconds after ``begin``, unless it has ended by itself."""
+Ask = Callable[[Callable[[], None]], object]  # has the loop call something soon: ``loop.call_soon_threadsafe``
 
-    def __init__(self) -> None:
+
+class Deadline:
+    """Ends the process, once the end has begun, when the event loop stands still, and in any case ``LONGEST_END``
+    seconds later."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
         self._began = threading.Event()
 
     def begin(self) -> None:
@@ -41,48 +46,64 @@ class Deadline:
         self._began.set()
         nothing = os.open(os.devnull, os.O_WRONLY)  # a descriptor that takes the traceback without blocking
         faulthandler.dump_traceback_later(LONGEST_END + LAST_RESORT, exit=True, file=nothing)
-        timer = threading.Timer(LONGEST_END, give_up, ("The end took too long",))
-        timer.daemon = True
-        timer.start()
+        threading.Thread(target=self._watch, name="end", daemon=True).start()
+
+    def _watch(self) -> None:
+        last = time.monotonic() + LONGEST_END
+        while time.monotonic() < last:
+            if _stands_still(self._ask):
+                give_up("The end has come")
+            time.sleep(LOOK)
+        give_up("The end took too long")
 
     def watch_signals(self) -> None:
         """Begin on the first SIGTERM or SIGINT and end at once on the second, even while the loop stands still.
 
-        Call it when the loop has its handlers: it goes on getting the signals besides.
+        Call it in the loop, when that has its handlers: it goes on getting the signals. Python runs handlers in the
+        main thread, which may just have gone to sleep; what the interpreter writes for each signal is read here.
         """
+        read_fd, write_fd = os.pipe()
+        os.set_blocking(write_fd, False)
+        loop_fd = signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+        threading.Thread(target=self._take_signals, args=(read_fd, loop_fd), name="signals", daemon=True).start()
 
-        def received(number: int, _: FrameType | None) -> None:
-            if self._began.is_set():
-                os._exit(128 + number)
-            self.begin()
+    def _take_signals(self, read_fd: int, loop_fd: int) -> None:
+        asked = False
+        while data := os.read(read_fd, 1):
+            number = data[0]
+            if number in (signal.SIGTERM, signal.SIGINT):
+                if asked:  # not by the end of input, after which many clients send a first SIGTERM
+                    os._exit(128 + number)
+                asked = True
+                self.begin()
+            if loop_fd >= 0:
+                with contextlib.suppress(OSError):  # the loop has just closed it
+                    os.write(loop_fd, data)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, received)
 
-
-def watch_input(read_fd: int, ask: Callable[[Callable[[], None]], object]) -> None:
-    """End the process when the other end of its input is closed and the loop stands still.
-
-    Args:
-        read_fd: a pipe or socket. ask: has the loop call something soon (``loop.call_soon_threadsafe``).
-    """
+def watch_input(read_fd: int, ask: Ask) -> None:
+    """End the process when the other end of its input, a pipe or socket, is closed and the loop stands still."""
     thread = threading.Thread(target=_watch_input, args=(read_fd, ask), name="end-of-input", daemon=True)
     thread.start()
 
 
-def _watch_input(read_fd: int, ask: Callable[[Callable[[], None]], object]) -> None:
+def _watch_input(read_fd: int, ask: Ask) -> None:
     poll = select.poll()
     poll.register(read_fd, getattr(select, "POLLRDHUP", 0))
     poll.poll()
-    while True:
-        moved = threading.Event()
-        try:
-            ask(moved.set)
-        except RuntimeError:  # the loop is closed: the ordinary end is nearly through
-            return
-        if not moved.wait(DEAF):
-            give_up("The client is gone")
+    while not _stands_still(ask):
         time.sleep(LOOK)
+    give_up("The client is gone")
+
+
+def _stands_still(ask: Ask) -> bool:
+    """Whether the loop does nothing for ``DEAF`` seconds. One that is closed has done its work."""
+    moved = threading.Event()
+    try:
+        ask(moved.set)
+    except RuntimeError:
+        return False
+    return not moved.wait(DEAF)
 
 
 def give_up(why: str) -> None:

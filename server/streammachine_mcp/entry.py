@@ -101,9 +101,10 @@ async def run_stdio(server: FastMCP[Any], wire: Wire) -> None:
 
     from streammachine_mcp.stdio import serve
 
-    stop, deadline = anyio.Event(), Deadline()
+    soon = asyncio.get_running_loop().call_soon_threadsafe
+    stop, deadline = anyio.Event(), Deadline(soon)
     if wire.watchable:
-        watch_input(wire.read_fd, asyncio.get_running_loop().call_soon_threadsafe)
+        watch_input(wire.read_fd, soon)
     async with anyio.create_task_group() as tasks:
         await tasks.start(watch_signals, stop, deadline)
         await serve(server, wire, stop, deadline.begin)
@@ -129,7 +130,7 @@ async def run_http(app: Starlette, sockets: Sequence[socket.socket]) -> None:
             yield
 
     web = Server(config)
-    stop, deadline = anyio.Event(), Deadline()
+    stop, deadline = anyio.Event(), Deadline(asyncio.get_running_loop().call_soon_threadsafe)
 
     async def until_stopped() -> None:
         await stop.wait()

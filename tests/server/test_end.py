@@ -24,7 +24,7 @@ SLOW = """
 from streammachine_mcp import entry
 
 wire = entry.Wire.take()
-import sys
+import os, sys
 from contextlib import asynccontextmanager
 import anyio
 from fastmcp import FastMCP
@@ -34,6 +34,8 @@ entry.configure_logging("INFO")
 @asynccontextmanager
 async def lifespan(_):
     yield {}
+    print("the lifespan is being left", flush=True)
+    await anyio.sleep(float(os.environ.get("LAST", "0")))
     print("the lifespan was left", flush=True)
 
 server = FastMCP("slow", lifespan=lifespan)
@@ -216,6 +218,18 @@ def test_a_second_signal_ends_it_though_a_tool_blocks_the_event_loop(
         until(lambda: signal_was_taken(client.process.pid, signal.SIGINT))
         client.process.send_signal(signal.SIGTERM)
         assert client.ended() == 128 + signal.SIGTERM
+
+
+def test_a_first_signal_after_the_end_of_input_breaks_nothing_off(
+    slow_server: Callable[[], RawClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAST", "1")
+    with slow_server() as client:
+        end_of_stdin(client)
+        until(lambda: "the lifespan is being left" in (tmp_path / "log").read_text())
+        sigterm(client)
+        assert client.ended() == 0
+    assert "the lifespan was left" in (tmp_path / "log").read_text()
 
 
 def signal_was_taken(pid: int, number: signal.Signals) -> bool:
