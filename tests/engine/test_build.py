@@ -11,6 +11,8 @@ import pytest
 import streammachine
 from streammachine.market.exchanges.wire import HAS_NATIVE
 
+ROOT = Path(__file__).parents[2]
+
 
 def has_compiler(folder: Path) -> bool:
     """Whether a C extension can be compiled here: a compiler that works, and Python's headers."""
@@ -53,3 +55,10 @@ def test_the_twins_take_over_where_nothing_is_compiled(tmp_path: Path) -> None:
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert (done.stdout.strip(), done.stderr) == ("False False False", "")
+
+
+@pytest.mark.parametrize("name", ["other_versions", "newest_libraries"])
+def test_the_tests_that_ci_chooses_are_there(name: str) -> None:
+    files = (ROOT / "tests" / f"{name}.txt").read_text().split()
+    assert len(files) == len(set(files)) > 5
+    assert [file for file in files if not (ROOT / file).is_file()] == []
