@@ -44,9 +44,14 @@ from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint16_t, uint32_t, uint
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 cdef extern from "Python.h":
-    bint PyUnicode_IS_COMPACT_ASCII(object text)
-    Py_ssize_t PyUnicode_GET_LENGTH(object text)
-    void* PyUnicode_DATA(object text)
+    # The same for values that nobody holds: no code runs, so none needs to.
+    bint is_bytes "PyBytes_CheckExact"(PyObject* value)
+    const char* bytes_data "PyBytes_AS_STRING"(PyObject* value)
+    Py_ssize_t bytes_size "PyBytes_GET_SIZE"(PyObject* value)
+    bint is_text "PyUnicode_CheckExact"(PyObject* value)
+    bint is_ascii "PyUnicode_IS_COMPACT_ASCII"(PyObject* value)
+    const char* text_data "(const char*)PyUnicode_DATA"(PyObject* value)
+    Py_ssize_t text_size "PyUnicode_GET_LENGTH"(PyObject* value)
     double HUGE_VAL "Py_HUGE_VAL"
 
 import operator
@@ -554,14 +559,14 @@ cdef inline bint quick_double(const char* text, Py_ssize_t size, double* out) no
     return True
 
 
-cdef inline bint text_of(object value, const char** text, Py_ssize_t* size) noexcept:
-    if PyBytes_CheckExact(value):
-        text[0] = PyBytes_AS_STRING(value)
-        size[0] = PyBytes_GET_SIZE(value)
+cdef inline bint text_of(PyObject* value, const char** text, Py_ssize_t* size) noexcept:
+    if is_bytes(value):
+        text[0] = bytes_data(value)
+        size[0] = bytes_size(value)
         return True
-    if PyUnicode_CheckExact(value) and PyUnicode_IS_COMPACT_ASCII(value):
-        text[0] = <const char*>PyUnicode_DATA(value)
-        size[0] = PyUnicode_GET_LENGTH(value)
+    if is_text(value) and is_ascii(value):
+        text[0] = text_data(value)
+        size[0] = text_size(value)
         return True
     return False
 
@@ -855,8 +860,9 @@ cdef class FastOHLC:
         list of ``[stream, entries]``, or bare entries; an entry is ``(id, fields)``, its fields a dict or a flat
         list; bytes or str; None and empty are 0. Entries without fields (deleted ones) are passed over.
 
-        The symbol is ``symbol_field``'s value, or the stream's name; the time is ``timestamp_field``'s value, or the
-        id's milliseconds; ``volume_field=None`` means a volume of 0. Raises TickError naming entry and field.
+        The symbol is ``symbol_field``'s value, or the stream's name; the time is ``timestamp_field``'s value (whole
+        epoch milliseconds of the years 2000 to 2100, a number or its text), or the id's; ``volume_field=None``
+        means a volume of 0. Raises TickError naming entry and field.
         """
         cdef Reader reader
         reader = Reader(self, price_field, volume_field, symbol_field, timestamp_field)
@@ -1267,38 +1273,32 @@ def _missing(entry_id, Field field):
     return TickError(f"{field.where(entry_id)}it is missing. Name the field that holds it, or drop the entry.")
 
 
-cdef inline double parsed_double(object value, bint* good) except? -1.0:
-    """What ``field_number`` gives, and whether that is a finite number."""
+cdef inline bint quick_number(PyObject* value, double* out) noexcept:
+    """A plain decimal's double; False: there is no value, or ``field_number`` is to look at it."""
     cdef const char* text = NULL
     cdef Py_ssize_t size = 0
-    cdef double out = 0.0
-    cdef object converted
-    if text_of(value, &text, &size) and quick_double(text, size, &out):
-        good[0] = True
-        return out
-    converted = value if PyFloat_CheckExact(value) else field_number(value)
-    if converted is None:
-        good[0] = False
+    return value is not NULL and text_of(value, &text, &size) and quick_double(text, size, out)
+
+
+cdef double slow_number(object value, bint* good) except? -1.0:
+    """What ``field_number`` gives, and whether that is a finite number."""
+    cdef double out
+    cdef object converted = value if PyFloat_CheckExact(value) else field_number(value)
+    good[0] = converted is not None
+    if not good[0]:
         return 0.0
     out = converted
     good[0] = fabs(out) <= DBL_MAX
     return out
 
 
-cdef inline int64_t parsed_ms(object value, bint* good) except? -1:
-    """What ``field_ms`` gives."""
+cdef inline int64_t quick_ms(PyObject* value, bint stream_id) noexcept:
+    """The milliseconds of digits, or of a stream id; -1: there is no value, or it is something else."""
     cdef const char* text = NULL
     cdef Py_ssize_t size = 0
-    cdef int64_t ms = -1
-    cdef object slow
-    if text_of(value, &text, &size):
-        ms = digits_ms(text, size, False)
-    good[0] = EARLIEST_MS <= ms <= LATEST_MS
-    if not good[0]:
-        slow = field_ms(value)
-        good[0] = slow is not None
-        ms = 0 if slow is None else slow
-    return ms
+    if value is not NULL and text_of(value, &text, &size):
+        return digits_ms(text, size, stream_id)
+    return -1
 
 
 cdef inline bint is_pair(object item):
@@ -1438,44 +1438,59 @@ cdef class Reader(Batch):
         self.take_symbol(&tick, entry_id, symbol)
         return self.keep(&tick)
 
+    # A value in its plain form is read on the spot; any other, and an absent one, is held and looked at slowly.
+
     cdef inline int take_price(self, Tick* tick, object entry_id, PyObject* value) except -1:
+        if not quick_number(value, &tick.price):
+            tick.price = self.slow_price(entry_id, value)
+        return 0
+
+    cdef double slow_price(self, object entry_id, PyObject* value) except? -1.0:
         cdef bint good = True
-        cdef object held
         if value is NULL:
             raise _missing(entry_id, self.price)
         held = <object>value
-        tick.price = parsed_double(held, &good)
+        cdef double price = slow_number(held, &good)
         if not good:
             raise price_error(held, self.price.where(entry_id))
-        return 0
+        return price
 
     cdef inline int take_volume(self, Tick* tick, object entry_id, PyObject* value) except -1:
+        if not quick_number(value, &tick.volume) or not tick.volume >= 0.0:
+            tick.volume = self.slow_volume(entry_id, value)
+        return 0
+
+    cdef double slow_volume(self, object entry_id, PyObject* value) except? -1.0:
         cdef bint good = True
-        cdef object held
-        tick.volume = 0.0
         if self.volume is None:
-            return 0
+            return 0.0
         if value is NULL:
             raise _missing(entry_id, self.volume)
         held = <object>value
-        tick.volume = parsed_double(held, &good)
-        if not good or not tick.volume >= 0.0:
+        cdef double volume = slow_number(held, &good)
+        if not good or not volume >= 0.0:
             raise volume_error(held, self.volume.where(entry_id))
-        return 0
+        return volume
 
     cdef inline int take_time(self, Tick* tick, object entry_id, PyObject* value) except -1:
-        cdef bint good = True
-        cdef object held
         if self.timestamp is None:
-            tick.ms = self.id_ms(entry_id)
-            return 0
+            tick.ms = quick_ms(<PyObject*>entry_id, True)
+            if not 0 <= tick.ms <= MAX_MS:
+                tick.ms = self.slow_id(entry_id)
+        else:
+            tick.ms = quick_ms(value, False)
+            if not EARLIEST_MS <= tick.ms <= LATEST_MS:
+                tick.ms = self.slow_time(entry_id, value)
+        return 0
+
+    cdef int64_t slow_time(self, object entry_id, PyObject* value) except -1:
         if value is NULL:
             raise _missing(entry_id, self.timestamp)
         held = <object>value
-        tick.ms = parsed_ms(held, &good)
-        if not good:
+        ms = field_ms(held)
+        if ms is None:
             raise field_time_error(held, self.timestamp.where(entry_id))
-        return 0
+        return ms
 
     cdef inline int take_symbol(self, Tick* tick, object entry_id, PyObject* value) except -1:
         cdef object held
@@ -1483,16 +1498,20 @@ cdef class Reader(Batch):
             if self.stream_series is NULL:
                 self.name_stream(entry_id)
             tick.series = self.stream_series
-            return 0
-        if value is NULL:
-            raise _missing(entry_id, self.symbol)
-        held = <object>value
-        tick.series = self.into.valued(held)
-        if tick.series is NULL:
-            tick.series = self.fresh_series(held)
+        else:
+            if value is NULL:
+                raise _missing(entry_id, self.symbol)
+            held = <object>value
+            tick.series = self.into.valued(held)
             if tick.series is NULL:
-                raise symbol_error(held, self.symbol.where(entry_id))
+                tick.series = self.new_series(entry_id, held)
         return 0
+
+    cdef Series* new_series(self, object entry_id, object symbol) except NULL:
+        cdef Series* series = self.fresh_series(symbol)
+        if series is NULL:
+            raise symbol_error(symbol, self.symbol.where(entry_id))
+        return series
 
     cdef inline int keep(self, Tick* tick) except -1:
         if self.count == self.capacity:
@@ -1501,15 +1520,9 @@ cdef class Reader(Batch):
         self.count += 1
         return 0
 
-    cdef inline int64_t id_ms(self, object entry_id) except -1:
-        cdef const char* text = NULL
-        cdef Py_ssize_t size = 0
-        cdef int64_t ms = -1
-        cdef object exact = entry_id
-        if not PyBytes_CheckExact(entry_id) and not PyUnicode_CheckExact(entry_id):
-            exact = plain_text(entry_id)
-        if text_of(exact, &text, &size):
-            ms = digits_ms(text, size, True)
+    cdef int64_t slow_id(self, object entry_id) except -1:
+        exact = plain_text(entry_id)
+        cdef int64_t ms = quick_ms(<PyObject*>exact, True)
         if not 0 <= ms <= MAX_MS:
             raise TickError(
                 f"entry {_id_text(entry_id)}: its id is not <milliseconds>-<number> up to {MAX_MS}. "

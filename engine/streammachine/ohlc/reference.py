@@ -143,8 +143,9 @@ class FastOHLC:
         list of ``[stream, entries]``, or bare entries; an entry is ``(id, fields)``, its fields a dict or a flat
         list; bytes or str; None and empty are 0. Entries without fields (deleted ones) are passed over.
 
-        The symbol is ``symbol_field``'s value, or the stream's name; the time is ``timestamp_field``'s value, or the
-        id's milliseconds; ``volume_field=None`` means a volume of 0. Raises TickError naming entry and field.
+        The symbol is ``symbol_field``'s value, or the stream's name; the time is ``timestamp_field``'s value (whole
+        epoch milliseconds of the years 2000 to 2100, a number or its text), or the id's; ``volume_field=None``
+        means a volume of 0. Raises TickError naming entry and field.
         """
         reader = _Reader(self, price_field, volume_field, symbol_field, timestamp_field)
         reader.read(entries)
