@@ -147,6 +147,11 @@ async def test_an_app_goes_on_and_makes_no_group_anew(
     assert not [record for record in caplog.records if "created again" in record.getMessage()]
 
 
+def _pending(server: Valkey) -> int:
+    with redis_py.Redis(port=server.port) as client:
+        return int(client.xpending("orders", "eventengine")["pending"])
+
+
 async def test_a_start_on_a_replica_raises(pair: Pair, tmp_path: Path) -> None:
     app = App("shop", to_scan=False, settings=Settings(redis_url=pair.new.url, data_dir=tmp_path))
 
