@@ -39,8 +39,6 @@ BASE: dict[str, dict[str, Any]] = {
     "storage_keys": {},
     "storage_clear": {},
     "health_check": {},
-    "stream_delete": {"stream": "nope"},
-    "stream_trim": {"stream": "nope", "keep": 1},
     "redis_info": {},
     "redis_ping": {},
     "obj_get": {"key": "nope"},
