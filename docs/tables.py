@@ -48,6 +48,7 @@ EXTRAS = {
     "parquet": "`ParquetEmitter`, `--to parquet:...`",
     "charts": "matplotlib, for candle charts of your own",
     "reload": "`streammachine run --reload`",
+    "socks": "SOCKS proxies (`ALL_PROXY=socks5://...`)",
     "monitoring": "OpenTelemetry spans, and the metrics in a prometheus-client registry",
     "all": "all of these",
 }
