@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt $(NATIVE)
 	@echo "Setting up in $(VENV): once, about a minute"
 	@$(PIP) --upgrade "pip>=25.3"
 	@PYTHONWARNINGS=ignore $(PIP) --constraint constraints.txt --build-constraint constraints.txt --editable '.[dev]'
-	@$(BIN)/python -c 'import streammachine as s; from streammachine.market.exchanges.wire import HAS_NATIVE as k; n = k and s._HAS_FAST_OHLC_CYTHON and s._has_cython_decode; print("Native parts: compiled" if n else "Native parts: NOT compiled (no C compiler?); the plain-Python twins are used, slower but the same")'
+	@$(BIN)/python -c 'import streammachine as s; from streammachine.market.exchanges.decode import HAS_NATIVE as k; n = k and s._HAS_FAST_OHLC_CYTHON and s._has_cython_decode; print("Native parts: compiled" if n else "Native parts: NOT compiled (no C compiler?); the plain-Python twins are used, slower but the same")'
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 

@@ -32,7 +32,7 @@ from typing import Any
 import redis
 
 from benchmarks.measuring import Row, median_ratio, table
-from streammachine.redis.embedded import find_binary
+from streammachine.redis.embedded.server import find_binary
 
 PUBLISHED = Path(__file__).parent / "consumers" / "published.py"
 ROLES = Path(__file__).parent / "consumers" / "roles.py"

@@ -19,7 +19,7 @@ from coredis._packer import Packer  # what a coredis pipeline spends on encoding
 from coredis.response.types import StreamEntry
 
 from streammachine.frames import TimeSeriesBuffer, streams_to_dataframe, streams_to_dataframe_fast
-from streammachine.redis import codec, wire_reference
+from streammachine.redis.transport import codec, wire_reference
 
 ROUNDS = 7
 ROWS = 100_000

@@ -31,12 +31,12 @@ import orjson
 
 from benchmarks.measuring import Row, median_ratio, table
 from benchmarks.streamforge import StreamForge, streamforge
-from streammachine.market.clock import SystemClock
-from streammachine.market.data_input import DataInput
+from streammachine.market.aggregation.pipeline import Pipeline
+from streammachine.market.clock.clock import SystemClock
 from streammachine.market.exchanges import adapter_for
-from streammachine.market.feed import Feed
-from streammachine.market.kline import Kline
-from streammachine.market.pipeline import Pipeline
+from streammachine.market.live.feed import Feed
+from streammachine.market.model.data_input import DataInput
+from streammachine.market.model.kline import Kline
 
 START_MS = 1_699_999_980_000  # the start of a minute
 MINUTE = 60_000

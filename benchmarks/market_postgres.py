@@ -33,7 +33,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from benchmarks.measuring import Row, median_ratio, table
 from benchmarks.streamforge import StreamForge, streamforge
 from streammachine.market.emitters.postgres import PostgresEmitter
-from streammachine.market.kline import Kline
+from streammachine.market.model.kline import Kline
 
 START_MS = 1_699_999_980_000
 MINUTE = 60_000

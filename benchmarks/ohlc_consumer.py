@@ -19,11 +19,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
 from benchmarks.measuring import Row, in_turns, median_ratio, table
-from streammachine.ohlc.consumer import FastOHLCConsumer
-from streammachine.redis.codec import encode_xadd_batch, parse_stream_reply
+from streammachine.ohlc.consumer.consumer import FastOHLCConsumer
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.embedded import EmbeddedServer
-from streammachine.redis.road import encode_command
+from streammachine.redis.embedded.server import EmbeddedServer
+from streammachine.redis.transport.codec import encode_xadd_batch, parse_stream_reply
+from streammachine.redis.transport.raw_connection import encode_command
 
 START_MS = 1_700_000_000_000
 READ_COUNT = 1000

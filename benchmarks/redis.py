@@ -24,7 +24,7 @@ import redis as redis_py
 from benchmarks.measuring import Row, in_turns, median_ratio, table
 from streammachine import RedisConnection, Settings, Storage
 from streammachine.redis import streams
-from streammachine.redis.embedded import EmbeddedServer
+from streammachine.redis.embedded.server import EmbeddedServer
 
 BATCH = 1000
 READS = 1000

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.embedded import EmbeddedServer
+from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.settings import Settings
 
 for _name in [name for name in os.environ if name.startswith(("REDIS_", "STREAMMACHINE_"))]:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from streammachine.redis.embedded import EmbeddedServer
-from support_docs import Block, blocks, environment, run_python
-from support_servers import redis_at, until
+from streammachine.redis.embedded.server import EmbeddedServer
+from support.docs import Block, blocks, environment, run_python
+from support.servers import redis_at, until
 
 PAGE = Path(__file__).parents[1] / "docs" / "app.md"
 COMMANDS = [line for block in blocks(PAGE, "sh") for line in block.code.splitlines()]

@@ -26,8 +26,8 @@ import anyio
 import jsonschema
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from support_mcp import CLAUDE_DESKTOP, RawClient, clean_environment
-from support_simulator import exchange
+from support.mcp import CLAUDE_DESKTOP, RawClient, clean_environment
+from support.simulator import exchange
 
 CLIENTS = ("raw", "legacy", "auto")
 MODERN = "2026-07-28"

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from support_docs import blocks, environment, run_python
-from support_mcp import clean_environment
-from support_simulator import exchange
+from support.docs import blocks, environment, run_python
+from support.mcp import clean_environment
+from support.simulator import exchange
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from streammachine import Kline, Trade
-from support_docs import Block, blocks, environment, run_python
-from support_kafka import Kafka
-from support_postgres import Postgres
-from support_simulator import exchange
+from support.docs import Block, blocks, environment, run_python
+from support.kafka import Kafka
+from support.postgres import Postgres
+from support.simulator import exchange
 
 PAGE = Path(__file__).parents[1] / "docs" / "sinks.md"
 SHOWN = re.compile(r"# -> (.*)$", re.MULTILINE)

@@ -70,9 +70,9 @@ def status_kb(name: str) -> int:
 
 
 def ours(kind: str, wanted: int) -> None:
-    from streammachine.runtime.app import App
-    from streammachine.runtime.consumer import MessageBatch
-    from streammachine.runtime.message import Message
+    from streammachine.runtime.app.app import App
+    from streammachine.runtime.consumer.consumer import MessageBatch
+    from streammachine.runtime.model.message import Message
 
     app = App("bench", to_scan=False)
     counter = Counter(wanted)

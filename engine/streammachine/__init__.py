@@ -11,12 +11,11 @@ if TYPE_CHECKING:
     from streammachine.frames.convert import prune_old_dataframe_rows as prune_old_dataframe_rows
     from streammachine.frames.convert import streams_to_dataframe as streams_to_dataframe
     from streammachine.frames.convert import streams_to_dataframe_fast as streams_to_dataframe_fast
-    from streammachine.market.backfill import BinanceBackfilling as BinanceBackfilling
-    from streammachine.market.backfill import BybitBackfilling as BybitBackfilling
-    from streammachine.market.backfill import KrakenBackfilling as KrakenBackfilling
-    from streammachine.market.backfill import OKXBackfilling as OKXBackfilling
-    from streammachine.market.backfill import OkxBackfilling as OkxBackfilling
-    from streammachine.market.data_input import DataInput as DataInput
+    from streammachine.market.backfill.backfill import BinanceBackfilling as BinanceBackfilling
+    from streammachine.market.backfill.backfill import BybitBackfilling as BybitBackfilling
+    from streammachine.market.backfill.backfill import KrakenBackfilling as KrakenBackfilling
+    from streammachine.market.backfill.backfill import OKXBackfilling as OKXBackfilling
+    from streammachine.market.backfill.backfill import OkxBackfilling as OkxBackfilling
     from streammachine.market.emitters.base import DataEmitter as DataEmitter
     from streammachine.market.emitters.csv import CSVEmitter as CSVEmitter
     from streammachine.market.emitters.kafka import KafkaEmitter as KafkaEmitter
@@ -24,42 +23,43 @@ if TYPE_CHECKING:
     from streammachine.market.emitters.parquet import ParquetEmitter as ParquetEmitter
     from streammachine.market.emitters.postgres import PostgresEmitter as PostgresEmitter
     from streammachine.market.emitters.redis import RedisEmitter as RedisEmitter
-    from streammachine.market.feed import FeedOptions as FeedOptions
-    from streammachine.market.kline import Gap as Gap
-    from streammachine.market.kline import Kline as Kline
-    from streammachine.market.kline import Trade as Trade
-    from streammachine.market.logs import config as config
-    from streammachine.market.merge import merge_streams as merge_streams
-    from streammachine.market.runner import BinanceRunner as BinanceRunner
-    from streammachine.market.runner import BybitRunner as BybitRunner
-    from streammachine.market.runner import KrakenRunner as KrakenRunner
-    from streammachine.market.runner import OKXRunner as OKXRunner
+    from streammachine.market.live.feed import FeedOptions as FeedOptions
+    from streammachine.market.live.merge import merge_streams as merge_streams
+    from streammachine.market.live.runner import BinanceRunner as BinanceRunner
+    from streammachine.market.live.runner import BybitRunner as BybitRunner
+    from streammachine.market.live.runner import KrakenRunner as KrakenRunner
+    from streammachine.market.live.runner import OKXRunner as OKXRunner
+    from streammachine.market.log_config import config as config
+    from streammachine.market.model.data_input import DataInput as DataInput
+    from streammachine.market.model.kline import Gap as Gap
+    from streammachine.market.model.kline import Kline as Kline
+    from streammachine.market.model.kline import Trade as Trade
     from streammachine.ohlc.aggregator import _HAS_FAST_OHLC_CYTHON as _HAS_FAST_OHLC_CYTHON
     from streammachine.ohlc.aggregator import CandleData as CandleData
     from streammachine.ohlc.aggregator import FastOHLC as FastOHLC
     from streammachine.ohlc.aggregator import create_ohlc_aggregator as create_ohlc_aggregator
     from streammachine.ohlc.aggregator import format_candle_for_redis as format_candle_for_redis
     from streammachine.ohlc.aggregator import parse_stream_id_timestamp as parse_stream_id_timestamp
-    from streammachine.ohlc.consumer import FastOHLCConsumer as FastOHLCConsumer
-    from streammachine.redis.codec import _has_cython_decode as _has_cython_decode
-    from streammachine.redis.codec import decode_dict_bytes_to_utf8 as decode_dict_bytes_to_utf8
+    from streammachine.ohlc.consumer.consumer import FastOHLCConsumer as FastOHLCConsumer
     from streammachine.redis.connection import RedisConnection as RedisConnection
     from streammachine.redis.objects import RedisObjectStorage as RedisObjectStorage
     from streammachine.redis.storage import Storage as Storage
-    from streammachine.runtime.app import App as App
-    from streammachine.runtime.config import AppConfig as AppConfig
-    from streammachine.runtime.config import Batch as Batch
-    from streammachine.runtime.config import ConsumerConfig as ConsumerConfig
-    from streammachine.runtime.config import TimerConfig as TimerConfig
-    from streammachine.runtime.consumer import StreamConsumer as StreamConsumer
-    from streammachine.runtime.message import Message as Message
-    from streammachine.runtime.metrics import collector as collector
-    from streammachine.runtime.redrive import DeadLetters as DeadLetters
-    from streammachine.runtime.retry import Reject as Reject
-    from streammachine.runtime.retry import Retry as Retry
-    from streammachine.runtime.retry import RetryPolicy as RetryPolicy
-    from streammachine.runtime.retry import Skip as Skip
-    from streammachine.runtime.running import MessageBatch as MessageBatch
+    from streammachine.redis.transport.codec import _has_cython_decode as _has_cython_decode
+    from streammachine.redis.transport.codec import decode_dict_bytes_to_utf8 as decode_dict_bytes_to_utf8
+    from streammachine.runtime.admin.dead_letters import DeadLetters as DeadLetters
+    from streammachine.runtime.app.app import App as App
+    from streammachine.runtime.consumer.consumer import StreamConsumer as StreamConsumer
+    from streammachine.runtime.consumer.runner import MessageBatch as MessageBatch
+    from streammachine.runtime.model.config import AppConfig as AppConfig
+    from streammachine.runtime.model.config import Batch as Batch
+    from streammachine.runtime.model.config import ConsumerConfig as ConsumerConfig
+    from streammachine.runtime.model.config import TimerConfig as TimerConfig
+    from streammachine.runtime.model.message import Message as Message
+    from streammachine.runtime.model.retry import Reject as Reject
+    from streammachine.runtime.model.retry import Retry as Retry
+    from streammachine.runtime.model.retry import RetryPolicy as RetryPolicy
+    from streammachine.runtime.model.retry import Skip as Skip
+    from streammachine.runtime.observability.metrics import collector as collector
     from streammachine.runtime.testing import TestApp as TestApp
     from streammachine.runtime.testing import wait_until as wait_until
     from streammachine.settings import Settings as Settings
@@ -67,58 +67,58 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "App": "runtime.app",
-    "AppConfig": "runtime.config",
-    "Batch": "runtime.config",
-    "BinanceBackfilling": "market.backfill",
-    "BinanceRunner": "market.runner",
-    "BybitBackfilling": "market.backfill",
-    "BybitRunner": "market.runner",
+    "App": "runtime.app.app",
+    "AppConfig": "runtime.model.config",
+    "Batch": "runtime.model.config",
+    "BinanceBackfilling": "market.backfill.backfill",
+    "BinanceRunner": "market.live.runner",
+    "BybitBackfilling": "market.backfill.backfill",
+    "BybitRunner": "market.live.runner",
     "CSVEmitter": "market.emitters.csv",
     "CandleData": "ohlc.aggregator",
-    "ConsumerConfig": "runtime.config",
+    "ConsumerConfig": "runtime.model.config",
     "DataEmitter": "market.emitters.base",
-    "DataInput": "market.data_input",
-    "DeadLetters": "runtime.redrive",
+    "DataInput": "market.model.data_input",
+    "DeadLetters": "runtime.admin.dead_letters",
     "FastOHLC": "ohlc.aggregator",
-    "FastOHLCConsumer": "ohlc.consumer",
-    "FeedOptions": "market.feed",
-    "Gap": "market.kline",
+    "FastOHLCConsumer": "ohlc.consumer.consumer",
+    "FeedOptions": "market.live.feed",
+    "Gap": "market.model.kline",
     "KafkaEmitter": "market.emitters.kafka",
-    "Kline": "market.kline",
-    "KrakenBackfilling": "market.backfill",
-    "KrakenRunner": "market.runner",
+    "Kline": "market.model.kline",
+    "KrakenBackfilling": "market.backfill.backfill",
+    "KrakenRunner": "market.live.runner",
     "Logger": "market.emitters.logger",
-    "Message": "runtime.message",
-    "MessageBatch": "runtime.running",
-    "OKXBackfilling": "market.backfill",
-    "OKXRunner": "market.runner",
-    "OkxBackfilling": "market.backfill",
+    "Message": "runtime.model.message",
+    "MessageBatch": "runtime.consumer.runner",
+    "OKXBackfilling": "market.backfill.backfill",
+    "OKXRunner": "market.live.runner",
+    "OkxBackfilling": "market.backfill.backfill",
     "ParquetEmitter": "market.emitters.parquet",
     "PostgresEmitter": "market.emitters.postgres",
     "RedisConnection": "redis.connection",
     "RedisEmitter": "market.emitters.redis",
     "RedisObjectStorage": "redis.objects",
-    "Reject": "runtime.retry",
-    "Retry": "runtime.retry",
-    "RetryPolicy": "runtime.retry",
+    "Reject": "runtime.model.retry",
+    "Retry": "runtime.model.retry",
+    "RetryPolicy": "runtime.model.retry",
     "Settings": "settings",
-    "Skip": "runtime.retry",
+    "Skip": "runtime.model.retry",
     "Storage": "redis.storage",
-    "StreamConsumer": "runtime.consumer",
+    "StreamConsumer": "runtime.consumer.consumer",
     "StreamMachineError": "errors",
     "TestApp": "runtime.testing",
     "TimeSeriesBuffer": "frames.buffer",
-    "TimerConfig": "runtime.config",
-    "Trade": "market.kline",
+    "TimerConfig": "runtime.model.config",
+    "Trade": "market.model.kline",
     "_HAS_FAST_OHLC_CYTHON": "ohlc.aggregator",
-    "_has_cython_decode": "redis.codec",
-    "collector": "runtime.metrics",
-    "config": "market.logs",
+    "_has_cython_decode": "redis.transport.codec",
+    "collector": "runtime.observability.metrics",
+    "config": "market.log_config",
     "create_ohlc_aggregator": "ohlc.aggregator",
-    "decode_dict_bytes_to_utf8": "redis.codec",
+    "decode_dict_bytes_to_utf8": "redis.transport.codec",
     "format_candle_for_redis": "ohlc.aggregator",
-    "merge_streams": "market.merge",
+    "merge_streams": "market.live.merge",
     "parse_stream_id_timestamp": "ohlc.aggregator",
     "prune_old_dataframe_rows": "frames.convert",
     "streams_to_dataframe": "frames.convert",

@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _usable_url(cls, value: SecretStr | None) -> SecretStr | None:
-        from streammachine.redis.url import parse_url
+        from streammachine.redis_url import parse_url
 
         if value is not None:
             parse_url(value.get_secret_value())

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from streammachine.errors import StreamMachineError
-from streammachine.market import timeframe as timeframes
+from streammachine.market.model import timeframe as timeframes
 from streammachine.redis import streams
 
 FIRST_MS = 946_684_800_000  # 2000-01-01: a smaller number is a time in seconds, or none

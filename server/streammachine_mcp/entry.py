@@ -229,7 +229,7 @@ def _check_app(app: str | None) -> None:
     """Refuse what names no App before anything starts; whether it can be imported shows later, in health_check."""
     if app is not None:
         from streammachine.errors import SettingsError
-        from streammachine.runtime.origin import Origin
+        from streammachine.runtime.processes.origin import Origin
 
         try:
             Origin.parse(app)

@@ -20,7 +20,7 @@ import anyio.to_thread
 
 from streammachine.errors import RedisUnavailableError, StreamMachineError
 from streammachine.settings import Settings
-from streammachine_mcp.hosting import Hosting
+from streammachine_mcp.hosting.supervisor import Hosting
 
 if TYPE_CHECKING:
     from streammachine.ohlc.durable import DurableAggregators

@@ -22,8 +22,8 @@ from typing import Any
 import redis as peer
 
 from chaos.network import Network
-from streammachine.redis.embedded import find_binary
-from support_valkey import free_port
+from streammachine.redis.embedded.server import find_binary
+from support.valkey import free_port
 
 WORKER = Path(__file__).with_name("worker.py")
 LATE = 50  # every so many good messages one comes back through the retry companion

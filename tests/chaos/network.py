@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 
-from support_proxy import CUTS, Proxy
+from support.proxy import CUTS, Proxy
 
 PATIENCE = 30.0  # seconds for the proxy's loop to do what it is asked
 

@@ -8,9 +8,9 @@ import signal
 
 import anyio
 
-from streammachine.runtime.app import App
-from streammachine.runtime.message import Message
-from streammachine.runtime.retry import Retry, RetryPolicy
+from streammachine.runtime.app.app import App
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.retry import Retry, RetryPolicy
 
 LEASE = 1.5
 

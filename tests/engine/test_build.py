@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import streammachine
-from streammachine.market.exchanges.wire import HAS_NATIVE
+from streammachine.market.exchanges.decode import HAS_NATIVE
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,8 +32,10 @@ def test_with_a_compiler_the_native_parts_are_built(tmp_path: Path) -> None:
     assert streammachine._HAS_FAST_OHLC_CYTHON, (
         "streammachine.ohlc.fast is missing: install again and look at the build"
     )
-    assert streammachine._has_cython_decode, "streammachine.redis.wire is missing: install again and look at the build"
-    assert HAS_NATIVE, "streammachine.market.exchanges.usual is missing: install again and look at the build"
+    assert streammachine._has_cython_decode, (
+        "streammachine.redis.transport.wire is missing: install again and look at the build"
+    )
+    assert HAS_NATIVE, "streammachine.market.exchanges.fast_decode is missing: install again and look at the build"
 
 
 def test_the_twins_take_over_where_nothing_is_compiled(tmp_path: Path) -> None:
@@ -41,14 +43,14 @@ def test_the_twins_take_over_where_nothing_is_compiled(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "sys.modules['streammachine.ohlc.fast'] = None\n"
-        "sys.modules['streammachine.redis.wire'] = None\n"
-        "sys.modules['streammachine.market.exchanges.usual'] = None\n"
+        "sys.modules['streammachine.redis.transport.wire'] = None\n"
+        "sys.modules['streammachine.market.exchanges.fast_decode'] = None\n"
         "import streammachine as s\n"
         "agg = s.create_ohlc_aggregator([60000])\n"
         "agg.update_tick('A', 1.5, 2.0, 1700000000000)\n"
         "assert agg.get_candles(b'A', 60000)[0].close == 1.5\n"
         "assert s.decode_dict_bytes_to_utf8({b'a': b'b'}) == {'a': 'b'}\n"
-        "from streammachine.market.exchanges.wire import HAS_NATIVE\n"
+        "from streammachine.market.exchanges.decode import HAS_NATIVE\n"
         "print(s._HAS_FAST_OHLC_CYTHON, s._has_cython_decode, HAS_NATIVE)\n"
     )
     import sys

@@ -27,20 +27,20 @@ def needed(module: str) -> None:
 def test_the_candle_engines_agree(case: Case) -> None:
     needed("streammachine.ohlc.fast")
     native = importlib.import_module("streammachine.ohlc.fast")
-    twin = importlib.import_module("streammachine.ohlc.reference")
+    twin = importlib.import_module("streammachine.ohlc.reference.engine")
     assert outcome(case, native) == outcome(case, twin)
 
 
 @pytest.mark.parametrize("case", hostile.WIRE, ids=names)
 def test_the_codecs_agree(case: Case) -> None:
-    needed("streammachine.redis.wire")
-    native = importlib.import_module("streammachine.redis.wire")
-    twin = importlib.import_module("streammachine.redis.wire_reference")
+    needed("streammachine.redis.transport.wire")
+    native = importlib.import_module("streammachine.redis.transport.wire")
+    twin = importlib.import_module("streammachine.redis.transport.wire_reference")
     assert outcome(case, native) == outcome(case, twin)
 
 
 @pytest.mark.parametrize("case", hostile.KLINES, ids=names)
 def test_the_kline_makers_agree(case: Case) -> None:
-    needed("streammachine.market.exchanges.usual")
+    needed("streammachine.market.exchanges.fast_decode")
     native, twin = hostile.kline_makers()
     assert outcome(case, native) == outcome(case, twin)

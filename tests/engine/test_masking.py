@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streammachine.errors import EmitterError, ExchangeError, SettingsError
-from streammachine.market.clock import SystemClock
-from streammachine.market.emitters import targets
+from streammachine.market.clock.clock import SystemClock
+from streammachine.market.emitters import sink_text as targets
 from streammachine.market.emitters.kafka import KafkaEmitter
 from streammachine.market.exchanges import adapter_for
 from streammachine.market.exchanges.base import Request
-from streammachine.market.rest import RestClient
+from streammachine.market.network.rest_client import RestClient
 from streammachine.masking import mask_text, mask_url
-from streammachine.redis.url import parse_url
+from streammachine.redis_url import parse_url
 from streammachine.settings import Settings
-from support_mcp import RawClient, ToolFailure
+from support.mcp import RawClient, ToolFailure
 
 SECRET = "hunter2"
 WRONG = [

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support_docs import environment, run_python
+from support.docs import environment, run_python
 
 SNIPPETS: dict[str, tuple[str, str, str]] = {}
 

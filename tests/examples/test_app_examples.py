@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from streammachine.redis.embedded import EmbeddedServer
-from support_mcp import clean_environment
-from support_servers import redis_at, until
+from streammachine.redis.embedded.server import EmbeddedServer
+from support.mcp import clean_environment
+from support.servers import redis_at, until
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "app"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))

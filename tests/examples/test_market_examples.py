@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from streammachine.market import timeframe as timeframes
-from support_kafka import Kafka
-from support_mcp import clean_environment
-from support_postgres import Postgres
-from support_servers import until
-from support_simulator import Exchange, exchange
+from streammachine.market.model import timeframe as timeframes
+from support.kafka import Kafka
+from support.mcp import clean_environment
+from support.postgres import Postgres
+from support.servers import until
+from support.simulator import Exchange, exchange
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "market"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))

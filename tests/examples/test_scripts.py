@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support_docs import environment, run_python
+from support.docs import environment, run_python
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

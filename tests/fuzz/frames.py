@@ -11,8 +11,9 @@ from types import ModuleType
 from typing import Any
 
 from fuzz.agree import agree
-from streammachine.market.exchanges import EXCHANGES, adapter_for, wire
-from support_frames import SAMPLES, Sample
+from streammachine.market.exchanges import EXCHANGES, adapter_for
+from streammachine.market.exchanges import decode as wire
+from support.frames import SAMPLES, Sample
 
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**53, 2**63, 2**64, 1.5, -0.5, 1e18, 1e30, 1e308, "", " ", "0", "-1", "1.5", "1e5",

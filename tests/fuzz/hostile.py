@@ -705,7 +705,8 @@ WIRE: tuple[Case, ...] = (
 
 def kline_makers() -> tuple[Any, Any]:
     """What makes Klines of rows: the compiled way, and the validator alone. Each has ``made`` and ``placed``."""
-    from streammachine.market.exchanges import kraken, wire
+    from streammachine.market.exchanges import decode as wire
+    from streammachine.market.exchanges import kraken
 
     def makers() -> SimpleNamespace:
         placed = wire.placed_kline_maker("Kraken", {"n_trades": "trades"}, kraken._completed, weighted="vwap")
@@ -754,7 +755,7 @@ def row_that_a_key_empties(makers: Any) -> Any:
 
 
 def rows_of_large_numbers(makers: Any) -> Any:
-    from streammachine.market.exchanges import wire
+    from streammachine.market.exchanges import decode as wire
 
     found = []
     for name in kline_row():

@@ -18,7 +18,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-MODULES = ("streammachine.ohlc.fast", "streammachine.redis.wire", "streammachine.market.exchanges.usual")
+MODULES = (
+    "streammachine.ohlc.fast",
+    "streammachine.redis.transport.wire",
+    "streammachine.market.exchanges.fast_decode",
+)
 TARGETS = ("hostile", "wire", "candles", "frames")
 FLAGS = ["-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
 PROBE = "#include <Python.h>\nint main(void) { return 0; }\n"

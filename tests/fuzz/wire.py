@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from fuzz.agree import agree
-from streammachine.redis import wire, wire_reference
+from streammachine.redis.transport import wire, wire_reference
 
 CODECS = (wire, wire_reference)
 LINES = (

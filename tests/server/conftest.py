@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from streammachine.redis.embedded import EmbeddedServer
-from support_mcp import RawClient
-from support_servers import stop_embedded
+from streammachine.redis.embedded.server import EmbeddedServer
+from support.mcp import RawClient
+from support.servers import stop_embedded
 
 DATABASE = 5  # of the run's shared Valkey; no other test uses it
 HOSTING_DATABASE = 7  # likewise

@@ -10,12 +10,12 @@ import pytest
 import redis
 from anyio.from_thread import start_blocking_portal
 
-from streammachine.ohlc.consumer import FastOHLCConsumer
+from streammachine.ohlc.consumer.consumer import FastOHLCConsumer
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.embedded import EmbeddedServer
+from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.settings import Settings
-from support_mcp import RawClient, ToolFailure
-from support_servers import redis_at, until
+from support.mcp import RawClient, ToolFailure
+from support.servers import redis_at, until
 
 BIG = {
     "name": "big",

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import redis
 
-from streammachine.redis.embedded import EmbeddedServer
-from support_mcp import RawClient, ToolFailure, clean_environment
-from support_servers import redis_at, running, until
+from streammachine.redis.embedded.server import EmbeddedServer
+from support.mcp import RawClient, ToolFailure, clean_environment
+from support.servers import redis_at, running, until
 
 DATABASE = 6  # of the run's shared Valkey; no other test uses it
 HEAD = """\
 import os, time
-from streammachine.runtime.app import App
+from streammachine.runtime.app.app import App
 app = App("mine")
 """
 

@@ -14,10 +14,10 @@ from anyio.from_thread import start_blocking_portal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streammachine.redis.embedded import EmbeddedServer
+from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine_mcp import argument_types as types
 from streammachine_mcp.arguments import ArgumentError, prepare
-from support_mcp import clean_environment
+from support.mcp import clean_environment
 
 T0 = 1_723_161_600_000  # 2024-08-09T00:00:00Z, a full minute and a full 5 minutes
 MINUTE = 60_000

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from support_mcp import RawClient, ToolFailure
+from support.mcp import RawClient, ToolFailure
 
 
 @pytest.fixture

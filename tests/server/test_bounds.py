@@ -10,10 +10,10 @@ import pytest
 import redis
 
 from streammachine import RedisConnection, RedisObjectStorage, Storage
-from streammachine.redis.embedded import EmbeddedServer
-from streammachine.runtime.declared import DeclaredAgent, declare, undeclare
+from streammachine.redis.embedded.server import EmbeddedServer
+from streammachine.runtime.declared.host import DeclaredAgent, declare, undeclare
 from streammachine.settings import Settings
-from support_mcp import RawClient, ToolFailure
+from support.mcp import RawClient, ToolFailure
 
 BOUND = 100_000  # characters of text that every client takes
 

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from support_mcp import RawClient
+from support.mcp import RawClient
 
 CONTRACT = {
     "stream_send": {"stream", "message"},

@@ -19,7 +19,7 @@ from streammachine.redis.storage import Storage
 from streammachine.settings import Settings
 from streammachine_mcp import safety
 from streammachine_mcp.server import create_server
-from support_mcp import LEGACY, RawClient
+from support.mcp import LEGACY, RawClient
 
 pytestmark = pytest.mark.anyio
 

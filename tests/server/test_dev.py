@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support_mcp import RawClient, clean_environment
+from support.mcp import RawClient, clean_environment
 
 BIN = Path(sys.executable).parent
 DEV = str(Path(__file__).parents[2] / "server" / "streammachine_mcp" / "dev.py")

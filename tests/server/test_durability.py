@@ -13,9 +13,9 @@ from typing import Any
 import redis
 
 from streammachine.ohlc.aggregator import create_ohlc_aggregator
-from streammachine.redis.embedded import EmbeddedServer
-from support_mcp import RawClient
-from support_servers import embedded_pids, redis_at, running, until
+from streammachine.redis.embedded.server import EmbeddedServer
+from support.mcp import RawClient
+from support.servers import embedded_pids, redis_at, running, until
 
 SENT = 10_000
 INTERVALS = [60_000, 300_000]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from streammachine.redis.embedded import EmbeddedServer
-from support_mcp import LEGACY, RawClient, clean_environment
-from support_servers import embedded_pids, redis_at, running, until
+from streammachine.redis.embedded.server import EmbeddedServer
+from support.mcp import LEGACY, RawClient, clean_environment
+from support.servers import embedded_pids, redis_at, running, until
 
 SERVER = (sys.executable, "-m", "streammachine.mcp_server")
 Ending = Callable[[RawClient], None]

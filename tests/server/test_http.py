@@ -18,9 +18,9 @@ from typing import Literal, Self
 import pytest
 from fastmcp import Client
 
-from streammachine.redis.embedded import EmbeddedServer
-from support_mcp import LEGACY, clean_environment
-from support_servers import embedded_pids, free_port, redis_at, until
+from streammachine.redis.embedded.server import EmbeddedServer
+from support.mcp import LEGACY, clean_environment
+from support.servers import embedded_pids, free_port, redis_at, until
 
 COMMAND = (sys.executable, "-m", "streammachine.mcp_server", "--transport", "http")
 ACCEPT = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}

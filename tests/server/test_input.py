@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from streammachine.redis.embedded import EmbeddedServer
-from support_mcp import LEGACY, RawClient, clean_environment
-from support_servers import until
+from streammachine.redis.embedded.server import EmbeddedServer
+from support.mcp import LEGACY, RawClient, clean_environment
+from support.servers import until
 
 MB = 1 << 20
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND = -32700, -32600, -32601

@@ -12,8 +12,8 @@ import redis
 
 from streammachine.errors import DataInputError
 from streammachine_mcp.tools.market import backfill_range
-from support_mcp import RawClient, ToolFailure
-from support_simulator import START, Exchange, exchange
+from support.mcp import RawClient, ToolFailure
+from support.simulator import START, Exchange, exchange
 
 MINUTE = 60_000
 DAY = 1440 * MINUTE

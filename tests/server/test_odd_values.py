@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import redis
 
-from streammachine.redis.embedded import EmbeddedServer
+from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.settings import Settings
 from streammachine_mcp.arguments import ArgumentError, prepare
 from streammachine_mcp.results import MAX_VALUE_BYTES
-from streammachine_mcp.tools.showing import showable
-from support_mcp import RawClient, ToolFailure
+from streammachine_mcp.tools.json_view import showable
+from support.mcp import RawClient, ToolFailure
 
 T0 = 1_723_161_600_000
 MINUTE = 60_000

@@ -17,7 +17,7 @@ import pytest
 
 from streammachine.settings import Settings
 from streammachine_mcp.server import create_server
-from support_mcp import clean_environment
+from support.mcp import clean_environment
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPTS = ROOT / "tests" / "peers"

@@ -12,7 +12,7 @@ from streammachine.settings import Settings
 from streammachine_mcp.prompts import read_prompts
 from streammachine_mcp.server import create_server
 from streammachine_mcp.tools.family import Family
-from support_mcp import RawClient
+from support.mcp import RawClient
 
 PROMPTS = {prompt.name: prompt.body for prompt in read_prompts()}
 

@@ -14,8 +14,8 @@ import pytest
 
 from streammachine.redis.target import probe
 from streammachine_mcp import entry
-from support_mcp import RawClient, ToolFailure, clean_environment
-from support_servers import Valkey, embedded_pids, free_port, redis_at, until
+from support.mcp import RawClient, ToolFailure, clean_environment
+from support.servers import Valkey, embedded_pids, free_port, redis_at, until
 
 SECRET = "hunter2-top-secret"
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import redis
 
-from streammachine.redis.embedded import EmbeddedServer
-from support_mcp import RawClient
+from streammachine.redis.embedded.server import EmbeddedServer
+from support.mcp import RawClient
 
 START = 1_700_000_040_000
 MINUTE = 60_000

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import redis
 
-from streammachine.redis.embedded import EmbeddedServer
-from support_mcp import RawClient
+from streammachine.redis.embedded.server import EmbeddedServer
+from support.mcp import RawClient
 
 T0 = 1_723_161_600_000
 TYPES = {"string", "integer", "number", "boolean", "array", "object"}

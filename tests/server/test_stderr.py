@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from support_mcp import RawClient, clean_environment
-from support_servers import redis_at, until
+from support.mcp import RawClient, clean_environment
+from support.servers import redis_at, until
 
 WRONG_CALLS = 500  # more than a pipe of 64 kB takes lines of
 APP = """
@@ -35,7 +35,7 @@ import sys
 from streammachine_mcp.stderr import Pump
 Pump.take()
 import subprocess
-child = subprocess.Popen([sys.executable, "-m", "streammachine.runtime.hosted", "--app", sys.argv[1]],
+child = subprocess.Popen([sys.executable, "-m", "streammachine.runtime.children.host", "--app", sys.argv[1]],
     stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 print(child.pid, flush=True)
 import time

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from support_mcp import RawClient
+from support.mcp import RawClient
 
 BUFFERED = {"PYTHONUNBUFFERED": ""}  # Python's default for a pipe, whatever the test run has set
 

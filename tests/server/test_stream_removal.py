@@ -12,10 +12,10 @@ from fastmcp.client.elicitation import ElicitResult
 from fastmcp.exceptions import ToolError
 
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.embedded import EmbeddedServer
+from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.settings import Settings
 from streammachine_mcp.server import create_server
-from support_mcp import LEGACY, RawClient, ToolFailure
+from support.mcp import LEGACY, RawClient, ToolFailure
 
 DATABASE = 5  # as tests/server/conftest.py
 

@@ -14,10 +14,10 @@ from rich.console import Console
 from streammachine.cli.ending import ended_by_sigterm
 from streammachine.cli.single_error import single_error
 from streammachine.errors import DataInputError
-from streammachine.market.backfill import Backfilling, backfill_for
-from streammachine.market.emitters.targets import emitters_for, shown
+from streammachine.market.backfill.backfill import Backfilling, backfill_for
+from streammachine.market.emitters.sink_text import emitters_for, shown
 from streammachine.market.exchanges import adapter_for
-from streammachine.market.timespan import is_moment
+from streammachine.market.model.timespan import is_moment
 
 SHOWN_GAPS = 5
 

@@ -58,7 +58,7 @@ def run_demo(trades: Path | None, count: int | None) -> int:
 @contextmanager
 def _private_folder() -> Iterator[Path]:
     """A temporary folder; no Valkey on it outlives the block, even if the MCP server was killed."""
-    from streammachine.redis.embedded import EmbeddedServer
+    from streammachine.redis.embedded.server import EmbeddedServer
 
     with tempfile.TemporaryDirectory(prefix="sm-demo-", ignore_cleanup_errors=True) as folder:
         try:

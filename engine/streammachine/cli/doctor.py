@@ -135,7 +135,7 @@ def _source() -> str:
 
 def _native() -> list[Finding]:
     from streammachine import _HAS_FAST_OHLC_CYTHON, _has_cython_decode
-    from streammachine.market.exchanges.wire import HAS_NATIVE
+    from streammachine.market.exchanges.decode import HAS_NATIVE
 
     mend = "It gives the same results, slower. "
     if shutil.which("cc") or shutil.which("gcc") or shutil.which("clang"):

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from streammachine.cli.simulated import simulated
 from streammachine.cli.stream import Watch
-from streammachine.market.data_input import DataInput
 from streammachine.market.emitters.csv import CSVEmitter
 from streammachine.market.exchanges import adapter_for
-from streammachine.market.kline import Kline
-from streammachine.market.runner import BinanceRunner
+from streammachine.market.live.runner import BinanceRunner
+from streammachine.market.model.data_input import DataInput
+from streammachine.market.model.kline import Kline
 from streammachine.market.simulator import Fault, Tape
 
 SPEED = 120.0  # market seconds per second

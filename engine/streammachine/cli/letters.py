@@ -16,7 +16,7 @@ from streammachine.cli.shown import fitting, shown
 from streammachine.errors import SettingsError
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.streams import parse_position
-from streammachine.runtime.redrive import Box, Letter, boxes
+from streammachine.runtime.admin.dead_letters import Box, Letter, boxes
 
 COLUMNS = ("id", "reason", "group", "attempts", "failed (UTC)", "error", "message")
 FIRST_TO_GO = ("failed (UTC)", "attempts", "group", "message")  # where the terminal is narrow

@@ -17,8 +17,8 @@ import anyio
 import anyio.abc
 
 from streammachine.errors import SettingsError
-from streammachine.runtime.origin import Origin
-from streammachine.runtime.supervised import Supervised, child_environment
+from streammachine.runtime.processes.origin import Origin
+from streammachine.runtime.processes.supervisor import Supervised, child_environment
 from streammachine.settings import Settings
 
 log = logging.getLogger("streammachine")

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.text import Text
 
 from streammachine.errors import DataInputError
-from streammachine.market.clock import ScaledClock, SystemClock
+from streammachine.market.clock.clock import ScaledClock, SystemClock
 from streammachine.market.exchanges import EXCHANGES
+from streammachine.market.model.timeframe import MINUTE
 from streammachine.market.simulator import Fault, Simulator, Tape
-from streammachine.market.simulator.board import Entry
-from streammachine.market.simulator.faults import KINDS
-from streammachine.market.timeframe import MINUTE
+from streammachine.market.simulator.faults.board import Entry
+from streammachine.market.simulator.faults.fault import KINDS
 
 SYMBOLS = ("BTC/USDT", "ETH/USDT")
 QUIET = {"ping", "pong"}  # not worth a line

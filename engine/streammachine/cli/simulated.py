@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from streammachine.errors import SymbolError
-from streammachine.market.clock import VirtualClock
+from streammachine.market.clock.clock import VirtualClock
 from streammachine.market.exchanges.base import Adapter, Urls
 
 if TYPE_CHECKING:

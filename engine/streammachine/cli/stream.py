@@ -18,11 +18,11 @@ from streammachine.cli.ending import ended_by_sigterm
 from streammachine.cli.shown import fitting
 from streammachine.cli.single_error import single_error
 from streammachine.errors import DataInputError
-from streammachine.market.data_input import DataInput
-from streammachine.market.emitters.targets import emitters_for
+from streammachine.market.emitters.sink_text import emitters_for
 from streammachine.market.exchanges import adapter_for
-from streammachine.market.kline import Kline, Trade
-from streammachine.market.runner import Runner, runner_for
+from streammachine.market.live.runner import Runner, runner_for
+from streammachine.market.model.data_input import DataInput
+from streammachine.market.model.kline import Kline, Trade
 
 COLUMNS = ("symbol", "", "UTC", "open", "high", "low", "close", "volume", "trades", "seen")
 TEXTS = 3  # columns that stand left

@@ -20,7 +20,7 @@ else:
 
         _HAS_FAST_OHLC_CYTHON = True
     except ImportError:
-        from streammachine.ohlc.reference import CandleData, FastOHLC
+        from streammachine.ohlc.reference.engine import CandleData, FastOHLC
 
         _HAS_FAST_OHLC_CYTHON = False
     IMPLEMENTATION = "Cython" if _HAS_FAST_OHLC_CYTHON else "Python"

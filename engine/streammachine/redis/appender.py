@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import anyio
 
 from streammachine.errors import RedisUnavailableError, StreamMachineError
-from streammachine.redis.codec import RespError
-from streammachine.redis.road import Road, encode_command, refused
+from streammachine.redis.transport.codec import RespError
+from streammachine.redis.transport.raw_connection import Road, encode_command, refused
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection

@@ -28,8 +28,8 @@ from coredis.pool import ConnectionPool
 from coredis.retry import NoRetryPolicy
 
 from streammachine.errors import RedisCommandError
-from streammachine.redis.sentinel import primary_of
-from streammachine.redis.url import Endpoint
+from streammachine.redis.transport.sentinel import primary_of
+from streammachine.redis_url import Endpoint
 
 CONNECT_TIMEOUT = 2.0  # seconds to open a socket
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 
 from streammachine.errors import RedisDiskError, RedisPermissionError, RedisReadOnlyError, StreamMachineError
-from streammachine.redis.road import disk_text, read_only_text
+from streammachine.redis.transport.raw_connection import disk_text, read_only_text
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection

@@ -37,19 +37,19 @@ from streammachine.errors import (
     SettingsError,
     StreamMachineError,
 )
-from streammachine.redis.cluster import ClusterRoads, key_of
-from streammachine.redis.codec import RespError
-from streammachine.redis.road import Road, SharedRoad, UnsentError, encode_command, refused
 from streammachine.redis.target import Target, choose_target
-from streammachine.redis.url import parse_url, with_db
+from streammachine.redis.transport.cluster import ClusterRoads, key_of
+from streammachine.redis.transport.codec import RespError
+from streammachine.redis.transport.raw_connection import Road, SharedRoad, UnsentError, encode_command, refused
+from streammachine.redis_url import parse_url, with_db
 from streammachine.settings import Settings
 
 if TYPE_CHECKING:
     from coredis import Redis
 
-    from streammachine.redis.embedded import EmbeddedServer
+    from streammachine.redis.embedded.server import EmbeddedServer
     from streammachine.redis.failures import Failure
-    from streammachine.redis.reader import GroupReader
+    from streammachine.redis.group_reader import GroupReader
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -399,7 +399,7 @@ class RedisConnection:
             auto_acknowledge: False leaves acknowledging to ``await reader.acknowledge(entry, stream)``.
             timeout: milliseconds without an entry after which the iteration ends; None or 0 waits for ever.
         """
-        from streammachine.redis.reader import GroupReader
+        from streammachine.redis.group_reader import GroupReader
 
         channels = [channel] if isinstance(channel, str) else channel
         consumer = consumer or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"

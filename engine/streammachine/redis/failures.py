@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import coredis.exceptions as theirs
 
 from streammachine import errors
-from streammachine.redis.road import disk_text, read_only_text, rights_text
+from streammachine.redis.transport.raw_connection import disk_text, read_only_text, rights_text
 
 
 @dataclass(frozen=True)

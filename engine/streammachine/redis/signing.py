@@ -166,7 +166,7 @@ def _latin1(text: str, encoding: str = "latin1") -> bytes:
 def _data_dir(settings: Settings) -> Path:
     if settings.data_dir is not None:
         return settings.data_dir
-    from streammachine.redis.embedded import default_data_dir
+    from streammachine.redis.embedded.server import default_data_dir
 
     return default_data_dir()
 

@@ -22,7 +22,7 @@ from streammachine.redis.connection import RedisConnection
 from streammachine.redis.provisional import ProvisionalSum, plain
 from streammachine.redis.scripts import MAY
 from streammachine.redis.signing import MAGIC, Signer, is_unicode
-from streammachine.redis.turns import Turns
+from streammachine.redis.update_queue import Turns
 
 log = logging.getLogger(__name__)
 

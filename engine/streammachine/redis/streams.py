@@ -23,14 +23,14 @@ from streammachine.errors import (
     StreamNotFoundError,
     WrongTypeError,
 )
-from streammachine.redis.codec import (
+from streammachine.redis.transport.codec import (
     RespError,
     decode_dict_bytes_to_utf8,
     encode_fields,
     encode_xadd_batch,
     parse_entries,
 )
-from streammachine.redis.road import encode_command, refused
+from streammachine.redis.transport.raw_connection import encode_command, refused
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection

@@ -14,8 +14,8 @@ from typing import Literal
 
 from streammachine.errors import EmbeddedServerError, RedisAuthError, SettingsError
 from streammachine.masking import mask_url
-from streammachine.redis.embedded import EmbeddedServer
-from streammachine.redis.url import Endpoint, parse_url
+from streammachine.redis.embedded.server import EmbeddedServer
+from streammachine.redis_url import Endpoint, parse_url
 from streammachine.settings import Settings
 
 Origin = Literal["explicit", "embedded", "local"]

@@ -20,10 +20,10 @@ import anyio.to_thread
 
 from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.embedded import EmbeddedServer
-from streammachine.runtime.app import App
-from streammachine.runtime.companions import Companions, dead_letters
-from streammachine.runtime.health import group_gauges
+from streammachine.redis.embedded.server import EmbeddedServer
+from streammachine.runtime.app.app import App
+from streammachine.runtime.delivery.keys import Companions, dead_letters
+from streammachine.runtime.observability.health import group_gauges
 
 
 async def wait_until(

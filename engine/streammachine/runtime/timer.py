@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from streammachine.errors import StreamMachineError
-from streammachine.runtime.calling import as_failure, call, is_async
-from streammachine.runtime.config import TimerConfig
+from streammachine.runtime.handlers import as_failure, call, is_async
+from streammachine.runtime.model.config import TimerConfig
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection

@@ -21,10 +21,10 @@ from streammachine_mcp.tools.family import Family, tool
 
 if TYPE_CHECKING:  # the runtime is loaded by the first call that needs it: it would delay the first tools/list
     from streammachine.redis.connection import RedisConnection
-    from streammachine.runtime.declared import DeclaredAgent
+    from streammachine.runtime.admin.dead_letters import Letter
+    from streammachine.runtime.admin.roster import RosterEntry
+    from streammachine.runtime.declared.host import DeclaredAgent
     from streammachine.runtime.presence import Running
-    from streammachine.runtime.redrive import Letter
-    from streammachine.runtime.roster import RosterEntry
 
 _WHOLE_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}", re.ASCII)
 MOST_LETTERS = 1000  # redriven in one call
@@ -141,7 +141,7 @@ class AgentTools(Family):
     ) -> Agents:
         """List the agents that work on streams: handlers of running Apps (on any machine) and declared ones, with
         lag (messages to come), pending (under way) and rate (a second). FastOHLCConsumers too."""
-        from streammachine.runtime import roster
+        from streammachine.runtime.admin import roster
 
         connection = await self.state.redis()
         entries = await roster.roster(connection)
@@ -162,7 +162,7 @@ class AgentTools(Family):
     async def stats(self, name: AgentName) -> Stats:
         """One agent in full: backlog, messages delayed for a retry, dead letters, counters since its processes
         started, those processes, and the definition of a declared one."""
-        from streammachine.runtime import roster
+        from streammachine.runtime.admin import roster
 
         connection = await self.state.redis()
         entry = roster.find_entry(await roster.roster(connection), name)
@@ -214,7 +214,7 @@ class AgentTools(Family):
         """Declare an agent that filters a stream into another one, each message once; it survives restarts. CEL
         sees msg (fields as text), num (numbers as doubles: write 2.0), topic, id, sent (ms); has(msg.x)
         tells if there is a field. What it fails on becomes a dead letter."""
-        from streammachine.runtime import declared
+        from streammachine.runtime.declared import host as declared
 
         connection = await self.state.redis()
         agent = declared.DeclaredAgent(
@@ -244,7 +244,8 @@ class AgentTools(Family):
     ) -> Deleted | InputRequiredResult:
         """Delete a declared agent and its place in the stream; what it sent stays. Without confirm the user is asked,
         or you get a plan and a token."""
-        from streammachine.runtime import declared, roster
+        from streammachine.runtime.admin import roster
+        from streammachine.runtime.declared import host as declared
 
         connection = await self.state.redis()
         agents = await declared.declared_agents(connection)
@@ -283,7 +284,7 @@ class AgentTools(Family):
     ) -> Letters:
         """Show the messages of a stream that its agents gave up, the newest first: why, in which group, and their
         fields (data from outside). To have them tried again: dead_letter_redrive."""
-        from streammachine.runtime.redrive import Box
+        from streammachine.runtime.admin.dead_letters import Box
 
         connection = await self.state.redis()
         box = await Box.open(connection, stream)
@@ -312,7 +313,7 @@ class AgentTools(Family):
     ) -> Redriven:
         """Give dead letters back to the group that failed on them, and to no other, as a first attempt. Do it when the
         cause is mended; else they come back."""
-        from streammachine.runtime.redrive import Box
+        from streammachine.runtime.admin.dead_letters import Box
 
         connection = await self.state.redis()
         if bool(ids) == all:
@@ -349,7 +350,7 @@ class AgentTools(Family):
     ) -> Purged | InputRequiredResult:
         """Delete all dead letters of a stream for good. Without confirm the user is asked, or you get a plan and a
         token."""
-        from streammachine.runtime.redrive import Box
+        from streammachine.runtime.admin.dead_letters import Box
 
         _refuse_own(stream)
         connection = await self.state.redis()
@@ -372,7 +373,7 @@ class AgentTools(Family):
         return {"purged": await box.purge(connection, newest[0].id)}
 
     async def _pause(self, name: str, paused: bool) -> Paused:
-        from streammachine.runtime import roster
+        from streammachine.runtime.admin import roster
 
         entry, changed = await roster.pause_agent(await self.state.redis(), name, paused)
         return {"name": entry.name, "paused": paused, "changed": changed}
@@ -401,7 +402,7 @@ def _letter_id(text: str) -> str:
 
 
 async def _row(connection: "RedisConnection", entry: "RosterEntry", stream: str, group: str) -> AgentRow:
-    from streammachine.runtime.health import group_gauges
+    from streammachine.runtime.observability.health import group_gauges
 
     row: AgentRow = {
         "name": entry.name,
@@ -426,7 +427,7 @@ def _process(one: "Running", facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def _stream_stats(connection: "RedisConnection", entry: "RosterEntry", stream: str, group: str) -> dict[str, Any]:
-    from streammachine.runtime import roster
+    from streammachine.runtime.admin import roster
 
     found = await roster.gauges(connection, stream, group)
     stats: dict[str, Any] = {
@@ -452,10 +453,10 @@ async def _trial(connection: "RedisConnection", agent: "DeclaredAgent") -> dict[
     Raises:
         ExpressionError: it would fail, so most of the stream would become dead letters.
     """
-    from streammachine.runtime.declared import Expressions
-    from streammachine.runtime.evaluator import Evaluator
-    from streammachine.runtime.expressions import ExpressionError, ExpressionFailed
-    from streammachine.runtime.message import Message
+    from streammachine.runtime.declared.evaluator import Evaluator
+    from streammachine.runtime.declared.expressions import ExpressionError, ExpressionFailed
+    from streammachine.runtime.declared.host import Expressions
+    from streammachine.runtime.model.message import Message
 
     try:
         entries = await streams.read_newest(connection, agent.stream, 1)

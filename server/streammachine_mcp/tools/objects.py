@@ -18,7 +18,7 @@ from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
 from streammachine_mcp.state import ServerState
 from streammachine_mcp.tools.bounded import exact_integers
 from streammachine_mcp.tools.family import Family, tool
-from streammachine_mcp.tools.showing import MAX_OPENED_BYTES, AnyJson, Exact, showable, too_large
+from streammachine_mcp.tools.json_view import MAX_OPENED_BYTES, AnyJson, Exact, showable, too_large
 
 
 class ObjectNotFoundError(StreamMachineError, LookupError):

@@ -17,7 +17,7 @@ from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
 from streammachine_mcp.state import ServerState
 from streammachine_mcp.tools.bounded import exact_integers
 from streammachine_mcp.tools.family import Family, tool
-from streammachine_mcp.tools.showing import MAX_OPENED_BYTES, AnyJson, Exact, showable, too_large
+from streammachine_mcp.tools.json_view import MAX_OPENED_BYTES, AnyJson, Exact, showable, too_large
 
 Key = Annotated[str, Field(description="Storage key", min_length=1, max_length=1024)]
 # Any JSON value is taken. The schema says text, for which clients need no guess (one without a type is refused or made

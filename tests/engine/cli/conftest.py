@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support_mcp import clean_environment
+from support.mcp import clean_environment
 
 
 @dataclass

@@ -25,10 +25,10 @@ from streammachine.market.emitters.logger import Logger
 from streammachine.market.emitters.parquet import ParquetEmitter
 from streammachine.market.emitters.postgres import PostgresEmitter
 from streammachine.market.emitters.redis import RedisEmitter
-from streammachine.market.emitters.targets import emitter_for, shown
+from streammachine.market.emitters.sink_text import emitter_for, shown
 from streammachine.market.simulator import Fault
-from support_backfill import rows_of, utc
-from support_simulator import exchange
+from support.backfill import rows_of, utc
+from support.simulator import exchange
 
 DAYS_AGO = [f"{datetime.now(UTC) - timedelta(days=days):%Y-%m-%d}" for days in range(10)]
 

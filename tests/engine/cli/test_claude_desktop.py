@@ -13,7 +13,7 @@ import pytest
 
 from streammachine.cli.claude_desktop import install_entry, server_command
 from streammachine.errors import SettingsError
-from support_mcp import LEGACY, RawClient
+from support.mcp import LEGACY, RawClient
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ import redis
 from rich.console import Console
 
 from streammachine.cli.inspect import Row, _screen
-from streammachine.redis.embedded import EmbeddedServer
-from support_servers import redis_at, until
+from streammachine.redis.embedded.server import EmbeddedServer
+from support.servers import redis_at, until
 
 DATABASE = 9  # of the run's shared Valkey; no other test uses it
 

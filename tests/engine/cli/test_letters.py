@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import redis
 
-from streammachine.redis.embedded import EmbeddedServer
-from support_servers import redis_at
+from streammachine.redis.embedded.server import EmbeddedServer
+from support.servers import redis_at
 
 DATABASE = 8  # of the run's shared Valkey; no other test uses it
 LETTER = {

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import redis
 
-from streammachine.redis.embedded import EmbeddedServer
-from support_servers import redis_at, until
+from streammachine.redis.embedded.server import EmbeddedServer
+from support.servers import redis_at, until
 
 DATABASE = 7  # of the run's shared Valkey; no other test uses it
 HEAD = """\
 import os, anyio
-from streammachine.runtime.app import App
+from streammachine.runtime.app.app import App
 app = App("mine")
 """
 WORK = """
@@ -67,7 +67,7 @@ class Run:
                     command = (entry / "cmdline").read_bytes()
                 except OSError:
                     continue
-                if b"streammachine.runtime.hosted" in command and os.fsencode(self.script) in command:
+                if b"streammachine.runtime.children.host" in command and os.fsencode(self.script) in command:
                     found.add(int(entry.name))
         return found
 

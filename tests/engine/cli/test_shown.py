@@ -10,8 +10,8 @@ from rich.console import Console
 
 from streammachine.cli.inspect import COLUMNS, Row, _table
 from streammachine.cli.shown import fitting, shown
-from streammachine.redis.embedded import EmbeddedServer
-from support_servers import redis_at
+from streammachine.redis.embedded.server import EmbeddedServer
+from support.servers import redis_at
 
 DATABASE = 9
 EVIL = "\x1b[31mred\x07\x9b2J\u202e"

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import redis
 
-from streammachine.redis.embedded import EmbeddedServer
-from support_simulator import Exchange, exchange
+from streammachine.redis.embedded.server import EmbeddedServer
+from support.simulator import Exchange, exchange
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 import redis
 from pandas.testing import assert_frame_equal
 
-from streammachine.redis.codec import NEED_MORE, ReplyParser
+from streammachine.redis.transport.codec import NEED_MORE, ReplyParser
 
 FILL = [
     ("trades:a", "1700000000000-0", {"symbol": "BTCUSDT", "price": "50000.5", "id": "t-1"}),

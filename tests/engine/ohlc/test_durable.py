@@ -23,7 +23,7 @@ from streammachine.ohlc import durable
 from streammachine.ohlc.aggregator import create_ohlc_aggregator
 from streammachine.ohlc.durable import DurableAggregator, DurableAggregators, Tick
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.embedded import EmbeddedServer
+from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.settings import Settings
 
 pytestmark = pytest.mark.anyio

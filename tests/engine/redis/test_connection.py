@@ -24,9 +24,9 @@ from streammachine.errors import (
 from streammachine.redis import connection as connection_module
 from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.embedded import EmbeddedServer
+from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.settings import Settings
-from support_valkey import Valkey, until
+from support.valkey import Valkey, until
 
 pytestmark = pytest.mark.anyio
 

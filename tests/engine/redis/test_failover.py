@@ -15,17 +15,17 @@ import redis as redis_py
 
 from streammachine.errors import RedisReadOnlyError
 from streammachine.redis import streams
-from streammachine.redis.codec import RespError
 from streammachine.redis.condition import condition_of
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.road import group_is_gone, is_replica
 from streammachine.redis.storage import Storage
-from streammachine.runtime.app import App
-from streammachine.runtime.message import Message
+from streammachine.redis.transport.codec import RespError
+from streammachine.redis.transport.raw_connection import group_is_gone, is_replica
+from streammachine.runtime.app.app import App
+from streammachine.runtime.model.message import Message
 from streammachine.settings import Settings
-from support_mcp import RawClient, ToolFailure
-from support_proxy import Proxy
-from support_valkey import Valkey, until
+from support.mcp import RawClient, ToolFailure
+from support.proxy import Proxy
+from support.valkey import Valkey, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 

@@ -24,14 +24,15 @@ from streammachine.errors import (
     UnsupportedServerError,
     WrongTypeError,
 )
-from streammachine.redis import road, streams
+from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.embedded import EmbeddedServer
+from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.redis.failures import translate
-from streammachine.redis.url import Endpoint
+from streammachine.redis.transport import raw_connection as road
+from streammachine.redis_url import Endpoint
 from streammachine.settings import Settings
-from support_proxy import Proxy
-from support_valkey import Valkey, free_port, until
+from support.proxy import Proxy
+from support.valkey import Valkey, free_port, until
 
 pytestmark = pytest.mark.anyio
 PATIENCE = 1.0  # seconds: little, but enough for a busy machine
@@ -258,7 +259,7 @@ async def test_a_cancelled_opening_costs_no_place(proxy: Proxy, settings: Settin
 async def test_a_blackholed_reader_gets_a_named_error_and_reads_on_when_the_link_heals(
     proxy: Proxy, far: RedisConnection, redis: RedisConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from streammachine.redis import reader as module
+    from streammachine.redis import group_reader as module
 
     monkeypatch.setattr(module, "BLOCK_MS", 50)
     monkeypatch.setattr(module, "BLOCK_MARGIN", 0.1)

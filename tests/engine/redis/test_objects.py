@@ -13,7 +13,7 @@ from streammachine.redis.connection import RedisConnection
 from streammachine.redis.objects import PREFIX, RedisObjectStorage
 from streammachine.redis.signing import MAGIC
 from streammachine.settings import Settings
-from support_valkey import Valkey
+from support.valkey import Valkey
 
 pytestmark = pytest.mark.anyio
 

@@ -22,18 +22,18 @@ from streammachine.errors import (
     WrongTypeError,
 )
 from streammachine.market.emitters.redis import RedisEmitter
-from streammachine.ohlc.consumer import FastOHLCConsumer
+from streammachine.ohlc.consumer.consumer import FastOHLCConsumer
 from streammachine.redis import streams
 from streammachine.redis.condition import condition_of
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.storage import Storage
-from streammachine.runtime.app import App
-from streammachine.runtime.message import Message
-from streammachine.runtime.retry import Reject, Retry
+from streammachine.runtime.app.app import App
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.retry import Reject, Retry
 from streammachine.settings import Settings
-from support_mcp import RawClient, ToolFailure, clean_environment
-from support_rows import candles, trade
-from support_valkey import Valkey, until
+from support.mcp import RawClient, ToolFailure, clean_environment
+from support.rows import candles, trade
+from support.valkey import Valkey, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 

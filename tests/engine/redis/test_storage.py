@@ -26,7 +26,7 @@ from streammachine.redis import storage as module
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.storage import KEY, Storage
 from streammachine.settings import Settings
-from support_valkey import Valkey, until
+from support.valkey import Valkey, until
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streammachine.errors import FieldError, StreamIdError, StreamNotFoundError, WrongTypeError
 from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.embedded import EmbeddedServer
+from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.redis.streams import parse_position
 from streammachine.settings import Settings
 

@@ -19,10 +19,10 @@ from streammachine.errors import (
 )
 from streammachine.redis import connection
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.embedded import EmbeddedServer
+from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.redis.target import Target, choose_target, probe
 from streammachine.settings import Settings
-from support_valkey import Valkey, free_port
+from support.valkey import Valkey, free_port
 
 Choose = Callable[..., Target]
 

@@ -20,19 +20,19 @@ from streammachine.errors import (
     StreamMachineError,
 )
 from streammachine.ohlc.durable import DurableAggregators, Tick
-from streammachine.redis import cluster as cluster_module
 from streammachine.redis import streams
-from streammachine.redis.cluster import ASKING, ClusterRoads, key_of, slot_of, split_commands
-from streammachine.redis.codec import RespError
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.objects import RedisObjectStorage
-from streammachine.redis.road import UnsentError, encode_command
 from streammachine.redis.storage import Storage
-from streammachine.redis.url import Endpoint, parse_url
+from streammachine.redis.transport import cluster as cluster_module
+from streammachine.redis.transport.cluster import ASKING, ClusterRoads, key_of, slot_of, split_commands
+from streammachine.redis.transport.codec import RespError
+from streammachine.redis.transport.raw_connection import UnsentError, encode_command
+from streammachine.redis_url import Endpoint, parse_url
 from streammachine.settings import Settings
-from support_cluster import Move, Sentinels, TlsFront, cluster, owner_of
-from support_mcp import RawClient, clean_environment
-from support_valkey import Valkey, until
+from support.cluster import Move, Sentinels, TlsFront, cluster, owner_of
+from support.mcp import RawClient, clean_environment
+from support.valkey import Valkey, until
 
 pytestmark = pytest.mark.anyio
 

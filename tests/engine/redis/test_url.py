@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streammachine.errors import SettingsError
-from streammachine.redis.url import Endpoint, mask_url, parse_url, with_db
+from streammachine.redis_url import Endpoint, mask_url, parse_url, with_db
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.embedded import EmbeddedServer
-from streammachine.runtime.app import App
+from streammachine.redis.embedded.server import EmbeddedServer
+from streammachine.runtime.app.app import App
 from streammachine.settings import Settings
-from support_leaks import Leaks, check_server
-from support_runtime import MakeApp, Probe, Script
-from support_servers import redis_at
+from support.leaks import Leaks, check_server
+from support.runtime import MakeApp, Probe, Script
+from support.servers import redis_at
 
 
 @pytest.fixture(autouse=True)

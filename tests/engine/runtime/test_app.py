@@ -13,13 +13,13 @@ import pytest
 
 from streammachine.errors import RedisUnavailableError, SettingsError, StreamMachineError
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime.app import App
-from streammachine.runtime.config import Batch, TimerConfig
-from streammachine.runtime.message import Message
-from streammachine.runtime.retry import RetryPolicy
+from streammachine.runtime.app.app import App
+from streammachine.runtime.model.config import Batch, TimerConfig
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.retry import RetryPolicy
 from streammachine.settings import Settings
-from support_runtime import MakeApp, Probe
-from support_valkey import until
+from support.runtime import MakeApp, Probe
+from support.valkey import until
 
 pytestmark = pytest.mark.anyio
 
@@ -89,7 +89,7 @@ async def test_to_scan_imports_the_packages_sub_modules(
     (package / "__init__.py").write_text("")
     (package / "__main__.py").write_text("raise SystemExit('a __main__ is run, not imported')")
     (package / "app.py").write_text(
-        "from streammachine.runtime.app import App\nfrom scanned_settings import settings\n"
+        "from streammachine.runtime.app.app import App\nfrom scanned_settings import settings\n"
         "app = App(settings=settings)\n"
     )
     (package / "deep" / "__init__.py").write_text("")

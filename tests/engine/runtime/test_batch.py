@@ -6,12 +6,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from streammachine.runtime.config import Batch
-from streammachine.runtime.consumer import MessageBatch
-from streammachine.runtime.message import Message
-from streammachine.runtime.retry import Reject, RetryPolicy, Skip
-from support_runtime import MakeApp, Probe
-from support_valkey import until
+from streammachine.runtime.consumer.consumer import MessageBatch
+from streammachine.runtime.model.config import Batch
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.retry import Reject, RetryPolicy, Skip
+from support.runtime import MakeApp, Probe
+from support.valkey import until
 
 pytestmark = pytest.mark.anyio
 QUICK = RetryPolicy(max_attempts=3, initial=0.001, maximum=0.002)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from streammachine.runtime import alone, quarantine
-from streammachine.runtime.message import Message
-from streammachine.runtime.origin import Origin
-from support_runtime import MakeApp, Probe, Script
-from support_valkey import until
+from streammachine.runtime.consumer import quarantine
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.processes import isolated as alone
+from streammachine.runtime.processes.origin import Origin
+from support.runtime import MakeApp, Probe, Script
+from support.valkey import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 DEADLINE = 60.0

@@ -10,20 +10,20 @@ import anyio
 import pytest
 import redis as redis_py
 
-from streammachine.redis.cluster import slot_of
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime import reading
-from streammachine.runtime.app import App
-from streammachine.runtime.declared import DeclaredAgent, DeclaredHost, declare, undeclare
-from streammachine.runtime.delivery import Delivery, UncommittedError
-from streammachine.runtime.message import Message
-from streammachine.runtime.redrive import Box
-from streammachine.runtime.retry import Reject, Retry, RetryPolicy
-from streammachine.runtime.roster import roster
+from streammachine.redis.transport.cluster import slot_of
+from streammachine.runtime.admin.dead_letters import Box
+from streammachine.runtime.admin.roster import roster
+from streammachine.runtime.app.app import App
+from streammachine.runtime.consumer import reader as reading
+from streammachine.runtime.declared.host import DeclaredAgent, DeclaredHost, declare, undeclare
+from streammachine.runtime.delivery.group import Delivery, UncommittedError
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.retry import Reject, Retry, RetryPolicy
 from streammachine.settings import Settings
-from support_cluster import cluster, serving
-from support_runtime import Probe
-from support_valkey import Valkey, until
+from support.cluster import cluster, serving
+from support.runtime import Probe
+from support.valkey import Valkey, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 ONCE = RetryPolicy(max_attempts=1)

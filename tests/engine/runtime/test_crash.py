@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from streammachine.runtime.delivery import Delivery
-from streammachine.runtime.message import Message
-from support_runtime import MakeApp, Probe, Script
-from support_valkey import until
+from streammachine.runtime.delivery.group import Delivery
+from streammachine.runtime.model.message import Message
+from support.runtime import MakeApp, Probe, Script
+from support.valkey import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 DEADLINE = 60.0

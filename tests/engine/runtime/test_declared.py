@@ -11,8 +11,10 @@ import pytest
 
 from streammachine.errors import SettingsError
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime import declared
-from streammachine.runtime.declared import (
+from streammachine.runtime.admin.roster import find_entry, pause_agent, roster
+from streammachine.runtime.declared import host as declared
+from streammachine.runtime.declared.expressions import ExpressionError
+from streammachine.runtime.declared.host import (
     KEY,
     LEASE_KEY,
     AgentExistsError,
@@ -23,12 +25,10 @@ from streammachine.runtime.declared import (
     declared_agents,
     undeclare,
 )
-from streammachine.runtime.expressions import ExpressionError
 from streammachine.runtime.presence import PAUSED, RUNNING, running_processes
-from streammachine.runtime.roster import find_entry, pause_agent, roster
 from streammachine.settings import Settings
-from support_runtime import MakeApp, Probe
-from support_valkey import until
+from support.runtime import MakeApp, Probe
+from support.valkey import until
 
 pytestmark = pytest.mark.anyio
 

@@ -12,11 +12,11 @@ import anyio.lowlevel
 import pytest
 
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime.message import Message
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.retry import RetryPolicy
 from streammachine.runtime.presence import PAUSED
-from streammachine.runtime.retry import RetryPolicy
-from support_runtime import MakeApp, Probe
-from support_valkey import until
+from support.runtime import MakeApp, Probe
+from support.valkey import until
 
 pytestmark = pytest.mark.anyio
 LONG = 60.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from streammachine.errors import StreamMachineError
-from streammachine.runtime.evaluator import EvaluationStoppedError, Evaluator, Sample
-from streammachine.runtime.expressions import LONGEST, Expression, ExpressionError, ExpressionFailed, values_of
-from streammachine.runtime.message import Message
+from streammachine.runtime.declared.evaluator import EvaluationStoppedError, Evaluator, Sample
+from streammachine.runtime.declared.expressions import LONGEST, Expression, ExpressionError, ExpressionFailed, values_of
+from streammachine.runtime.model.message import Message
 
 pytestmark = pytest.mark.anyio
 

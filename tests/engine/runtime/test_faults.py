@@ -14,13 +14,13 @@ import pytest
 
 from streammachine.errors import RedisUnavailableError
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime.app import App
-from streammachine.runtime.message import Message
-from streammachine.runtime.retry import RetryPolicy
+from streammachine.runtime.app.app import App
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.retry import RetryPolicy
 from streammachine.settings import Settings
-from support_proxy import Proxy
-from support_runtime import MakeApp, Probe
-from support_valkey import Valkey, until
+from support.proxy import Proxy
+from support.runtime import MakeApp, Probe
+from support.valkey import Valkey, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 DEADLINE = 60.0

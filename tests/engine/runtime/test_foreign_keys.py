@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from streammachine.runtime.companions import Companions
-from streammachine.runtime.delivery import pack_array
-from streammachine.runtime.letters import NoLetterError, redrive
-from streammachine.runtime.message import Message
-from streammachine.runtime.redrive import Box
-from streammachine.runtime.retry import Reject
-from support_runtime import MakeApp, Probe
-from support_valkey import until
+from streammachine.runtime.admin.dead_letters import Box
+from streammachine.runtime.delivery.dead_letter import NoLetterError, redrive
+from streammachine.runtime.delivery.group import pack_array
+from streammachine.runtime.delivery.keys import Companions
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.retry import Reject
+from support.runtime import MakeApp, Probe
+from support.valkey import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 KEYS = Companions("s", "eventengine")

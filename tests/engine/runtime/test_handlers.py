@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from streammachine.errors import SettingsError
-from streammachine.runtime.message import Message
-from streammachine.runtime.retry import RetryPolicy
-from support_runtime import MakeApp, Probe, Script
-from support_valkey import until
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.retry import RetryPolicy
+from support.runtime import MakeApp, Probe, Script
+from support.valkey import until
 
 pytestmark = pytest.mark.anyio
 TWICE = RetryPolicy(max_attempts=2, initial=0.001, maximum=0.002)

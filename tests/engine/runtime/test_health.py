@@ -11,16 +11,16 @@ import httpx2
 import pytest
 
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime import health
-from streammachine.runtime.app import App
-from streammachine.runtime.health import group_gauges
-from streammachine.runtime.message import Message
-from streammachine.runtime.status import status_app
+from streammachine.runtime.app.app import App
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.observability import health
+from streammachine.runtime.observability.health import group_gauges
+from streammachine.runtime.observability.status_page import status_app
 from streammachine.settings import Settings
-from support_proxy import Proxy
-from support_runtime import MakeApp, Probe
-from support_servers import free_port
-from support_valkey import until
+from support.proxy import Proxy
+from support.runtime import MakeApp, Probe
+from support.servers import free_port
+from support.valkey import until
 
 pytestmark = pytest.mark.anyio
 EVIL = "<img src=x>"

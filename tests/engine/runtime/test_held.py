@@ -9,10 +9,10 @@ import anyio
 import pytest
 
 from streammachine.errors import RedisUnavailableError
-from streammachine.runtime.delivery import Delivery, Item
-from streammachine.runtime.message import Message
-from support_runtime import MakeApp, Probe
-from support_valkey import until
+from streammachine.runtime.delivery.group import Delivery, Item
+from streammachine.runtime.model.message import Message
+from support.runtime import MakeApp, Probe
+from support.valkey import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 

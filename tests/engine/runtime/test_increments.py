@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from streammachine.redis.storage import Storage
-from support_runtime import Probe, Script
-from support_valkey import until
+from support.runtime import Probe, Script
+from support.valkey import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 DEADLINE = 150.0

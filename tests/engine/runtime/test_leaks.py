@@ -11,10 +11,10 @@ import pytest
 import redis as redis_py
 
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.embedded import EmbeddedServer
-from support_leaks import Leaks, check_server
-from support_runtime import MakeApp
-from support_servers import redis_at
+from streammachine.redis.embedded.server import EmbeddedServer
+from support.leaks import Leaks, check_server
+from support.runtime import MakeApp
+from support.servers import redis_at
 
 pytestmark = pytest.mark.anyio
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime.delivery import HANDED_BACK
+from streammachine.runtime.delivery.group import HANDED_BACK
 from streammachine.settings import Settings
-from support_runtime import Probe, Script
-from support_valkey import Valkey, until
+from support.runtime import Probe, Script
+from support.valkey import Valkey, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 DEADLINE = 240.0

@@ -12,13 +12,13 @@ import pytest
 
 from streammachine.errors import RedisFullError
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime.app import App
-from streammachine.runtime.consumer import MessageBatch
-from streammachine.runtime.message import Message
-from streammachine.runtime.retry import Reject, Retry
+from streammachine.runtime.app.app import App
+from streammachine.runtime.consumer.consumer import MessageBatch
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.retry import Reject, Retry
 from streammachine.settings import Settings
-from support_runtime import Probe
-from support_valkey import Valkey, until
+from support.runtime import Probe
+from support.valkey import Valkey, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 LIMIT = 20_000_000

@@ -9,8 +9,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from streammachine.errors import StreamMachineError
-from streammachine.runtime.delivery import Item, Lane
-from streammachine.runtime.message import Message
+from streammachine.runtime.delivery.group import Item, Lane
+from streammachine.runtime.model.message import Message
 
 
 class Order(BaseModel):

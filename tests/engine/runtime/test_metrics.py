@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from streammachine.errors import SettingsError
-from streammachine.runtime import life
-from streammachine.runtime.app import App
-from streammachine.runtime.health import read_gauges
-from streammachine.runtime.message import Message
-from streammachine.runtime.metrics import (
+from streammachine.runtime.app import lifecycle as life
+from streammachine.runtime.app.app import App
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.observability.health import read_gauges
+from streammachine.runtime.observability.metrics import (
     BUCKETS,
     COUNTERS,
     GAUGES,
@@ -26,8 +26,8 @@ from streammachine.runtime.metrics import (
     families,
     prometheus_text,
 )
-from support_runtime import MakeApp, Probe
-from support_valkey import until
+from support.runtime import MakeApp, Probe
+from support.valkey import until
 
 pytestmark = pytest.mark.anyio
 EVIL = 'a"b\\c\nd'
@@ -172,11 +172,11 @@ def test_counts_pass_to_another_process() -> None:
 
 
 def test_without_prometheus_it_names_what_to_install(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "streammachine.runtime.collecting", None)
+    monkeypatch.setitem(sys.modules, "streammachine.runtime.observability.prometheus", None)
     with pytest.raises(SettingsError, match=r"pip install 'streammachine-mcp\[monitoring\]'"):
         collector(make_app())
 
 
 def test_prometheus_is_not_imported_unless_it_is_used() -> None:
-    code = "import sys, streammachine.runtime.status; sys.exit('prometheus_client' in sys.modules)"
+    code = "import sys, streammachine.runtime.observability.status_page; sys.exit('prometheus_client' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

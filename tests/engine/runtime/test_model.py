@@ -27,17 +27,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from streammachine.redis.codec import RespError
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.embedded import EmbeddedServer
-from streammachine.redis.road import Road, encode_command
-from streammachine.runtime import letters
-from streammachine.runtime.companions import Companions
-from streammachine.runtime.delivery import Delivery, Effect, Item, LostError
-from streammachine.runtime.redrive import Box
-from streammachine.runtime.retention import trim_acknowledged
+from streammachine.redis.embedded.server import EmbeddedServer
+from streammachine.redis.transport.codec import RespError
+from streammachine.redis.transport.raw_connection import Road, encode_command
+from streammachine.runtime.admin.dead_letters import Box
+from streammachine.runtime.delivery import dead_letter as letters
+from streammachine.runtime.delivery.group import Delivery, Effect, Item, LostError
+from streammachine.runtime.delivery.keys import Companions
+from streammachine.runtime.delivery.retention import trim_acknowledged
 from streammachine.settings import Settings
-from support_runtime import Probe
+from support.runtime import Probe
 
 T = TypeVar("T")
 STREAM, GROUP = "s", "g"

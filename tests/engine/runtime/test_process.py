@@ -10,9 +10,9 @@ from collections.abc import Callable
 import httpx2
 import pytest
 
-from support_runtime import Probe, Script
-from support_servers import free_port, running
-from support_valkey import until
+from support.runtime import Probe, Script
+from support.servers import free_port, running
+from support.valkey import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 DEADLINE = 60.0

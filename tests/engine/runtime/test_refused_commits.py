@@ -11,14 +11,14 @@ import pytest
 from streammachine.errors import RedisCommandError
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.storage import Storage
-from streammachine.runtime.app import App
-from streammachine.runtime.delivery import Delivery, Effect, Guard, RefusedError
-from streammachine.runtime.letters import redrive
-from streammachine.runtime.message import Message
-from streammachine.runtime.retry import RetryPolicy
+from streammachine.runtime.app.app import App
+from streammachine.runtime.delivery.dead_letter import redrive
+from streammachine.runtime.delivery.group import Delivery, Effect, Guard, RefusedError
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.retry import RetryPolicy
 from streammachine.settings import Settings
-from support_runtime import MakeApp, Probe
-from support_valkey import Valkey, until
+from support.runtime import MakeApp, Probe
+from support.valkey import Valkey, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 QUICK = RetryPolicy(max_attempts=2, initial=0.001, maximum=0.002)

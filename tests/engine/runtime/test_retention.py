@@ -6,10 +6,10 @@ import anyio
 import pytest
 
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime.message import Message
-from streammachine.runtime.retention import trim_acknowledged
-from support_runtime import MakeApp, Probe
-from support_valkey import until
+from streammachine.runtime.delivery.retention import trim_acknowledged
+from streammachine.runtime.model.message import Message
+from support.runtime import MakeApp, Probe
+from support.valkey import until
 
 pytestmark = pytest.mark.anyio
 

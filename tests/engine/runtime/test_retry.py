@@ -11,11 +11,11 @@ import pytest
 from pydantic import BaseModel
 
 from streammachine.errors import WrongTypeError
-from streammachine.runtime.letters import NoLetterError, redrive
-from streammachine.runtime.message import Message
-from streammachine.runtime.retry import Reject, Retry, RetryPolicy, Skip
-from support_runtime import MakeApp, Probe
-from support_valkey import until
+from streammachine.runtime.delivery.dead_letter import NoLetterError, redrive
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.retry import Reject, Retry, RetryPolicy, Skip
+from support.runtime import MakeApp, Probe
+from support.valkey import until
 
 pytestmark = pytest.mark.anyio
 QUICK = RetryPolicy(max_attempts=3, initial=0.001, maximum=0.002)

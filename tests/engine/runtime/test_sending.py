@@ -8,8 +8,8 @@ import pytest
 
 from streammachine.errors import FieldError, SettingsError, WrongTypeError
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime.companions import Companions, dead_letters, dedup_key, tagged
-from support_runtime import MakeApp, Probe
+from streammachine.runtime.delivery.keys import Companions, dead_letters, dedup_key, tagged
+from support.runtime import MakeApp, Probe
 
 pytestmark = pytest.mark.anyio
 

@@ -13,17 +13,17 @@ import anyio.to_thread
 import pytest
 import redis as redis_py
 
-from streammachine.redis.cluster import slot_of
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.embedded import EmbeddedServer
-from streammachine.runtime.app import App
-from streammachine.runtime.message import Message
-from streammachine.runtime.redrive import Box
-from streammachine.runtime.retry import Reject, Retry
+from streammachine.redis.embedded.server import EmbeddedServer
+from streammachine.redis.transport.cluster import slot_of
+from streammachine.runtime.admin.dead_letters import Box
+from streammachine.runtime.app.app import App
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.retry import Reject, Retry
 from streammachine.settings import Settings
-from support_cluster import Move, Sentinels, TlsFront, cluster, owner_of
-from support_runtime import Probe
-from support_valkey import Valkey, until
+from support.cluster import Move, Sentinels, TlsFront, cluster, owner_of
+from support.runtime import Probe
+from support.valkey import Valkey, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 DEADLINE = 90.0

@@ -13,14 +13,14 @@ import httpx2
 import pytest
 
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime import status
-from streammachine.runtime.app import App
-from streammachine.runtime.message import Message
+from streammachine.runtime.app.app import App
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.observability import status_page as status
 from streammachine.settings import Settings
-from support_proxy import Proxy
-from support_runtime import MakeApp, Probe
-from support_servers import free_port
-from support_valkey import until
+from support.proxy import Proxy
+from support.runtime import MakeApp, Probe
+from support.servers import free_port
+from support.valkey import until
 
 pytestmark = pytest.mark.anyio
 EVIL = "<script>document.title='owned'</script>"

@@ -13,12 +13,12 @@ import pytest
 
 from streammachine.errors import SettingsError
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime.app import App
-from streammachine.runtime.config import TimerConfig
+from streammachine.runtime.app.app import App
+from streammachine.runtime.model.config import TimerConfig
 from streammachine.runtime.timer import Timer
 from streammachine.settings import Settings
-from support_runtime import MakeApp, Script
-from support_valkey import until
+from support.runtime import MakeApp, Script
+from support.valkey import until
 
 pytestmark = pytest.mark.anyio
 

@@ -15,17 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streammachine.errors import FieldError, SettingsError
-from streammachine.redis.cluster import SLOTS, slot_of
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime.app import App
-from streammachine.runtime.companions import Companions
-from streammachine.runtime.message import Message
-from streammachine.runtime.partitions import assign
-from streammachine.runtime.retry import Reject, RetryPolicy
-from streammachine.runtime.topics import Topic
-from support_cluster import cluster
-from support_runtime import MakeApp, Probe, Script
-from support_valkey import until
+from streammachine.redis.transport.cluster import SLOTS, slot_of
+from streammachine.runtime.app.app import App
+from streammachine.runtime.app.topics import Topic
+from streammachine.runtime.consumer.partitions import assign
+from streammachine.runtime.delivery.keys import Companions
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.retry import Reject, RetryPolicy
+from support.cluster import cluster
+from support.runtime import MakeApp, Probe, Script
+from support.valkey import until
 
 pytestmark = pytest.mark.anyio
 

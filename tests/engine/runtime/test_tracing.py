@@ -15,15 +15,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from streammachine.errors import SettingsError
-from streammachine.runtime import tracing
-from streammachine.runtime.config import Batch
-from streammachine.runtime.consumer import MessageBatch
-from streammachine.runtime.message import Message
-from streammachine.runtime.redrive import Box
-from streammachine.runtime.retry import Retry, RetryPolicy, Skip
-from streammachine.runtime.tracing import find_tracing
-from support_runtime import MakeApp, Probe, Script
-from support_valkey import until
+from streammachine.runtime.admin.dead_letters import Box
+from streammachine.runtime.consumer.consumer import MessageBatch
+from streammachine.runtime.model.config import Batch
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.retry import Retry, RetryPolicy, Skip
+from streammachine.runtime.observability import tracing
+from streammachine.runtime.observability.tracing import find_tracing
+from support.runtime import MakeApp, Probe, Script
+from support.valkey import until
 
 pytestmark = pytest.mark.anyio
 AGAIN = RetryPolicy(max_attempts=3, initial=0.01, jitter=False)

@@ -9,13 +9,13 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
-from streammachine.runtime import transaction
-from streammachine.runtime.consumer import MessageBatch
-from streammachine.runtime.message import Message
-from streammachine.runtime.retry import RetryPolicy
-from streammachine.runtime.transaction import TransactionClosed
-from support_runtime import MakeApp, Probe
-from support_valkey import until
+from streammachine.runtime.consumer.consumer import MessageBatch
+from streammachine.runtime.delivery import transaction
+from streammachine.runtime.delivery.transaction import TransactionClosed
+from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.retry import RetryPolicy
+from support.runtime import MakeApp, Probe
+from support.valkey import until
 
 pytestmark = pytest.mark.anyio
 QUICK = RetryPolicy(max_attempts=3, initial=0.001, maximum=0.002)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, overload
 
 from streammachine.errors import EmitterError, TransformError
-from streammachine.market.kline import Gap, Kline, Trade
+from streammachine.market.model.kline import Gap, Kline, Trade
 
 Row = Kline | Trade | Gap
 Transformer = Callable[[dict[str, Any]], Mapping[str, Any] | None]

@@ -31,7 +31,7 @@ from streammachine.market.emitters.base import (
     named,
     values_of,
 )
-from streammachine.market.kline import Gap, Kline, Trade
+from streammachine.market.model.kline import Gap, Kline, Trade
 
 try:
     import fcntl

@@ -29,7 +29,7 @@ from streammachine.market.emitters.base import (
     named,
     values_of,
 )
-from streammachine.market.kline import Gap, Kline, Trade
+from streammachine.market.model.kline import Gap, Kline, Trade
 from streammachine.masking import mask_url
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from streammachine.market.emitters.base import DataEmitter, Row
-from streammachine.market.kline import Gap, Kline, Trade
+from streammachine.market.model.kline import Gap, Kline, Trade
 
 LOGGER: Final = "streammachine.candles"
 

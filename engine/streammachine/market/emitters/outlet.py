@@ -27,7 +27,7 @@ from typing import Any, Literal, Self
 import anyio
 
 from streammachine.errors import EmitterError, EmitterUnavailableError, TransformError
-from streammachine.market.clock import Clock, SystemClock
+from streammachine.market.clock.clock import Clock, SystemClock
 from streammachine.market.emitters.base import DataEmitter, Lane, Row, RowsRefusedError, named
 
 OnError = Callable[[Any, Exception], object]

@@ -37,7 +37,7 @@ from streammachine.market.emitters.base import (
     named,
     values_of,
 )
-from streammachine.market.kline import Gap, Trade
+from streammachine.market.model.kline import Gap, Trade
 
 PARTITION = ("source", "symbol", "timeframe")
 MOST_FILES = 2_000  # of a folder, the newest, whose types are looked at

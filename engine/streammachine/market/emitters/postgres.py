@@ -31,7 +31,7 @@ from streammachine.market.emitters.base import (
     named,
     values_of,
 )
-from streammachine.market.kline import Kline, Trade
+from streammachine.market.model.kline import Kline, Trade
 from streammachine.masking import mask_url
 
 if TYPE_CHECKING:

@@ -46,11 +46,11 @@ from streammachine.market.emitters.base import (
     named,
     values_of,
 )
-from streammachine.market.kline import Gap, Kline, Trade
+from streammachine.market.model.kline import Gap, Kline, Trade
 from streammachine.masking import mask_url
 from streammachine.redis import streams
-from streammachine.redis.codec import encode_fields
 from streammachine.redis.connection import RedisConnection
+from streammachine.redis.transport.codec import encode_fields
 
 if TYPE_CHECKING:
     from streammachine.settings import Settings

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import orjson
 
 from streammachine.market.exchanges.base import Refusal, excerpt
-from streammachine.market.exchanges.wire import MALFORMED, OffGridError, reason
+from streammachine.market.exchanges.decode import MALFORMED, OffGridError, reason
 
 Row = TypeVar("Row")
 

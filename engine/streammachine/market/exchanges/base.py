@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from streammachine.errors import SymbolError, TimeframeError
-from streammachine.market.data_input import Kind
-from streammachine.market.kline import Kline, Trade
+from streammachine.market.model.data_input import Kind
+from streammachine.market.model.kline import Kline, Trade
 
 MarketType = Literal["SPOT", "USDM", "COINM", "LINEAR", "INVERSE"]
 

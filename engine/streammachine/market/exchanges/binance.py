@@ -18,8 +18,6 @@ from typing import Any, ClassVar, Final
 
 import orjson
 
-from streammachine.market import timeframe as timeframes
-from streammachine.market.data_input import Kind
 from streammachine.market.exchanges.answers import error_object, listed, refused, understood, usable
 from streammachine.market.exchanges.base import (
     Ack,
@@ -39,7 +37,7 @@ from streammachine.market.exchanges.base import (
     Urls,
     chunks,
 )
-from streammachine.market.exchanges.wire import (
+from streammachine.market.exchanges.decode import (
     MALFORMED,
     as_number,
     bad_frame,
@@ -47,7 +45,9 @@ from streammachine.market.exchanges.wire import (
     parsed,
     trade_validator,
 )
-from streammachine.market.kline import Kline, Trade
+from streammachine.market.model import timeframe as timeframes
+from streammachine.market.model.data_input import Kind
+from streammachine.market.model.kline import Kline, Trade
 
 _ROW: Final = {
     "symbol": "s",

@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Final
 
 import orjson
 
-from streammachine.market.data_input import Kind
 from streammachine.market.exchanges.answers import error_object, listed, refused, retry_after, understood, usable
 from streammachine.market.exchanges.base import (
     Ack,
@@ -38,7 +37,7 @@ from streammachine.market.exchanges.base import (
     Urls,
     chunks,
 )
-from streammachine.market.exchanges.wire import (
+from streammachine.market.exchanges.decode import (
     MALFORMED,
     as_number,
     bad_frame,
@@ -48,7 +47,8 @@ from streammachine.market.exchanges.wire import (
     rows_of,
     trade_validator,
 )
-from streammachine.market.kline import Kline, Trade
+from streammachine.market.model.data_input import Kind
+from streammachine.market.model.kline import Kline, Trade
 
 _INTERVALS: Final = {
     "1m": "1",

@@ -19,8 +19,6 @@ from typing import Any, Final
 import orjson
 
 from streammachine.errors import TimeframeError
-from streammachine.market import timeframe as timeframes
-from streammachine.market.data_input import Kind
 from streammachine.market.exchanges.answers import error_object, listed, refused, retry_after, understood, usable
 from streammachine.market.exchanges.base import (
     Ack,
@@ -40,7 +38,7 @@ from streammachine.market.exchanges.base import (
     Urls,
     chunks,
 )
-from streammachine.market.exchanges.wire import (
+from streammachine.market.exchanges.decode import (
     MALFORMED,
     Placed,
     as_number,
@@ -53,7 +51,9 @@ from streammachine.market.exchanges.wire import (
     rows_of,
     trade_validator,
 )
-from streammachine.market.kline import Kline, Trade
+from streammachine.market.model import timeframe as timeframes
+from streammachine.market.model.data_input import Kind
+from streammachine.market.model.kline import Kline, Trade
 
 _MINUTES: Final = {"1m": "1", "5m": "5", "15m": "15", "30m": "30", "1h": "60", "4h": "240", "1d": "1440"}
 _TIMEFRAMES: Final = {int(minutes): name for name, minutes in _MINUTES.items()}

@@ -20,8 +20,6 @@ from typing import Any, ClassVar, Final
 import orjson
 
 from streammachine.errors import SymbolError
-from streammachine.market import timeframe as timeframes
-from streammachine.market.data_input import Kind
 from streammachine.market.exchanges.answers import error_object, listed, refused, retry_after, understood, usable
 from streammachine.market.exchanges.base import (
     Ack,
@@ -42,7 +40,7 @@ from streammachine.market.exchanges.base import (
     Urls,
     chunks,
 )
-from streammachine.market.exchanges.wire import (
+from streammachine.market.exchanges.decode import (
     MALFORMED,
     as_number,
     bad_frame,
@@ -52,7 +50,9 @@ from streammachine.market.exchanges.wire import (
     rows_of,
     trade_validator,
 )
-from streammachine.market.kline import Kline, Trade
+from streammachine.market.model import timeframe as timeframes
+from streammachine.market.model.data_input import Kind
+from streammachine.market.model.kline import Kline, Trade
 
 _BARS: Final = {
     "1s": "1s",

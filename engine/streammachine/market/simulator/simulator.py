@@ -13,15 +13,15 @@ from typing import Any, Self
 import anyio
 
 from streammachine.errors import UnknownExchangeError
-from streammachine.market.clock import Clock, SystemClock
+from streammachine.market.clock.clock import Clock, SystemClock
 from streammachine.market.exchanges.base import Urls
-from streammachine.market.simulator import rules as defaults
-from streammachine.market.simulator.board import Board, Log
-from streammachine.market.simulator.exchange import Exchange
-from streammachine.market.simulator.faults import Fault
-from streammachine.market.simulator.rules import Rules
-from streammachine.market.simulator.tape import Tape
-from streammachine.market.simulator.wire import Connection
+from streammachine.market.simulator.faults.board import Board, Log
+from streammachine.market.simulator.faults.fault import Fault
+from streammachine.market.simulator.tape.tape import Tape
+from streammachine.market.simulator.venue import rules as defaults
+from streammachine.market.simulator.venue.exchange import Exchange
+from streammachine.market.simulator.venue.rules import Rules
+from streammachine.market.simulator.venue.transport import Connection
 
 HOMES = {"binance": "BinanceExchange", "okx": "OkxExchange", "kraken": "KrakenExchange", "bybit": "BybitExchange"}
 RULES: dict[str, Rules] = {
@@ -121,7 +121,7 @@ class Simulator:
         return None
 
     async def _listen(self, name: str) -> None:
-        module = importlib.import_module(f"streammachine.market.simulator.{name}")
+        module = importlib.import_module(f"streammachine.market.simulator.protocols.{name}")
         made: type[Exchange] = getattr(module, HOMES[name])
         board = Board(self._faults, name, self.clock, self.log)
         exchange = made(self.tape, self.clock, board, self.log, self._rules[name], self._seed, self._fail)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from support_kafka import Kafka
-from support_postgres import Postgres
+from support.kafka import Kafka
+from support.postgres import Postgres
 
 
 @pytest.fixture(scope="session")

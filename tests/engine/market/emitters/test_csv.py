@@ -18,9 +18,9 @@ from streammachine.errors import EmitterError
 from streammachine.market.emitters.base import Lane
 from streammachine.market.emitters.csv import CSVEmitter
 from streammachine.market.emitters.outlet import Outlet
-from streammachine.market.kline import Gap, Kline, Trade
-from support_rows import START, candle, candles, trade
-from support_valkey import wait_until
+from streammachine.market.model.kline import Gap, Kline, Trade
+from support.rows import START, candle, candles, trade
+from support.valkey import wait_until
 
 pytestmark = pytest.mark.anyio
 TESTS = Path(__file__).parents[3]
@@ -338,7 +338,7 @@ import asyncio, sys
 sys.path.insert(0, {str(TESTS)!r})
 from streammachine.market.emitters.csv import CSVEmitter
 from streammachine.market.emitters.outlet import Outlet
-from support_rows import candles
+from support.rows import candles
 async def main():
     async with Outlet(CSVEmitter(file_path={str(path)!r}), batch=37) as outlet:
         for first in range(0, 10**9, 100):
@@ -366,8 +366,8 @@ import asyncio, json, resource, signal, sys
 sys.path.insert(0, {str(TESTS)!r})
 from streammachine.market.emitters.csv import CSVEmitter
 from streammachine.market.emitters.outlet import Outlet
-from support_rows import candles
-from support_valkey import until
+from support.rows import candles
+from support.valkey import until
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 async def main():
@@ -394,7 +394,7 @@ import asyncio, sys
 sys.path.insert(0, {str(TESTS)!r})
 from streammachine.market.emitters.csv import CSVEmitter
 from streammachine.market.emitters.outlet import Outlet
-from support_rows import candles
+from support.rows import candles
 async def main():
     async with Outlet(CSVEmitter(file_path={str(path)!r}), batch=7) as outlet:
         print(flush=True)

@@ -16,10 +16,10 @@ import pytest
 from streammachine.errors import EmitterError, EmitterUnavailableError
 from streammachine.market.emitters.kafka import KafkaEmitter
 from streammachine.market.emitters.outlet import Outlet
-from streammachine.market.kline import Gap, Kline
-from support_kafka import Kafka
-from support_rows import candle, candles, trade
-from support_valkey import free_port, until
+from streammachine.market.model.kline import Gap, Kline
+from support.kafka import Kafka
+from support.rows import candle, candles, trade
+from support.valkey import free_port, until
 
 pytestmark = pytest.mark.anyio
 WAIT = 60.0

@@ -11,8 +11,8 @@ import pytest
 
 from streammachine.market.emitters.logger import Logger
 from streammachine.market.emitters.outlet import Outlet
-from streammachine.market.kline import Gap
-from support_rows import candle, candles, trade
+from streammachine.market.model.kline import Gap
+from support.rows import candle, candles, trade
 
 pytestmark = pytest.mark.anyio
 TESTS = Path(__file__).parents[3]
@@ -22,7 +22,7 @@ import asyncio, logging, sys
 sys.path.insert(0, {tests!r})
 from streammachine.market.emitters.logger import Logger
 from streammachine.market.emitters.outlet import Outlet
-from support_rows import candle
+from support.rows import candle
 {setup}
 async def main():
     async with Outlet(Logger(prefix="[demo]")) as one, Outlet(Logger()) as other:

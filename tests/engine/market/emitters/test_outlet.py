@@ -14,12 +14,12 @@ import pytest
 
 import streammachine as sf
 from streammachine.errors import EmitterError, EmitterUnavailableError
-from streammachine.market.clock import VirtualClock
+from streammachine.market.clock.clock import VirtualClock
 from streammachine.market.emitters.base import DataEmitter, Row
 from streammachine.market.emitters.outlet import Outlet
-from streammachine.market.kline import Gap, Kline
-from support_rows import candle, candles, trade
-from support_valkey import until
+from streammachine.market.model.kline import Gap, Kline
+from support.rows import candle, candles, trade
+from support.valkey import until
 
 pytestmark = pytest.mark.anyio
 WAIT = 60.0

@@ -17,12 +17,12 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 
-import support_rows
+import support.rows
 from streammachine.errors import EmitterError, EmitterUnavailableError
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.emitters.parquet import ParquetEmitter
-from streammachine.market.kline import Gap
-from support_rows import candle, candles, trade
+from streammachine.market.model.kline import Gap
+from support.rows import candle, candles, trade
 
 pytestmark = pytest.mark.anyio
 
@@ -203,7 +203,7 @@ def test_on_a_full_disk_readers_see_whole_files_and_nothing_is_left_behind(tmp_p
 import asyncio, resource, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from support_rows import candles
+from support.rows import candles
 from streammachine.market.emitters.parquet import ParquetEmitter
 
 async def main():
@@ -224,7 +224,7 @@ async def main():
 
 asyncio.run(main())
 """
-    tests = str(Path(support_rows.__file__).parent)
+    tests = str(Path(support.rows.__file__).parent)
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path), tests], capture_output=True, text=True, check=False, timeout=60
     )
@@ -236,7 +236,7 @@ def test_a_file_that_a_kill_left_half_written_is_no_parquet_file(tmp_path: Path)
     program = """
 import asyncio, os, signal, sys
 sys.path.insert(0, sys.argv[2])
-from support_rows import candles
+from support.rows import candles
 from streammachine.market.emitters.parquet import ParquetEmitter
 
 async def main():
@@ -248,7 +248,7 @@ async def main():
 
 asyncio.run(main())
 """
-    tests = str(Path(support_rows.__file__).parent)
+    tests = str(Path(support.rows.__file__).parent)
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path), tests], check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
     assert [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -34,10 +34,10 @@ from streammachine.errors import EmitterError, EmitterUnavailableError
 from streammachine.market.emitters.base import Lane
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.emitters.postgres import PostgresEmitter
-from streammachine.market.kline import Gap, Kline
-from support_postgres import PASSWORD, Postgres
-from support_rows import START, candle, candles, trade
-from support_valkey import free_port, until
+from streammachine.market.model.kline import Gap, Kline
+from support.postgres import PASSWORD, Postgres
+from support.rows import START, candle, candles, trade
+from support.valkey import free_port, until
 
 pytestmark = pytest.mark.anyio
 KEY = ["source", "symbol", "timeframe", "open_ts"]

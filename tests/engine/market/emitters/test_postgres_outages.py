@@ -14,10 +14,10 @@ from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.emitters.postgres import PostgresEmitter
-from streammachine.market.kline import Kline
-from support_postgres import Postgres
-from support_rows import candles
-from support_valkey import until
+from streammachine.market.model.kline import Kline
+from support.postgres import Postgres
+from support.rows import candles
+from support.valkey import until
 
 pytestmark = pytest.mark.anyio
 WAIT = 60.0

@@ -13,13 +13,13 @@ from streammachine.frames.convert import streams_to_dataframe
 from streammachine.market.emitters.base import Lane
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.emitters.redis import CLOSED, RedisEmitter, archive_of, revision
-from streammachine.market.kline import Gap
-from streammachine.ohlc.consumer import FastOHLCConsumer
+from streammachine.market.model.kline import Gap
+from streammachine.ohlc.consumer.consumer import FastOHLCConsumer
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.streams import length, read_from
-from support_cluster import cluster
-from support_rows import START, candle, candles, trade
-from support_valkey import Valkey, until
+from support.cluster import cluster
+from support.rows import START, candle, candles, trade
+from support.valkey import Valkey, until
 
 pytestmark = pytest.mark.anyio
 STREAM = "kline:binance:BTCUSDT:1m"

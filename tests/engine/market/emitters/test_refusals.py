@@ -25,10 +25,10 @@ from streammachine.market.emitters.postgres import PostgresEmitter
 from streammachine.market.emitters.redis import RedisEmitter
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.streams import read_from
-from support_kafka import Kafka
-from support_postgres import Postgres
-from support_rows import candles
-from support_valkey import Valkey, until
+from support.kafka import Kafka
+from support.postgres import Postgres
+from support.rows import candles
+from support.valkey import Valkey, until
 
 pytestmark = pytest.mark.anyio
 WAIT = 60.0

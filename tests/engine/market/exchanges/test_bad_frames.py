@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from streammachine.market.exchanges import EXCHANGES, adapter_for
 from streammachine.market.exchanges.base import Ack, Alive, BadFrame, Notice, Refused
-from streammachine.market.kline import Kline, Trade
-from support_frames import SAMPLES, Sample, put
+from streammachine.market.model.kline import Kline, Trade
+from support.frames import SAMPLES, Sample, put
 
 EVENTS = (Kline, Trade, Ack, Refused, Notice, Alive, BadFrame)
 each_sample = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from streammachine.errors import DataInputError, SymbolError, TimeframeError, UnknownExchangeError
-from streammachine.market import timeframe as timeframes
 from streammachine.market.exchanges import EXCHANGES, adapter_for
+from streammachine.market.model import timeframe as timeframes
 
 
 @pytest.mark.parametrize(

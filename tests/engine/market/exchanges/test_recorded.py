@@ -13,8 +13,8 @@ import pytest
 
 from streammachine.market.exchanges import adapter_for
 from streammachine.market.exchanges.base import Ack, Adapter, Alive, BadFrame, Event, Notice, Subscription
-from streammachine.market.kline import Kline, Trade
-from support_market import shared_data
+from streammachine.market.model.kline import Kline, Trade
+from support.market import shared_data
 
 
 def decoded(adapter: Adapter, frames: Iterable[str]) -> list[Event]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from streammachine.market import timeframe as timeframes
 from streammachine.market.exchanges import EXCHANGES, adapter_for
 from streammachine.market.exchanges.base import Refusal, Request
-from streammachine.market.kline import Kline, Trade
+from streammachine.market.model import timeframe as timeframes
+from streammachine.market.model.kline import Kline, Trade
 
 MINUTE = 60_000
 START = 1_786_538_760_000

@@ -8,9 +8,9 @@ import pytest
 
 from streammachine.market.exchanges import adapter_for
 from streammachine.market.exchanges.base import Ack, Adapter, Alive, BadFrame, Notice, Refused, Request, Subscription
-from streammachine.market.kline import Kline, Trade
-from streammachine.market.timeframe import MINUTE
-from support_exchange import START, Market, folded, simulated
+from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.timeframe import MINUTE
+from support.exchange import START, Market, folded, simulated
 
 pytestmark = pytest.mark.anyio
 

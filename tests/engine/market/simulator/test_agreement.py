@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from streammachine.market.model.timeframe import MINUTE
 from streammachine.market.simulator import Tape
-from streammachine.market.timeframe import MINUTE
-from support_exchange import START, Candle, Line, Market, exact, folded, simulated
+from support.exchange import START, Candle, Line, Market, exact, folded, simulated
 
 pytestmark = pytest.mark.anyio
 

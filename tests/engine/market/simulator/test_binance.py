@@ -13,9 +13,9 @@ import orjson
 import pytest
 import websockets
 
+from streammachine.market.model.timeframe import DAY, MINUTE
 from streammachine.market.simulator import Tape
-from streammachine.market.timeframe import DAY, MINUTE
-from support_exchange import START, exact, folded, simulated
+from support.exchange import START, exact, folded, simulated
 
 pytestmark = pytest.mark.anyio
 

@@ -6,8 +6,8 @@ import pytest
 
 from streammachine.errors import DataInputError
 from streammachine.market.simulator import Fault, Tape
-from streammachine.market.simulator.faults import KINDS
-from support_exchange import START
+from streammachine.market.simulator.faults.fault import KINDS
+from support.exchange import START
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import orjson
 import pytest
 import websockets
 
+from streammachine.market.model.timeframe import MINUTE
 from streammachine.market.simulator import Fault
-from streammachine.market.timeframe import MINUTE
-from support_exchange import START, Line, Market, simulated
+from support.exchange import START, Line, Market, simulated
 
 pytestmark = pytest.mark.anyio
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import websockets
 
-from streammachine.market.timeframe import DAY, HOUR, MINUTE
-from support_exchange import START, exact, folded, simulated
+from streammachine.market.model.timeframe import DAY, HOUR, MINUTE
+from support.exchange import START, exact, folded, simulated
 
 pytestmark = pytest.mark.anyio
 

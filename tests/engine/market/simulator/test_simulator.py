@@ -14,10 +14,10 @@ import pytest
 import websockets
 
 from streammachine.errors import UnknownExchangeError
-from streammachine.market.clock import ScaledClock, VirtualClock
+from streammachine.market.clock.clock import ScaledClock, VirtualClock
 from streammachine.market.exchanges.base import Urls
 from streammachine.market.simulator import Fault, Simulator, Tape
-from support_exchange import START, simulated
+from support.exchange import START, simulated
 
 pytestmark = pytest.mark.anyio
 
@@ -138,7 +138,7 @@ async def test_clients_hear_1001_when_it_ends() -> None:
 
 
 async def test_an_error_inside_is_raised_where_it_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
-    from streammachine.market.simulator.bybit import BybitExchange
+    from streammachine.market.simulator.protocols.bybit import BybitExchange
 
     def broken(*_: object, **__: object) -> str:
         raise ArithmeticError("broken on purpose")

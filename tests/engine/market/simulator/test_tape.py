@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from streammachine.market.model.timeframe import DAY, HOUR, MINUTE
 from streammachine.market.simulator import Tape
-from streammachine.market.simulator.candles import UTC, Bar, Candles, Grid
-from streammachine.market.timeframe import DAY, HOUR, MINUTE
-from support_exchange import START, Candle, exact, folded
-from support_market import shared_data
+from streammachine.market.simulator.tape.candles import UTC, Bar, Candles, Grid
+from support.exchange import START, Candle, exact, folded
+from support.market import shared_data
 
 
 def texts(bar: Bar) -> Candle:

@@ -1,0 +1,1 @@
+"""Candles from finer candles and from trades."""

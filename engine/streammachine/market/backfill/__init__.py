@@ -1,0 +1,1 @@
+"""History: REST pages and bulk files into sinks, resumable."""

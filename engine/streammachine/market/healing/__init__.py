@@ -1,0 +1,1 @@
+"""What has arrived, what is missing, and how it is fetched."""

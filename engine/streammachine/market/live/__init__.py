@@ -1,0 +1,1 @@
+"""Live data: runners, feeds, warm-up, idle closing, merging."""

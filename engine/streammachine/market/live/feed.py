@@ -1,0 +1,526 @@
+"""One DataInput of one exchange, healed: connections, ledgers and REST brought together.
+
+Frames come from the lines' sessions, are decoded and go through the ledger of their symbol, synchronously; the rows
+that come out wait in one outbox for one deliverer, so their order is the ledgers' and nothing is lost with a
+connection. While the outbox is full no socket is read: back-pressure reaches the exchange. What a ledger misses is
+fetched by a task of its own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from streammachine.errors import ExchangeError, SymbolError
+from streammachine.market.emitters.base import Row
+from streammachine.market.exchanges.base import BadFrame, Subscription, chunks
+from streammachine.market.healing.candle_ledger import CandleLedger
+from streammachine.market.healing.healer import Healer
+from streammachine.market.healing.trade_ledger import TradeLedger
+from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.network.reconnector import Line, LineOptions
+from streammachine.market.network.websocket_session import Session, State
+
+if TYPE_CHECKING:
+    from streammachine.market.clock.clock import Clock
+    from streammachine.market.exchanges.base import Adapter, Event, Urls
+    from streammachine.market.model.data_input import DataInput
+    from streammachine.market.network.rest_client import RestClient
+
+log = logging.getLogger(__name__)
+
+Ledger = CandleLedger | TradeLedger
+Deliver = Callable[[list[Row]], Awaitable[None]]
+
+BAD_FRAMES_LOGGED: Final = 5  # a minute
+MINUTE: Final = 60.0
+SILENCE: Final = 10.0  # seconds without data after which trades without contiguous ids are looked for by REST
+REVIVALS: Final = 900.0  # seconds after which a stream that had died is taken for sound again
+OVERSLEPT: Final = 2000  # milliseconds: a timer so late means that this process stood still, and its sockets are unread
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedOptions(LineOptions):
+    """How a feed behaves; times in seconds.
+
+    Attributes:
+        grace: after a candle's end, until its close is overdue and REST is asked.
+        settle: how long frames that were overtaken are waited for (Kraken: also after a later candle was seen).
+        give_up: how long REST is asked for what is missing before a Gap takes its place.
+        verify: Kraken: how many quiet candles may be waiting for a confirmation by REST at a time; beyond that the
+            socket's silence is trusted. confirm: how many of the other candles may, which nobody doubts: a frame that
+            was lost on a live socket is found like that. 0: none.
+        open_candles: deliver the states of running candles too.
+        queue: rows that may wait to be delivered before the sockets are not read any more.
+        seed: of the jitter; None: another one each time.
+    """
+
+    grace: float = 5.0
+    settle: float = 1.0
+    give_up: float = 120.0
+    verify: int = 16
+    confirm: int = 4
+    open_candles: bool = True
+    queue: int = 1024
+    seed: int | None = None
+
+
+@dataclass
+class FeedStats:
+    """What a feed has seen so far.
+
+    Attributes:
+        state: "starting", "live" (every stream is served), "interrupted" or "closed".
+        connections: open now. reconnects: connections opened beyond the first ones.
+        frames, bad_frames, unexpected: all, those not understood, and data of streams nobody asked for.
+        healed: candles (trades) that REST gave. gaps: those that nobody gave.
+        duplicates, late, conflicts, odd: dropped, see ``CandleLedger``. resubscribed: streams that had died silently.
+        healing: symbols that wait for REST now. last_closed: by symbol, open_ts of the last closed candle.
+        data_age: seconds since data last came; None: none did yet.
+    """
+
+    state: str = "starting"
+    connections: int = 0
+    reconnects: int = 0
+    frames: int = 0
+    bad_frames: int = 0
+    unexpected: int = 0
+    healed: int = 0
+    gaps: int = 0
+    duplicates: int = 0
+    late: int = 0
+    conflicts: int = 0
+    odd: int = 0
+    resubscribed: int = 0
+    healing: int = 0
+    last_closed: dict[str, int] = field(default_factory=dict)
+    data_age: float | None = None
+
+
+class Feed:
+    """The candles (or trades) of a DataInput, from one exchange.
+
+    Args:
+        rest: an open client of the same exchange; None: nothing can be healed (``take`` alone).
+        after: what the caller has already: (symbol, timeframe) to the open_ts of the last closed candle, (symbol, None)
+            to the id of the last trade. The feed goes on behind it; where there is no entry it begins with the candle
+            that is running when the stream is first served, or the first trade on the socket (Kraken: the first behind
+            the subscription).
+
+    Raises:
+        SymbolError, TimeframeError: the exchange does not take it in this form.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        data_input: DataInput,
+        *,
+        urls: Urls,
+        rest: RestClient | None,
+        clock: Clock,
+        options: FeedOptions = FeedOptions(),
+        after: Mapping[tuple[str, str | None], int | str] | None = None,
+    ) -> None:
+        self.adapter = adapter
+        self.options = options
+        self._clock = clock
+        self._kind = data_input.kind
+        symbols = list(dict.fromkeys(adapter.check_symbol(symbol) for symbol in data_input.symbols))
+        self._timeframe = None
+        if self._kind == "kline" and data_input.timeframe is not None:
+            self._timeframe = adapter.check_timeframe(data_input.timeframe)
+        self._decode = adapter.decode
+        self._rest = rest
+        self._urls = urls
+        rng = random.Random(options.seed)
+        url = adapter.endpoint(self._kind, urls)
+        streams = [Subscription(self._kind, symbol, self._timeframe) for symbol in symbols]
+        numbers = itertools.count(1)
+        self._lines = [
+            Line(adapter, url, part, self, clock=clock, options=options, rng=rng, numbers=numbers)
+            for part in chunks(streams, adapter.socket.streams)
+        ]
+        self._healer = None if rest is None else Healer(rest, clock, options.give_up, self._publish, self._revive)
+        self._sessions: set[Session] = set()
+        self._serving: dict[str, set[Session]] = {symbol: set() for symbol in symbols}
+        self._served_once: set[str] = set()
+        self._timers: list[tuple[int, int, Ledger]] = []
+        self._order = itertools.count()
+        self._stirred = anyio.Event()
+        self._ledgers: dict[str, Ledger] = {symbol: self._ledger(symbol, after or {}) for symbol in symbols}
+        self._delivering = False
+        self._outbox: list[Row] = []
+        self._filled = anyio.Event()
+        self._emptied = anyio.Event()
+        self._was_full = False
+        self._closing = anyio.Event()
+        self._closed = False
+        self._failure: Exception | None = None
+        self._counts: Counter[str] = Counter()
+        self._revived: dict[str, tuple[int, float]] = {}
+        self._last_data: float | None = None
+        self._bad_minute = (float("-inf"), 0)
+
+    # -- running it --
+
+    async def run(self, deliver: Deliver) -> None:
+        """Deliver rows until cancelled or closed. Call it once.
+
+        Args:
+            deliver: awaited with each batch of rows, one at a time. While it waits, so does the exchange.
+
+        Raises:
+            SymbolError, ExchangeError: a stream was refused when it was first asked for, or the URL is none.
+            Whatever ``deliver`` raises.
+        """
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._deliver_all, deliver, tasks.cancel_scope)
+                async with anyio.create_task_group() as workers:
+                    workers.start_soon(self._watch_timers, workers)
+                    for line in self._lines:
+                        workers.start_soon(line.run)
+                    await self._closing.wait()
+                    if self._failure is None:
+                        for line in self._lines:
+                            await line.close()
+                    workers.cancel_scope.cancel()
+                self._closed = True
+                self._filled.set()
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """End ``run`` in good order: connections are closed, what has come is delivered. Callable from anywhere in the
+        loop, more than once."""
+        self._closing.set()
+
+    def take(self, frame: str | bytes, now_ms: int | None = None, session: Session | None = None) -> list[Row]:
+        """The rows that a frame brings: decoded, and through its symbol's ledger. Synchronous; the heart of it all.
+
+        Args:
+            now_ms: when it came; by default now. session: whose frame it is.
+        """
+        now = self._clock.time_ms() if now_ms is None else now_ms
+        rows: list[Row] = []
+        ledgers = self._ledgers
+        data = False
+        events = self._decode(frame)
+        if self._timeframe is None and session is not None and events and isinstance(events[0], Trade):
+            self._doubt_silence(session, now)
+        for event in events:
+            if type(event) is Kline or isinstance(event, (Kline, Trade)):  # the first asks no metaclass
+                ledger = ledgers.get(event.__dict__["symbol"])
+                if ledger is None:
+                    self._counts["unexpected"] += 1
+                else:
+                    ledger.take(event, now, rows)  # type: ignore[arg-type]
+                    data = True
+            else:
+                self._understand(event, session)
+        if data and session is not None:
+            session.note_data(session.last_frame)
+            self._last_data = session.last_frame
+        return rows
+
+    def complete_until(self, symbol: str) -> int | None:
+        """The moment (epoch ms) up to which all trades of the symbol are known to be delivered; None: none is, or rows
+        wait to be delivered."""
+        ledger = self._ledgers[symbol]
+        if (
+            self._outbox
+            or self._delivering
+            or not isinstance(ledger, TradeLedger)
+            or not ledger.whole
+            or ledger.healing
+        ):
+            return None
+        now, now_ms = self._clock.monotonic(), self._clock.time_ms()
+        alive = max((session.last_frame for session in self._serving[symbol]), default=None)
+        if alive is None:
+            return ledger.whole_until or None
+        proven = now_ms - int((now - alive) * 1000) - self._ms(self.options.settle)
+        quiet = max(ledger.seen, ledger.whole_until) + ledger.quiet
+        return min(proven, quiet)
+
+    @property
+    def stats(self) -> FeedStats:
+        """What happened so far."""
+        ledgers = self._ledgers.values()
+        open_now = sum(session.state is State.OPEN for session in self._sessions)
+        if self._closed:
+            state = "closed"
+        elif all(ledger.since is not None for ledger in ledgers):
+            state = "live"
+        else:
+            state = "interrupted" if self._served_once else "starting"
+        return FeedStats(
+            state=state,
+            connections=open_now,
+            reconnects=sum(max(line.connects - 1, 0) for line in self._lines),
+            frames=self._counts["frames"],
+            bad_frames=self._counts["bad_frames"],
+            unexpected=self._counts["unexpected"],
+            healed=sum(ledger.healed for ledger in ledgers),
+            gaps=sum(ledger.gaps for ledger in ledgers),
+            duplicates=sum(ledger.duplicates for ledger in ledgers),
+            late=sum(ledger.late for ledger in ledgers),
+            conflicts=sum(ledger.conflicts for ledger in ledgers if isinstance(ledger, CandleLedger)),
+            odd=sum(ledger.odd for ledger in ledgers),
+            resubscribed=self._counts["resubscribed"],
+            healing=sum(ledger.healing for ledger in ledgers),
+            last_closed={
+                ledger.symbol: ledger.last.open_ts
+                for ledger in ledgers
+                if isinstance(ledger, CandleLedger) and ledger.last is not None
+            },
+            data_age=None if self._last_data is None else self._clock.monotonic() - self._last_data,
+        )
+
+    # -- what sessions tell (Owner) --
+
+    def received(self, session: Session, frame: bytes) -> bool:
+        """A frame came. True: there is no room for more."""
+        self._counts["frames"] += 1
+        rows = self.take(frame, None, session)
+        if not rows:
+            return False
+        self._put(rows)
+        return len(self._outbox) >= self.options.queue
+
+    async def room(self) -> None:
+        """Return when there is room again."""
+        self._was_full = True
+        while len(self._outbox) >= self.options.queue:
+            await self._emptied.wait()
+
+    def silence(self, session: Session) -> None:
+        """No frame came for some seconds, on exchanges with a heartbeat too: were any lost?"""
+        if self._timeframe is not None:
+            self._doubt(session, self._clock.time_ms())
+
+    def acknowledged(self, session: Session, subscription: Subscription) -> None:
+        """A stream is served."""
+        symbol = subscription.symbol
+        if symbol in self._serving:
+            self._sessions.add(session)
+            self._serving[symbol].add(session)
+            self._served_once.add(symbol)
+            ledger, now = self._ledgers[symbol], self._clock.time_ms()
+            if ledger.since is not None:  # one connection takes over from another; did that one still deliver?
+                ledger.doubt(now)
+            ledger.subscribed(now)
+
+    def refused(self, session: Session, subscription: Subscription, reason: str) -> None:
+        """A stream is not served: an error at the start, else its candles come from REST until it is."""
+        symbol = subscription.symbol
+        what = f"{self.adapter.source} refused the {subscription.timeframe or 'trade'} stream of {symbol}: {reason}"
+        if symbol in self._served_once or self._ledgers[symbol].seen:
+            log.error("%s; REST stands in for it until the next connection", what)
+            return
+        named = symbol in reason or any(word in reason.lower() for word in ("symbol", "pair", "instrument", "instid"))
+        self._fail(SymbolError(what) if named else ExchangeError(what))
+
+    def heard(self, subscription: Subscription, since_ms: int) -> bool:
+        """Whether data of the stream came since the moment."""
+        return self._ledgers[subscription.symbol].seen >= since_ms
+
+    def lost(self, session: Session) -> None:
+        """A connection is gone, and with it the streams that no other one serves."""
+        self._sessions.discard(session)
+        self._distrust(session, session.subscriptions)
+
+    # -- the outbox --
+
+    def _put(self, rows: list[Row]) -> None:
+        self._outbox += rows
+        self._filled.set()
+
+    async def _publish(self, rows: list[Row]) -> None:
+        """Deliver rows in their turn; waits while there is no room."""
+        if rows:
+            self._put(rows)
+            if len(self._outbox) >= self.options.queue:
+                await self.room()
+
+    async def _deliver_all(self, deliver: Deliver, scope: anyio.CancelScope) -> None:
+        while True:
+            if not self._outbox:
+                if self._closed:
+                    return
+                self._filled = anyio.Event()
+                await self._filled.wait()
+                continue
+            rows, self._outbox = self._outbox, []
+            emptied, self._emptied = self._emptied, anyio.Event()
+            emptied.set()
+            self._delivering = True
+            await deliver(rows)
+            self._delivering = False
+
+    # -- timers --
+
+    def _booked(self, ledger: Ledger) -> None:
+        """A ledger wants to be looked at at its ``due``."""
+        if ledger.due is None:
+            return
+        sooner = not self._timers or ledger.due < self._timers[0][0]
+        heapq.heappush(self._timers, (ledger.due, next(self._order), ledger))
+        if sooner:
+            self._stirred.set()
+
+    async def _watch_timers(self, workers: anyio.abc.TaskGroup) -> None:
+        """Look at each ledger when it is due."""
+        quiet_until = 0  # frames that were not read yet come before timers
+        while True:
+            now = self._clock.time_ms()
+            if self._was_full:
+                await self.room()
+                self._was_full = False
+                quiet_until = self._clock.time_ms() + self._ms(self.options.grace)
+                continue
+            if now < quiet_until:
+                await self._clock.sleep_until(quiet_until)
+                continue
+            if not self._timers or self._timers[0][0] > now:
+                wake = self._timers[0][0] if self._timers else None
+                self._stirred = anyio.Event()
+                with self._clock.move_on_after(None if wake is None else (wake - now) / 1000):
+                    await self._stirred.wait()
+                if wake is not None and self._clock.time_ms() - wake > OVERSLEPT:
+                    quiet_until = self._clock.time_ms() + self._ms(self.options.grace)
+                continue
+            due, _, ledger = heapq.heappop(self._timers)
+            if ledger.due != due:
+                continue  # booked anew since
+            rows: list[Row] = []
+            ledger.tick(now, rows)
+            await self._publish(rows)
+            if ledger.healing and self._healer is not None and self._healer.admit(ledger):
+                workers.start_soon(self._healer.heal, ledger)
+
+    # -- what goes wrong --
+
+    def _understand(self, event: Event, session: Session | None) -> None:
+        if isinstance(event, BadFrame):
+            self._counts["bad_frames"] += 1
+            self._log_bad(event)
+            if session is not None:
+                self._doubt(session, self._clock.time_ms(), event.excerpt)
+        elif session is not None:
+            session.control(event)  # type: ignore[arg-type]
+
+    def _doubt(self, session: Session, now: int, excerpt: str = "") -> None:
+        """Data may have been lost: of the symbol that the frame names, else of all on this connection."""
+        symbols = [subscription.symbol for subscription in session.subscriptions]
+        named = [symbol for symbol in symbols if symbol in excerpt]
+        for symbol in named or symbols:
+            self._ledgers[symbol].doubt(now)
+
+    def _doubt_silence(self, session: Session, now: int) -> None:
+        """Trades come after a silence: perhaps it was none."""
+        if session.last_frame - session.last_data > SILENCE:
+            self._doubt(session, now)
+
+    def _log_bad(self, event: BadFrame) -> None:
+        now = self._clock.monotonic()
+        began, logged = self._bad_minute
+        if now - began >= MINUTE:
+            began, logged = now, 0
+        self._bad_minute = (began, logged + 1)
+        if logged < BAD_FRAMES_LOGGED:
+            log.warning("%s sent a bad frame: %s: %r", self.adapter.source, event.reason, event.excerpt)
+
+    def _revive(self, ledger: Ledger) -> None:
+        """A stream has died without a word: subscribe it again; if that does not help, take another connection."""
+        symbol = ledger.symbol
+        now = self._clock.monotonic()
+        times, moment = self._revived.get(symbol, (0, now))
+        if now - moment > REVIVALS:
+            times = 0
+        self._revived[symbol] = (times + 1, now if times == 0 else moment)
+        if times > 1:
+            return
+        self._counts["resubscribed"] += 1
+        log.warning("%s: the stream of %s has died; subscribing it again", self.adapter.source, symbol)
+        stream = Subscription(self._kind, symbol, self._timeframe)
+        for session in tuple(self._serving[symbol]):
+            if times:
+                self._distrust(session, session.subscriptions)
+                session.going.set()
+            else:
+                self._distrust(session, [stream])
+                session.resubscribe([stream])
+
+    def _distrust(self, session: Session, streams: Iterable[Subscription]) -> None:
+        """Do not count on a session for some of its streams."""
+        for stream in streams:
+            serving = self._serving[stream.symbol]
+            serving.discard(session)
+            if not serving:
+                self._ledgers[stream.symbol].interrupted()
+
+    def _fail(self, error: Exception) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._closing.set()
+
+    # -- helpers --
+
+    def _ledger(self, symbol: str, after: Mapping[tuple[str, str | None], int | str]) -> Ledger:
+        options, adapter = self.options, self.adapter
+        had = after.get((symbol, self._timeframe))
+        if self._timeframe is None:
+            return TradeLedger(
+                adapter.source,
+                symbol,
+                contiguous=adapter.contiguous_ids,
+                by_id=adapter.trades_by_id,
+                before=adapter.trades_before,
+                settle=self._ms(options.settle),
+                grace=self._ms(options.grace),
+                quiet=self._ms(options.stale_after),
+                after=None if had is None else str(had),
+                booked=self._booked,
+            )
+        return CandleLedger(
+            adapter.source,
+            symbol,
+            self._timeframe,
+            adapter.closes,
+            grace=self._ms(options.grace),
+            settle=self._ms(options.settle),
+            open_rows=options.open_candles,
+            after=None if had is None else int(had),
+            booked=self._booked,
+            may_verify=self._may_verify,
+            may_check=self._may_check,
+        )
+
+    def _may_verify(self) -> bool:
+        return self._healer is not None and self._healer.waiting < self.options.verify
+
+    def _may_check(self) -> bool:
+        healer = self._healer
+        return healer is not None and healer.waiting < self.options.confirm and healer.at_leisure
+
+    @staticmethod
+    def _ms(seconds: float) -> int:
+        return round(seconds * 1000)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

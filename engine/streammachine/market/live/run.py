@@ -1,0 +1,391 @@
+"""One run of a runner: check, connect, warm up, stream, drain. ``runner.py`` is its face.
+
+It lives in one task of its own; whoever starts it awaits ``end()``. Nothing of the run is cancelled with its caller: it
+is told to stop, and then drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+
+from streammachine.errors import EmitterError
+from streammachine.market.aggregation.pipeline import Pipeline
+from streammachine.market.emitters.base import Lane, Row, named
+from streammachine.market.emitters.outlet import Outlet
+from streammachine.market.live import warmup
+from streammachine.market.live.bounded_queue import Queue, Rate
+from streammachine.market.live.feed import Feed
+from streammachine.market.live.idle_closer import QuietCandles
+from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.network import rest_queries as history
+from streammachine.market.network.rest_client import RestClient
+
+if TYPE_CHECKING:
+    from streammachine.market.clock.clock import Clock
+    from streammachine.market.exchanges.base import Adapter, Urls
+    from streammachine.market.live.feed import FeedOptions
+    from streammachine.market.model.data_input import DataInput
+
+log = logging.getLogger(__name__)
+
+OnGap = Callable[[Gap], object]
+OnError = Callable[[Any, Exception], object]
+State = Literal["new", "checking", "connecting", "warming up", "running", "draining", "closed", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run does; see ``Runner`` for the arguments of the same names."""
+
+    adapter: Adapter
+    urls: Urls
+    clock: Clock
+    data_input: DataInput
+    emitters: Sequence[Any]
+    gaps: deque[Gap]
+    feed_options: FeedOptions
+    outlet_options: Mapping[str, Any]
+    active_warmup: bool = False
+    emit_warmup: bool = False
+    resume: warmup.Resume = field(default_factory=dict)
+    only_closed: bool = True
+    emit_trades: bool = False
+    emit_gap: bool = False
+    on_gap: OnGap | None = None
+    on_error: OnError | None = None
+    close_grace: float = 2.0
+    drain_timeout: float = 10.0
+    verbose: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerStats:
+    """Numbers of a run, plain values.
+
+    Attributes:
+        state: new, checking, connecting, warming up, running, draining, closed, or failed.
+        error: why it failed. seconds: since it was started.
+        rows, rate: rows that went to the sinks; per second over the last minute.
+        duplicates: candles left out. late: trades that came behind their candle. gap_count: Gaps so far.
+        last: the last closed candle of each symbol and timeframe: symbol, timeframe, open_ts, close, is_complete.
+        feed: the feed's own numbers (connections, frames, bad frames, reconnects, healed, gaps).
+        emitters: each outlet's.
+    """
+
+    exchange: str
+    market_type: str
+    state: State = "new"
+    error: str | None = None
+    symbols: Sequence[str] = ()
+    seconds: float = 0.0
+    rows: int = 0
+    rate: float = 0.0
+    duplicates: int = 0
+    late: int = 0
+    gap_count: int = 0
+    last: Sequence[Mapping[str, Any]] = ()
+    feed: Mapping[str, Any] = field(default_factory=dict)
+    emitters: Sequence[Mapping[str, Any]] = ()
+
+
+class Run:
+    """A run, begun by being made (in a running loop).
+
+    Args:
+        queue: where the rows for ``stream`` go; None where nobody streams.
+    """
+
+    def __init__(self, plan: Plan, queue: Queue[Kline | Trade] | None) -> None:
+        self.plan = plan
+        self._queue = queue
+        self._state: State = "new"
+        self._error: str | None = None
+        self._pipeline = Pipeline(
+            plan.data_input,
+            plan.adapter.source,
+            only_closed=plan.only_closed,
+            emit_trades=plan.emit_trades,
+        )
+        self._outlets: list[Outlet] = []
+        self._feed: Feed | None = None
+        self._feed_scope = anyio.CancelScope()
+        self._stopping = False
+        self._hurry: Any = None
+        self._turn = anyio.Lock(fast_acquire=True)
+        self._began = plan.clock.monotonic()
+        self._rate = Rate(plan.clock)
+        self._gap_count = 0
+        self.task = asyncio.get_running_loop().create_task(self._main(), name=f"{plan.adapter.name} runner")
+
+    # -- for the runner -----------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Read no further; drain. Twice is allowed."""
+        if self._stopping or self.task.done():
+            return
+        self._stopping = True
+        if self._feed is not None and self._state == "running":
+            self._feed.close()
+            self._hurry = self.plan.clock.call_later(self.plan.drain_timeout, self._feed_scope.cancel)
+            if self._queue is not None:
+                self._queue.open_up()
+        elif self._state != "draining":
+            self.task.cancel()
+
+    async def end(self) -> None:
+        """Stop, and wait until it has ended. A second cancellation in the meantime cuts the draining short."""
+        self.stop()
+        cancelled = False
+        with anyio.CancelScope(shield=True):
+            while not self.task.done():
+                try:
+                    await asyncio.wait([self.task])
+                except asyncio.CancelledError:
+                    cancelled = True
+                    self.task.cancel()
+        if not self.task.cancelled():
+            self.task.exception()  # it is known here; ``result`` raises it, or it was logged
+        if cancelled:
+            raise asyncio.CancelledError
+
+    def result(self) -> None:
+        """Raise what ended it, where that was an error."""
+        if not self.task.cancelled() and (error := self.task.exception()) is not None:
+            raise error
+
+    def stats(self) -> RunnerStats:
+        """How it stands now."""
+        plan, pipeline = self.plan, self._pipeline
+        return RunnerStats(
+            exchange=plan.adapter.name,
+            market_type=plan.adapter.market_type,
+            state=self._state,
+            error=self._error,
+            symbols=list(plan.data_input.symbols),
+            seconds=plan.clock.monotonic() - self._began,
+            rows=self._rate.total,
+            rate=self._rate.per_second(),
+            duplicates=pipeline.duplicates,
+            late=pipeline.folder.late if pipeline.folder is not None else 0,
+            gap_count=self._gap_count,
+            last=[
+                {
+                    "symbol": symbol,
+                    "timeframe": timeframe,
+                    "open_ts": kline.open_ts,
+                    "close": kline.close,
+                    "is_complete": kline.is_complete,
+                }
+                for (symbol, timeframe), kline in pipeline.last.items()
+            ],
+            feed=_plain(self._feed.stats) if self._feed is not None else {},
+            emitters=[asdict(outlet.stats) for outlet in self._outlets],
+        )
+
+    # -- the task -----------------------------------------------------------------------------
+
+    async def _main(self) -> None:
+        try:
+            async with AsyncExitStack() as stack:
+                await self._run(stack)
+            self._state = "closed"
+        except asyncio.CancelledError:
+            self._state = "closed"
+            if not self._stopping:
+                raise
+        except BaseException as error:  # noqa: BLE001 - taken out of its groups and raised
+            found = single(error)
+            self._state = "failed"
+            self._error = f"{type(found).__name__}: {found}"
+            if self._stopping:  # the caller may be on its way out with an error of its own
+                log.error("the %s runner failed while it ended: %s", self.plan.adapter.source, self._error)
+            raise found from None
+        finally:
+            if self._hurry is not None:
+                self._hurry.cancel()
+            if self._queue is not None:
+                self._queue.end()
+
+    async def _run(self, stack: AsyncExitStack) -> None:
+        plan = self.plan
+        self._state = "checking"
+        rest = await stack.enter_async_context(RestClient(plan.adapter, plan.urls, clock=plan.clock))
+        await history.check_symbols(rest, plan.data_input.symbols)
+        self._state = "connecting"
+        for emitter in plan.emitters:
+            outlet = Outlet(
+                emitter,
+                clock=plan.clock,
+                on_error=plan.on_error,
+                close_timeout=plan.drain_timeout,
+                expected=_lanes(plan),
+                **plan.outlet_options,
+            )
+            self._outlets.append(await stack.enter_async_context(outlet))
+        after: warmup.After = {}
+        if plan.active_warmup or plan.resume:
+            self._state = "warming up"
+            after = await self._warm_up(rest)
+        self._feed = Feed(
+            plan.adapter,
+            plan.data_input,
+            urls=plan.urls,
+            rest=rest,
+            clock=plan.clock,
+            options=plan.feed_options,
+            after=after,
+        )
+        self._state = "running"
+        with self._feed_scope:
+            await self._stream(self._feed, rest)
+        self._state = "draining"
+        async with anyio.create_task_group() as group:  # all at once: leaving them one by one would add up
+            for outlet in self._outlets:
+                group.start_soon(self._drain, outlet)
+
+    async def _drain(self, outlet: Outlet) -> None:
+        """Wait until a sink has taken what waits for it; leaving the outlet says what it did not take."""
+        try:
+            with anyio.move_on_after(self.plan.drain_timeout):  # real time too: the clock may have stopped
+                await outlet.drain(self.plan.drain_timeout)
+        except EmitterError as error:
+            log.error("%s", error)
+
+    async def _stream(self, feed: Feed, rest: RestClient) -> None:
+        folder = self._pipeline.folder
+        if folder is None:
+            await feed.run(self._deliver)
+            return
+        quiet = QuietCandles(folder, feed, rest, grace=self.plan.close_grace, turn=self._turn, close=self._close_until)
+        async with anyio.create_task_group() as group:
+            group.start_soon(quiet.run)
+            await feed.run(self._deliver)
+            group.cancel_scope.cancel()
+
+    async def _warm_up(self, rest: RestClient) -> warmup.After:
+        """Load history; what is not emitted of it only primes the targets."""
+        found = await warmup.load(rest, self.plan.data_input, self.plan.resume)
+        rows = self._pipeline.process(found.rows)
+        if self._pipeline.folder is not None:
+            for symbol, (since, price, trades) in found.trades.items():
+                self._pipeline.folder.begin(symbol, since, price)
+                rows += self._pipeline.process(trades)
+        await self._hand_on([row for row in rows if self._is_wanted(row, found.live_from)])
+        return found.after
+
+    def _is_wanted(self, row: Row, live_from: int) -> bool:
+        """Whether a row of the warm-up is emitted: what the sinks have is not, what they lack is."""
+        plan = self.plan
+        timeframe = plan.data_input.timeframe if isinstance(row, Trade) else row.timeframe
+        for known in (timeframe, plan.data_input.timeframe):
+            had = plan.resume.get((row.symbol, known or ""))
+            if had is not None:
+                return _start(row) > had
+        return plan.emit_warmup or _start(row) >= live_from
+
+    # -- rows ---------------------------------------------------------------------------------
+
+    async def _deliver(self, rows: Sequence[Row]) -> None:
+        async with self._turn:
+            out = self._pipeline.process(rows)
+            if out:
+                await self._hand_on(out)
+
+    async def _close_until(self, symbol: str, ts: int) -> None:
+        out = self._pipeline.close_until(symbol, ts)
+        if out:
+            await self._hand_on(out)
+
+    async def _hand_on(self, rows: list[Row]) -> None:
+        """Give rows to the sinks, those with room first: a slow one must not hold up what a fast one can take."""
+        if any(isinstance(row, Gap) for row in rows):
+            rows = await self._note_gaps(rows)
+        if not rows:
+            return
+        self._rate.add(len(rows))
+        if self.plan.verbose:
+            for row in rows:
+                log.info("%s: %s", self.plan.adapter.source, named(row))
+        full = [outlet for outlet in self._outlets if outlet.room < len(rows)]
+        for outlet in self._outlets:
+            if outlet not in full:
+                await outlet.put(rows)
+        if self._queue is not None:
+            await self._queue.put(self._streamed(rows))
+        if full:
+            try:
+                async with anyio.create_task_group() as group:
+                    for outlet in full:
+                        group.start_soon(outlet.put, rows)
+            except asyncio.CancelledError:  # it was given its time to drain
+                names = ", ".join(outlet.name for outlet in full)
+                log.error("stopped while %s had no room: not all of the last %d rows were given", names, len(rows))
+                raise
+
+    def _streamed(self, rows: list[Row]) -> list[Kline | Trade]:
+        if self._pipeline.folder is None:
+            return [row for row in rows if not isinstance(row, Gap)]
+        return [row for row in rows if isinstance(row, Kline)]
+
+    async def _note_gaps(self, rows: list[Row]) -> list[Row]:
+        """Tell of the gaps; the rows that the sinks get."""
+        for row in rows:
+            if isinstance(row, Gap):
+                self._gap_count += 1
+                self.plan.gaps.append(row)
+                log.warning("gap: %s", named(row))
+                if self.plan.on_gap is not None:
+                    try:
+                        result = self.plan.on_gap(row)
+                        if inspect.isawaitable(result):
+                            await result
+                    except Exception:
+                        log.exception("on_gap failed on %s", named(row))
+        return rows if self.plan.emit_gap else [row for row in rows if not isinstance(row, Gap)]
+
+
+class Ending:
+    """Awaitable: the end of a run that was told to stop."""
+
+    def __init__(self, run: Run | None) -> None:
+        self._run = run
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if self._run is not None and not self._run.task.done():
+            yield from asyncio.wait([self._run.task]).__await__()
+
+
+def _lanes(plan: Plan) -> list[Lane]:
+    """What is going to come to the emitters."""
+    wanted = plan.data_input
+    kinds: list[str | None] = [wanted.timeframe, *wanted.aggregate_list]
+    if plan.emit_trades and wanted.kind == "trade":
+        kinds.append(None)
+    kinds = list(dict.fromkeys(kinds))
+    return [Lane(plan.adapter.source, symbol, kind) for symbol in wanted.symbols for kind in kinds]
+
+
+def single(error: BaseException) -> BaseException:
+    """The one exception that a group holds; the group itself where there are several."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _start(row: Row) -> int:
+    if isinstance(row, Kline):
+        return row.open_ts
+    return row.start if isinstance(row, Gap) else row.ts
+
+
+def _plain(stats: object) -> dict[str, Any]:
+    return asdict(stats)  # type: ignore[call-overload,no-any-return]

@@ -1,0 +1,347 @@
+"""Runners: one exchange's stream, healed, aggregated, into any number of emitters or an ``async for``.
+
+A run lives in one task of its own, which its caller (``run`` or ``stream``) starts, always awaits, and stops when it is
+cancelled or closed. So Ctrl-C and cancellation drain: the feed ends first, then every emitter gets what waits for it
+(``drain_timeout`` seconds at most), is flushed and closed.
+
+Nothing is shared between runners, whichever exchange they are of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from streammachine.errors import DataInputError, EmitterError, MarketError
+from streammachine.market.clock.clock import Clock
+from streammachine.market.clock.remote_clock import default_clock
+from streammachine.market.emitters.logger import Logger
+from streammachine.market.emitters.outlet import check_emitter
+from streammachine.market.exchanges import adapter_for
+from streammachine.market.live.bounded_queue import Queue
+from streammachine.market.live.feed import FeedOptions
+from streammachine.market.live.run import Ending, OnError, OnGap, Plan, Run, RunnerStats
+from streammachine.market.model import timeframe as timeframes
+from streammachine.market.model.data_input import DataInput
+from streammachine.market.model.kline import Gap, Kline, Trade
+
+if TYPE_CHECKING:
+    from streammachine.market.exchanges.base import Adapter
+
+__all__ = ["BinanceRunner", "BybitRunner", "KrakenRunner", "OKXRunner", "Runner", "RunnerStats", "runner_for"]
+
+_NO_EMITTER: Final = (
+    "no emitter is registered, so the rows are logged: runner.register_emitter(...) sends them elsewhere"
+)
+
+
+class Runner:
+    """Streams one DataInput of one exchange. Use BinanceRunner, OKXRunner, KrakenRunner or BybitRunner.
+
+    Args:
+        stream_input: what to stream; may be given later (``set_stream_input``).
+        active_warmup: load history first, as far back as the aggregated candles now running begin (without
+            aggregate_list: since 00:00 UTC), so that they are complete.
+        emit_warmup: also emit what was loaded, before what is live, without a hole or a duplicate between them.
+            Means active_warmup.
+        resume: (symbol, timeframe) to the open_ts of the last closed candle that the sinks have, for the base and the
+            aggregated timeframes: what came since is loaded and emitted first, so that a restart leaves no hole.
+        emit_only_closed_candles: False: also emit the running candles, and those aggregated, at each of their changes.
+        market_type: "SPOT"; Binance also USDM and COINM, OKX and Bybit also LINEAR and INVERSE.
+        verbose: log every row that is emitted (INFO).
+        ws_url, ws_business_url, rest_url, bulk_url: base URLs in place of the exchange's own (or of the environment's:
+            STREAMMACHINE_BINANCE_WS, _WS_BUSINESS, _REST, _BULK).
+        clock: what time it is; the system's by default, or that of the simulator that STREAMMACHINE_CLOCK_URL names.
+        on_gap: called (plain or async) with each Gap. on_error: with each row that an emitter gives up, and why. What
+            they raise is logged.
+        emit_gap: give Gaps to the emitters too. ``stream`` never yields them.
+        emit_trades: with type="trade" and a timeframe, give the emitters the trades too.
+        close_grace: seconds after its end when a quiet candle that is built from trades is closed by the clock.
+        capacity: rows that may wait for one emitter, or for ``stream``'s consumer; then the exchange is read no further
+            until there is room.
+        batch, linger: most rows given to an emitter at once (by default what it likes best), and seconds to wait for
+            that many.
+        drain_timeout: seconds that emitters get at the end for what waits.
+        max_gaps: most Gaps kept in ``gaps``.
+        feed_options: reconnects, watchdogs, healing: see ``FeedOptions``.
+
+    Raises:
+        DataInputError, SymbolError, TimeframeError: the exchange does not take the input.
+    """
+
+    exchange: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        stream_input: DataInput | None = None,
+        active_warmup: bool = False,
+        emit_warmup: bool = False,
+        emit_only_closed_candles: bool = True,
+        market_type: str = "SPOT",
+        *,
+        verbose: bool = False,
+        ws_url: str | None = None,
+        ws_business_url: str | None = None,
+        rest_url: str | None = None,
+        bulk_url: str | None = None,
+        clock: Clock | None = None,
+        resume: Mapping[tuple[str, str], int] | None = None,
+        on_gap: OnGap | None = None,
+        emit_gap: bool = False,
+        on_error: OnError | None = None,
+        emit_trades: bool = False,
+        close_grace: float = 2.0,
+        capacity: int = 10_000,
+        batch: int | None = None,
+        linger: float = 0.0,
+        drain_timeout: float = 10.0,
+        max_gaps: int = 1_000,
+        feed_options: FeedOptions | None = None,
+    ) -> None:
+        if not self.exchange:
+            raise MarketError("Runner itself has no exchange: use BinanceRunner, OKXRunner, KrakenRunner, BybitRunner")
+        self.adapter: Adapter = adapter_for(self.exchange, market_type)
+        self.urls = self.adapter.urls(
+            ws_url=ws_url, ws_business_url=ws_business_url, rest_url=rest_url, bulk_url=bulk_url
+        )
+        self.active_warmup = active_warmup or emit_warmup
+        self.emit_warmup = emit_warmup
+        self.resume = dict(resume or {})
+        self.emit_only_closed_candles = emit_only_closed_candles
+        self.verbose = verbose
+        self.on_gap = on_gap
+        self.emit_gap = emit_gap
+        self.on_error = on_error
+        self.emit_trades = emit_trades
+        self.close_grace = close_grace
+        self.drain_timeout = drain_timeout
+        self.gaps: deque[Gap] = deque(maxlen=max_gaps)
+        self._clock = clock
+        self._capacity = capacity
+        self._outlet_options = {"capacity": capacity, "batch": batch, "linger": linger}
+        self._feed_options = feed_options if feed_options is not None else FeedOptions()
+        self._emitters: list[Any] = []
+        self._input: DataInput | None = None
+        self._run: Run | None = None
+        self._closed = False
+        if stream_input is not None:
+            self.set_stream_input(stream_input)
+
+    # -- before it runs -----------------------------------------------------------------------
+
+    @property
+    def stream_input(self) -> DataInput | None:
+        """What is streamed, its symbols as the exchange writes them."""
+        return self._input
+
+    @property
+    def source(self) -> str:
+        """The exchange, as klines name it."""
+        return self.adapter.source
+
+    @property
+    def emitters(self) -> list[Any]:
+        """Those registered, in order."""
+        return list(self._emitters)
+
+    def set_stream_input(self, stream_input: DataInput) -> None:
+        """Say what to stream; checked at once, but for whether the exchange has the symbols.
+
+        Raises:
+            DataInputError, SymbolError, TimeframeError: the exchange does not take it; the text says what it takes.
+            MarketError: it is running.
+        """
+        self._not_running()
+        if not isinstance(stream_input, DataInput):
+            raise DataInputError(
+                f"stream_input={stream_input!r} is not accepted: give a DataInput, e.g. "
+                f"DataInput(type='kline', symbols=['{self.adapter.symbol_example}'], timeframe='1m')"
+            )
+        symbols = [self.adapter.check_symbol(symbol) for symbol in stream_input.symbols]
+        base = stream_input.timeframe
+        if stream_input.kind == "kline" and base is not None:
+            self.adapter.check_timeframe(base)
+        if stream_input.kind == "trade" and base == timeframes.MONTH:
+            raise DataInputError("1M candles are not built from trades: give timeframe='1d', aggregate_list=['1M']")
+        self._input = replace(stream_input, symbols=symbols)
+
+    def register_emitter(self, emitter: Any, model: Any = None, map_object: Mapping[str, str] | None = None) -> None:
+        """Add a sink; any number of them, of one kind too. Each gets every row.
+
+        Args:
+            emitter: a DataEmitter, or any object with ``emit(row)`` and, where needed, ``connect()`` and ``close()``.
+            model: given to its ``set_model``.
+            map_object: our field's name to the sink's, e.g. {"open_ts": "time"}; fields that are not named keep theirs.
+
+        Raises:
+            EmitterError: it is no emitter, is registered already, or cannot take a model or a map.
+            MarketError: it is running.
+        """
+        self._not_running()
+        check_emitter(emitter)
+        if any(known is emitter for known in self._emitters):
+            raise EmitterError(f"this {type(emitter).__name__} is registered already: every row would come twice")
+        if model is not None:
+            if not callable(getattr(emitter, "set_model", None)):
+                raise EmitterError(f"{type(emitter).__name__} takes no model: it has no set_model")
+            emitter.set_model(model)
+        if map_object is not None:
+            _rename(emitter, dict(map_object))
+        self._emitters.append(emitter)
+
+    # -- while it runs ------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Stream into the emitters until ``close()``; cancelled (Ctrl-C), it drains them first.
+
+        Without an emitter the rows go to a ``Logger``, at INFO, which says so first.
+
+        Raises:
+            MarketError: no stream_input, or it is running already.
+            DataInputError, SymbolError, ExchangeError, ExchangeUnavailableError: the exchange does not have what is
+                asked for, or does not answer. Before anything starts.
+            EmitterError: an emitter cannot connect. Before anything starts.
+        """
+        if self._closed:
+            return
+        run = self._launch(None, self._emitters or [Logger(note=_NO_EMITTER)])
+        try:
+            await asyncio.wait([run.task])
+        finally:
+            await run.end()
+        run.result()
+
+    async def stream(self) -> AsyncGenerator[Kline | Trade]:
+        """Yield candles (trades, for type="trade" without a timeframe), until ``close()``. Emitters get them too.
+
+        A consumer that is slower than the exchange holds it up, after ``capacity`` rows, and the emitters with it. When
+        the loop is left, or its task cancelled, the emitters are drained.
+
+        Raises:
+            As ``run``.
+        """
+        if self._closed:
+            return
+        queue: Queue[Kline | Trade] = Queue(self._capacity)
+        run = self._launch(queue, self._emitters)
+        try:
+            while rows := await queue.get():
+                for row in rows:
+                    yield row
+        finally:
+            queue.discard()
+            await run.end()
+        run.result()
+
+    def close(self) -> Awaitable[None]:
+        """Stop: read no further, drain and close the emitters; ``run`` and ``stream`` then end. Acts at once, and for
+        good; awaiting what it returns waits for the end (not from within an emitter or on_gap, which it waits for)."""
+        self._closed = True
+        if self._run is not None:
+            self._run.stop()
+        return Ending(self._run)
+
+    def stats(self) -> RunnerStats:
+        """Numbers of the run now going on, or of the last one."""
+        if self._run is not None:
+            return self._run.stats()
+        return RunnerStats(self.adapter.name, self.adapter.market_type)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _launch(self, queue: Queue[Kline | Trade] | None, emitters: Sequence[Any]) -> Run:
+        self._not_running()
+        if self._input is None:
+            raise DataInputError(
+                f"there is nothing to stream: give {type(self).__name__} a stream_input, e.g. "
+                f"DataInput(type='kline', symbols=['{self.adapter.symbol_example}'], timeframe='1m')"
+            )
+        plan = Plan(
+            adapter=self.adapter,
+            urls=self.urls,
+            clock=self._clock if self._clock is not None else default_clock(),
+            data_input=self._input,
+            emitters=tuple(emitters),
+            gaps=self.gaps,
+            feed_options=replace(self._feed_options, open_candles=not self.emit_only_closed_candles),
+            outlet_options=self._outlet_options,
+            active_warmup=self.active_warmup,
+            emit_warmup=self.emit_warmup,
+            resume=self.resume,
+            only_closed=self.emit_only_closed_candles,
+            emit_trades=self.emit_trades,
+            emit_gap=self.emit_gap,
+            on_gap=self.on_gap,
+            on_error=self.on_error,
+            close_grace=self.close_grace,
+            drain_timeout=self.drain_timeout,
+            verbose=self.verbose,
+        )
+        self._run = Run(plan, queue)
+        return self._run
+
+    def _not_running(self) -> None:
+        if self._run is not None and not self._run.task.done():
+            raise MarketError(f"this {type(self).__name__} is running: close it first, or make another")
+
+
+class BinanceRunner(Runner):
+    """Streams from Binance; see Runner. market_type: SPOT, USDM or COINM."""
+
+    exchange = "binance"
+
+
+class OKXRunner(Runner):
+    """Streams from OKX; see Runner. market_type: SPOT, LINEAR or INVERSE."""
+
+    exchange = "okx"
+
+
+class KrakenRunner(Runner):
+    """Streams from Kraken (WebSocket v2, spot); see Runner."""
+
+    exchange = "kraken"
+
+
+class BybitRunner(Runner):
+    """Streams from Bybit (v5); see Runner. market_type: SPOT, LINEAR or INVERSE."""
+
+    exchange = "bybit"
+
+
+def runner_for(exchange: str, stream_input: DataInput | None = None, **options: Any) -> Runner:
+    """The runner of an exchange: binance, okx, kraken or bybit (any case); ``options`` as for Runner.
+
+    Raises:
+        UnknownExchangeError: there is none of this name; the text names the nearest.
+    """
+    name = adapter_for(exchange, options.get("market_type", "SPOT")).name
+    return _RUNNERS[name](stream_input, **options)
+
+
+_RUNNERS: Final[Mapping[str, type[Runner]]] = {
+    runner.exchange: runner for runner in (BinanceRunner, OKXRunner, KrakenRunner, BybitRunner)
+}
+
+
+def _rename(emitter: Any, names: dict[str, str]) -> None:
+    """Have an emitter's rows carry the sink's names; behind a transformer that it has already."""
+    register = getattr(emitter, "register_map", None)
+    if callable(register):
+        register(names)
+        return
+    if not callable(getattr(emitter, "set_transformer", None)):
+        raise EmitterError(f"{type(emitter).__name__} takes no map: it has neither register_map nor set_transformer")
+    unknown = [name for name in names if not isinstance(name, str) or not isinstance(names[name], str)]
+    if unknown:
+        raise EmitterError(f"map_object={names!r} is not accepted: give our field's name to the sink's")
+    before = getattr(emitter, "transformer", None)
+
+    def renamed(row: dict[str, Any]) -> dict[str, Any] | None:
+        made = row if before is None else before(row)
+        return None if made is None else {names.get(name, name): value for name, value in made.items()}
+
+    emitter.set_transformer(renamed)

@@ -1,0 +1,1 @@
+"""Candles, trades, gaps, timeframes and requests. No I/O."""

@@ -1,0 +1,1 @@
+"""Sockets and REST: sessions, reconnects, rate limits."""

@@ -1,0 +1,1 @@
+"""Faults that a simulated exchange shows, and scripts of them."""

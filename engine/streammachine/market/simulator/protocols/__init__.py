@@ -1,0 +1,1 @@
+"""One file per exchange: its protocol seen from the other side."""

@@ -1,0 +1,1 @@
+"""The tape: made-up trades and the candles they make."""

@@ -1,0 +1,1 @@
+"""The common half of a simulated exchange: sockets, subscriptions, REST, limits."""

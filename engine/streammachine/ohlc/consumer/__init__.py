@@ -1,0 +1,1 @@
+"""A consumer that turns a tick stream into candle streams, each candle once."""

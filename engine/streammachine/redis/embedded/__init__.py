@@ -1,0 +1,1 @@
+"""The embedded Valkey: its server, its process and its files."""

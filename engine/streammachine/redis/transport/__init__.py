@@ -1,0 +1,1 @@
+"""The wire: codec, connections, Cluster and Sentinel. Nothing here knows a stream."""

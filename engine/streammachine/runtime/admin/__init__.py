@@ -1,0 +1,1 @@
+"""What the command line and the MCP server ask of a running fleet: the roster, dead letters."""

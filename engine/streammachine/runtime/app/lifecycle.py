@@ -1,0 +1,367 @@
+"""One run of an App: the connection outermost, in it the hooks, in them everything that works, until the last drain.
+
+What works, runs in one task group: consumers, timers and worker processes, each under a supervisor that logs and starts
+it again.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.abc
+
+from streammachine.errors import (
+    RedisAuthError,
+    RedisDiskError,
+    RedisReadOnlyError,
+    RedisUnavailableError,
+    StreamMachineError,
+)
+from streammachine.redis.appender import Appender
+from streammachine.runtime.consumer.consumer import StreamConsumer
+from streammachine.runtime.consumer.partitions import Partitions
+from streammachine.runtime.delivery.transaction import transactional
+from streammachine.runtime.model.agent import Agent, name_of
+from streammachine.runtime.observability.health import read_gauges
+from streammachine.runtime.observability.metrics import Gauges
+from streammachine.runtime.observability.tracing import find_tracing, has_provider
+from streammachine.runtime.presence import Presence
+from streammachine.runtime.processes.isolated import AloneRunner
+from streammachine.runtime.processes.origin import Origin
+from streammachine.runtime.processes.worker_pool import WorkerPool
+from streammachine.runtime.timer import Timer
+
+if TYPE_CHECKING:
+    from streammachine.runtime.app.app import App
+
+log = logging.getLogger(__name__)
+
+# The App whose hook, handler or timer this is.
+inside: contextvars.ContextVar[App | None] = contextvars.ContextVar("streammachine_app", default=None)
+
+BACKOFF_FIRST, BACKOFF_LAST = 0.5, 30.0  # seconds before a failed part is started again
+GAUGES_PERIOD = 5.0  # seconds between two looks at the groups, for collectors
+HEALTHY_AFTER = 10.0  # seconds of running after which the backoff begins anew
+
+
+class Life:
+    """One run of an App.
+
+    Attributes:
+        stop: set it to drain and end. ended: set when all is done.
+        began: whether the connection is open and the start-up hooks run.
+        consumers, timers, workers: what works. appender: what sends go through while the connection is open.
+        slots: bounds the sends under way. tracing: makes the spans, where there are to be any.
+        gauges: what Redis last said of the groups, where a collector wants to know (``metrics.collector``).
+    """
+
+    def __init__(self, app: App) -> None:
+        self.stop = anyio.Event()
+        self.ended = anyio.Event()
+        self.began = False
+        self.consumers: list[tuple[Agent, StreamConsumer]] = []
+        self.timers: list[Timer] = []
+        self.workers: WorkerPool | None = None
+        self.appender: Appender | None = None
+        self.slots = anyio.Semaphore(app.config.send_limit)
+        self.tracing = find_tracing(app.config.tracing)
+        self.gauges: Gauges = {}
+        self._app = app
+        self._limiter = anyio.CapacityLimiter(app.config.max_threads)
+
+    async def run(self, ready: anyio.Event | None = None) -> None:
+        """Run until ``stop`` is set, then drain. ``ready`` is set when every consumer reads."""
+        token = inside.set(self._app)
+        try:
+            self._app._scan()
+            async with anyio.create_task_group() as outer:
+                base = anyio.CancelScope(shield=True)  # outlives what uses it, whoever cancels us
+                try:
+                    await outer.start(self._hold_base, base)
+                    await self._run_hooks_around(ready)
+                finally:
+                    base.cancel()
+        finally:
+            inside.reset(token)
+            self.ended.set()
+
+    async def _hold_base(self, scope: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Hold the connection and the appender until the scope is cancelled."""
+        connection = self._app.redis
+        with scope:
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(connection.serve)
+                await connection.command("PING", repeatable=True)
+                self.appender = Appender(connection)
+                tasks.start_soon(self._supervise, "the appender", self.appender.run)
+                task_status.started()
+
+    async def _run_hooks_around(self, ready: anyio.Event | None) -> None:
+        self.began = True
+        if not await self._run_startup_hooks():
+            return
+        self.tracing = find_tracing(self._app.config.tracing)  # a hook may have set the tracer provider
+        if self.tracing is not None and not has_provider():
+            log.warning("tracing=True, but no tracer provider is set (trace.set_tracer_provider): spans go nowhere")
+        try:
+            await self._work(ready)
+        finally:
+            with anyio.CancelScope(shield=True):
+                for hook in self._app._shutdown:
+                    try:
+                        await run_hook(hook)
+                    except Exception:
+                        log.exception("The shutdown hook %s failed", name_of(hook))
+
+    async def _run_startup_hooks(self) -> bool:
+        """Run them to their end; False when the app was stopped and the grace was over before."""
+        async with anyio.create_task_group() as hooks:
+
+            async def end_with_grace() -> None:
+                await self.stop.wait()
+                hooks.cancel_scope.deadline = anyio.current_time() + self._app.config.grace
+
+            hooks.start_soon(end_with_grace)
+            for hook in self._app._startup:
+                await run_hook(hook)
+            hooks.cancel_scope.cancel()
+            return True
+        log.warning("The start-up hooks were cancelled: the app was to end %g s ago", self._app.config.grace)
+        return False
+
+    async def _work(self, ready: anyio.Event | None) -> None:
+        """Run consumers, timers and workers until stopped, then drain."""
+        app, grace = self._app, self._app.config.grace
+        origin = app._origin or Origin.of(app, app._module)
+        self.workers = WorkerPool(origin, app.redis, app.config.max_processes)
+        async with anyio.create_task_group() as beside:
+            if app._only is None and app.config.dashboard_enabled:
+                from streammachine.runtime.observability.status_page import serve_status
+
+                beside.start_soon(self._supervise, "the status page", lambda: serve_status(app))
+            presence = Presence(app.redis, app.name, lambda: ((a.name, c) for a, c in self.consumers))
+            async with anyio.create_task_group() as parts:
+                self._start_workers(beside, self.workers)
+                await self._start_parts(parts, origin, presence)
+                beside.start_soon(presence.run)
+                beside.start_soon(self._keep_gauges)
+                if ready is not None:
+                    ready.set()
+                await self.stop.wait()
+                parts.cancel_scope.deadline = anyio.current_time() + grace
+                for timer in self.timers:
+                    timer.stop()
+                for _, consumer in self.consumers:
+                    parts.start_soon(consumer.drain)
+                # The workers have the same grace, so they are waited for a little longer.
+                with anyio.CancelScope(shield=True):
+                    await self.workers.stop(grace)
+            if parts.cancel_scope.cancelled_caught:
+                log.warning("Handlers still running after %g s were cancelled; their messages come again", grace)
+            beside.cancel_scope.cancel()
+
+    async def _keep_gauges(self) -> None:
+        while True:
+            if self._app._collected:
+                self.gauges = await read_gauges(self._app)
+            await anyio.sleep(GAUGES_PERIOD)
+
+    # -- starting -----------------------------------------------------------------------------
+
+    def _start_workers(self, beside: anyio.abc.TaskGroup, workers: WorkerPool) -> None:
+        """Start the worker processes: not among what the grace cancels, or they were killed before they have ended."""
+        for agent in self._app.agents if self._app._only is None else ():
+            if agent.config.processes is not None:
+                beside.start_soon(self._supervise, agent.name, workers.runner(agent))
+
+    async def _start_parts(self, parts: anyio.abc.TaskGroup, origin: Origin | None, presence: Presence) -> None:
+        """Start what runs; returns when every consumer reads, or when the app is stopped before."""
+        app, only = self._app, self._app._only
+        waits: list[tuple[Agent, StreamConsumer]] = []
+        partitioned: list[tuple[Agent, list[str]]] = []
+        for agent in app.agents:
+            if agent.name != only if only is not None else agent.config.processes is not None:
+                continue
+            shared = [topic for topic in agent.config.topics if topic in app._topics and app._topics[topic].ordered]
+            if shared:
+                partitioned.append((agent, shared))
+            waits += [
+                (agent, self._consumer(agent, topic, origin)) for topic in agent.config.topics if topic not in shared
+            ]
+        self.consumers = waits
+        await presence.look()  # a paused agent must not read first
+        if only is None:
+            self._start_timers(parts)
+
+        async def end_with_stop(scope: anyio.CancelScope) -> None:
+            await self.stop.wait()
+            scope.cancel()
+
+        async with anyio.create_task_group() as starting:
+            starting.start_soon(end_with_stop, starting.cancel_scope)
+            for agent, consumer in list(waits):
+                await parts.start(self._start_consumer, agent, consumer)
+            for agent, shared in partitioned:
+                await parts.start(self._start_partitions, agent, shared, origin)
+            starting.cancel_scope.cancel()
+
+    def _consumer(self, agent: Agent, topic: str, origin: Origin | None) -> StreamConsumer:
+        app = self._app
+        return StreamConsumer(
+            agent.config,
+            agent.handler if self.tracing is None else self.tracing.handler_of(agent),
+            connection=app.redis,
+            topic=topic,
+            consumer=consumer_name(app.name),
+            limiter=self._limiter,
+            alone=AloneRunner(origin, agent) if origin is not None else None,
+            in_place=app._supervised,
+            committer=transactional(app, agent.config.transactional) if agent.config.transactional else None,
+            owner=app,
+        )
+
+    async def _start_consumer(
+        self, agent: Agent, consumer: StreamConsumer, *, task_status: anyio.abc.TaskStatus[None]
+    ) -> None:
+        status = _Once(task_status)
+        await self._supervise(f"{agent.name} on {consumer.topic}", lambda: consumer.run(task_status=status), status)
+
+    async def _start_partitions(
+        self, agent: Agent, shared: list[str], origin: Origin | None, *, task_status: anyio.abc.TaskStatus[None]
+    ) -> None:
+        topic = self._app._topics[shared[0]]
+        agent = topic.keyed(agent)
+        partitions = Partitions(
+            agent, shared, topic.name, connection=self._app.redis, running=self.consumers,
+            make=lambda topic: self._consumer(agent, topic, origin), stop=self.stop,
+        )  # fmt: skip
+        status = _Once(task_status)
+        await self._supervise(f"{agent.name}, partitions", lambda: partitions.run(task_status=status), status)
+
+    def _start_timers(self, parts: anyio.abc.TaskGroup) -> None:
+        for declared in self._app.timers:
+            timer = Timer(
+                declared.config,
+                declared.handler,
+                app_name=self._app.name,
+                name=declared.name,
+                connection=self._app.redis,
+                limiter=self._limiter,
+            )
+            self.timers.append(timer)
+            parts.start_soon(self._supervise, declared.name, timer.run)
+
+    # -- supervising --------------------------------------------------------------------------
+
+    async def _supervise(self, name: str, run: Callable[[], Awaitable[None]], status: _Once | None = None) -> None:
+        """Run a part; when it fails log it and start it again with backoff. Ends when the part ends by itself.
+
+        Raises:
+            StreamMachineError: the part has not begun yet, as ``status`` knows, and cannot.
+        """
+        backoff = BACKOFF_FIRST
+        while True:
+            began = time.monotonic()
+            try:
+                await run()
+            except Exception as error:
+                if self.stop.is_set():
+                    log.exception("%s failed", name)
+                    return
+                if status is not None and not status.reported and _is_final(error):
+                    raise
+                self._app.restarts += 1
+                log.exception("%s failed; starting it again in %.1f s", name, backoff)
+            else:
+                return
+            if time.monotonic() - began > HEALTHY_AFTER:
+                backoff = BACKOFF_FIRST
+            with anyio.move_on_after(random.uniform(backoff / 2, backoff)):
+                await self.stop.wait()
+                return
+            backoff = min(backoff * 2, BACKOFF_LAST)
+
+
+async def watch_signals(
+    end: Callable[[], None], grace: float, in_child: bool, *, task_status: anyio.abc.TaskStatus[None]
+) -> None:
+    """Call ``end`` at SIGTERM or SIGINT; end the process at the second. Watches until cancelled."""
+    if sys.platform == "win32":
+        task_status.started()
+        await anyio.sleep_forever()
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        seen = 0
+        async for received in signals:
+            # A worker gets SIGTERM from its parent, and perhaps one more from a service manager: that is one.
+            if in_child and (received == signal.SIGINT or seen):
+                continue
+            seen += 1
+            if seen > 1:
+                os._exit(1)
+            log.info("%s: ending, %g s for what runs", signal.Signals(received).name, grace)
+            end()
+
+
+async def run_hook(hook: Callable[[], Any]) -> None:
+    """Run a start-up or shutdown hook, async or sync."""
+    result = hook()
+    if isinstance(result, Awaitable):
+        await result
+
+
+def consumer_name(app: str) -> str:
+    """A consumer name that no other process has."""
+    return f"{app}-{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
+
+
+def has_uvloop() -> bool:
+    """Whether the faster event loop is installed."""
+    try:
+        import uvloop  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def single(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one exception in a group; the group itself where there are several."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+        found = found.exceptions[0]
+    return found
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether trying again would meet the same: Redis answers, and refuses."""
+    if isinstance(error, RedisUnavailableError):
+        return isinstance(error, (RedisAuthError, RedisReadOnlyError, RedisDiskError))
+    return isinstance(error, StreamMachineError)
+
+
+class _Once:
+    """A task status that may be reported again by a restarted consumer."""
+
+    def __init__(self, status: anyio.abc.TaskStatus[None]) -> None:
+        self._status: anyio.abc.TaskStatus[None] | None = status
+
+    @property
+    def reported(self) -> bool:
+        """Whether it was reported."""
+        return self._status is None
+
+    def started(self, value: None = None) -> None:
+        """Report the first time; later ones say nothing."""
+        status, self._status = self._status, None
+        if status is not None:
+            status.started()

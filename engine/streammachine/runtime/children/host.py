@@ -1,0 +1,169 @@
+"""The process that hosts an App, or the declared agents, for a supervisor.
+
+Started as ``python -m streammachine.runtime.children.host``.
+
+It takes its stdin and stdout for itself before it imports the App: what the App prints goes to stderr, what it reads is
+nothing. On stdout it reports once a second how it is (``reporting.py``); when its stdin ends, its supervisor is gone
+and it drains (``supervised.py`` is the other side).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from streammachine.runtime.handlers import end_without_threads
+from streammachine.runtime.processes.child_io import outlive_log
+from streammachine.runtime.processes.origin import CHILD_URL, NoAppError, Origin
+from streammachine.runtime.processes.preparation import take_stdin
+from streammachine.runtime.processes.reports import MOST_TEXT, Reporter, told
+
+if TYPE_CHECKING:
+    from streammachine.runtime.app.app import App
+
+log = logging.getLogger("streammachine.runtime.children.host")
+
+UNLOADABLE = 113  # exit status: the App cannot be imported
+ORPHAN_LIFE = 10.0  # seconds beyond the grace before a process whose supervisor is gone and that hangs ends itself
+
+
+def main() -> None:
+    """Host what the arguments name until a signal or the supervisor's end."""
+    options = _parser().parse_args()
+    reporter = take_streams(ORPHAN_LIFE + (25.0 if options.grace is None else options.grace))
+    logging.basicConfig(
+        level=options.log_level,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s [%(process)d]: %(message)s",
+    )
+    url = os.environ.pop(CHILD_URL, None)
+    backend = {"use_uvloop": sys.platform != "win32"}
+    try:
+        if options.app is None:
+            anyio.run(_host_declared, url, reporter, backend_options=backend)
+        else:
+            app = _load(options, url, reporter)
+            anyio.run(_host_app, app, reporter, backend_options=backend)
+            end_without_threads()
+    except Exception as error:
+        log.exception("%s failed", options.app or "The host of the declared agents")
+        reporter.say("failed", problem=told(error))
+        sys.exit(1)
+
+
+def _load(options: argparse.Namespace, url: str | None, reporter: Reporter) -> App:
+    """Import the App; what goes wrong there ends the process with UNLOADABLE."""
+    from streammachine.redis.connection import RedisConnection
+
+    here = os.getcwd()  # noqa: PTH109 - as a string, for sys.path
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        origin = Origin.parse(options.app)
+        origin.as_script(options.arguments)
+        app = origin.load()
+    except (Exception, SystemExit) as error:
+        if not isinstance(error, NoAppError):  # whoever started us says the rest
+            log.exception("%s cannot be loaded", options.app)
+        reporter.say("failed", problem=f"It cannot be loaded: {told(error)}")
+        sys.exit(UNLOADABLE)
+    if url is not None:
+        app._use_connection(RedisConnection(url=url, settings=app._settings))
+    changes: dict[str, Any] = {} if options.grace is None else {"grace": min(options.grace, app.config.grace)}
+    if options.no_dashboard:
+        changes["dashboard_enabled"] = False
+    app.config = dataclasses.replace(app.config, **changes)
+    return app
+
+
+async def _host_app(app: App, reporter: Reporter) -> None:
+    async def facts() -> dict[str, Any] | None:
+        if app._life is None or not app._life.began:  # asking would open a connection of its own
+            return None
+        found = await app.health_check()
+        return {
+            "app": app.name,
+            "status": found["status"],
+            "problems": [str(problem)[:MOST_TEXT] for problem in found["problems"][:5]],
+            "agents": found["registered_agents"],
+            "timers": found["registered_timers"],
+            "part_restarts": found["restarts"],
+        }
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(reporter.keep, facts)
+        await app._run_with_signals(in_child=True)
+        tasks.cancel_scope.cancel()
+    await app.redis.close()  # a question may have come while it ended
+
+
+async def _host_declared(url: str | None, reporter: Reporter) -> None:
+    from streammachine.redis.connection import RedisConnection
+    from streammachine.runtime.declared.host import DeclaredHost
+
+    async with RedisConnection(url=url) as connection:
+        host = DeclaredHost(connection)
+
+        async def facts() -> dict[str, Any]:
+            problems = [f"{name}: {text}"[:MOST_TEXT] for name, text in list(host.problems.items())[:5]]
+            return {
+                "app": "declared agents",
+                "status": "degraded" if problems else "healthy",
+                "problems": problems,
+                "agents": host.running,
+            }
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stop_at_signal, host.stop)
+            tasks.start_soon(reporter.keep, facts)
+            await host.run()
+            tasks.cancel_scope.cancel()
+
+
+async def stop_at_signal(stop: Callable[[], None]) -> None:
+    """Call ``stop`` when SIGTERM comes."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for received in signals:
+            if received == signal.SIGTERM:  # Ctrl-C is the supervisor's to handle
+                stop()
+
+
+def take_streams(orphan_life: float) -> Reporter:
+    """Move stdin and stdout to private descriptors; end with the supervisor, ``orphan_life`` seconds after it."""
+    stdin, stdout = take_stdin(), os.dup(1)
+    os.dup2(2, 1)
+    outlive_log()
+    threading.Thread(target=_end_with_supervisor, args=(stdin, orphan_life), daemon=True).start()
+    return Reporter(stdout)
+
+
+def _end_with_supervisor(stdin: int, orphan_life: float) -> None:
+    while os.read(stdin, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(orphan_life)
+    os._exit(1)  # something blocks the event loop, and nobody is left to kill us
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Hosts an App, or without --app the declared agents.")
+    parser.add_argument("--app", metavar="MODULE:NAME")
+    parser.add_argument("--grace", type=float, help="most seconds that running handlers get at the end")
+    parser.add_argument("--no-dashboard", action="store_true", help="leave the status page to another process")
+    parser.add_argument("--log-level", default="INFO")
+    parser.add_argument("arguments", nargs="*", help="what the App's module finds in sys.argv")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

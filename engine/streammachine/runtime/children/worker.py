@@ -1,0 +1,181 @@
+"""The process that a worker or a message alone runs in (``preparation.py`` says how it is started).
+
+It imports the App from where its parent has it, reports on its stdout (``reporting.py``), and ends when its stdin ends:
+a parent that dies takes its children along. The user's code finds nothing on stdin, and prints to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+
+from streammachine.redis.connection import RedisConnection
+from streammachine.redis.transport.codec import parse_entries
+from streammachine.runtime.app.app import App
+from streammachine.runtime.app.lifecycle import has_uvloop, run_hook, single
+from streammachine.runtime.consumer.consumer import StreamConsumer
+from streammachine.runtime.delivery.group import Item
+from streammachine.runtime.delivery.transaction import transactional
+from streammachine.runtime.handlers import end_without_threads
+from streammachine.runtime.model.agent import Agent
+from streammachine.runtime.observability.health import consumer_facts
+from streammachine.runtime.observability.tracing import find_tracing
+from streammachine.runtime.processes.child_io import outlive_log
+from streammachine.runtime.processes.isolated import TROUBLE, UNKNOWN
+from streammachine.runtime.processes.origin import CHILD_URL, NoAppError, Origin
+from streammachine.runtime.processes.preparation import take_stdin
+from streammachine.runtime.processes.reports import Reporter, told
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: list[str]) -> None:
+    """Run what the parent asked for: a worker, or with ``--alone`` the entries that it names on stdin.
+
+    Args:
+        argv: the parent's ``sys.argv``, for the user's code.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("origin")
+    parser.add_argument("agent")
+    parser.add_argument("--alone", nargs=2, metavar=("TOPIC", "CONSUMER"))
+    parser.add_argument("--log-level", default="INFO")
+    options = parser.parse_args()
+    sys.argv[:] = argv
+    orders, reporter = take_stdin(), Reporter(os.dup(1))
+    os.dup2(2, 1)  # what a handler prints must not be taken for a report
+    outlive_log()
+    logging.basicConfig(
+        level=options.log_level,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s [%(process)d]: %(message)s",
+    )
+    app, agent = _load(options, reporter)
+    url = os.environ.pop(CHILD_URL, None)
+    if url is not None:
+        app._use_connection(RedisConnection(url=url, settings=app._settings))
+    backend = {"use_uvloop": has_uvloop()}
+    try:
+        if options.alone is None:
+            threading.Thread(target=_drain_with_parent, args=(orders,), daemon=True).start()
+            app._only = agent.name
+            anyio.run(_run_worker, app, reporter, backend_options=backend)
+            end_without_threads()
+        else:
+            anyio.run(_run_alone, app, agent, orders, reporter, *options.alone, backend_options=backend)
+    except (Exception, SystemExit) as error:
+        log.exception("The process of %s failed outside of its handler", agent.name)
+        reporter.say("failed", problem=f"failed outside of the handler: {told(error)}")
+        sys.exit(1 if options.alone is None else TROUBLE)
+
+
+def _load(options: argparse.Namespace, reporter: Reporter) -> tuple[App, Agent]:
+    """Import the App and find the agent in it; what goes wrong there ends the process with UNKNOWN."""
+    try:
+        app = Origin.parse(options.origin).load()
+    except (Exception, SystemExit) as error:
+        problem = told(error)
+        if not isinstance(error, NoAppError):
+            log.exception("%s cannot be loaded", options.origin)
+    else:
+        agent = next((agent for agent in app.agents if agent.name == options.agent), None)
+        if agent is not None:
+            return app, agent
+        problem = f"there is no agent {options.agent!r} in it"
+    log.error("%s cannot be loaded: %s", options.origin, problem)
+    reporter.say("failed", problem=f"cannot load {options.origin}: {problem}")
+    sys.exit(UNKNOWN)
+
+
+async def _run_worker(app: App, reporter: Reporter) -> None:
+    """Run the app's one agent, and report how far it is."""
+    consumers: list[tuple[Agent, StreamConsumer]] = []
+
+    async def facts() -> dict[str, Any] | None:
+        if app._life is None or not app._life.began:
+            return None
+        consumers[:] = app._consumers
+        return {"consumers": [_report(*each) for each in consumers]}
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reporter.keep, facts)
+            await app._run_with_signals(in_child=True)
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise single(group) from None
+    reporter.say("running", consumers=[_report(*each) for each in consumers])  # what it did while it drained
+
+
+def _report(agent: Agent, consumer: StreamConsumer) -> dict[str, Any]:
+    return {**consumer_facts(agent.name, consumer), "counts": consumer.metrics.counts()}
+
+
+def _drain_with_parent(orders: int) -> None:
+    """Wait for the end of what was stdin, which is the end of the parent."""
+    while os.read(orders, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def _run_alone(app: App, agent: Agent, orders: int, reporter: Reporter, topic: str, consumer_name: str) -> None:
+    """Run entries as they come, with the app's hooks around them; how each ends is committed here."""
+    arriving, coming = anyio.create_memory_object_stream[bytes](1)
+    busy = threading.Event()
+    token = anyio.lowlevel.current_token()
+
+    def send(line: bytes | None) -> None:
+        if line is None:
+            anyio.from_thread.run_sync(arriving.close, token=token)
+        else:
+            anyio.from_thread.run(arriving.send, line, token=token)
+
+    threading.Thread(target=_read_orders, args=(orders, send, busy), daemon=True).start()
+    async with anyio.create_task_group() as tasks, coming:
+        await tasks.start(app.redis.serve)
+        for hook in app._startup:
+            await run_hook(hook)
+        tracing = find_tracing(app.config.tracing)
+        consumer = StreamConsumer(
+            agent.config,
+            agent.handler if tracing is None else tracing.handler_of(agent),
+            connection=app.redis,
+            topic=topic,
+            consumer=consumer_name,
+            limiter=anyio.CapacityLimiter(1),
+            committer=transactional(app, agent.config.transactional) if agent.config.transactional else None,
+            owner=app,
+        )
+        reporter.say("ready")
+        async for line in coming:
+            deliveries, identifier, key = line.decode().rstrip("\n").split(" ", 2)
+            lane = consumer.delivery.main if key == topic else consumer.delivery.retry
+            for name, fields in parse_entries(await app.redis.command("XRANGE", key, identifier, identifier)):
+                if fields is not None:
+                    await consumer.run_one(Item(lane, name, fields, int(deliveries)))
+            busy.clear()
+            reporter.say("done")
+        for hook in app._shutdown:
+            await run_hook(hook)
+        tasks.cancel_scope.cancel()
+
+
+def _read_orders(orders: int, send: Callable[[bytes | None], None], busy: threading.Event) -> None:
+    """Pass on the lines of what was stdin. Its end is the parent's: what runs then is left undone for another."""
+    # Not a file object: a daemon thread that waits in one makes the interpreter abort at its end.
+    while line := os.read(orders, 65536):  # one line: the parent waits for each answer
+        busy.set()
+        send(line)
+    if busy.is_set():
+        os.kill(os.getpid(), signal.SIGKILL)
+    send(None)

@@ -1,0 +1,1 @@
+"""A consumer of one stream: it reads, runs handlers, settles, renews and takes over."""

@@ -1,0 +1,126 @@
+"""Dead letters: what stands in ``{stream}:dlq``, and how one goes back to the group that failed on it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from streammachine.errors import StreamMachineError
+from streammachine.redis.scripts import MAY
+from streammachine.runtime.delivery.group import (
+    MOST_ARGUMENTS,
+    Delivery,
+    Effect,
+    Item,
+    LostError,
+    first_seen,
+    origin_id,
+)
+from streammachine.runtime.delivery.keys import Companions, dead_letters
+from streammachine.runtime.model.message import ATTEMPT, FIRST_SEEN, ORIGIN_ID, ORIGIN_STREAM
+
+if TYPE_CHECKING:
+    from streammachine.redis.connection import RedisConnection
+
+TEXT_BYTES = 4096  # of the error's text, and the end of its traceback
+# What a letter tells of the message's end. Its other fields are the message's own, sender's time and trace included.
+FACTS = frozenset(
+    b"sm-" + name
+    for name in (
+        b"reason", b"group", b"consumer", b"attempts", b"origin-stream", b"origin-id", b"first-seen", b"failed-at",
+        b"error-type", b"error", b"traceback",
+    )
+)  # fmt: skip
+_REDRIVE = MAY + files(__package__).joinpath("lua", "redrive.lua").read_text()
+
+
+class NoLetterError(StreamMachineError, LookupError):
+    """There is no such dead letter, or it is none of ours."""
+
+
+async def bury(
+    delivery: Delivery, item: Item, reason: str, attempts: int, error: BaseException | None, *, maxlen: int
+) -> None:
+    """Acknowledge the item and make it a dead letter: its own fields untouched, the rest in ``sm-`` fields.
+
+    Raises:
+        What ``Delivery.commit`` raises.
+    """
+    fields = dict(item.fields)
+    if item.lane.companion:
+        for ours in (ATTEMPT, ORIGIN_ID, ORIGIN_STREAM, FIRST_SEEN):
+            fields.pop(ours, None)
+    facts: dict[str, Any] = {
+        "sm-reason": reason,
+        "sm-group": delivery.group,
+        "sm-consumer": delivery.consumer,
+        "sm-attempts": attempts,
+        "sm-origin-stream": delivery.stream,
+        "sm-origin-id": origin_id(item),
+        "sm-first-seen": first_seen(item),
+        "sm-failed-at": int(time.time() * 1000),
+    }
+    if error is not None:
+        facts["sm-error-type"] = type(error).__name__
+        facts["sm-error"] = text_of(error).encode("utf-8", "backslashreplace")[:TEXT_BYTES]
+        trace = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")
+        facts["sm-traceback"] = trace[-TEXT_BYTES:]
+    fields = {name: value for name, value in fields.items() if name.decode("latin-1") not in facts}
+    flat = [part for pair in fields.items() for part in pair] + [part for pair in facts.items() for part in pair]
+    arguments = ["MAXLEN", "~", maxlen, "*", *flat]
+    if len(arguments) <= MOST_ARGUMENTS:
+        await delivery.commit([item], [Effect("XADD", delivery.keys.dead_letters, arguments)])
+        return
+    # More than a script can pass on. The letter is written first, so that a crash in between repeats and loses nothing.
+    letter = await delivery.connection.command("XADD", delivery.keys.dead_letters, *arguments)
+    try:
+        await delivery.commit([item])
+    except LostError:  # somebody else has finished the message
+        await delivery.connection.command("XDEL", delivery.keys.dead_letters, letter)
+        raise
+
+
+def text_of(error: BaseException | None) -> str:
+    """What an exception says; its kind, where saying it fails."""
+    try:
+        return str(error)
+    except Exception as failure:  # noqa: BLE001 - the user's __str__
+        return f"{type(error).__name__}, whose text cannot be told ({type(failure).__name__})"
+
+
+def redrive_fields(letter: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """The fields of a dead letter as they go back to its group: a first attempt again, its origin noted."""
+    kept = {name: value for name, value in letter.items() if name not in FACTS}
+    kept[ORIGIN_ID] = letter[b"sm-origin-id"]
+    kept[ORIGIN_STREAM] = letter[b"sm-origin-stream"]
+    kept[ATTEMPT] = b"0"
+    kept[FIRST_SEEN] = letter.get(b"sm-first-seen", b"0")
+    return kept
+
+
+async def redrive(
+    connection: RedisConnection, stream: str, identifier: str, letter: Mapping[bytes, bytes]
+) -> str | None:
+    """Give one dead letter back to the group that failed on it, and to no other; the new id, or None when it is gone.
+
+    Raises:
+        NoLetterError: the entry lacks the fields of a dead letter, or has more fields than can be given back.
+    """
+    missing = [name.decode() for name in (b"sm-group", b"sm-origin-id", b"sm-origin-stream") if name not in letter]
+    if missing:
+        raise NoLetterError(
+            f"The entry {identifier} of {dead_letters(stream)!r} is no dead letter of StreamMachine: it has no "
+            f"{', '.join(missing)}. Append its fields to the stream yourself."
+        )
+    companions = Companions(stream, letter[b"sm-group"].decode())
+    flat = [part for pair in redrive_fields(letter).items() for part in pair]
+    if len(flat) > MOST_ARGUMENTS:
+        raise NoLetterError(
+            f"The dead letter {identifier} of {stream!r} has {len(flat) // 2:,} fields; at most "
+            f"{MOST_ARGUMENTS // 2:,} can be given back. Append its fields to the stream yourself."
+        )
+    new = await connection.command("EVAL", _REDRIVE, 2, companions.dead_letters, companions.retry, identifier, *flat)
+    return None if new is None else bytes(new).decode()

@@ -1,0 +1,51 @@
+"""Sends that must happen once: a deduplication key beside the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from streammachine.errors import FieldError
+from streammachine.redis.scripts import MAY
+from streammachine.runtime.delivery.keys import dedup_key
+from streammachine.runtime.model.checks import above_zero
+
+if TYPE_CHECKING:
+    from streammachine.redis.connection import RedisConnection
+
+_SEND_ONCE = MAY + files(__package__).joinpath("lua", "send_once.lua").read_text()
+
+
+async def send_once(
+    connection: RedisConnection, stream: str, fields: Mapping[bytes, bytes], key: str, window_ms: int, maxlen: int
+) -> str:
+    """Append the fields unless a send with this key came within the window; the id of the one that stands."""
+    flat = [part for pair in fields.items() for part in pair]
+    # Safe to repeat: the second run finds the key.
+    reply = await connection.command(
+        "EVAL", _SEND_ONCE, 2, stream, dedup_key(stream, key), window_ms, maxlen, *flat, repeatable=True
+    )
+    return bytes(reply[1]).decode()
+
+
+def checked_stream(stream: str) -> None:
+    """Refuse what names no stream.
+
+    Raises:
+        FieldError: it is no text, or empty.
+    """
+    if not isinstance(stream, (str, bytes)) or not stream:
+        raise FieldError(
+            f"A record is sent to a stream by its name, which is a text that is not empty, not {stream!r}."
+        )
+
+
+def dedup_life(seconds: float) -> int:
+    """A dedup window in milliseconds.
+
+    Raises:
+        SettingsError: it is no number of seconds above 0.
+    """
+    above_zero("dedup_window", seconds)
+    return max(1, int(seconds * 1000))

@@ -1,0 +1,176 @@
+"""Calling what users register: async or sync (then in a thread), and telling its failures from our own cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from streammachine.errors import SettingsError, StreamMachineError
+from streammachine.runtime.delivery.dead_letter import text_of
+from streammachine.runtime.model.checks import takes
+from streammachine.runtime.model.retry import HandlerTimeoutError
+
+log = logging.getLogger(__name__)
+
+_in_threads: set[object] = set()  # the sync handlers that run now, in all Apps: what they run in is the process
+
+_ENDS = (KeyboardInterrupt, GeneratorExit)  # what ends the interpreter, and a coroutine that is thrown away
+LOOKS_FOR_CANCELLATION = 5  # turns of the loop in which a cancellation of everything reaches who asks for it
+
+
+class HandlerFailure(StreamMachineError):  # noqa: N818
+    """The handler ended by what is no Exception (``sys.exit``, a cancelled task), or gave what cannot be run."""
+
+
+def checked_handler(handler: Callable[..., Any], *given: str) -> None:
+    """Refuse what cannot be a handler.
+
+    Args:
+        given: what it is called with.
+
+    Raises:
+        SettingsError: it cannot be called, not with just that, or it yields: calling it would run nothing.
+    """
+    if not callable(handler):
+        raise SettingsError(f"The handler {handler!r} is no function.")
+    if any(
+        kind(each)
+        for kind in (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        for each in (handler, type(handler).__call__)
+    ):
+        raise SettingsError(f"The handler {handler!r} has a yield in it, so calling it runs nothing. Take it out.")
+    if not takes(handler, len(given)):
+        name = getattr(handler, "__qualname__", repr(handler))
+        what = f"one argument, the {given[0]}" if given else "no arguments"
+        raise SettingsError(
+            f"The handler {name} cannot be called as it will be, with {what}. Write it as "
+            f"'async def {'handle' if given else 'tick'}({', '.join(given)}):', and give what else it takes a default."
+        )
+
+
+def is_async(handler: Callable[..., Any]) -> bool:
+    """Whether calling the handler gives a coroutine."""
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+
+
+async def as_failure(error: BaseException) -> Exception:
+    """What a handler ended by, as an Exception: anything that must not end what runs it.
+
+    Raises:
+        The error itself when it is the cancellation of the task that runs the handler, or ends the interpreter.
+    """
+    if isinstance(error, Exception):
+        return error
+    if isinstance(error, _ENDS) or (isinstance(error, BaseExceptionGroup) and error.subgroup(_ENDS)):
+        raise error
+    if being_cancelled() and isinstance(error, (asyncio.CancelledError, BaseExceptionGroup)):
+        raise error
+    if isinstance(error, asyncio.CancelledError):
+        await _taken_back(error)
+        failure = HandlerFailure("The handler awaited something that was cancelled.")
+    elif isinstance(error, SystemExit):
+        failure = HandlerFailure(f"The handler called sys.exit({error.code!r}).")
+    else:
+        failure = HandlerFailure(f"The handler raised {type(error).__name__}: {text_of(error)}")
+    failure.__cause__ = error
+    return failure
+
+
+async def _taken_back(error: asyncio.CancelledError) -> None:
+    """Take back a cancellation of this task alone: the handler's own, or that of somebody who wanted to end it.
+
+    Raises:
+        The error itself when everything is being cancelled (the loop's end): that reaches our scopes in a few turns.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    if not task.cancelling():
+        return
+    while task.uncancel():
+        pass
+    for _ in range(LOOKS_FOR_CANCELLATION):
+        await asyncio.sleep(0)
+        if being_cancelled():
+            raise error
+
+
+def being_cancelled() -> bool:
+    """Whether what the current task belongs to is being cancelled."""
+    return anyio.current_effective_deadline() == -math.inf
+
+
+async def call(
+    handler: Callable[..., Any],
+    *arguments: Any,
+    in_loop: bool,
+    limiter: anyio.CapacityLimiter | None,
+    timeout: float | None = None,
+) -> None:
+    """Call a handler to its end, in the loop or in a thread.
+
+    What it gives is awaited too: a lambda or a decorator may stand around a coroutine function.
+
+    Args:
+        in_loop: what ``is_async`` says of it. timeout: seconds it may run; waiting for a thread is no running.
+
+    Raises:
+        HandlerTimeoutError: it took longer. HandlerFailure: it gave a generator, which runs nothing.
+    """
+    async with contextlib.nullcontext() if in_loop or limiter is None else limiter:
+        with anyio.move_on_after(timeout) as scope:
+            if in_loop:
+                given = await handler(*arguments)
+            else:
+                own = anyio.CapacityLimiter(1) if limiter is not None else None
+                given = await in_thread(handler, *arguments, limiter=own)
+            if given is not None:
+                await finish(given)
+    if scope.cancelled_caught:
+        raise HandlerTimeoutError(f"The handler took longer than {timeout:g} s.")
+
+
+async def finish(given: Any) -> None:
+    """Await what a handler gave, if it is something to await.
+
+    Raises:
+        HandlerFailure: it gave a generator, which runs nothing.
+    """
+    if inspect.isawaitable(given):
+        await given
+    elif inspect.isgenerator(given) or inspect.isasyncgen(given):
+        raise HandlerFailure("The handler gave a generator, so none of it has run.")
+
+
+async def in_thread(handler: Callable[..., Any], *arguments: Any, limiter: anyio.CapacityLimiter | None) -> Any:
+    """Run a sync handler in a thread. When cancelled, the thread is left to end by itself: it cannot be stopped."""
+
+    def run() -> Any:
+        mark = object()
+        _in_threads.add(mark)
+        try:
+            return handler(*arguments)
+        finally:
+            _in_threads.discard(mark)
+
+    return await anyio.to_thread.run_sync(run, limiter=limiter, abandon_on_cancel=True)
+
+
+def end_without_threads() -> None:
+    """End the process here if sync handlers still run that outlived the grace: Python would wait for them."""
+    if not _in_threads:
+        return
+    log.warning("The process ends with %d sync handlers still running; their messages come again", len(_in_threads))
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

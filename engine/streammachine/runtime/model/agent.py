@@ -1,0 +1,53 @@
+"""What ``@app.agent`` declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from streammachine.runtime.handlers import checked_handler
+from streammachine.runtime.model.config import ConsumerConfig, TimerConfig
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A declared agent: its settings and its handler. ``name`` is the same in every process of the app."""
+
+    config: ConsumerConfig
+    handler: Callable[..., Any]
+    name: str
+
+    @classmethod
+    def declare(cls, config: ConsumerConfig, handler: Callable[..., Any]) -> Agent:
+        """The agent of a decorated function.
+
+        Raises:
+            SettingsError: it is nothing that can handle a message.
+        """
+        checked_handler(handler, "message" if config.batch is None else "messages")
+        return cls(config, handler, f"{name_of(handler)}@{','.join(config.topics)}/{config.group}")
+
+
+@dataclass(frozen=True)
+class DeclaredTimer:
+    """A declared timer: its settings and its handler."""
+
+    config: TimerConfig
+    handler: Callable[[], Any]
+    name: str
+
+    @classmethod
+    def declare(cls, config: TimerConfig, handler: Callable[[], Any]) -> DeclaredTimer:
+        """The timer of a decorated function.
+
+        Raises:
+            SettingsError: it is nothing that can be called at each tick.
+        """
+        checked_handler(handler)
+        return cls(config, handler, f"{name_of(handler)}/{config.t}")
+
+
+def name_of(handler: Callable[..., Any]) -> str:
+    """A handler's qualified name."""
+    return getattr(handler, "__qualname__", None) or type(handler).__qualname__

@@ -1,0 +1,35 @@
+"""A collector for prometheus-client's registries (``metrics.collector``). Needs the extra ``monitoring``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
+
+from streammachine.runtime.observability.metrics import families
+
+if TYPE_CHECKING:
+    from streammachine.runtime.app.app import App
+
+
+class AppsCollector(Collector):
+    """The metrics of Apps. A scrape may come in any thread: nothing here asks Redis."""
+
+    def __init__(self, apps: Sequence[App]) -> None:
+        self._apps = apps
+        for app in apps:
+            app._collected = True
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics, each once, with the samples of every App."""
+        metrics: dict[str, Metric] = {}
+        for app in self._apps:
+            life = app._life
+            for family in families(app, life.gauges if life is not None else {}):
+                if family.name not in metrics:
+                    metrics[family.name] = Metric(family.name, family.help, family.kind)
+                for suffix, labels, value in family.samples:
+                    metrics[family.name].add_sample(family.name + suffix, labels, value)
+        return metrics.values()

@@ -1,0 +1,1 @@
+"""What the server runs in other processes: the App, declared agents, runners, backfills."""

@@ -1,0 +1,143 @@
+"""What the server hosts beside its tools: the user's App (``--app``), and the agents, runners and backfills that a
+model has declared.
+
+Each runs in a supervised child process, not in the server's own: a message whose handler ends its process
+(``os._exit``, a crash in a C library, the kernel's memory killer) can be survived by no task of the same process, and
+the server's tools must keep answering (DESIGN decision 10). The child's prints go to stderr, it talks to the server's
+Redis, and its streams, storage, agents and dead letters are seen by the tools through Redis.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from streammachine.errors import StreamMachineError
+
+if TYPE_CHECKING:
+    from streammachine.redis.connection import RedisConnection
+    from streammachine.runtime.processes.supervisor import Supervised
+    from streammachine_mcp.state import ServerState
+
+log = logging.getLogger(__name__)
+
+GRACE = 1.0  # seconds that handlers get when the server ends
+DECLARED = "declared agents"
+MARKET = "runners"
+LOOK = 2.0  # seconds between two looks for declared agents, and for a Redis that has moved
+QUIET = 2.0  # seconds after the start before the first look: it must not slow the first tools/list
+
+
+class Hosting:
+    """The App and the declared agents of one server.
+
+    Args:
+        app: where the App is, as ``package.module:app`` or ``path/to/script.py:app``. declared: host declared agents.
+        market: host runners and backfills.
+    """
+
+    def __init__(self, state: ServerState, app: str | None, *, declared: bool, market: bool) -> None:
+        self._state = state
+        self._app = app
+        self._wanted = [name for name, wanted in ((DECLARED, declared), (MARKET, market)) if wanted]
+        self._hosted: dict[str, Supervised] = {}
+        self._urls: dict[str, str | None] = {}
+        self._stop = anyio.Event()
+        self._look_now = anyio.Event()
+
+    def describe(self) -> list[dict[str, Any]]:
+        """How each is, for health_check."""
+        found = [hosted.describe() for hosted in self._hosted.values()]
+        if self._app is not None and self._app not in self._hosted:
+            found.insert(0, {"app": self._app, "state": "waiting", "restarts": 0})
+        return found
+
+    def nudge(self) -> None:
+        """Look for declared agents and runners now."""
+        self._look_now.set()
+
+    async def run(self) -> None:
+        """Host until ``stop``; returns when everything has ended."""
+        self._stop, self._look_now = anyio.Event(), anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            if self._app is not None:
+                tasks.start_soon(self._keep, self._app, ["--app", self._app])
+            else:
+                with anyio.move_on_after(QUIET):
+                    await self._look_now.wait()
+            while not self._stop.is_set():
+                try:
+                    await self._look(tasks)
+                except StreamMachineError as error:
+                    log.debug("Looking for what to host: %s", error)
+                except Exception:
+                    log.exception("Looking for what to host failed")
+                with anyio.move_on_after(LOOK):
+                    await self._look_now.wait()
+                self._look_now = anyio.Event()
+
+    async def stop(self, within: float) -> None:
+        """Drain what is hosted, ``within`` seconds; what does not end is killed, and its messages come again."""
+        self._stop.set()
+        self._look_now.set()
+        async with anyio.create_task_group() as tasks:
+            for hosted in list(self._hosted.values()):
+                tasks.start_soon(hosted.stop, within)
+
+    async def _look(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Start or end the hosts of what is declared as it is there; restart what talks to a Redis we left."""
+        connection = self._state.connection
+        if connection is None:
+            return
+        for name, hosted in list(self._hosted.items()):
+            if hosted.pid is not None and self._urls.get(name) != connection.url:
+                log.warning("%s talked to another Redis; it is started again", name)
+                await hosted.restart(5 * GRACE)
+        for name in self._wanted:
+            wanted = await _is_wanted(name, connection)
+            running = self._hosted.get(name)
+            if wanted and running is None:
+                tasks.start_soon(self._keep, name, [])
+            elif not wanted and running is not None:
+                await running.stop(within=5 * GRACE)
+
+    async def _keep(self, name: str, arguments: list[str]) -> None:
+        from streammachine.runtime.processes.supervisor import Supervised
+
+        level = self._state.settings.log_level
+        options = [*arguments, "--grace", str(GRACE), "--log-level", level]
+
+        async def environment() -> Mapping[str, str]:
+            return await self._environment(name)
+
+        ours = name in (DECLARED, MARKET)
+        module = "streammachine_mcp.hosting.market_host" if name == MARKET else "streammachine.runtime.children.host"
+        self._hosted[name] = hosted = Supervised(name, options, environment, kill_silent=ours, module=module)
+        try:
+            await hosted.run()
+        except Exception:
+            log.exception("Hosting %s failed", name)
+        finally:
+            if ours or self._stop.is_set():
+                del self._hosted[name]
+
+    async def _environment(self, name: str) -> dict[str, str]:
+        from streammachine.runtime.processes.supervisor import child_environment
+
+        connection = await self._state.redis()
+        self._urls[name] = connection.url
+        return child_environment(connection.url)
+
+
+async def _is_wanted(name: str, connection: RedisConnection) -> bool:
+    """Whether there is anything that the host of this name would run."""
+    from streammachine.runtime.declared.host import KEY
+
+    if name == DECLARED:
+        return bool(await connection.command("HLEN", KEY, repeatable=True))
+    from streammachine_mcp.hosting.remembered import unfinished
+
+    return await unfinished(connection)
