@@ -49,12 +49,12 @@ if TYPE_CHECKING:
     from streammachine.runtime.admin.dead_letters import DeadLetters as DeadLetters
     from streammachine.runtime.app.app import App as App
     from streammachine.runtime.consumer.consumer import StreamConsumer as StreamConsumer
-    from streammachine.runtime.consumer.runner import MessageBatch as MessageBatch
     from streammachine.runtime.model.config import AppConfig as AppConfig
     from streammachine.runtime.model.config import Batch as Batch
     from streammachine.runtime.model.config import ConsumerConfig as ConsumerConfig
     from streammachine.runtime.model.config import TimerConfig as TimerConfig
     from streammachine.runtime.model.message import Message as Message
+    from streammachine.runtime.model.message import MessageBatch as MessageBatch
     from streammachine.runtime.model.retry import Reject as Reject
     from streammachine.runtime.model.retry import Retry as Retry
     from streammachine.runtime.model.retry import RetryPolicy as RetryPolicy

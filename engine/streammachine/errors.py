@@ -156,3 +156,19 @@ class OutOfOrderError(EmitterError):
 
 class TransformError(EmitterError):
     """A transformer failed on a row."""
+
+
+def text_of(error: BaseException | None) -> str:
+    """What an exception says; its kind, where saying it fails."""
+    try:
+        return str(error)
+    except Exception as failure:  # noqa: BLE001 - the user's __str__
+        return f"{type(error).__name__}, whose text cannot be told ({type(failure).__name__})"
+
+
+def single(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one exception in a group; the group itself where there are several."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+        found = found.exceptions[0]
+    return found

@@ -11,7 +11,7 @@ import redis
 
 from streammachine import RedisConnection, RedisObjectStorage, Storage
 from streammachine.redis.embedded.server import EmbeddedServer
-from streammachine.runtime.declared.host import DeclaredAgent, declare, undeclare
+from streammachine.runtime.declared.agents import DeclaredAgent, declare, undeclare
 from streammachine.settings import Settings
 from support.mcp import RawClient, ToolFailure
 

@@ -13,12 +13,12 @@ import duckdb
 import pandas as pd
 
 from streammachine.market.clock.clock import VirtualClock
-from streammachine.market.emitters.base import Row
 from streammachine.market.exchanges import adapter_for
 from streammachine.market.live.feed import Feed, FeedOptions, FeedStats
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.rows import Row
 from streammachine.market.network.rest_client import RestClient
 from streammachine.market.simulator import Fault, Simulator, Tape
 

@@ -14,9 +14,9 @@ import pytest
 
 from streammachine import DataEmitter, DataInput, Gap, Kline
 from streammachine.market.clock.clock import VirtualClock
-from streammachine.market.emitters.base import Row
 from streammachine.market.live.runner import Runner, runner_for
 from streammachine.market.model import timeframe as timeframes
+from streammachine.market.model.rows import Row
 from streammachine.market.simulator import Fault, Script, Simulator, Tape
 
 START = 1_753_000_020_000  # 2025-07-20 08:27 UTC, on the minute

@@ -20,8 +20,8 @@ from streammachine.errors import StreamMachineError, StreamNotFoundError
 from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
 from streammachine.runtime.admin.roster import roster
+from streammachine.runtime.delivery.gauges import group_gauges
 from streammachine.runtime.delivery.keys import dead_letters
-from streammachine.runtime.observability.health import group_gauges
 
 COLUMNS = ("stream", "length", "msg/s", "dead", "group", "lag", "pending", "oldest s", "consumers", "agents")
 LEFT = {"stream", "group", "agents"}

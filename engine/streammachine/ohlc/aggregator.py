@@ -20,7 +20,8 @@ else:
 
         _HAS_FAST_OHLC_CYTHON = True
     except ImportError:
-        from streammachine.ohlc.reference.engine import CandleData, FastOHLC
+        from streammachine.ohlc.reference.candles import CandleData
+        from streammachine.ohlc.reference.engine import FastOHLC
 
         _HAS_FAST_OHLC_CYTHON = False
     IMPLEMENTATION = "Cython" if _HAS_FAST_OHLC_CYTHON else "Python"

@@ -40,7 +40,8 @@ from streammachine.errors import (
 from streammachine.redis.target import Target, choose_target
 from streammachine.redis.transport.cluster import ClusterRoads, key_of
 from streammachine.redis.transport.codec import RespError
-from streammachine.redis.transport.raw_connection import Road, SharedRoad, UnsentError, encode_command, refused
+from streammachine.redis.transport.raw_connection import Road, encode_command, refused
+from streammachine.redis.transport.shared_connection import SharedRoad, UnsentError
 from streammachine.redis_url import parse_url, with_db
 from streammachine.settings import Settings
 

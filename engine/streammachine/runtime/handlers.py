@@ -15,9 +15,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from streammachine.errors import SettingsError, StreamMachineError
-from streammachine.runtime.delivery.dead_letter import text_of
-from streammachine.runtime.model.checks import takes
+from streammachine.errors import StreamMachineError, text_of
 from streammachine.runtime.model.retry import HandlerTimeoutError
 
 log = logging.getLogger(__name__)
@@ -30,32 +28,6 @@ LOOKS_FOR_CANCELLATION = 5  # turns of the loop in which a cancellation of every
 
 class HandlerFailure(StreamMachineError):  # noqa: N818
     """The handler ended by what is no Exception (``sys.exit``, a cancelled task), or gave what cannot be run."""
-
-
-def checked_handler(handler: Callable[..., Any], *given: str) -> None:
-    """Refuse what cannot be a handler.
-
-    Args:
-        given: what it is called with.
-
-    Raises:
-        SettingsError: it cannot be called, not with just that, or it yields: calling it would run nothing.
-    """
-    if not callable(handler):
-        raise SettingsError(f"The handler {handler!r} is no function.")
-    if any(
-        kind(each)
-        for kind in (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-        for each in (handler, type(handler).__call__)
-    ):
-        raise SettingsError(f"The handler {handler!r} has a yield in it, so calling it runs nothing. Take it out.")
-    if not takes(handler, len(given)):
-        name = getattr(handler, "__qualname__", repr(handler))
-        what = f"one argument, the {given[0]}" if given else "no arguments"
-        raise SettingsError(
-            f"The handler {name} cannot be called as it will be, with {what}. Write it as "
-            f"'async def {'handle' if given else 'tick'}({', '.join(given)}):', and give what else it takes a default."
-        )
 
 
 def is_async(handler: Callable[..., Any]) -> bool:

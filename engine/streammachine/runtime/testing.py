@@ -22,8 +22,8 @@ from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.runtime.app.app import App
+from streammachine.runtime.delivery.gauges import group_gauges
 from streammachine.runtime.delivery.keys import Companions, dead_letters
-from streammachine.runtime.observability.health import group_gauges
 
 
 async def wait_until(

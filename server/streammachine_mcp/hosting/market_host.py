@@ -21,7 +21,7 @@ import anyio
 import anyio.abc
 
 from streammachine.errors import ExchangeUnavailableError, MarketError, StreamMachineError
-from streammachine.runtime.children.host import stop_at_signal, take_streams
+from streammachine.runtime.processes.child_io import stop_at_signal, take_streams
 from streammachine.runtime.processes.origin import CHILD_URL
 from streammachine.runtime.processes.reports import Reporter
 from streammachine_mcp.hosting.past import Past, backfilling

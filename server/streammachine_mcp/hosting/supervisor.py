@@ -134,7 +134,7 @@ class Hosting:
 
 async def _is_wanted(name: str, connection: RedisConnection) -> bool:
     """Whether there is anything that the host of this name would run."""
-    from streammachine.runtime.declared.host import KEY
+    from streammachine.runtime.declared.agents import KEY
 
     if name == DECLARED:
         return bool(await connection.command("HLEN", KEY, repeatable=True))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # the runtime is loaded by the first call that needs it: it w
     from streammachine.redis.connection import RedisConnection
     from streammachine.runtime.admin.dead_letters import Letter
     from streammachine.runtime.admin.roster import RosterEntry
-    from streammachine.runtime.declared.host import DeclaredAgent
+    from streammachine.runtime.declared.agents import DeclaredAgent
     from streammachine.runtime.presence import Running
 
 _WHOLE_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}", re.ASCII)
@@ -214,7 +214,7 @@ class AgentTools(Family):
         """Declare an agent that filters a stream into another one, each message once; it survives restarts. CEL
         sees msg (fields as text), num (numbers as doubles: write 2.0), topic, id, sent (ms); has(msg.x)
         tells if there is a field. What it fails on becomes a dead letter."""
-        from streammachine.runtime.declared import host as declared
+        from streammachine.runtime.declared import agents as declared
 
         connection = await self.state.redis()
         agent = declared.DeclaredAgent(
@@ -245,7 +245,7 @@ class AgentTools(Family):
         """Delete a declared agent and its place in the stream; what it sent stays. Without confirm the user is asked,
         or you get a plan and a token."""
         from streammachine.runtime.admin import roster
-        from streammachine.runtime.declared import host as declared
+        from streammachine.runtime.declared import agents as declared
 
         connection = await self.state.redis()
         agents = await declared.declared_agents(connection)
@@ -402,7 +402,7 @@ def _letter_id(text: str) -> str:
 
 
 async def _row(connection: "RedisConnection", entry: "RosterEntry", stream: str, group: str) -> AgentRow:
-    from streammachine.runtime.observability.health import group_gauges
+    from streammachine.runtime.delivery.gauges import group_gauges
 
     row: AgentRow = {
         "name": entry.name,
@@ -453,9 +453,9 @@ async def _trial(connection: "RedisConnection", agent: "DeclaredAgent") -> dict[
     Raises:
         ExpressionError: it would fail, so most of the stream would become dead letters.
     """
+    from streammachine.runtime.declared.agents import Expressions
     from streammachine.runtime.declared.evaluator import Evaluator
     from streammachine.runtime.declared.expressions import ExpressionError, ExpressionFailed
-    from streammachine.runtime.declared.host import Expressions
     from streammachine.runtime.model.message import Message
 
     try:

@@ -27,7 +27,8 @@ from streammachine.redis.storage import Storage
 from streammachine.redis.transport import cluster as cluster_module
 from streammachine.redis.transport.cluster import ASKING, ClusterRoads, key_of, slot_of, split_commands
 from streammachine.redis.transport.codec import RespError
-from streammachine.redis.transport.raw_connection import UnsentError, encode_command
+from streammachine.redis.transport.raw_connection import encode_command
+from streammachine.redis.transport.shared_connection import UnsentError
 from streammachine.redis_url import Endpoint, parse_url
 from streammachine.settings import Settings
 from support.cluster import Move, Sentinels, TlsFront, cluster, owner_of

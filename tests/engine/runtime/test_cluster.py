@@ -16,7 +16,8 @@ from streammachine.runtime.admin.dead_letters import Box
 from streammachine.runtime.admin.roster import roster
 from streammachine.runtime.app.app import App
 from streammachine.runtime.consumer import reader as reading
-from streammachine.runtime.declared.host import DeclaredAgent, DeclaredHost, declare, undeclare
+from streammachine.runtime.declared.agents import DeclaredAgent, declare, undeclare
+from streammachine.runtime.declared.host import DeclaredHost
 from streammachine.runtime.delivery.group import Delivery, UncommittedError
 from streammachine.runtime.model.message import Message
 from streammachine.runtime.model.retry import Reject, Retry, RetryPolicy

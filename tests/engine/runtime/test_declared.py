@@ -13,18 +13,18 @@ from streammachine.errors import SettingsError
 from streammachine.redis.connection import RedisConnection
 from streammachine.runtime.admin.roster import find_entry, pause_agent, roster
 from streammachine.runtime.declared import host as declared
-from streammachine.runtime.declared.expressions import ExpressionError
-from streammachine.runtime.declared.host import (
+from streammachine.runtime.declared.agents import (
     KEY,
     LEASE_KEY,
     AgentExistsError,
     AgentNotFoundError,
     DeclaredAgent,
-    DeclaredHost,
     declare,
     declared_agents,
     undeclare,
 )
+from streammachine.runtime.declared.expressions import ExpressionError
+from streammachine.runtime.declared.host import DeclaredHost
 from streammachine.runtime.presence import PAUSED, RUNNING, running_processes
 from streammachine.settings import Settings
 from support.runtime import MakeApp, Probe

@@ -12,9 +12,9 @@ import pytest
 
 from streammachine.redis.connection import RedisConnection
 from streammachine.runtime.app.app import App
+from streammachine.runtime.delivery.gauges import group_gauges
 from streammachine.runtime.model.message import Message
 from streammachine.runtime.observability import health
-from streammachine.runtime.observability.health import group_gauges
 from streammachine.runtime.observability.status_page import status_app
 from streammachine.settings import Settings
 from support.proxy import Proxy

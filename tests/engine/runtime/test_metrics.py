@@ -15,17 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from streammachine.errors import SettingsError
 from streammachine.runtime.app import lifecycle as life
 from streammachine.runtime.app.app import App
+from streammachine.runtime.model.counters import BUCKETS, COUNTERS, ConsumerMetrics
 from streammachine.runtime.model.message import Message
 from streammachine.runtime.observability.health import read_gauges
-from streammachine.runtime.observability.metrics import (
-    BUCKETS,
-    COUNTERS,
-    GAUGES,
-    ConsumerMetrics,
-    collector,
-    families,
-    prometheus_text,
-)
+from streammachine.runtime.observability.metrics import GAUGES, collector, families, prometheus_text
 from support.runtime import MakeApp, Probe
 from support.valkey import until
 

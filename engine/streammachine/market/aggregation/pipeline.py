@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 
 from streammachine.market.aggregation.candle_aggregator import Aggregator
 from streammachine.market.aggregation.trade_folder import TickFolder
-from streammachine.market.emitters.base import Row
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.rows import Row
 
 
 class Pipeline:

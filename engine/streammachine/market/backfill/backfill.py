@@ -28,11 +28,12 @@ from streammachine.market.backfill.progress import Show, bar, silent
 from streammachine.market.backfill.sink import CHECKPOINT_ROWS, Sink, request_key
 from streammachine.market.clock.clock import Clock
 from streammachine.market.clock.remote_clock import VARIABLE, default_clock
-from streammachine.market.emitters.base import Lane, Transformer
+from streammachine.market.emitters.base import Transformer
 from streammachine.market.emitters.outlet import check_emitter
 from streammachine.market.exchanges import adapter_for
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.kline import Gap, Kline
+from streammachine.market.model.rows import Lane
 from streammachine.market.model.timespan import Moment, Timespan, timespan
 from streammachine.market.network import rest_queries as history
 from streammachine.market.network.rest_client import RestClient

@@ -17,9 +17,10 @@ import anyio
 
 from streammachine.errors import EmitterError
 from streammachine.market.backfill.journal import Journal, Record, digest
-from streammachine.market.emitters.base import DataEmitter, Lane, Transformer
+from streammachine.market.emitters.base import DataEmitter, Transformer
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.model import timeframe as timeframes
+from streammachine.market.model.rows import Lane
 
 if TYPE_CHECKING:
     from streammachine.market.clock.clock import Clock

@@ -7,13 +7,12 @@ row, rows in order, in batches where it can take them, flushed, and closed at th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Self, overload
 
 from streammachine.errors import EmitterError, TransformError
-from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.rows import Lane, Row, named
 
-Row = Kline | Trade | Gap
 Transformer = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
 
@@ -28,21 +27,6 @@ class RowsRefusedError(EmitterError):
         first = next(iter(refused.values()))
         super().__init__(f"{len(refused)} rows were refused; the first: {first}")
         self.refused = dict(refused)
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """Rows that are going to come.
-
-    Attributes:
-        timeframe: of the candles; None: trades.
-        start: epoch ms before which none of them begins, where they are of the past and new to the emitter.
-    """
-
-    source: str
-    symbol: str
-    timeframe: str | None
-    start: int | None = None
 
 
 class DataEmitter:
@@ -143,14 +127,3 @@ def values_of(row: Any) -> Mapping[str, Any]:
 def extra_missing(extra: str, error: ImportError) -> EmitterError:
     """The error for a library that an optional part of the package brings."""
     return EmitterError(f'{error.name} is not installed: pip install "streammachine-mcp[{extra}]"')
-
-
-def named(row: object) -> str:
-    """A row in words, for messages."""
-    if isinstance(row, Trade):
-        return f"the trade {row.trade_id} of {row.symbol}"
-    if isinstance(row, Gap):
-        return f"the gap of {row.symbol} {row.timeframe} at {row.start}"
-    if isinstance(row, Kline):
-        return f"the {row.timeframe} candle of {row.symbol} at {row.open_ts}"
-    return f"the row {str(row)[:200]}"

@@ -22,16 +22,9 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from streammachine.errors import EmitterError, EmitterUnavailableError
-from streammachine.market.emitters.base import (
-    DataEmitter,
-    Lane,
-    Row,
-    RowsRefusedError,
-    Transformer,
-    named,
-    values_of,
-)
+from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, values_of
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.rows import Lane, Row, named
 
 try:
     import fcntl

@@ -20,16 +20,9 @@ import anyio
 import orjson
 
 from streammachine.errors import EmitterError, EmitterUnavailableError
-from streammachine.market.emitters.base import (
-    DataEmitter,
-    Row,
-    RowsRefusedError,
-    Transformer,
-    extra_missing,
-    named,
-    values_of,
-)
+from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, extra_missing, values_of
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.rows import Row, named
 from streammachine.masking import mask_url
 
 if TYPE_CHECKING:

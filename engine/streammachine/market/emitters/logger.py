@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from streammachine.market.emitters.base import DataEmitter, Row
+from streammachine.market.emitters.base import DataEmitter
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.rows import Row
 
 LOGGER: Final = "streammachine.candles"
 

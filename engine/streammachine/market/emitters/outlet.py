@@ -28,7 +28,8 @@ import anyio
 
 from streammachine.errors import EmitterError, EmitterUnavailableError, TransformError
 from streammachine.market.clock.clock import Clock, SystemClock
-from streammachine.market.emitters.base import DataEmitter, Lane, Row, RowsRefusedError, named
+from streammachine.market.emitters.base import DataEmitter, RowsRefusedError
+from streammachine.market.model.rows import Lane, Row, named
 
 OnError = Callable[[Any, Exception], object]
 

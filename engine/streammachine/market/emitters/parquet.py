@@ -28,16 +28,9 @@ from urllib.parse import quote
 import anyio.to_thread
 
 from streammachine.errors import EmitterError
-from streammachine.market.emitters.base import (
-    DataEmitter,
-    Row,
-    RowsRefusedError,
-    Transformer,
-    extra_missing,
-    named,
-    values_of,
-)
+from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, extra_missing, values_of
 from streammachine.market.model.kline import Gap, Trade
+from streammachine.market.model.rows import Row, named
 
 PARTITION = ("source", "symbol", "timeframe")
 MOST_FILES = 2_000  # of a folder, the newest, whose types are looked at

@@ -21,17 +21,9 @@ import anyio
 import anyio.to_thread
 
 from streammachine.errors import EmitterError, EmitterUnavailableError
-from streammachine.market.emitters.base import (
-    DataEmitter,
-    Lane,
-    Row,
-    RowsRefusedError,
-    Transformer,
-    extra_missing,
-    named,
-    values_of,
-)
+from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, extra_missing, values_of
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.rows import Lane, Row, named
 from streammachine.masking import mask_url
 
 if TYPE_CHECKING:

@@ -37,16 +37,9 @@ from streammachine.errors import (
     SettingsError,
     StreamMachineError,
 )
-from streammachine.market.emitters.base import (
-    DataEmitter,
-    Lane,
-    Row,
-    RowsRefusedError,
-    Transformer,
-    named,
-    values_of,
-)
+from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, values_of
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.rows import Lane, Row, named
 from streammachine.masking import mask_url
 from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection

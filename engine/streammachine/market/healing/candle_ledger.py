@@ -23,9 +23,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
-from streammachine.market.emitters.base import Row
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.kline import Gap, Kline, with_fields
+from streammachine.market.model.rows import Row
 
 AHEAD: Final = 5000  # a candle may begin so much later than our clock says: exchanges' clocks and ours differ
 QUIET: Final = 10_000  # "next": silence around a candle's end from which on REST is asked whether it was one

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from streammachine.errors import MarketError
-from streammachine.market.emitters.base import Row
 from streammachine.market.healing.candle_ledger import CandleLedger
 from streammachine.market.healing.trade_ledger import TradeLedger
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.kline import Kline
+from streammachine.market.model.rows import Row
 from streammachine.market.network.rest_queries import fetch_klines, marked, trade_pages
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from streammachine.market.emitters.base import Row
 from streammachine.market.model.kline import Gap, Trade
+from streammachine.market.model.rows import Row
 
 HELD: Final = 20_000  # trades held behind a hole; those beyond are dropped, and asked for again
 KNOWN: Final = 5_000  # ids remembered where they are not contiguous

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from streammachine.errors import ExchangeError, SymbolError
-from streammachine.market.emitters.base import Row
 from streammachine.market.exchanges.base import BadFrame, Subscription, chunks
 from streammachine.market.healing.candle_ledger import CandleLedger
 from streammachine.market.healing.healer import Healer
 from streammachine.market.healing.trade_ledger import TradeLedger
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.rows import Row
 from streammachine.market.network.reconnector import Line, LineOptions
 from streammachine.market.network.websocket_session import Session, State
 

@@ -19,13 +19,13 @@ import anyio
 
 from streammachine.errors import EmitterError
 from streammachine.market.aggregation.pipeline import Pipeline
-from streammachine.market.emitters.base import Lane, Row, named
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.live import warmup
 from streammachine.market.live.bounded_queue import Queue, Rate
 from streammachine.market.live.feed import Feed
 from streammachine.market.live.idle_closer import QuietCandles
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.rows import Lane, Row, named
 from streammachine.market.network import rest_queries as history
 from streammachine.market.network.rest_client import RestClient
 

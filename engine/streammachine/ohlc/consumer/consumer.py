@@ -36,6 +36,7 @@ from streammachine.errors import (
     SettingsError,
     StreamMachineError,
     WrongTypeError,
+    single,
 )
 from streammachine.ohlc.aggregator import create_ohlc_aggregator
 from streammachine.ohlc.consumer.active_session import (
@@ -52,9 +53,9 @@ from streammachine.redis.scripts import AHEAD
 from streammachine.redis.streams import ensure_group
 from streammachine.redis.transport.cluster import slot_of
 from streammachine.runtime.app.app import App
-from streammachine.runtime.app.lifecycle import inside, single
+from streammachine.runtime.app.current import inside
 from streammachine.runtime.delivery.keys import dead_letters, tagged
-from streammachine.runtime.observability.metrics import Rate
+from streammachine.runtime.model.counters import Rate
 from streammachine.runtime.presence import Presence
 
 log = logging.getLogger(__name__)

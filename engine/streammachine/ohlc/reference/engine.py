@@ -6,20 +6,41 @@ read and write the same dumps and raise the same errors with the same text.
 
 from __future__ import annotations
 
-import contextlib
-import operator
 import struct
-import time
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from math import inf
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from streammachine.errors import IntervalError, SettingsError, SnapshotError, TickError
 from streammachine.ohlc.columns import Columns, columns_of
+from streammachine.ohlc.reference.candles import (
+    _NOT_HOT,
+    _START,
+    CandleData,
+    _Candle,
+    _Hot,
+    _Level,
+    _levels,
+    _Series,
+    _Slot,
+)
+from streammachine.ohlc.reference.layout import (
+    ACCEPTED,
+    CANDLE,
+    HEAD,
+    I64,
+    LATE,
+    MAGIC,
+    NO_MARK,
+    SLOT,
+    U32,
+    VERSION,
+    _Tick,
+)
+from streammachine.ohlc.reference.values import _before, _canonical, _number, _time, _whole
 from streammachine.ohlc.values import (
     MAX_COUNT,
     MAX_MS,
@@ -30,51 +51,10 @@ from streammachine.ohlc.values import (
     price_error,
     show,
     symbol_error,
-    time_error,
     volume_error,
 )
 
 __all__ = ["CandleData", "FastOHLC"]
-
-WEEK_MS = 604_800_000
-MONDAY_SHIFT_MS = 259_200_000  # epoch day 0 is a Thursday, three days into a week
-NO_MARK = FIRST = -(2**63)
-LAST = 2**63 - 1
-
-MAGIC = b"SMOHLC"
-VERSION = 1
-HEAD = struct.Struct("<6sHqqqqI")  # magic, version, max_candles, tick, late and dropped counts, intervals
-SLOT = struct.Struct("<qBI")  # watermark, pending, candles
-CANDLE = struct.Struct("<5d4q")
-I64 = struct.Struct("<q")
-U32 = struct.Struct("<I")
-
-ACCEPTED = 1
-LATE = 2
-
-_Tick = tuple["_Series", float, float, int]
-
-
-@dataclass(frozen=True, slots=True)
-class CandleData:
-    """One candle: what a (symbol, interval) holds for ``[candle_start_ms, candle_start_ms + interval)``.
-
-    A value, not a view: it does not change when further ticks arrive. ``timestamp_ms`` is the event time of the
-    last tick (epoch milliseconds), the one that gave ``close``.
-    """
-
-    open: float
-    high: float
-    low: float
-    close: float
-    volume: float = 0.0
-    timestamp_ms: int = 0
-    candle_start_ms: int = 0
-    trade_count: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """The eight values by name."""
-        return asdict(self)
 
 
 class FastOHLC:
@@ -457,195 +437,7 @@ class FastOHLC:
 # ---------------------------------------------------------------- candles and slots
 
 
-class _Candle:
-    __slots__ = ("close", "count", "first", "high", "last", "low", "open", "start", "volume")
-
-    def __init__(self, start: int) -> None:
-        self.assign(0.0, -inf, inf, 0.0, 0.0, start, LAST, FIRST, 0)
-
-    def assign(
-        self,
-        open_: float,
-        high: float,
-        low: float,
-        close: float,
-        volume: float,
-        start: int,
-        first: int,
-        last: int,
-        count: int,
-    ) -> None:
-        self.open = open_
-        self.high = high
-        self.low = low
-        self.close = close
-        self.volume = volume
-        self.start = start
-        self.first = first
-        self.last = last
-        self.count = count
-
-    def add_tick(self, price: float, volume: float, ms: int) -> None:
-        self.count += 1
-        self.volume += volume
-        if price > self.high:
-            self.high = price
-        if price < self.low:
-            self.low = price
-        if ms >= self.last:
-            self.last = ms
-            self.close = price
-        if ms < self.first:
-            self.first = ms
-            self.open = price
-
-    def merge(self, child: _Candle) -> None:
-        self.count += child.count
-        self.volume += child.volume
-        if child.high > self.high:
-            self.high = child.high
-        if child.low < self.low:
-            self.low = child.low
-        if child.last >= self.last:
-            self.last = child.last
-            self.close = child.close
-        if child.first < self.first:
-            self.first = child.first
-            self.open = child.open
-
-    def values(self) -> tuple[float, float, float, float, float, int, int, int, int]:
-        """In the order of a dump."""
-        return (
-            self.open,
-            self.high,
-            self.low,
-            self.close,
-            self.volume,
-            self.start,
-            self.first,
-            self.last,
-            self.count,
-        )
-
-    def data(self) -> CandleData:
-        return CandleData(self.open, self.high, self.low, self.close, self.volume, self.last, self.start, self.count)
-
-
-_START = operator.attrgetter("start")
-
-
-class _Hot(NamedTuple):
-    candle: _Candle
-    start: int
-    end: int
-
-
-_NOT_HOT = _Hot(_Candle(0), 0, 0)
-
-
-class _Slot:
-    """Candles of one (symbol, interval), ascending by start."""
-
-    __slots__ = ("candles", "mark", "pending")
-
-    def __init__(self) -> None:
-        self.candles: list[_Candle] = []
-        self.mark = NO_MARK
-        self.pending = False
-
-
-class _Series:
-    """All slots of one symbol."""
-
-    __slots__ = ("hots", "name", "slots")
-
-    def __init__(self, name: str, levels: int, roots: int) -> None:
-        self.name = name
-        self.slots = [_Slot() for _ in range(levels)]
-        self.hots = [_NOT_HOT] * roots
-
-
-class _Level:
-    """One interval, and where its data comes from."""
-
-    __slots__ = ("dependents", "interval", "shift", "source")
-
-    def __init__(self, interval: int) -> None:
-        self.interval = interval
-        self.shift = MONDAY_SHIFT_MS if interval == WEEK_MS else 0
-        self.source = -1
-        self.dependents: list[int] = []
-
-    def align(self, ms: int) -> int:
-        return ms - (ms + self.shift) % self.interval
-
-    def nests_in(self, parent: _Level) -> bool:
-        return parent.interval % self.interval == 0 and (parent.shift - self.shift) % self.interval == 0
-
-
-def _levels(ordered: list[int]) -> list[_Level]:
-    levels = [_Level(interval) for interval in ordered]
-    for at, level in enumerate(levels):
-        for child in range(at - 1, -1, -1):
-            if levels[child].nests_in(level):
-                level.source = child
-                levels[child].dependents.append(at)
-                break
-    return levels
-
-
 # ---------------------------------------------------------------- values from outside
-
-
-def _canonical(symbol: object) -> str | None:
-    """The symbol as an exact ``str``, or None where it is refused. No code of a subclass runs."""
-    try:
-        if isinstance(symbol, str):
-            text = str.__str__(symbol)
-            text.encode()
-        elif isinstance(symbol, bytes):
-            text = bytes.decode(symbol)
-        else:
-            return None
-    except UnicodeError:
-        return None
-    return text or None
-
-
-def _number(value: object, refuse: Callable[[object, str], TickError], where: str = "") -> float:
-    """A finite number, or what ``refuse`` makes of it: text is not a number here."""
-    number: float | None = None
-    if not isinstance(value, (str, bytes, bytearray)):
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
-            number = float(value)  # type: ignore[arg-type]
-    if number is None or not -inf < number < inf or (number < 0.0 and refuse is volume_error):
-        raise refuse(value, where)
-    return number
-
-
-def _whole(value: Any) -> int | None:
-    """An integer (NumPy's too) as an int, or None: a bool or a float is none."""
-    if isinstance(value, bool):
-        return None
-    try:
-        return int.__pos__(operator.index(value))  # an enum's member as a plain int
-    except TypeError:
-        return None
-
-
-def _time(value: object, where: str = "") -> int:
-    ms = _whole(value)
-    if ms is None or not 0 <= ms <= MAX_MS:
-        raise time_error(value, where)
-    return ms
-
-
-def _before(value: object) -> int:
-    """A ``before_timestamp``: 0 is now."""
-    plain = _whole(value)
-    if plain is None:
-        raise TickError(f"before_timestamp {show(value)} is refused: it must be an int, epoch milliseconds; 0 is now.")
-    return plain or time.time_ns() // 1_000_000
 
 
 def _checked_intervals(intervals: Any) -> list[int]:

@@ -17,7 +17,8 @@ import anyio
 
 from streammachine.errors import RedisUnavailableError
 from streammachine.redis.transport.codec import RespError
-from streammachine.redis.transport.raw_connection import Road, SharedRoad, UnsentError, encode_command
+from streammachine.redis.transport.raw_connection import Road, encode_command
+from streammachine.redis.transport.shared_connection import SharedRoad, UnsentError
 from streammachine.redis_url import Endpoint
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from streammachine.errors import SettingsError
-from streammachine.runtime.declared.host import HOST_NAME, DeclaredAgent, declared_agents, not_found
+from streammachine.runtime.declared.agents import HOST_NAME, DeclaredAgent, declared_agents, not_found
+from streammachine.runtime.delivery.gauges import group_gauges
 from streammachine.runtime.delivery.keys import Companions
-from streammachine.runtime.observability.health import group_gauges
 from streammachine.runtime.presence import Running, paused_agents, running_processes, set_paused
 
 if TYPE_CHECKING:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import anyio
 
-from streammachine.errors import SettingsError, StreamMachineError
+from streammachine.errors import SettingsError, StreamMachineError, single
 from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.storage import Storage
-from streammachine.runtime.app.lifecycle import Life, has_uvloop, inside, single, watch_signals
+from streammachine.runtime.app.current import inside
+from streammachine.runtime.app.lifecycle import Life
 from streammachine.runtime.app.topics import Key, Topic
 from streammachine.runtime.delivery import keys as companions
 from streammachine.runtime.delivery.group import Guard
@@ -37,6 +38,7 @@ from streammachine.runtime.model.message import Message
 from streammachine.runtime.model.retry import RetryPolicy
 from streammachine.runtime.observability.tracing import Tracing, find_tracing
 from streammachine.runtime.processes.origin import CHILD_NAME, Origin, refuse_while_loading
+from streammachine.runtime.processes.signals import has_uvloop, watch_signals
 from streammachine.settings import Settings
 
 if TYPE_CHECKING:

@@ -6,13 +6,10 @@ it again.
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import os
 import random
-import signal
 import socket
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -28,6 +25,7 @@ from streammachine.errors import (
     StreamMachineError,
 )
 from streammachine.redis.appender import Appender
+from streammachine.runtime.app.current import inside
 from streammachine.runtime.consumer.consumer import StreamConsumer
 from streammachine.runtime.consumer.partitions import Partitions
 from streammachine.runtime.delivery.transaction import transactional
@@ -46,8 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The App whose hook, handler or timer this is.
-inside: contextvars.ContextVar[App | None] = contextvars.ContextVar("streammachine_app", default=None)
 
 BACKOFF_FIRST, BACKOFF_LAST = 0.5, 30.0  # seconds before a failed part is started again
 GAUGES_PERIOD = 5.0  # seconds between two looks at the groups, for collectors
@@ -292,27 +288,6 @@ class Life:
             backoff = min(backoff * 2, BACKOFF_LAST)
 
 
-async def watch_signals(
-    end: Callable[[], None], grace: float, in_child: bool, *, task_status: anyio.abc.TaskStatus[None]
-) -> None:
-    """Call ``end`` at SIGTERM or SIGINT; end the process at the second. Watches until cancelled."""
-    if sys.platform == "win32":
-        task_status.started()
-        await anyio.sleep_forever()
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        seen = 0
-        async for received in signals:
-            # A worker gets SIGTERM from its parent, and perhaps one more from a service manager: that is one.
-            if in_child and (received == signal.SIGINT or seen):
-                continue
-            seen += 1
-            if seen > 1:
-                os._exit(1)
-            log.info("%s: ending, %g s for what runs", signal.Signals(received).name, grace)
-            end()
-
-
 async def run_hook(hook: Callable[[], Any]) -> None:
     """Run a start-up or shutdown hook, async or sync."""
     result = hook()
@@ -323,23 +298,6 @@ async def run_hook(hook: Callable[[], Any]) -> None:
 def consumer_name(app: str) -> str:
     """A consumer name that no other process has."""
     return f"{app}-{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
-
-
-def has_uvloop() -> bool:
-    """Whether the faster event loop is installed."""
-    try:
-        import uvloop  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def single(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one exception in a group; the group itself where there are several."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
-        found = found.exceptions[0]
-    return found
 
 
 def _is_final(error: Exception) -> bool:

@@ -13,19 +13,14 @@ import argparse
 import dataclasses
 import logging
 import os
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from streammachine.runtime.handlers import end_without_threads
-from streammachine.runtime.processes.child_io import outlive_log
+from streammachine.runtime.processes.child_io import UNLOADABLE, stop_at_signal, take_streams
 from streammachine.runtime.processes.origin import CHILD_URL, NoAppError, Origin
-from streammachine.runtime.processes.preparation import take_stdin
 from streammachine.runtime.processes.reports import MOST_TEXT, Reporter, told
 
 if TYPE_CHECKING:
@@ -33,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("streammachine.runtime.children.host")
 
-UNLOADABLE = 113  # exit status: the App cannot be imported
 ORPHAN_LIFE = 10.0  # seconds beyond the grace before a process whose supervisor is gone and that hangs ends itself
 
 
@@ -128,31 +122,6 @@ async def _host_declared(url: str | None, reporter: Reporter) -> None:
             tasks.start_soon(reporter.keep, facts)
             await host.run()
             tasks.cancel_scope.cancel()
-
-
-async def stop_at_signal(stop: Callable[[], None]) -> None:
-    """Call ``stop`` when SIGTERM comes."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for received in signals:
-            if received == signal.SIGTERM:  # Ctrl-C is the supervisor's to handle
-                stop()
-
-
-def take_streams(orphan_life: float) -> Reporter:
-    """Move stdin and stdout to private descriptors; end with the supervisor, ``orphan_life`` seconds after it."""
-    stdin, stdout = take_stdin(), os.dup(1)
-    os.dup2(2, 1)
-    outlive_log()
-    threading.Thread(target=_end_with_supervisor, args=(stdin, orphan_life), daemon=True).start()
-    return Reporter(stdout)
-
-
-def _end_with_supervisor(stdin: int, orphan_life: float) -> None:
-    while os.read(stdin, 1024):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(orphan_life)
-    os._exit(1)  # something blocks the event loop, and nobody is left to kill us
 
 
 def _parser() -> argparse.ArgumentParser:

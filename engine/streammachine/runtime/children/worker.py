@@ -19,22 +19,23 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 
+from streammachine.errors import single
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.transport.codec import parse_entries
 from streammachine.runtime.app.app import App
-from streammachine.runtime.app.lifecycle import has_uvloop, run_hook, single
+from streammachine.runtime.app.lifecycle import run_hook
 from streammachine.runtime.consumer.consumer import StreamConsumer
+from streammachine.runtime.consumer.facts import consumer_facts
 from streammachine.runtime.delivery.group import Item
 from streammachine.runtime.delivery.transaction import transactional
 from streammachine.runtime.handlers import end_without_threads
 from streammachine.runtime.model.agent import Agent
-from streammachine.runtime.observability.health import consumer_facts
 from streammachine.runtime.observability.tracing import find_tracing
-from streammachine.runtime.processes.child_io import outlive_log
-from streammachine.runtime.processes.isolated import TROUBLE, UNKNOWN
+from streammachine.runtime.processes.child_io import TROUBLE, UNKNOWN, outlive_log
 from streammachine.runtime.processes.origin import CHILD_URL, NoAppError, Origin
 from streammachine.runtime.processes.preparation import take_stdin
 from streammachine.runtime.processes.reports import Reporter, told
+from streammachine.runtime.processes.signals import has_uvloop
 
 log = logging.getLogger(__name__)
 

@@ -18,18 +18,19 @@ import anyio.abc
 import anyio.lowlevel
 
 from streammachine.errors import SettingsError, StreamMachineError
+from streammachine.runtime.consumer.facts import consumer_facts
 from streammachine.runtime.consumer.maintenance import keep_lease, tend
 from streammachine.runtime.consumer.quarantine import Quarantine
 from streammachine.runtime.consumer.reader import Reader
-from streammachine.runtime.consumer.runner import MessageBatch, Runner
+from streammachine.runtime.consumer.runner import Runner
 from streammachine.runtime.consumer.settler import Settler
 from streammachine.runtime.consumer.work_queue import WorkQueue
 from streammachine.runtime.delivery.group import Delivery, Item
 from streammachine.runtime.delivery.slot_state import SlotState, state_key
 from streammachine.runtime.delivery.transaction import Committer, hold
 from streammachine.runtime.model.config import ConsumerConfig
-from streammachine.runtime.observability.health import consumer_facts
-from streammachine.runtime.observability.metrics import ConsumerMetrics
+from streammachine.runtime.model.counters import ConsumerMetrics
+from streammachine.runtime.model.message import MessageBatch
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection

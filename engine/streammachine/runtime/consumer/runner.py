@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -18,12 +18,12 @@ from streammachine.errors import (
     RedisTimeoutError,
     RedisUnavailableError,
     StreamMachineError,
+    text_of,
 )
-from streammachine.runtime.delivery.dead_letter import text_of
 from streammachine.runtime.delivery.group import MOST_ARGUMENTS, Guard, Item, LostError, NoRoomError, UncommittedError
 from streammachine.runtime.delivery.keys import dedup_key
 from streammachine.runtime.handlers import as_failure, call, finish, is_async
-from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.message import Message, MessageBatch
 from streammachine.runtime.model.retry import HandlerTimeoutError, Reject, Retry, Skip
 
 if TYPE_CHECKING:
@@ -36,27 +36,6 @@ MOST_FIELDS = MOST_ARGUMENTS // 2 - 10  # of a message that a script can pass on
 MOST_BREAKS = 20  # broken connections that one message's attempts may meet and that are not held against it
 BREAK_PAUSE = 0.2  # seconds after one of them, at most
 REDIS_AWAY_PAUSE = 1.0  # seconds between two looks for a Redis that was away when a handler failed
-
-
-class MessageBatch(list[Message]):
-    """What a batch handler gets: the messages, and a way to fail some of them alone."""
-
-    def __init__(self, messages: Sequence[Message]) -> None:
-        super().__init__(messages)
-        self.failed: dict[int, Exception] = {}
-
-    def fail(self, message: Message, error: BaseException | str) -> None:
-        """Count this message as failed; the others are finished when the handler returns.
-
-        Raises:
-            ValueError: the message is not one of the batch.
-        """
-        reason = Retry(reason=str(error)) if not isinstance(error, Exception) else error
-        for index, candidate in enumerate(self):
-            if candidate is message:
-                self.failed[index] = reason
-                return
-        raise ValueError("The message is not part of this batch.")
 
 
 class Runner:

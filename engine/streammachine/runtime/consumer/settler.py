@@ -8,12 +8,12 @@ from typing import Any
 
 import anyio
 
-from streammachine.errors import RedisAuthError, RedisFullError, RedisUnavailableError, StreamMachineError
+from streammachine.errors import RedisAuthError, RedisFullError, RedisUnavailableError, StreamMachineError, text_of
 from streammachine.runtime.consumer.work_queue import Bell
 from streammachine.runtime.delivery import dead_letter as letters
 from streammachine.runtime.delivery.group import Delivery, Guard, Item, LostError, NoRoomError, UncommittedError
 from streammachine.runtime.model.config import ConsumerConfig
-from streammachine.runtime.observability.metrics import ConsumerMetrics
+from streammachine.runtime.model.counters import ConsumerMetrics
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Settler:
         """Make the item a dead letter; drop it where the agent wants none."""
         log.error(
             "%r in group %r: message %s is given up after %d attempts (%s): %s",
-            self._delivery.stream, self._delivery.group, item.id.decode(), attempts, reason, letters.text_of(error),
+            self._delivery.stream, self._delivery.group, item.id.decode(), attempts, reason, text_of(error),
         )  # fmt: skip
         if not self._config.dead_letter:
             self._metrics.dead += 1

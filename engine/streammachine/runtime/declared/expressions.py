@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from streammachine.errors import StreamMachineError
 from streammachine.runtime.declared.cel_tokens import Tokens, tokens_of
-from streammachine.runtime.model.message import SENT
+from streammachine.runtime.model.headers import SENT
 from streammachine.runtime.model.retry import Reject
 
 if TYPE_CHECKING:

@@ -9,29 +9,22 @@ expression fails goes to the dead letters, and the agent goes on.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
-import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
 
-from streammachine.errors import SettingsError, StreamMachineError
-from streammachine.redis.streams import nearest, refuse_own, require_stream
-from streammachine.redis.transport.cluster import slot_of
+from streammachine.errors import StreamMachineError
 from streammachine.runtime.consumer.consumer import StreamConsumer
-from streammachine.runtime.declared.evaluator import EvaluationStoppedError, Evaluator, Sample, applied
-from streammachine.runtime.declared.expressions import Expression, ExpressionFailed, may_be_cheap
-from streammachine.runtime.delivery.keys import Companions, tagged
+from streammachine.runtime.declared.agents import HOST_NAME, LEASE_KEY, DeclaredAgent, Expressions, declared_agents
+from streammachine.runtime.declared.evaluator import Evaluator
 from streammachine.runtime.delivery.transaction import active, fields_of, transactional
 from streammachine.runtime.model.config import ConsumerConfig
-from streammachine.runtime.presence import PAUSED, Presence
+from streammachine.runtime.presence import Presence
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
@@ -39,16 +32,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KEY = "sm:agents"
-LEASE_KEY = "sm:agents:lease:"
-HOST_NAME = "declared"  # the app that declared agents show under
-MOST_AGENTS = 100
 LEASE = 6.0  # seconds an agent stays with its host; renewed every third of it
 MESSAGE_LEASE = 10.0  # seconds after which a message of a dead host is given to the next
 LOOK = 0.5  # seconds between two looks for agents declared, deleted, or left by another host
 BACKOFF_FIRST, BACKOFF_LAST = 0.5, 30.0  # seconds before an agent that failed is started again
-SLOW = 0.25  # seconds for one message from which on an agent's expressions are evaluated apart from the others'
-STOPPED_WAIT = 8.0  # seconds for an agent's host to let go of it before it is deleted
 
 # KEYS[1] the lease; ARGV[1] our token, ARGV[2] ms, or "0" to let go.
 _HOLD = """
@@ -58,236 +45,7 @@ return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
 
 
-class AgentNotFoundError(StreamMachineError, LookupError):
-    """No agent has this name."""
-
-
-class AgentExistsError(StreamMachineError):
-    """A declared agent of this name does something else."""
-
-
-@dataclass(frozen=True)
-class DeclaredAgent:
-    """What a declared agent does. Without a filter every message passes; without a select its fields stay as they are.
-
-    Raises:
-        SettingsError: a name or stream that is not accepted. ExpressionError: an expression that is not.
-    """
-
-    name: str
-    stream: str
-    output_stream: str
-    filter: str | None = None
-    select: str | None = None
-    start: str = "0"
-    created_ms: int = 0
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", self.name):
-            raise SettingsError(
-                f"The name {self.name!r} is not accepted: give 1 to 64 letters, digits, '_', '-' or '.', "
-                "a letter or digit first."
-            )
-        if not self.stream or not self.output_stream:
-            raise SettingsError("stream and output_stream need names that are not empty.")
-        if self.stream == self.output_stream:
-            raise SettingsError("stream and output_stream are the same: the agent would read what it sends, for ever.")
-        refuse_own(self.output_stream, "output_stream")
-        if not self.stream.endswith(":dlq"):  # dead letters may be read; to read is to write a group and its companions
-            refuse_own(self.stream)
-        if self.start not in ("0", "$"):
-            raise SettingsError(f"start={self.start!r}: give '0' (the stream's beginning) or '$' (new messages only).")
-
-    @property
-    def group(self) -> str:
-        """Its consumer group."""
-        return f"agent:{self.name}"
-
-    @property
-    def work(self) -> tuple[object, ...]:
-        """What makes two declarations the same."""
-        return (self.name, self.stream, self.output_stream, self.filter, self.select)
-
-
-class Expressions:
-    """The expressions of a declared agent, applied to one message after the other.
-
-    What costs next to nothing is evaluated here, all else by an evaluator that many agents share. An agent that was
-    slow there once gets an evaluator of its own from then on, so that the others wait for it no more.
-    """
-
-    def __init__(self, agent: DeclaredAgent, shared: Evaluator) -> None:
-        self._agent = agent
-        self._evaluator = shared
-        self._own: Evaluator | None = None
-        self._here: tuple[Expression | None, Expression | None] | None = None
-
-    async def check(self, sample: Message | None = None) -> Mapping[Any, Any] | None:
-        """Check them before the first message; gives what ``transform`` would for a sample.
-
-        Raises:
-            ExpressionError: one is refused. ExpressionFailed: it fails on the sample.
-        """
-        agent = self._agent
-        if agent.filter is None and agent.select is None:
-            return _fields(sample) if sample is not None else None
-        given = _sample(sample) if sample is not None else None
-        found = await self._evaluator.check(agent.filter, agent.select, given)
-        return _record(found, sample) if sample is not None else None
-
-    async def prepare(self) -> None:
-        """Check them, and compile them here too where they may be cheap.
-
-        Raises:
-            ExpressionError: one is refused.
-        """
-        await self.check()
-        agent = self._agent
-        if all(text is None or may_be_cheap(text) for text in (agent.filter, agent.select)):
-            self._here = (
-                Expression(agent.filter, "filter") if agent.filter is not None else None,
-                Expression(agent.select, "select") if agent.select is not None else None,
-            )
-
-    async def transform(self, message: Message) -> Mapping[Any, Any] | None:
-        """The record to send for a message; None when the filter keeps it back.
-
-        Raises:
-            ExpressionFailed: an expression fails on this message, or would take too much.
-        """
-        agent = self._agent
-        if agent.filter is None and agent.select is None:
-            return _fields(message)
-        size = sum(len(name) + len(value) for name, value in (message.data or {}).items())
-        if self._here is not None and all(one is None or one.cheap(size) for one in self._here):
-            return _record(applied(*self._here, message), message)
-        try:
-            found, seconds = await self._evaluator.apply(agent.filter, agent.select, _sample(message))
-        except EvaluationStoppedError as error:
-            self._go_apart()
-            raise ExpressionFailed(f"The expressions were stopped on this message: {error}") from None
-        if seconds > SLOW:
-            self._go_apart()
-        return _record(found, message)
-
-    def _go_apart(self) -> None:
-        if self._own is None:
-            self._evaluator = self._own = Evaluator()
-
-    async def close(self) -> None:
-        """End the evaluator that is its own."""
-        if self._own is not None:
-            await self._own.close()
-
-
-def _sample(message: Message) -> Sample:
-    return Sample(message.topic or "", message.key or "0-0", dict(message.data or {}))
-
-
-def _record(found: Mapping[Any, Any] | bool, message: Message) -> Mapping[Any, Any] | None:
-    if isinstance(found, bool):
-        return _fields(message) if found else None
-    return found
-
-
 # -- the registry -----------------------------------------------------------------------------
-
-
-async def declared_agents(connection: RedisConnection) -> dict[str, DeclaredAgent]:
-    """All declared agents by name; one that this version does not understand is logged and left out."""
-    flat = await connection.command("HGETALL", KEY, repeatable=True)
-    found = {}
-    for name, text in zip(flat[::2], flat[1::2], strict=True):
-        try:
-            agent = DeclaredAgent(**json.loads(text))
-        except (TypeError, ValueError, RecursionError, StreamMachineError) as error:
-            log.error("The declared agent %s cannot be read: %s", bytes(name).decode(errors="replace"), error)
-        else:
-            found[agent.name] = agent
-    return dict(sorted(found.items()))
-
-
-async def declare(connection: RedisConnection, agent: DeclaredAgent) -> tuple[DeclaredAgent, bool]:
-    """Store the agent for hosts to run; gives the one that stands, and whether it is new.
-
-    Raises:
-        ExpressionError: an expression is refused. AgentExistsError: the name is taken by one that does something else.
-        SettingsError: it closes a circle of agents, there are too many, or its streams lie in two slots of a Cluster.
-    """
-    if connection.is_cluster and slot_of(agent.stream) != slot_of(agent.output_stream):
-        raise SettingsError(
-            "On a Redis Cluster an output commits together with its acknowledgement in one slot only. Take an "
-            f"output_stream with the stream's tag, e.g. {tagged(agent.stream) + ':' + agent.output_stream!r}."
-        )
-    async with Evaluator() as evaluator:
-        await Expressions(agent, evaluator).check()
-    known = await declared_agents(connection)
-    if agent.name not in known:
-        if len(known) >= MOST_AGENTS:
-            raise SettingsError(f"There are {len(known)} declared agents; at most {MOST_AGENTS} are kept. Delete some.")
-        _refuse_circle(agent, known.values())
-        if await connection.command("HSETNX", KEY, agent.name, json.dumps(asdict(agent))):
-            return agent, True
-        known = await declared_agents(connection)
-    standing = known.get(agent.name)
-    if standing is None or standing.work != agent.work:
-        raise AgentExistsError(
-            f"There is a declared agent {agent.name!r} that does something else. Delete it first, or take another name."
-        )
-    return standing, False
-
-
-async def undeclare(connection: RedisConnection, name: str) -> bool:
-    """Delete a declared agent with its group; whether it was there. Its output and dead letters stay."""
-    agent = (await declared_agents(connection)).get(name)
-    if not await connection.command("HDEL", KEY, name):
-        return False
-    await connection.command("HDEL", PAUSED, name)
-    with anyio.move_on_after(STOPPED_WAIT):
-        # A runner that still reads would make its group again.
-        while await connection.command("EXISTS", LEASE_KEY + name, repeatable=True):  # noqa: ASYNC110 - in Redis
-            await anyio.sleep(0.05)
-    if agent is not None:
-        await _forget_group(connection, agent)
-    return True
-
-
-async def _forget_group(connection: RedisConnection, agent: DeclaredAgent) -> None:
-    keys = Companions(agent.stream, agent.group)
-    for key in (keys.retry, keys.delayed, keys.mark):
-        await connection.command("DEL", key, repeatable=True)
-    try:
-        await require_stream(connection, agent.stream)
-    except StreamMachineError:
-        return
-    await connection.command("XGROUP", "DESTROY", agent.stream, agent.group, repeatable=True)
-
-
-def not_found(name: str, names: Iterable[str]) -> AgentNotFoundError:
-    """The error for a missing agent, with the nearest names."""
-    return AgentNotFoundError(f"There is no agent {name!r}.{nearest(name, list(names))}")
-
-
-def _refuse_circle(agent: DeclaredAgent, others: Iterable[DeclaredAgent]) -> None:
-    leads = {agent.stream: {agent.output_stream}}
-    for other in others:
-        leads.setdefault(other.stream, set()).add(other.output_stream)
-    seen: set[str] = set()
-    waiting = [agent.output_stream]
-    while waiting:
-        stream = waiting.pop()
-        if stream == agent.stream:
-            raise SettingsError(
-                f"The agent would close a circle: what it sends to {agent.output_stream!r} comes back to "
-                f"{agent.stream!r} through other declared agents, for ever."
-            )
-        if stream not in seen:
-            seen.add(stream)
-            waiting += leads.get(stream, ())
-
-
-def _fields(message: Message) -> dict[bytes, bytes]:
-    return {name: value for name, value in (message.data or {}).items() if not name.startswith(b"sm-")}
 
 
 # -- the host ---------------------------------------------------------------------------------

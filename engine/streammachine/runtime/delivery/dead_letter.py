@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from streammachine.errors import StreamMachineError
+from streammachine.errors import StreamMachineError, text_of
 from streammachine.redis.scripts import MAY
 from streammachine.runtime.delivery.group import (
     MOST_ARGUMENTS,
@@ -20,7 +20,7 @@ from streammachine.runtime.delivery.group import (
     origin_id,
 )
 from streammachine.runtime.delivery.keys import Companions, dead_letters
-from streammachine.runtime.model.message import ATTEMPT, FIRST_SEEN, ORIGIN_ID, ORIGIN_STREAM
+from streammachine.runtime.model.headers import ATTEMPT, FIRST_SEEN, ORIGIN_ID, ORIGIN_STREAM
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
@@ -81,14 +81,6 @@ async def bury(
     except LostError:  # somebody else has finished the message
         await delivery.connection.command("XDEL", delivery.keys.dead_letters, letter)
         raise
-
-
-def text_of(error: BaseException | None) -> str:
-    """What an exception says; its kind, where saying it fails."""
-    try:
-        return str(error)
-    except Exception as failure:  # noqa: BLE001 - the user's __str__
-        return f"{type(error).__name__}, whose text cannot be told ({type(failure).__name__})"
 
 
 def redrive_fields(letter: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

@@ -51,7 +51,7 @@ from streammachine.redis.streams import ensure_group
 from streammachine.redis.transport.codec import Entry, RespError, parse_entries, parse_stream_reply
 from streammachine.redis.transport.raw_connection import Road, encode_command, group_is_gone, refused
 from streammachine.runtime.delivery.keys import Companions
-from streammachine.runtime.model.message import ATTEMPT, FIRST_SEEN, ORIGIN_ID, ORIGIN_STREAM
+from streammachine.runtime.model.headers import ATTEMPT, FIRST_SEEN, ORIGIN_ID, ORIGIN_STREAM
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection

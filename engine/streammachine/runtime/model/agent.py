@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from streammachine.runtime.handlers import checked_handler
+from streammachine.runtime.model.checks import checked_handler
 from streammachine.runtime.model.config import ConsumerConfig, TimerConfig
 
 

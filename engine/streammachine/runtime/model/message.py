@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from streammachine.errors import StreamMachineError
 from streammachine.redis.transport.codec import decode_dict_bytes_to_utf8
+from streammachine.runtime.model.headers import ATTEMPT, HEADER, ORIGIN_ID, SENT
+from streammachine.runtime.model.retry import Retry
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -17,13 +20,6 @@ if TYPE_CHECKING:
     from streammachine.runtime.delivery.slot_state import SlotState
 
     M = TypeVar("M", bound=BaseModel)
-
-HEADER = "sm-"  # fields of ours begin so; Message.message omits them
-SENT = b"sm-sent"  # epoch milliseconds at which the message was sent
-ATTEMPT = b"sm-attempt"  # how often a message in a retry companion was tried before
-ORIGIN_ID = b"sm-origin-id"  # the id it had in its own stream
-ORIGIN_STREAM = b"sm-origin-stream"
-FIRST_SEEN = b"sm-first-seen"  # epoch milliseconds of the first attempt
 
 
 class _Kept:
@@ -148,3 +144,24 @@ def _whole(text: bytes | None) -> int:
         return int(text) if text is not None else 0
     except ValueError:
         return 0
+
+
+class MessageBatch(list[Message]):
+    """What a batch handler gets: the messages, and a way to fail some of them alone."""
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        super().__init__(messages)
+        self.failed: dict[int, Exception] = {}
+
+    def fail(self, message: Message, error: BaseException | str) -> None:
+        """Count this message as failed; the others are finished when the handler returns.
+
+        Raises:
+            ValueError: the message is not one of the batch.
+        """
+        reason = Retry(reason=str(error)) if not isinstance(error, Exception) else error
+        for index, candidate in enumerate(self):
+            if candidate is message:
+                self.failed[index] = reason
+                return
+        raise ValueError("The message is not part of this batch.")

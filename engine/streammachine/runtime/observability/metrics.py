@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from streammachine.errors import SettingsError
+from streammachine.runtime.model.counters import BUCKETS, COUNTERS, Row
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
     from streammachine.runtime.app.app import App
-    from streammachine.runtime.model.message import Message
 
-# Upper bounds in seconds of the handler-time histogram.
-BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 PREFIX = "streammachine_"
-RATE_WINDOW = 10.0  # seconds that a rate is taken over
-COUNTERS = {
-    "consumed": "Messages handled",
-    "failed": "Handler calls that failed",
-    "retried": "Attempts repeated",
-    "dead": "Messages given up to the dead-letter stream",
-    "lost": "Messages that another consumer had taken over",
-    "reclaimed": "Messages taken over from others",
-    "repeats": "Messages skipped as repeats",
-    "alone": "Messages run alone",
-    "reconnects": "Times the reader lost its connection",
-    "groups_recreated": "Times the group had to be created again",
-}
 GAUGES = {
     "lag": "Messages not given out yet",
     "pending": "Messages given out and not finished",
@@ -40,95 +23,6 @@ GAUGES = {
     "held": "Messages read and not finished in this process and its workers",
     "latency_seconds": "Seconds from sending to reading of the last message",
 }
-
-
-class Rate:
-    """How fast a counter rises, over the last ten seconds as far as anybody asked."""
-
-    def __init__(self) -> None:
-        self._marks: list[tuple[float, int]] = []
-
-    def of(self, count: int) -> float:
-        """Per second, now that the counter stands at ``count``."""
-        now = time.monotonic()
-        self._marks.append((now, count))
-        while len(self._marks) > 2 and now - self._marks[1][0] > RATE_WINDOW:
-            self._marks.pop(0)
-        then, before = self._marks[0]
-        return (count - before) / (now - then) if now - then > 0.01 else 0.0
-
-
-@dataclass
-class ConsumerMetrics:
-    """Counters of one consumer since it started. Times are seconds."""
-
-    consumed: int = 0
-    failed: int = 0
-    retried: int = 0
-    dead: int = 0
-    lost: int = 0
-    reclaimed: int = 0
-    repeats: int = 0
-    alone: int = 0
-    reconnects: int = 0
-    groups_recreated: int = 0
-    handler_seconds: float = 0.0
-    latency_seconds: float = 0.0
-    last_poll: float = field(default_factory=time.monotonic)
-    last_end: float = field(default_factory=time.monotonic)
-    buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
-    _rate: Rate = field(default_factory=Rate)
-
-    def handled(self, seconds: float, message: Message) -> None:
-        """Count a handled message and the time its handler took."""
-        self.consumed += 1
-        self.handler_seconds += seconds
-        self.buckets[bisect_left(BUCKETS, seconds)] += 1
-        self.last_end = time.monotonic()
-        if message.sent is not None and message.received is not None:
-            self.latency_seconds = message.received - message.sent
-
-    def polled(self) -> None:
-        """Note that the reader has come back from Redis."""
-        self.last_poll = time.monotonic()
-
-    def rate(self) -> float:
-        """Messages per second over the last ten seconds, as far as anybody asked."""
-        return self._rate.of(self.consumed)
-
-    def counts(self) -> dict[str, Any]:
-        """What ``of`` takes: the counters, for another process."""
-        found: dict[str, Any] = {name: getattr(self, name) for name in COUNTERS}
-        return found | {
-            "handler_seconds": self.handler_seconds,
-            "latency_seconds": self.latency_seconds,
-            "buckets": self.buckets,
-        }
-
-    @classmethod
-    def of(cls, counts: Mapping[str, Any]) -> ConsumerMetrics:
-        """The inverse of ``counts``."""
-        return cls(**counts)
-
-    def add(self, other: ConsumerMetrics) -> None:
-        """Add another's counters; of the latencies the longer one stays."""
-        for name in COUNTERS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.handler_seconds += other.handler_seconds
-        self.latency_seconds = max(self.latency_seconds, other.latency_seconds)
-        self.buckets = [ours + theirs for ours, theirs in zip(self.buckets, other.buckets, strict=True)]
-
-
-@dataclass
-class Row:
-    """One agent on one stream, here or in all its workers together."""
-
-    agent: str
-    stream: str
-    group: str
-    metrics: ConsumerMetrics
-    in_flight: int = 0
-    held: int = 0
 
 
 @dataclass

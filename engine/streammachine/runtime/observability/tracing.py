@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from streammachine.errors import SettingsError
 from streammachine.runtime.handlers import is_async
-from streammachine.runtime.model.message import HEADER
+from streammachine.runtime.model.headers import HEADER
 from streammachine.runtime.model.retry import Skip
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Link, Span
 
-    from streammachine.runtime.consumer.runner import MessageBatch
     from streammachine.runtime.model.agent import Agent
-    from streammachine.runtime.model.message import Message
+    from streammachine.runtime.model.message import Message, MessageBatch
 
 SYSTEM = "redis"
 ATTEMPT = "streammachine.attempt"

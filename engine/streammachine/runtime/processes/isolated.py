@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
-import subprocess
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +12,7 @@ import anyio
 from anyio.abc import Process
 
 from streammachine.errors import StreamMachineError
-from streammachine.runtime.processes.origin import CHILD_URL
-from streammachine.runtime.processes.preparation import child_command, preparation
+from streammachine.runtime.processes.child_io import TROUBLE, open_child
 from streammachine.runtime.processes.reports import reports
 
 if TYPE_CHECKING:
@@ -26,8 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Exit statuses of child.py. Unusual numbers: a handler may end the process with one of its own.
-UNKNOWN, TROUBLE = 113, 114  # the App cannot be loaded, or has no such agent; something outside of the handler failed
 START = 120.0  # seconds in which the process must have loaded the App and run its start-up hooks
 
 
@@ -149,29 +144,3 @@ class AloneRunner:
 def how_ended(status: int) -> str:
     """How a process ended, as the end of a sentence."""
     return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-
-
-async def open_child(arguments: list[str], url: str | None) -> Process:
-    """Start ``child.py`` with what it takes over from us: its own session (Ctrl-C is the parent's to handle), its
-    prints to our stderr, the Redis at ``url``.
-
-    It ends when its stdin ends, so when we do; on its stdout it reports.
-    """
-    process = await anyio.open_process(
-        child_command("streammachine.runtime.children.worker", arguments),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=2,
-        env=os.environ if url is None else {**os.environ, CHILD_URL: url},
-        start_new_session=True,
-    )
-    assert process.stdin is not None
-    try:
-        with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # its status says why
-            await process.stdin.send(preparation())
-    except BaseException:
-        process.kill()
-        with anyio.CancelScope(shield=True):
-            await process.aclose()
-        raise
-    return process

@@ -21,7 +21,7 @@ import anyio
 import anyio.abc
 
 from streammachine.errors import StreamMachineError
-from streammachine.runtime.children.host import UNLOADABLE
+from streammachine.runtime.processes.child_io import UNLOADABLE
 from streammachine.runtime.processes.isolated import how_ended
 from streammachine.runtime.processes.origin import CHILD_URL
 from streammachine.runtime.processes.reports import reports

@@ -18,7 +18,7 @@ import anyio
 from anyio.abc import Process
 
 from streammachine.errors import SettingsError
-from streammachine.runtime.processes.isolated import open_child
+from streammachine.runtime.processes.child_io import open_child
 from streammachine.runtime.processes.reports import reports
 from streammachine.runtime.processes.worker_reports import WorkerReports
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from streammachine.runtime.observability.metrics import COUNTERS, ConsumerMetrics, Row
+from streammachine.runtime.model.counters import COUNTERS, ConsumerMetrics, Row
 
 if TYPE_CHECKING:
     from streammachine.runtime.model.agent import Agent

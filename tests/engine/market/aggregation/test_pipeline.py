@@ -6,7 +6,7 @@ from typing import Any
 
 from streammachine import DataInput, Gap, Kline, Trade
 from streammachine.market.aggregation.pipeline import Pipeline
-from streammachine.market.emitters.base import Row
+from streammachine.market.model.rows import Row
 from support.rows import MINUTE, START, candle, trade
 
 FIVE = START // (5 * MINUTE) * (5 * MINUTE) + 5 * MINUTE  # the next five minutes

@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 
 from streammachine.errors import EmitterError
-from streammachine.market.emitters.base import Lane
 from streammachine.market.emitters.csv import CSVEmitter
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.rows import Lane
 from support.rows import START, candle, candles, trade
 from support.valkey import wait_until
 

@@ -15,9 +15,10 @@ import pytest
 import streammachine as sf
 from streammachine.errors import EmitterError, EmitterUnavailableError
 from streammachine.market.clock.clock import VirtualClock
-from streammachine.market.emitters.base import DataEmitter, Row
+from streammachine.market.emitters.base import DataEmitter
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.model.kline import Gap, Kline
+from streammachine.market.model.rows import Row
 from support.rows import candle, candles, trade
 from support.valkey import until
 

@@ -31,10 +31,10 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL, UUID
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 from streammachine.errors import EmitterError, EmitterUnavailableError
-from streammachine.market.emitters.base import Lane
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.emitters.postgres import PostgresEmitter
 from streammachine.market.model.kline import Gap, Kline
+from streammachine.market.model.rows import Lane
 from support.postgres import PASSWORD, Postgres
 from support.rows import START, candle, candles, trade
 from support.valkey import free_port, until

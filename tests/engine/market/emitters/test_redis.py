@@ -10,10 +10,10 @@ import pytest
 
 from streammachine.errors import EmitterError, EmitterUnavailableError, OutOfOrderError
 from streammachine.frames.convert import streams_to_dataframe
-from streammachine.market.emitters.base import Lane
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.emitters.redis import CLOSED, RedisEmitter, archive_of, revision
 from streammachine.market.model.kline import Gap
+from streammachine.market.model.rows import Lane
 from streammachine.ohlc.consumer.consumer import FastOHLCConsumer
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.streams import length, read_from

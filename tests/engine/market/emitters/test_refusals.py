@@ -16,13 +16,14 @@ from sqlalchemy import BigInteger, CheckConstraint, Double, String
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 from streammachine.errors import EmitterError, EmitterUnavailableError
-from streammachine.market.emitters.base import DataEmitter, Lane
+from streammachine.market.emitters.base import DataEmitter
 from streammachine.market.emitters.csv import CSVEmitter
 from streammachine.market.emitters.kafka import KafkaEmitter
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.emitters.parquet import ParquetEmitter
 from streammachine.market.emitters.postgres import PostgresEmitter
 from streammachine.market.emitters.redis import RedisEmitter
+from streammachine.market.model.rows import Lane
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.streams import read_from
 from support.kafka import Kafka

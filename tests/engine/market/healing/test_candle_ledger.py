@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streammachine.market.emitters.base import Row
 from streammachine.market.healing.candle_ledger import CandleLedger, flat
 from streammachine.market.model.kline import Gap, Kline
+from streammachine.market.model.rows import Row
 
 MINUTE = 60_000
 START = 1_700_000_040_000  # on the minute

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streammachine.market.emitters.base import Row
 from streammachine.market.healing.trade_ledger import TradeLedger
 from streammachine.market.model.kline import Gap, Trade
+from streammachine.market.model.rows import Row
 
 START = 1_700_000_000_000
 GRACE = 5000

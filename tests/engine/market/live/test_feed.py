@@ -9,12 +9,12 @@ import pytest
 
 from streammachine.errors import ExchangeError, SymbolError, TimeframeError
 from streammachine.market.clock.clock import SystemClock, VirtualClock
-from streammachine.market.emitters.base import Row
 from streammachine.market.exchanges import EXCHANGES, adapter_for
 from streammachine.market.exchanges.base import Urls
 from streammachine.market.live.feed import Feed, FeedOptions
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Gap, Kline
+from streammachine.market.model.rows import Row
 from streammachine.market.network.rest_client import RestClient
 from streammachine.market.simulator import Fault, Simulator, Tape
 from support.feed import START, SYMBOLS, check, check_trades, tape_of, truth, watch

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from streammachine.market.backfill.collector import Collector
-from streammachine.market.emitters.base import Row
 from streammachine.market.healing.candle_ledger import CandleLedger
 from streammachine.market.healing.healer import Healer
 from streammachine.market.model.kline import Kline
+from streammachine.market.model.rows import Row
 from streammachine.market.network import rest_queries as history
 from streammachine.market.simulator import Fault
 from support.backfill import SYMBOL, Market, golden, market, utc

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from streammachine.errors import DataInputError
+from streammachine.market.simulator.faults.scripts import Script
 
 if TYPE_CHECKING:
     from streammachine.market.simulator.tape.tape import Tape
@@ -155,17 +155,6 @@ class Fault:
         from streammachine.market.simulator.faults.scripts import random_script
 
         return random_script(seed, tape, exchange, timeframe, minutes=minutes, count=count, harsh=harsh)
-
-
-@dataclass(frozen=True)
-class Script:
-    """Faults, and what nobody can get under them: (symbol, timeframe, open_ts) of closed candles."""
-
-    faults: tuple[Fault, ...]
-    unobtainable: frozenset[tuple[str, str, int]] = frozenset()
-
-    def __iter__(self) -> Iterator[Fault]:
-        return iter(self.faults)
 
 
 def _value(text: str, name: str, value: str) -> str | int | float:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
-from streammachine.market.simulator.faults.fault import Fault, Script
+from streammachine.market.simulator.faults.fault import Fault
 from streammachine.market.simulator.tape.candles import UTC
 from streammachine.market.simulator.tape.tape import Tape
 
@@ -159,3 +160,14 @@ ALL: Final[tuple[Maker, ...]] = (
     _shuffled,
 )
 WITH_CLOSING: Final[tuple[Maker, ...]] = (_late_closing, _lost_closing)
+
+
+@dataclass(frozen=True)
+class Script:
+    """Faults, and what nobody can get under them: (symbol, timeframe, open_ts) of closed candles."""
+
+    faults: tuple[Fault, ...]
+    unobtainable: frozenset[tuple[str, str, int]] = frozenset()
+
+    def __iter__(self) -> Iterator[Fault]:
+        return iter(self.faults)

@@ -17,16 +17,16 @@ import orjson
 
 from streammachine.market.model.timeframe import HOUR
 from streammachine.market.simulator.protocols.binance_bulk import BulkFiles
+from streammachine.market.simulator.protocols.binance_rows import CONTRACT, _amounts, _padded, kline_row
 from streammachine.market.simulator.tape.candles import UTC, Bar
-from streammachine.market.simulator.tape.tape import Market, TapeTrade, decimal_text, trimmed
-from streammachine.market.simulator.venue.channels import Push, Topic
+from streammachine.market.simulator.tape.tape import TapeTrade, trimmed
 from streammachine.market.simulator.venue.exchange import Exchange, number
 from streammachine.market.simulator.venue.rules import Rules
 from streammachine.market.simulator.venue.session import Session
+from streammachine.market.simulator.venue.topics import Push, Topic
 from streammachine.market.simulator.venue.transport import Answer, HttpRequest
 
 FUTURES = {"/fapi/v1": "USDM", "/dapi/v1": "COINM"}
-CONTRACT = {"BTC": 100}  # US dollars a COIN-M contract; 10 for all others
 JSON_ERROR = 3
 REQUEST_ERROR = 2
 
@@ -369,42 +369,6 @@ class BinanceExchange(Exchange):
             return Answer(b"<html><body>simulated</body></html>", status, {"Content-Type": "text/html"})
         headers = {"Retry-After": str(max(1, int(-(-after // 1)))), "X-MBX-USED-WEIGHT-1M": str(self.used_weight)}
         return Answer(orjson.dumps({"code": -1003, "msg": text}), status, headers)
-
-
-def kline_row(market: str, bar: Bar) -> list[object]:
-    """A candle as a row of REST and of the bulk files; times in milliseconds."""
-    row = _amounts(market, bar)
-    return [bar.start, *row[:5], bar.end - 1, row[5], bar.count, row[6], row[7], "0"]
-
-
-def _amounts(market: str, bar: Bar) -> tuple[str, ...]:
-    """o, h, l, c, v, q, V, Q. COIN-M counts contracts in v and V, the base currency in q and Q."""
-    prices = tuple(_padded(market, bar.price_text(value)) for value in (bar.open, bar.high, bar.low, bar.close))
-    if market != "COINM":
-        amounts = bar.volume_text(), bar.quote_text(), bar.volume_text(bar.bought), bar.quote_text(bar.bought_quote)
-        return (*prices, *(_padded(market, text) for text in amounts))
-    size = CONTRACT.get(bar.market.base, 10)
-    return (
-        *prices,
-        _contracts(bar.market, bar.quote, size),
-        bar.volume_text(),
-        _contracts(bar.market, bar.bought_quote, size),
-        bar.volume_text(bar.bought),
-    )
-
-
-def _contracts(market: Market, quote: int, size: int) -> str:
-    """What COIN-M counts. (Real contracts are whole; these are not, so that trades and candles agree exactly.)"""
-    value = Decimal(decimal_text(quote, market.price_scale + market.quantity_scale)) / size
-    return trimmed(f"{value:f}")
-
-
-def _padded(market: str, text: str) -> str:
-    """Spot writes eight decimals (more where there are more), futures as many as there are."""
-    if market != "SPOT":
-        return text
-    whole, _, part = text.partition(".")
-    return f"{whole}.{part.ljust(8, '0')}"
 
 
 def _ms(moment: int) -> int:

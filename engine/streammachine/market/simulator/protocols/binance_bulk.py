@@ -73,7 +73,7 @@ class BulkFiles:
         if path in self._kept:
             self._kept.move_to_end(path)
             return self._kept[path]
-        from streammachine.market.simulator.protocols.binance import kline_row
+        from streammachine.market.simulator.protocols.binance_rows import kline_row
 
         fine = market == "SPOT" and start >= MICROSECONDS_SINCE
         lines = [] if market == "SPOT" else [HEADER]

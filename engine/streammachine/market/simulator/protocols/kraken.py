@@ -17,9 +17,10 @@ import orjson
 from streammachine.market.model.timeframe import DAY, SECOND
 from streammachine.market.simulator.tape.candles import UTC, Bar, Grid
 from streammachine.market.simulator.tape.tape import TapeTrade, decimal_text, trimmed
-from streammachine.market.simulator.venue.channels import Channel, Push, Topic, TradeFed
+from streammachine.market.simulator.venue.channels import Channel, TradeFed
 from streammachine.market.simulator.venue.exchange import Exchange, number
 from streammachine.market.simulator.venue.session import Session, texts_for_numbers
+from streammachine.market.simulator.venue.topics import Push, Topic
 from streammachine.market.simulator.venue.transport import Answer, HttpRequest
 
 INTERVALS: Final[dict[int, tuple[str, Grid]]] = {

@@ -17,9 +17,9 @@ import orjson
 from streammachine.market.model.timeframe import DAY, HOUR
 from streammachine.market.simulator.tape.candles import UTC, Bar, Grid
 from streammachine.market.simulator.tape.tape import TapeTrade, trimmed
-from streammachine.market.simulator.venue.channels import Topic
 from streammachine.market.simulator.venue.exchange import Exchange, number
 from streammachine.market.simulator.venue.session import Session
+from streammachine.market.simulator.venue.topics import Topic
 from streammachine.market.simulator.venue.transport import Answer, HttpRequest
 
 HONG_KONG: Final = -8 * HOUR

@@ -7,48 +7,17 @@ Sockets share a channel, so two of them see the same frames at the same time.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from streammachine.market.model.timeframe import DAY, MINUTE
-from streammachine.market.simulator.tape.candles import Bar, Grid
+from streammachine.market.model.timeframe import DAY
+from streammachine.market.simulator.tape.candles import Bar
 from streammachine.market.simulator.tape.tape import TapeTrade
+from streammachine.market.simulator.venue.topics import Push, Topic
 
 if TYPE_CHECKING:
     from streammachine.market.simulator.venue.exchange import Exchange
     from streammachine.market.simulator.venue.session import Session
     from streammachine.market.simulator.venue.timers import Timer
-
-
-MINUTES: Final = Grid(MINUTE)
-
-
-@dataclass(frozen=True)
-class Topic:
-    """What a stream is of: candles (``timeframe``) or trades of a tape symbol, as a kind of market has them.
-
-    ``name`` is the exchange's own name of the stream, ``native`` its symbol, ``interval`` its timeframe; ``timeframe``
-    is ours, and ``grid`` says where those candles begin.
-    """
-
-    name: str
-    symbol: str
-    native: str
-    market: str
-    timeframe: str | None = None
-    grid: Grid = MINUTES
-    interval: str = ""
-    kind: str = "kline"
-
-
-@dataclass(frozen=True)
-class Push:
-    """A frame with data, before it goes to a socket. ``price`` is a price text in it, for the faults that spoil it."""
-
-    topic: Topic
-    text: str
-    price: str
-    closing: bool = False
 
 
 class Channel:

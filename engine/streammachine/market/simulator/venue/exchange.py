@@ -16,21 +16,13 @@ from streammachine.market.simulator.faults.board import Board, Log
 from streammachine.market.simulator.faults.fault import Fault
 from streammachine.market.simulator.tape.candles import UTC, Bar, Candles, Grid
 from streammachine.market.simulator.tape.tape import Tape, TapeTrade, trimmed
-from streammachine.market.simulator.venue.channels import (
-    CandleChannel,
-    Channel,
-    Pulse,
-    Pump,
-    Push,
-    Topic,
-    TradeChannel,
-    TradeFed,
-)
+from streammachine.market.simulator.venue.channels import CandleChannel, Channel, Pulse, Pump, TradeChannel, TradeFed
 from streammachine.market.simulator.venue.rest import Desk
 from streammachine.market.simulator.venue.rules import Rules
 from streammachine.market.simulator.venue.session import GOING_AWAY, Session, numbers_for_texts
 from streammachine.market.simulator.venue.timed_faults import Strikes
 from streammachine.market.simulator.venue.timers import Timer, Timers
+from streammachine.market.simulator.venue.topics import Push, Topic
 from streammachine.market.simulator.venue.transport import Answer, Connection, HttpRequest
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from websockets.frames import Opcode
 
 from streammachine.market.simulator.faults.fault import Fault
-from streammachine.market.simulator.venue.channels import Channel, Push, Topic
+from streammachine.market.simulator.venue.channels import Channel
+from streammachine.market.simulator.venue.topics import Push, Topic
 from streammachine.market.simulator.venue.transport import Connection, HttpRequest
 
 if TYPE_CHECKING:

@@ -1,0 +1,33 @@
+"""Lag, pending and retries of a group, counted in Redis."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from streammachine.errors import StreamMachineError
+from streammachine.redis.streams import describe, lags
+
+if TYPE_CHECKING:
+    from streammachine.redis.connection import RedisConnection
+
+
+async def group_gauges(connection: RedisConnection, stream: str, group: str) -> dict[str, float]:
+    """Lag, pending and the age of the oldest pending entry of a group; empty when it cannot be asked.
+
+    The age is taken from the entry's id. A lag that the server does not know is counted, up to LAG_LOOK.
+    """
+    try:
+        info = await describe(connection, stream)
+        found = next((found for found in info.groups if found.name == group), None)
+        if found is None:
+            return {}
+        gauges: dict[str, float] = {"pending": found.pending}
+        gauges["lag"] = (await lags(connection, stream, [found]))[group]
+        summary = await connection.command("XPENDING", stream, group, repeatable=True)
+    except StreamMachineError:
+        return {}
+    if int(summary[0]):
+        oldest = int(bytes(summary[1]).decode().partition("-")[0])
+        gauges["oldest_pending_seconds"] = max(0.0, time.time() - oldest / 1000)
+    return gauges
