@@ -113,14 +113,14 @@ def timed(run: Callable[..., object], *arguments: Any) -> float:
     return time.process_time() - began
 
 
-def decoded(road: Road, stamped: list[Stamped]) -> None:
+def decoded(road: RawConnection, stamped: list[Stamped]) -> None:
     """The adapter alone."""
     decode = adapter_for(road.exchange).decode
     for _, frame in stamped:
         decode(frame)
 
 
-def emitted(road: Road, stamped: list[Stamped]) -> None:
+def emitted(road: RawConnection, stamped: list[Stamped]) -> None:
     """The way of a frame in a runner, without sockets and sinks."""
     core = Core(road)
     take, process = core.take, core.process
@@ -137,7 +137,7 @@ def emitted(road: Road, stamped: list[Stamped]) -> None:
 class Core(Feed):
     """A feed and a pipeline, without socket and sinks. Timers are looked at when the frames' time moves on."""
 
-    def __init__(self, road: Road) -> None:
+    def __init__(self, road: RawConnection) -> None:
         adapter = adapter_for(road.exchange)
         wanted = DataInput("kline", [road.symbol(number) for number in range(SYMBOLS)], "1m")
         super().__init__(adapter, wanted, urls=adapter.urls(), rest=None, clock=SystemClock())
@@ -188,7 +188,7 @@ def resident_mb() -> float:
 
 
 @dataclass(frozen=True)
-class Road:
+class RawConnection:
     """The frames of one exchange.
 
     Attributes:
@@ -302,11 +302,11 @@ def floor_bybit(stamped: list[Stamped]) -> None:
 
 COMBINED = "Binance, combined"
 ROADS = (
-    Road("Binance", "binance", lambda number: f"COIN{number}USDT", binance, floor_binance),
-    Road(COMBINED, "binance", lambda number: f"COIN{number}USDT", combined, floor_combined),
-    Road("OKX", "okx", lambda number: f"COIN{number}-USDT", okx, floor_okx),
-    Road("Kraken", "kraken", lambda number: f"COIN{number}/USD", kraken, floor_kraken),
-    Road("Bybit", "bybit", lambda number: f"COIN{number}USDT", bybit, floor_bybit),
+    RawConnection("Binance", "binance", lambda number: f"COIN{number}USDT", binance, floor_binance),
+    RawConnection(COMBINED, "binance", lambda number: f"COIN{number}USDT", combined, floor_combined),
+    RawConnection("OKX", "okx", lambda number: f"COIN{number}-USDT", okx, floor_okx),
+    RawConnection("Kraken", "kraken", lambda number: f"COIN{number}/USD", kraken, floor_kraken),
+    RawConnection("Bybit", "bybit", lambda number: f"COIN{number}USDT", bybit, floor_bybit),
 )
 
 

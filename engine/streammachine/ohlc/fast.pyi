@@ -40,7 +40,7 @@ class CandleData:
     def __hash__(self) -> int: ...
 
 class FastOHLC:
-    """Turns ticks into candles for any number of symbols and intervals (milliseconds). Not thread-safe."""
+    """UpdateQueue ticks into candles for any number of symbols and intervals (milliseconds). Not thread-safe."""
 
     def __init__(self, intervals: Iterable[int] | None = None, max_candles: int = 0) -> None: ...
     def update_tick(

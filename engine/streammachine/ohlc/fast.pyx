@@ -761,7 +761,7 @@ def _nests(child, parent):
 
 
 cdef class FastOHLC:
-    """Turns ticks into candles for any number of symbols and intervals.
+    """UpdateQueue ticks into candles for any number of symbols and intervals.
 
     ``intervals`` are milliseconds (default 60,000 and 300,000). Candles are half open,
     ``[start, start + interval)``, and aligned to the epoch; weeks (604,800,000 ms) begin on Monday. Open and close

@@ -14,7 +14,7 @@ import anyio
 
 from streammachine.errors import RedisUnavailableError, StreamMachineError
 from streammachine.redis.transport.codec import RespError
-from streammachine.redis.transport.raw_connection import Road, encode_command, refused
+from streammachine.redis.transport.raw_connection import RawConnection, encode_command, refused
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
@@ -47,7 +47,7 @@ class Appender:
 
     async def run(self) -> None:
         """Send what comes until cancelled; what waits then fails by name."""
-        road: Road | None = None
+        road: RawConnection | None = None
         batch: list[_Send] = []
         try:
             while True:

@@ -40,8 +40,8 @@ from streammachine.errors import (
 from streammachine.redis.target import Target, choose_target
 from streammachine.redis.transport.cluster import ClusterRoads, key_of
 from streammachine.redis.transport.codec import RespError
-from streammachine.redis.transport.raw_connection import Road, encode_command, refused
-from streammachine.redis.transport.shared_connection import SharedRoad, UnsentError
+from streammachine.redis.transport.raw_connection import RawConnection, encode_command, refused
+from streammachine.redis.transport.shared_connection import SharedConnection, UnsentError
 from streammachine.redis_url import parse_url, with_db
 from streammachine.settings import Settings
 
@@ -238,7 +238,7 @@ class RedisConnection:
         except UnsentError as error:
             raise error.cause from error
 
-    async def open_road(self, key: str | bytes | None = None) -> Road:
+    async def open_road(self, key: str | bytes | None = None) -> RawConnection:
         """A raw connection of the caller's own, for blocking reads and pipelines; the caller closes it.
 
         Args:
@@ -479,7 +479,7 @@ class RedisConnection:
         readers = make_client(target.endpoint, MAX_READERS, self.timeout)
         async with commands, readers:
             host.target, host.client, host.reader = target, commands, readers
-            host.shared = shared = SharedRoad(target.endpoint, target.url)
+            host.shared = shared = SharedConnection(target.endpoint, target.url)
             host.ready.set()
             task_status.started()
             try:
@@ -541,9 +541,9 @@ class _Host:
         self.target: Target | None = None
         self.client: Redis[bytes] | None = None
         self.reader: Redis[bytes] | None = None
-        self.shared: SharedRoad | ClusterRoads | None = None
+        self.shared: SharedConnection | ClusterRoads | None = None
 
-    def opened_road(self) -> SharedRoad | ClusterRoads:
+    def opened_road(self) -> SharedConnection | ClusterRoads:
         """The shared road, or why there is none."""
         if self.shared is None:
             raise self.closed()

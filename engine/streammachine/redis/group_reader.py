@@ -12,7 +12,7 @@ from streammachine.errors import CrossSlotError, RedisTimeoutError, StreamMachin
 from streammachine.redis.streams import ensure_group, require_stream
 from streammachine.redis.transport.cluster import slot_of
 from streammachine.redis.transport.codec import RespError, parse_entries, parse_stream_reply
-from streammachine.redis.transport.raw_connection import Road, encode_command, group_is_gone, refused
+from streammachine.redis.transport.raw_connection import RawConnection, encode_command, group_is_gone, refused
 
 if TYPE_CHECKING:
     from coredis.response.types import StreamEntry
@@ -58,7 +58,7 @@ class GroupReader:
         self._backlog = backlog
         self._acknowledge = acknowledge
         self._timeout = None if not timeout_ms else timeout_ms / 1000
-        self._road: Road | None = None
+        self._road: RawConnection | None = None
         self._moved = False  # whether the last read met a replica
         self._ahead: deque[tuple[str, StreamEntry]] = deque()  # assigned to this consumer, not handed out yet
         if not self._channels:

@@ -22,7 +22,7 @@ from streammachine.redis.connection import RedisConnection
 from streammachine.redis.provisional import ProvisionalSum, plain
 from streammachine.redis.scripts import MAY
 from streammachine.redis.signing import MAGIC, Signer, is_unicode
-from streammachine.redis.update_queue import Turns
+from streammachine.redis.update_queue import UpdateQueue
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class Storage:
         self._owned = connection is None
         self._signer: Signer | None = None
         self._keeps_ttl: bool | None = None
-        self._turns = Turns()
+        self._turns = UpdateQueue()
 
     @classmethod
     def reset_instance(cls) -> None:

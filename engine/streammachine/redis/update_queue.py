@@ -1,4 +1,4 @@
-"""Turns: tasks of one process that change the same value go one after the other.
+"""UpdateQueue: tasks of one process that change the same value go one after the other.
 
 A courtesy, not a lock: what they do is safe without it (compare and set), but of a hundred that race all but one would
 lose, again and again.
@@ -25,7 +25,7 @@ class _Queue:
     users: int = 0
 
 
-class Turns:
+class UpdateQueue:
     """The queues of one storage, by key; each event loop has its own."""
 
     def __init__(self) -> None:

@@ -273,14 +273,14 @@ async def test_a_paused_consumer_reads_nothing_and_does_not_spin(make_app: MakeA
         await until(lambda: got or consumer.metrics.last_poll < time.monotonic() - 1.2)
         seen = len(got)
         turns = 0
-        wait = consumer.settler.freed.wait
+        wait = consumer.settler.slots_available.wait
 
         async def counted() -> None:
             nonlocal turns
             turns += 1
             await wait()
 
-        consumer.settler.freed.wait = counted  # type: ignore[method-assign]
+        consumer.settler.slots_available.wait = counted  # type: ignore[method-assign]
         await app.send("s", {"n": 1})
         await until(lambda: turns >= 2 and consumer.held == 0)
         base, began = turns, time.monotonic()
@@ -305,14 +305,14 @@ async def test_a_full_consumer_does_not_spin(make_app: MakeApp) -> None:
         consumer = app._consumers[0][1]
         await until(lambda: consumer.held == 4 and consumer.active == 2)
         looks = 0
-        wait = consumer.settler.freed.wait
+        wait = consumer.settler.slots_available.wait
 
         async def counted() -> None:
             nonlocal looks
             looks += 1
             await wait()
 
-        consumer.settler.freed.wait = counted  # type: ignore[method-assign]
+        consumer.settler.slots_available.wait = counted  # type: ignore[method-assign]
         await until(lambda: looks >= 1)
         base, began = looks, time.monotonic()
         await until(lambda: looks >= base + 3)

@@ -100,7 +100,7 @@ async def test_commits_wait_at_the_limit_and_go_on_when_there_is_room(
         assert await used(probe) < before + 1_000_000
         await probe.ask("DEL", "filler")
         await until(lambda: probe.done("s", COUNT))
-        await until(lambda: not consumer.trouble)
+        await until(lambda: not consumer.last_error)
         assert consumer.metrics.failed == 0
     assert sorted(int(fields["n"]) for fields in await probe.fields("out")) == list(range(COUNT))
     assert await probe.ask("EXISTS", "{s}:dlq") == 0

@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.redis.transport.codec import RespError
-from streammachine.redis.transport.raw_connection import Road, encode_command
+from streammachine.redis.transport.raw_connection import RawConnection, encode_command
 from streammachine.runtime.admin.dead_letters import Box
 from streammachine.runtime.delivery import dead_letter as letters
 from streammachine.runtime.delivery.group import Delivery, Effect, Item, LostError
@@ -81,7 +81,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.spared: set[bytes] = set()  # ids whose commit did not arrive once
         self.held: list[dict[tuple[str, bytes], Item]] = [{} for _ in range(CONSUMERS)]  # what each believes to hold
         self.deliveries: list[Delivery] = []
-        self.road: Road | None = None
+        self.road: RawConnection | None = None
         self.seen: tuple[Places, Owners] | None = None  # what the server said last
 
     def do(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -193,7 +193,7 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     def redis_is_away(self, who: int, item: Item) -> None:
         """A handler is through, and its commit does not arrive: that start is not held against the message."""
-        self.deliveries[who].spare(item)
+        self.deliveries[who].forgive_start(item)
         self.spared.add(item.id)
         del self.held[who][key_of(item)]
 

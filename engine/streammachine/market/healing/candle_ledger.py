@@ -41,26 +41,25 @@ class CandleLedger:
         open_rows: hand out open states too.
         after: open_ts of the last closed candle that the caller has; None: begin with the candle that is running when
             the stream is first subscribed.
-        booked: called with the ledger whenever ``due`` was set.
+        on_due_changed: called with the ledger whenever ``due`` was set.
         may_verify: "next": whether REST may be asked to confirm a quiet candle now (it has a budget). may_check: and
             one that there is no reason to doubt.
 
     Attributes:
         expected: open_ts of the next candle to close; None before the first subscription.
         due: when to call ``tick``; None: no need.
-        healing: REST is to be asked for ``missing``. soft: only to confirm what would be handed out without it.
-            checked: soft, and there is no reason to doubt it.
+        healing: REST is to be asked for ``missing``. confirm_only: only to confirm what would be handed out without it.
+            checked: confirm_only, and there is no reason to doubt it.
         since: from when on the socket has delivered without interruption; None: it does not.
         seen: when the last frame came. last: the last closed candle handed out.
-        suspicious: REST knew of trades that the stream did not bring, so it may be dead; who resubscribes resets it.
-        duplicates, late, conflicts, odd: frames dropped because they were seen before, were overtaken, close a candle
-            with other values than those handed out, or are of a candle that cannot be.
+        stream_may_be_dead: REST knew of trades that the stream did not bring; who resubscribes resets it.
+        duplicates, late, conflicts, invalid: frames dropped because they were seen before, were overtaken, close a
+            candle with other values than those handed out, or are of a candle that cannot be.
         healed, gaps: candles that REST gave, and that nobody gave.
     """
 
     __slots__ = (
         "_anchor",
-        "_booked",
         "_doubtful",
         "_end",
         "_first",
@@ -69,11 +68,13 @@ class CandleLedger:
         "_may_verify",
         "_newest",
         "_next",
+        "_on_due_changed",
         "_overdue_at",
         "_states",
         "_unshown",
         "_wanted",
         "checked",
+        "confirm_only",
         "conflicts",
         "due",
         "duplicates",
@@ -82,17 +83,16 @@ class CandleLedger:
         "grace",
         "healed",
         "healing",
+        "invalid",
         "last",
         "late",
-        "odd",
         "open_rows",
         "running",
         "seen",
         "settle",
         "since",
-        "soft",
         "source",
-        "suspicious",
+        "stream_may_be_dead",
         "symbol",
         "timeframe",
     )
@@ -108,7 +108,7 @@ class CandleLedger:
         settle: int = 1000,
         open_rows: bool = True,
         after: int | None = None,
-        booked: Callable[[CandleLedger], object] | None = None,
+        on_due_changed: Callable[[CandleLedger], object] | None = None,
         may_verify: Callable[[], bool] | None = None,
         may_check: Callable[[], bool] | None = None,
     ) -> None:
@@ -119,7 +119,7 @@ class CandleLedger:
         self.settle = settle
         self.open_rows = open_rows
         self._next = closes == "next"
-        self._booked = booked
+        self._on_due_changed = on_due_changed
         self._may_verify = may_verify
         self._may_check = may_check
         self.expected: int | None = None
@@ -138,10 +138,10 @@ class CandleLedger:
         self.seen = 0
         self.due: int | None = None
         self.healing = False
-        self.soft = self.checked = False
+        self.confirm_only = self.checked = False
         self._wanted = 0  # the first candle that REST was asked for
-        self.suspicious = False
-        self.duplicates = self.late = self.conflicts = self.odd = 0
+        self.stream_may_be_dead = False
+        self.duplicates = self.late = self.conflicts = self.invalid = 0
         self.healed = self.gaps = 0
         if after is not None:
             self._first = False
@@ -163,7 +163,7 @@ class CandleLedger:
         """The stream does not deliver any more."""
         self.since = None
 
-    def doubt(self, now: int) -> None:
+    def mark_possible_loss(self, now: int) -> None:
         """A frame of the stream may have been lost. Where candles have a closing frame, that will tell."""
         self._doubtful = True
 
@@ -193,7 +193,7 @@ class CandleLedger:
                 self._close(kline, rows)
                 self._drain(rows)
             else:
-                self.odd += 1
+                self.invalid += 1
         else:
             running = self.running
             if running is not None:
@@ -208,7 +208,7 @@ class CandleLedger:
     def _take_other(self, kline: Kline, now: int, rows: list[Row]) -> None:
         """A candle other than the expected one, or data before the acknowledgement."""
         if not self._is_plausible(kline, now):
-            self.odd += 1
+            self.invalid += 1
             return
         if self.since is None:
             self.subscribed(now)
@@ -290,7 +290,7 @@ class CandleLedger:
         state = self._states.get(open_ts)
         if state is None:
             if not self._is_plausible(kline, now):
-                self.odd += 1
+                self.invalid += 1
                 return
             self._states[open_ts] = _State(kline, now, volume)
             if open_ts != self.expected:
@@ -325,12 +325,12 @@ class CandleLedger:
                 return
             made = self._final(expected)
             if made is None:
-                self._ask(soft=False)
+                self._ask(confirm_only=False)
                 return
             doubtful = self._is_doubtful(expected, ahead)
             may_ask = self._may_verify if doubtful else self._may_check
             if may_ask is not None and may_ask():
-                self._ask(soft=True)
+                self._ask(confirm_only=True)
                 self.checked = not doubtful
                 return
             self._close(made, rows)
@@ -363,13 +363,13 @@ class CandleLedger:
         if self._next:
             self._close_by_time(now, rows)
         elif self._overdue_at <= now:
-            self._ask(soft=False)
+            self._ask(confirm_only=False)
         else:
             self._book(self._overdue_at)
 
-    def _ask(self, *, soft: bool) -> None:
+    def _ask(self, *, confirm_only: bool) -> None:
         self.healing = True
-        self.soft = soft
+        self.confirm_only = confirm_only
         self.checked = False
         self._wanted = self.expected or 0
 
@@ -403,8 +403,8 @@ class CandleLedger:
 
     def trust(self, now: int, rows: list[Row]) -> None:
         """REST cannot confirm it: hand out what the socket says, if it says all of it."""
-        own = self._final(self.expected) if self.soft and self.expected is not None else None
-        self.soft = self.checked = False
+        own = self._final(self.expected) if self.confirm_only and self.expected is not None else None
+        self.confirm_only = self.checked = False
         if own is not None:
             self._close(own, rows)
             self._drain(rows)
@@ -447,17 +447,17 @@ class CandleLedger:
             return
         if self._next:
             state = self._states.get(kline.open_ts)
-            self.suspicious |= state is None or state.kline.volume < kline.volume
+            self.stream_may_be_dead |= state is None or state.kline.volume < kline.volume
         else:
-            self.suspicious |= self.seen < kline.open_ts
+            self.stream_may_be_dead |= self.seen < kline.open_ts
 
     def _end_healing(self, now: int, rows: list[Row]) -> None:
         """Go back to waiting for closes, unless the next one is overdue too."""
-        self.healing = self.soft = False
+        self.healing = self.confirm_only = False
         if self._next:
             self._close_by_time(now, rows)
         elif self._held or self._end + self.grace <= now:
-            self._ask(soft=False)
+            self._ask(confirm_only=False)
         else:
             self._book(self._overdue_at)
 
@@ -500,8 +500,8 @@ class CandleLedger:
 
     def _book(self, moment: int) -> None:
         self.due = moment
-        if self._booked is not None:
-            self._booked(self)
+        if self._on_due_changed is not None:
+            self._on_due_changed(self)
 
 
 class _State:

@@ -31,7 +31,9 @@ AT_ONCE: Final = 8  # ledgers that are healed at a time, at least
 FIRST_PAUSE: Final = 1.0  # seconds between the first two questions; each next pause is longer by half
 LONGEST_PAUSE: Final = 10.0
 CONFIRM: Final = 15.0  # seconds after which a candle that REST should only confirm, and nobody doubts, is handed out
-DEAF: Final = 300.0  # seconds after a vain wait in which those are not asked for, and others not for longer
+REST_UNRESPONSIVE: Final = (
+    300.0  # seconds after a vain wait in which those are not asked for, and others not for longer
+)
 
 
 class Healer:
@@ -39,7 +41,7 @@ class Healer:
 
     Args:
         give_up: seconds of asking after which a Gap takes the place of what is missing.
-        publish: takes the rows that were won. revive: told of a ledger whose stream must have died.
+        publish: takes the rows that were won. resubscribe: told of a ledger whose stream must have died.
     """
 
     def __init__(
@@ -48,36 +50,36 @@ class Healer:
         clock: Clock,
         give_up: float,
         publish: Callable[[list[Row]], Awaitable[None]],
-        revive: Callable[[CandleLedger | TradeLedger], None],
+        resubscribe: Callable[[CandleLedger | TradeLedger], None],
     ) -> None:
         self._rest = rest
         self._clock = clock
         self._give_up = give_up
         self._publish = publish
-        self._revive = revive
+        self._resubscribe = resubscribe
         self._places = anyio.Semaphore(max(AT_ONCE, 2 * rest.adapter.rest.parallel))
-        self._patients: set[CandleLedger | TradeLedger] = set()
-        self._deaf_until = float("-inf")
+        self._pending: set[CandleLedger | TradeLedger] = set()
+        self._rest_unresponsive_until = float("-inf")
 
     @property
     def waiting(self) -> int:
         """Ledgers being healed now, or about to be."""
-        return len(self._patients)
+        return len(self._pending)
 
     @property
-    def at_leisure(self) -> bool:
+    def has_capacity(self) -> bool:
         """Whether REST can be asked what need not be asked: it is not known to be dumb, nor does it hold us."""
-        return not self._is_deaf and not self._rest.is_held()
+        return not self._rest_is_unresponsive and not self._rest.is_held()
 
     @property
-    def _is_deaf(self) -> bool:
-        return self._clock.monotonic() < self._deaf_until
+    def _rest_is_unresponsive(self) -> bool:
+        return self._clock.monotonic() < self._rest_unresponsive_until
 
     def admit(self, ledger: CandleLedger | TradeLedger) -> bool:
         """Count a ledger among those that wait: ``heal`` is to be called. False: it is there already."""
-        if ledger in self._patients:
+        if ledger in self._pending:
             return False
-        self._patients.add(ledger)
+        self._pending.add(ledger)
         return True
 
     async def heal(self, ledger: CandleLedger | TradeLedger) -> None:
@@ -88,7 +90,7 @@ class Healer:
             else:
                 await self._heal_trades(ledger)
         finally:
-            self._patients.discard(ledger)
+            self._pending.discard(ledger)
 
     # -- candles --
 
@@ -106,7 +108,7 @@ class Healer:
                 try:
                     with self._clock.move_on_after(max(began + patience - self._clock.monotonic(), FIRST_PAUSE)):
                         klines = await self._closed(ledger)
-                        self._deaf_until = float("-inf")
+                        self._rest_unresponsive_until = float("-inf")
                 except MarketError as error:
                     reason = str(error)
             now = self._clock.time_ms()
@@ -114,15 +116,15 @@ class Healer:
             ledger.restore(klines, now, rows)
             tried = self._clock.monotonic() - began
             if ledger.healing and ledger.expected == first:
-                if ledger.soft and tried >= patience:
+                if ledger.confirm_only and tried >= patience:
                     ledger.trust(now, rows)
-                    self._deaf_until = self._clock.monotonic() + DEAF
-                elif not ledger.soft and tried >= self._give_up:
+                    self._rest_unresponsive_until = self._clock.monotonic() + REST_UNRESPONSIVE
+                elif not ledger.confirm_only and tried >= self._give_up:
                     ledger.give_up(now, round(self._give_up * 1000), rows, reason)
             await self._publish(rows)
-            if ledger.suspicious:
-                ledger.suspicious = False
-                self._revive(ledger)
+            if ledger.stream_may_be_dead:
+                ledger.stream_may_be_dead = False
+                self._resubscribe(ledger)
             if ledger.healing:
                 await self._clock.sleep(pause)
                 pause = min(pause * 1.5, LONGEST_PAUSE)
@@ -132,7 +134,7 @@ class Healer:
 
     def _patience(self, ledger: CandleLedger) -> float:
         """Seconds of asking until it goes on without. The word of a socket that was silent is poor: it may be dead."""
-        if ledger.soft and (ledger.checked or self._is_deaf):
+        if ledger.confirm_only and (ledger.checked or self._rest_is_unresponsive):
             return min(CONFIRM, self._give_up)
         return self._give_up
 
@@ -177,9 +179,9 @@ class Healer:
                 ledger.give_up(now, rows, reason)
                 began = None
             await self._publish(rows)
-            if ledger.suspicious:
-                ledger.suspicious = False
-                self._revive(ledger)
+            if ledger.stream_may_be_dead:
+                ledger.stream_may_be_dead = False
+                self._resubscribe(ledger)
             if ledger.healing:
                 await self._clock.sleep(pause)
                 pause = min(pause * 1.5, LONGEST_PAUSE)

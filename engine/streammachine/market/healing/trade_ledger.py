@@ -31,11 +31,11 @@ class TradeLedger:
         by_id: REST gives the trades behind an id. before: a subscription begins with the trades before it, and the
             first trade is the next one.
         after: id of the last trade that the caller has; None: begin with the first one on the socket.
-        booked: called with the ledger whenever ``due`` was set.
+        on_due_changed: called with the ledger whenever ``due`` was set.
 
     Attributes:
-        due, healing, since, seen, suspicious, duplicates, late, healed, gaps: as in ``CandleLedger``; what counts
-            candles there counts trades (gaps: holes) here.
+        due, healing, since, seen, stream_may_be_dead, duplicates, late, healed, gaps: as in ``CandleLedger``; what
+            counts candles there counts trades (gaps: holes) here.
         last: the last trade handed out. whole_until: all trades up to then are known to be handed out, by what REST
             said; what a live stream proves is not in it.
     """
@@ -43,7 +43,6 @@ class TradeLedger:
     __slots__ = (
         "_before",
         "_begun",
-        "_booked",
         "_by_id",
         "_contiguous",
         "_doubted",
@@ -52,6 +51,7 @@ class TradeLedger:
         "_held",
         "_known",
         "_last_id",
+        "_on_due_changed",
         "_recent",
         "_refetch",
         "_waiting",
@@ -61,15 +61,15 @@ class TradeLedger:
         "grace",
         "healed",
         "healing",
+        "invalid",
         "last",
         "late",
-        "odd",
         "quiet",
         "seen",
         "settle",
         "since",
         "source",
-        "suspicious",
+        "stream_may_be_dead",
         "symbol",
         "whole_until",
     )
@@ -87,7 +87,7 @@ class TradeLedger:
         by_id: bool = True,
         before: bool = False,
         after: str | None = None,
-        booked: Callable[[TradeLedger], object] | None = None,
+        on_due_changed: Callable[[TradeLedger], object] | None = None,
     ) -> None:
         self.source = source
         self.symbol = symbol
@@ -96,7 +96,7 @@ class TradeLedger:
         self.quiet = quiet
         self._by_id = by_id
         self._contiguous = contiguous
-        self._booked = booked
+        self._on_due_changed = on_due_changed
         self._last_id: int | None = int(after) if after is not None and contiguous else None
         self._before = 0 if before else None  # the highest id from before the first subscription; None: never shown
         self._known = self._last_id or 0  # the highest id that the socket has shown
@@ -113,8 +113,8 @@ class TradeLedger:
         self.whole_until = 0
         self.due: int | None = None
         self.healing = False
-        self.suspicious = False
-        self.duplicates = self.late = self.odd = 0
+        self.stream_may_be_dead = False
+        self.duplicates = self.late = self.invalid = 0
         self.healed = self.gaps = 0
 
     # -- the socket --
@@ -132,7 +132,7 @@ class TradeLedger:
         self._doubted = now
         self._expedite(now + (self.grace if self._contiguous else self.settle))
 
-    def doubt(self, now: int) -> None:
+    def mark_possible_loss(self, now: int) -> None:
         """A frame that may have held trades of this symbol was lost. Where ids are contiguous they will tell; else REST
         is asked as soon as the next trade shows that there are any."""
         self._doubtful = not self._contiguous and self.last is not None
@@ -326,7 +326,7 @@ class TradeLedger:
     def _give(self, trade: Trade, rows: list[Row], trade_id: int | None = None) -> None:
         """Hand out a trade that REST gave."""
         if self.since is not None and self.since < trade.ts - SLACK and self.seen < trade.ts - SLACK:
-            self.suspicious = True
+            self.stream_may_be_dead = True
         if self.last is None and trade.ts < self._begun and not self._goes_on:
             return  # from before the first subscription
         self.healed += 1
@@ -375,5 +375,5 @@ class TradeLedger:
 
     def _book(self, moment: int) -> None:
         self.due = moment
-        if self._booked is not None:
-            self._booked(self)
+        if self._on_due_changed is not None:
+            self._on_due_changed(self)

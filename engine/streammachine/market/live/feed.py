@@ -82,7 +82,8 @@ class FeedStats:
         connections: open now. reconnects: connections opened beyond the first ones.
         frames, bad_frames, unexpected: all, those not understood, and data of streams nobody asked for.
         healed: candles (trades) that REST gave. gaps: those that nobody gave.
-        duplicates, late, conflicts, odd: dropped, see ``CandleLedger``. resubscribed: streams that had died silently.
+        duplicates, late, conflicts, invalid: dropped, see ``CandleLedger``.
+        resubscribed: streams that had died silently.
         healing: symbols that wait for REST now. last_closed: by symbol, open_ts of the last closed candle.
         data_age: seconds since data last came; None: none did yet.
     """
@@ -98,7 +99,7 @@ class FeedStats:
     duplicates: int = 0
     late: int = 0
     conflicts: int = 0
-    odd: int = 0
+    invalid: int = 0
     resubscribed: int = 0
     healing: int = 0
     last_closed: dict[str, int] = field(default_factory=dict)
@@ -149,7 +150,7 @@ class Feed:
             Line(adapter, url, part, self, clock=clock, options=options, rng=rng, numbers=numbers)
             for part in chunks(streams, adapter.socket.streams)
         ]
-        self._healer = None if rest is None else Healer(rest, clock, options.give_up, self._publish, self._revive)
+        self._healer = None if rest is None else Healer(rest, clock, options.give_up, self._publish, self._resubscribe)
         self._sessions: set[Session] = set()
         self._serving: dict[str, set[Session]] = {symbol: set() for symbol in symbols}
         self._served_once: set[str] = set()
@@ -277,7 +278,7 @@ class Feed:
             duplicates=sum(ledger.duplicates for ledger in ledgers),
             late=sum(ledger.late for ledger in ledgers),
             conflicts=sum(ledger.conflicts for ledger in ledgers if isinstance(ledger, CandleLedger)),
-            odd=sum(ledger.odd for ledger in ledgers),
+            invalid=sum(ledger.invalid for ledger in ledgers),
             resubscribed=self._counts["resubscribed"],
             healing=sum(ledger.healing for ledger in ledgers),
             last_closed={
@@ -319,7 +320,7 @@ class Feed:
             self._served_once.add(symbol)
             ledger, now = self._ledgers[symbol], self._clock.time_ms()
             if ledger.since is not None:  # one connection takes over from another; did that one still deliver?
-                ledger.doubt(now)
+                ledger.mark_possible_loss(now)
             ledger.subscribed(now)
 
     def refused(self, session: Session, subscription: Subscription, reason: str) -> None:
@@ -371,7 +372,7 @@ class Feed:
 
     # -- timers --
 
-    def _booked(self, ledger: Ledger) -> None:
+    def _on_due_changed(self, ledger: Ledger) -> None:
         """A ledger wants to be looked at at its ``due``."""
         if ledger.due is None:
             return
@@ -426,7 +427,7 @@ class Feed:
         symbols = [subscription.symbol for subscription in session.subscriptions]
         named = [symbol for symbol in symbols if symbol in excerpt]
         for symbol in named or symbols:
-            self._ledgers[symbol].doubt(now)
+            self._ledgers[symbol].mark_possible_loss(now)
 
     def _doubt_silence(self, session: Session, now: int) -> None:
         """Trades come after a silence: perhaps it was none."""
@@ -442,7 +443,7 @@ class Feed:
         if logged < BAD_FRAMES_LOGGED:
             log.warning("%s sent a bad frame: %s: %r", self.adapter.source, event.reason, event.excerpt)
 
-    def _revive(self, ledger: Ledger) -> None:
+    def _resubscribe(self, ledger: Ledger) -> None:
         """A stream has died without a word: subscribe it again; if that does not help, take another connection."""
         symbol = ledger.symbol
         now = self._clock.monotonic()
@@ -492,7 +493,7 @@ class Feed:
                 grace=self._ms(options.grace),
                 quiet=self._ms(options.stale_after),
                 after=None if had is None else str(had),
-                booked=self._booked,
+                on_due_changed=self._on_due_changed,
             )
         return CandleLedger(
             adapter.source,
@@ -503,7 +504,7 @@ class Feed:
             settle=self._ms(options.settle),
             open_rows=options.open_candles,
             after=None if had is None else int(had),
-            booked=self._booked,
+            on_due_changed=self._on_due_changed,
             may_verify=self._may_verify,
             may_check=self._may_check,
         )
@@ -513,7 +514,7 @@ class Feed:
 
     def _may_check(self) -> bool:
         healer = self._healer
-        return healer is not None and healer.waiting < self.options.confirm and healer.at_leisure
+        return healer is not None and healer.waiting < self.options.confirm and healer.has_capacity
 
     @staticmethod
     def _ms(seconds: float) -> int:

@@ -17,7 +17,7 @@ from streammachine.ohlc.consumer.candle_book import CandleBook, Entry
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.scripts import AHEAD, MAY
 from streammachine.redis.transport.codec import RespError, parse_stream_reply
-from streammachine.redis.transport.raw_connection import Road, encode_command, refused
+from streammachine.redis.transport.raw_connection import RawConnection, encode_command, refused
 
 log = logging.getLogger("streammachine.ohlc.consumer.consumer")
 
@@ -125,7 +125,7 @@ class Session:
         position = self._committed
         stream = self._job.stream
         backoff = BACKOFF_FIRST
-        road: Road | None = None
+        road: RawConnection | None = None
         try:
             while True:
                 try:
@@ -153,7 +153,7 @@ class Session:
             if road is not None:
                 await road.aclose()
 
-    async def _next(self, road: Road, position: bytes) -> Sequence[Entry]:
+    async def _next(self, road: RawConnection, position: bytes) -> Sequence[Entry]:
         stream = self._job.stream
         command = ("XREAD", "COUNT", READ_COUNT, "BLOCK", READ_BLOCK_MS, "STREAMS", stream, position)
         (reply,) = await road.exchange(encode_command(command), 1, READ_BLOCK_MS / 1000 + READ_MARGIN)

@@ -66,7 +66,7 @@ _ACQUIRE = AHEAD + files(__package__).joinpath("acquire.lua").read_text()
 
 
 class FastOHLCConsumer:
-    """Turns the ticks of ``input_stream`` into candles on ``{output_stream_prefix}_1m``, ``..._5m`` and so on.
+    """UpdateQueue the ticks of ``input_stream`` into candles on ``{output_stream_prefix}_1m``, ``..._5m`` and so on.
 
     Each finished candle is appended once, with the fields of ``format_candle_for_redis``, whatever crashes. Start it in
     an App's start-up hook, where it uses the App's connection and ends with it, or bare in any loop.

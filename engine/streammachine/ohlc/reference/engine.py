@@ -58,7 +58,7 @@ __all__ = ["CandleData", "FastOHLC"]
 
 
 class FastOHLC:
-    """Turns ticks into candles for any number of symbols and intervals.
+    """UpdateQueue ticks into candles for any number of symbols and intervals.
 
     ``intervals`` are milliseconds (default 60,000 and 300,000). Candles are half open,
     ``[start, start + interval)``, and aligned to the epoch; weeks (604,800,000 ms) begin on Monday. Open and close

@@ -17,8 +17,8 @@ import anyio
 
 from streammachine.errors import RedisUnavailableError
 from streammachine.redis.transport.codec import RespError
-from streammachine.redis.transport.raw_connection import Road, encode_command
-from streammachine.redis.transport.shared_connection import SharedRoad, UnsentError
+from streammachine.redis.transport.raw_connection import RawConnection, encode_command
+from streammachine.redis.transport.shared_connection import SharedConnection, UnsentError
 from streammachine.redis_url import Endpoint
 
 log = logging.getLogger(__name__)
@@ -63,18 +63,18 @@ def key_of(arguments: Sequence[bytes | str | int]) -> str | bytes | None:
 
 
 class ClusterRoads:
-    """What ``SharedRoad`` is for one server: one road to each primary, opened when it is needed."""
+    """What ``SharedConnection`` is for one server: one road to each primary, opened when it is needed."""
 
     def __init__(self, seed: Endpoint, name: str) -> None:
         self._seed = seed
         self._name = name
-        self._roads: dict[tuple[str, int], SharedRoad] = {}
+        self._roads: dict[tuple[str, int], SharedConnection] = {}
         self._ranges: list[tuple[int, int, tuple[str, int]]] = []
         self._reading = anyio.Lock()
         self._readings = 0  # of the map, failed ones too
         self._failure: Callable[[], RedisUnavailableError] | None = None  # the last one's
 
-    async def open(self, key: str | bytes | None = None) -> Road:
+    async def open(self, key: str | bytes | None = None) -> RawConnection:
         """A road of the caller's own, to the primary of ``key``."""
         try:
             return await (await self._road(key)).open()
@@ -83,7 +83,7 @@ class ClusterRoads:
             return await (await self._road(key)).open()
 
     async def exchange(self, payload: bytes, replies: int, timeout: float, key: str | bytes | None = None) -> list[Any]:
-        """As ``Road.exchange``, at the primary of ``key``.
+        """As ``RawConnection.exchange``, at the primary of ``key``.
 
         What a node sent away (the slot has moved, or is being moved) has not run. It is sent again where it belongs, in
         its order; where one behind it has run, it is given as the error that it is.
@@ -120,7 +120,7 @@ class ClusterRoads:
             await self._read_map()
             return await (await self._road(key)).exchange(payload, replies, timeout)
 
-    async def each_primary(self) -> list[SharedRoad]:
+    async def each_primary(self) -> list[SharedConnection]:
         """A road to every primary, for commands that look at all keys."""
         if not self._ranges:
             await self._read_map()
@@ -132,7 +132,7 @@ class ClusterRoads:
         for road in roads.values():
             await road.aclose()
 
-    async def _road(self, key: str | bytes | None) -> SharedRoad:
+    async def _road(self, key: str | bytes | None) -> SharedConnection:
         if not self._ranges:
             await self._read_map()
         if key is None:
@@ -147,10 +147,10 @@ class ClusterRoads:
                 return self._to(place)
         raise UnsentError(RedisUnavailableError(f"No node of the Cluster at {self._name} serves slot {slot}."))
 
-    def _to(self, place: tuple[str, int]) -> SharedRoad:
+    def _to(self, place: tuple[str, int]) -> SharedConnection:
         if place not in self._roads:
             endpoint = replace(self._seed, host=place[0], port=place[1])
-            self._roads[place] = SharedRoad(endpoint, f"{place[0]}:{place[1]}")
+            self._roads[place] = SharedConnection(endpoint, f"{place[0]}:{place[1]}")
         return self._roads[place]
 
     async def _read_map(self) -> None:

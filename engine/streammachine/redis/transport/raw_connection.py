@@ -40,8 +40,8 @@ _TWO_WORDS = ("XGROUP", "XINFO", "OBJECT", "MEMORY", "ACL", "CLIENT", "CLUSTER",
 RIGHTS = "docs/rights.md has the ACL line for each use"
 
 
-class Road:
-    """One raw connection. Open it with ``Road.open``; close it with ``aclose``.
+class RawConnection:
+    """One raw connection. Open it with ``RawConnection.open``; close it with ``aclose``.
 
     An asyncio protocol feeds the parser as bytes come: a stream of anyio's costs a task switch for each piece, and its
     unix sockets raise in the loop when a cancelled read turns readable in the same turn.

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from streammachine.errors import RedisUnavailableError
 from streammachine.redis.transport.codec import RespError
-from streammachine.redis.transport.raw_connection import Road, encode_command
+from streammachine.redis.transport.raw_connection import RawConnection, encode_command
 from streammachine.redis_url import Endpoint
 
 ASK_TIMEOUT = 1.0  # seconds for one Sentinel's answer
@@ -28,7 +28,7 @@ async def primary_of(endpoint: Endpoint) -> Endpoint:
     for host, port in endpoint.sentinels:
         asked = Endpoint(host=host, port=port, tls=endpoint.tls, options=endpoint.options)
         try:
-            road = await Road.open(asked, f"{host}:{port}", named=False)
+            road = await RawConnection.open(asked, f"{host}:{port}", named=False)
         except RedisUnavailableError:
             said.append(f"{host}:{port} does not answer")
             continue

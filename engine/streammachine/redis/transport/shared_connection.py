@@ -11,11 +11,11 @@ import anyio
 
 from streammachine.errors import RedisUnavailableError
 from streammachine.redis.transport.codec import RespError
-from streammachine.redis.transport.raw_connection import Road, is_replica
+from streammachine.redis.transport.raw_connection import RawConnection, is_replica
 from streammachine.redis_url import Endpoint
 
 
-class SharedRoad:
+class SharedConnection:
     """One road that any number of tasks use at a time, opened anew after a failure.
 
     Commands of concurrent tasks follow each other on the wire without waiting for replies, in the order of the calls.
@@ -24,26 +24,26 @@ class SharedRoad:
     def __init__(self, endpoint: Endpoint, name: str) -> None:
         self._endpoint = endpoint
         self.name = name
-        self._road: Road | None = None
-        self._lent: weakref.WeakSet[Road] = weakref.WeakSet()
+        self._road: RawConnection | None = None
+        self._lent: weakref.WeakSet[RawConnection] = weakref.WeakSet()
         self._opening = anyio.Lock()
         self._failures = 0  # attempts to open the road that failed
         self._failure: Callable[[], RedisUnavailableError] = RedisUnavailableError  # the last one's
 
-    async def open(self, key: str | bytes | None = None) -> Road:
+    async def open(self, key: str | bytes | None = None) -> RawConnection:
         """A road of the caller's own, for blocking commands."""
         from streammachine.redis.transport.sentinel import primary_of
 
-        road = await Road.open(await primary_of(self._endpoint), self.name)
+        road = await RawConnection.open(await primary_of(self._endpoint), self.name)
         self._lent.add(road)
         return road
 
-    async def each_primary(self) -> list[SharedRoad]:
+    async def each_primary(self) -> list[SharedConnection]:
         """The one server there is."""
         return [self]
 
     async def exchange(self, payload: bytes, replies: int, timeout: float, key: str | bytes | None = None) -> list[Any]:
-        """As ``Road.exchange``, on the shared road. What a replica refused goes once more over a new road: the
+        """As ``RawConnection.exchange``, on the shared road. What a replica refused goes once more over a new road: the
         server's address may lead to the new primary by now.
 
         Raises:
@@ -63,7 +63,7 @@ class SharedRoad:
             await road.aclose()
         self._road = None
 
-    async def _fresh(self) -> Road:
+    async def _fresh(self) -> RawConnection:
         failures = self._failures
         async with self._opening:
             if self._road is not None and not self._road.stale:

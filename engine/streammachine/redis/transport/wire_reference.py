@@ -159,7 +159,7 @@ def xadd_arguments(key: bytes | str, maxlen: int, approximate: bool) -> list[byt
 
 
 class ReplyParser:
-    """Turns the bytes of a connection into replies, in whatever portions they come.
+    """UpdateQueue the bytes of a connection into replies, in whatever portions they come.
 
     ::
 

@@ -24,7 +24,7 @@ from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.storage import Storage
 from streammachine.runtime.app.current import inside
-from streammachine.runtime.app.lifecycle import Life
+from streammachine.runtime.app.lifecycle import Lifecycle
 from streammachine.runtime.app.topics import Key, Topic
 from streammachine.runtime.delivery import keys as companions
 from streammachine.runtime.delivery.group import Guard
@@ -112,7 +112,7 @@ class App:
         self._shutdown: list[Callable[[], Any]] = []
         self._redis = RedisConnection(url=redis_url, settings=self._settings)
         self._storage = Storage(self._redis, hold=hold(self))
-        self._life: Life | None = None  # while it runs
+        self._life: Lifecycle | None = None  # while it runs
         self._main: asyncio.Task[None] | None = None
         self._only: str | None = None  # in a worker process: the one agent to run
         self._origin: Origin | None = None  # in a child: where it was loaded from
@@ -465,7 +465,7 @@ class App:
         if self._life is not None:
             raise StreamMachineError(f"The app {self.name!r} runs already.")
         refuse_while_loading()
-        self._life = Life(self)
+        self._life = Lifecycle(self)
         try:
             await self._life.run(ready)
         finally:

@@ -34,7 +34,7 @@ from streammachine.runtime.observability.health import read_gauges
 from streammachine.runtime.observability.metrics import Gauges
 from streammachine.runtime.observability.tracing import find_tracing, has_provider
 from streammachine.runtime.presence import Presence
-from streammachine.runtime.processes.isolated import AloneRunner
+from streammachine.runtime.processes.isolated import IsolatedRunner
 from streammachine.runtime.processes.origin import Origin
 from streammachine.runtime.processes.worker_pool import WorkerPool
 from streammachine.runtime.timer import Timer
@@ -50,7 +50,7 @@ GAUGES_PERIOD = 5.0  # seconds between two looks at the groups, for collectors
 HEALTHY_AFTER = 10.0  # seconds of running after which the backoff begins anew
 
 
-class Life:
+class Lifecycle:
     """One run of an App.
 
     Attributes:
@@ -220,7 +220,7 @@ class Life:
             topic=topic,
             consumer=consumer_name(app.name),
             limiter=self._limiter,
-            alone=AloneRunner(origin, agent) if origin is not None else None,
+            alone=IsolatedRunner(origin, agent) if origin is not None else None,
             in_place=app._supervised,
             committer=transactional(app, agent.config.transactional) if agent.config.transactional else None,
             owner=app,

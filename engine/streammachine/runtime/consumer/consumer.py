@@ -19,7 +19,7 @@ import anyio.lowlevel
 
 from streammachine.errors import SettingsError, StreamMachineError
 from streammachine.runtime.consumer.facts import consumer_facts
-from streammachine.runtime.consumer.maintenance import keep_lease, tend
+from streammachine.runtime.consumer.maintenance import keep_lease, maintain
 from streammachine.runtime.consumer.quarantine import Quarantine
 from streammachine.runtime.consumer.reader import Reader
 from streammachine.runtime.consumer.runner import Runner
@@ -34,7 +34,7 @@ from streammachine.runtime.model.message import MessageBatch
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
-    from streammachine.runtime.processes.isolated import AloneRunner
+    from streammachine.runtime.processes.isolated import IsolatedRunner
 
 __all__ = ["MessageBatch", "StreamConsumer"]
 
@@ -68,7 +68,7 @@ class StreamConsumer:
         topic: str | None = None,
         consumer: str = "streammachine",
         limiter: anyio.CapacityLimiter | None = None,
-        alone: AloneRunner | None = None,
+        alone: IsolatedRunner | None = None,
         in_place: bool = False,
         committer: Committer | None = None,
         owner: object = None,
@@ -109,11 +109,11 @@ class StreamConsumer:
         return self.held_back or self.paused_by_name
 
     @property
-    def trouble(self) -> str:
+    def last_error(self) -> str:
         """Why it cannot read or finish anything just now; "" when it can."""
-        if self._reader.trouble:
-            return f"cannot read: {self._reader.trouble}"
-        return f"waits: {self.delivery.full}" if self.delivery.full else self.settler.trouble
+        if self._reader.last_error:
+            return f"cannot read: {self._reader.last_error}"
+        return f"waits: {self.delivery.full}" if self.delivery.full else self.settler.last_error
 
     @property
     def held(self) -> int:
@@ -149,7 +149,7 @@ class StreamConsumer:
                 try:
                     async with anyio.create_task_group() as helpers:
                         helpers.start_soon(self.settler.run)
-                        helpers.start_soon(tend, self)
+                        helpers.start_soon(maintain, self)
                         async with anyio.create_task_group() as workers:
                             workers.start_soon(self._reader.run)
                             workers.start_soon(self.quarantine.run)
@@ -177,7 +177,7 @@ class StreamConsumer:
         waiting = self._take_waiting()
         self.queue.wake_all()
         self.quarantine.wake()
-        self.settler.freed.ring()
+        self.settler.slots_available.ring()
         try:
             await self._reader.unblock()  # else the read ends by itself within a second
             await self.delivery.hand_back(waiting)
@@ -197,7 +197,7 @@ class StreamConsumer:
         while not self.stopping:
             if not lane or self.quarantine.quiet:
                 self.idle += 1
-                self.settler.freed.ring()
+                self.settler.slots_available.ring()
                 try:
                     await bell.wait()
                 finally:
@@ -225,7 +225,7 @@ class StreamConsumer:
         if not batch.within or len(lane) >= batch.size:
             return
         self.idle += 1
-        self.settler.freed.ring()
+        self.settler.slots_available.ring()
         try:
             with anyio.move_on_after(batch.within):
                 while len(lane) < batch.size and not self.stopping:
@@ -275,7 +275,7 @@ class StreamConsumer:
         finally:
             self.active -= 1
             if self.quarantine.quiet:
-                self.quarantine.calm.ring()
+                self.quarantine.quiesced.ring()
 
     # -- details ------------------------------------------------------------------------------
 

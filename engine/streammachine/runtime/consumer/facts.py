@@ -25,8 +25,8 @@ def consumer_facts(agent: str, consumer: StreamConsumer) -> dict[str, Any]:
     now = time.monotonic()
     silent, unfinished = now - metrics.last_poll, now - max(metrics.last_end, metrics.last_poll)
     problem, stalled = "", True
-    if consumer.trouble:
-        problem, stalled = consumer.trouble, False
+    if consumer.last_error:
+        problem, stalled = consumer.last_error, False
     elif not consumer.running:
         problem = "is not running"
     elif consumer.active and unfinished > max(STALE_HANDLER, 3 * consumer.config.lease):

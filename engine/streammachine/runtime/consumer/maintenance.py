@@ -38,7 +38,7 @@ async def keep_lease(consumer: StreamConsumer) -> None:
         give_back_strays(consumer)
         if lost:
             consumer.metrics.lost += len(lost)
-            consumer.settler.freed.ring()
+            consumer.settler.slots_available.ring()
             log.warning(
                 "%d messages of %r were taken over by others while this process was paused", len(lost), consumer.topic
             )
@@ -56,10 +56,10 @@ def give_back_strays(consumer: StreamConsumer) -> None:
     for item in strays:
         consumer.delivery.drop(item)
     consumer.settler.recover = True
-    consumer.settler.freed.ring()
+    consumer.settler.slots_available.ring()
 
 
-async def tend(consumer: StreamConsumer) -> None:
+async def maintain(consumer: StreamConsumer) -> None:
     """Do the rounds until the consumer stops."""
     delivery = consumer.delivery
     period = min(TEND_PERIOD, consumer.config.lease / 4)
@@ -104,7 +104,7 @@ async def _do(consumer: StreamConsumer, name: str, step: Callable[[], Awaitable[
         await step()
     except NoGroupError:
         consumer.settler.group_lost = True  # the reader creates it again, even if it has no room to read
-        consumer.settler.freed.ring()
+        consumer.settler.slots_available.ring()
     except StreamMachineError as error:
         if consumer.upkeep.get(name) != str(error):
             away = isinstance(error, (RedisUnavailableError, RedisFullError)) and not isinstance(error, RedisAuthError)

@@ -20,7 +20,7 @@ from streammachine.runtime.processes.isolated import ProcessDied, Unrunnable
 
 if TYPE_CHECKING:
     from streammachine.runtime.consumer.consumer import StreamConsumer
-    from streammachine.runtime.processes.isolated import AloneRunner
+    from streammachine.runtime.processes.isolated import IsolatedRunner
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Quarantine:
         problem: why suspects cannot run in a process of their own; "" when they can.
     """
 
-    def __init__(self, consumer: StreamConsumer, runner: AloneRunner | None, *, in_place: bool) -> None:
+    def __init__(self, consumer: StreamConsumer, runner: IsolatedRunner | None, *, in_place: bool) -> None:
         self._consumer = consumer
         self._runner = runner
         self._in_place = in_place
@@ -52,7 +52,7 @@ class Quarantine:
         self._lane = anyio.Lock()
         self.quiet = False
         self.problem = ""
-        self.calm = Bell()  # rings when a worker has finished something while it is quiet
+        self.quiesced = Bell()  # rings when a worker has finished something while it is quiet
 
     @property
     def busy(self) -> bool:
@@ -82,7 +82,7 @@ class Quarantine:
     def wake(self) -> None:
         """Have ``run`` look whether the consumer stops."""
         self._bell.ring()
-        self.calm.ring()
+        self.quiesced.ring()
 
     async def run(self) -> None:
         """Run the suspects until the consumer stops."""
@@ -117,9 +117,9 @@ class Quarantine:
                 log.warning("Running %s of %r alone: %s", item.id.decode(), consumer.topic, error)
                 consumer.delivery.drop(item)
             finally:
-                consumer.settler.freed.ring()
+                consumer.settler.slots_available.ring()
 
-    async def _run_apart(self, runner: AloneRunner, item: Item) -> None:
+    async def _run_apart(self, runner: IsolatedRunner, item: Item) -> None:
         consumer = self._consumer
         while not consumer.stopping:
             try:
@@ -179,7 +179,7 @@ class Quarantine:
         self.quiet = True
         try:
             while consumer.active and not consumer.stopping:
-                await self.calm.wait()
+                await self.quiesced.wait()
             if consumer.stopping:
                 await consumer.delivery.hand_back([item])
             elif await consumer.delivery.begin(item):

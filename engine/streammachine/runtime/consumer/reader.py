@@ -19,7 +19,7 @@ from streammachine.errors import (
     RedisUnavailableError,
     StreamMachineError,
 )
-from streammachine.redis.transport.raw_connection import Road, encode_command
+from streammachine.redis.transport.raw_connection import RawConnection, encode_command
 from streammachine.runtime.delivery.group import NoGroupError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Reader:
         self._worthwhile = max(1, min(self._count, self._limit) // 2)
         self._period = min(SWEEP_PERIOD, consumer.config.lease / 4)
         self._client_id: int | None = None
-        self.trouble = ""  # why the last read failed, until one comes back
+        self.last_error = ""  # why the last read failed, until one comes back
 
     async def open_group(self) -> None:
         """Create the group unless it is there; waits for a Redis that is away.
@@ -61,7 +61,7 @@ class Reader:
             except (RedisAuthError, RedisReadOnlyError, RedisDiskError):
                 raise
             except RedisUnavailableError as error:
-                self.trouble = str(error)
+                self.last_error = str(error)
                 log.warning("Opening group %r on %r: %s", self._delivery.group, self._delivery.stream, error)
                 await self._consumer.pause(random.uniform(backoff / 2, backoff))
                 backoff = min(backoff * 2, BACKOFF_LAST)
@@ -71,7 +71,7 @@ class Reader:
     async def run(self) -> None:
         """Read until the consumer stops."""
         backoff = BACKOFF_FIRST
-        road: Road | None = None
+        road: RawConnection | None = None
         try:
             while not self._consumer.stopping:
                 try:
@@ -83,7 +83,7 @@ class Reader:
                         await self._reopen(error)
                 except StreamMachineError as error:
                     self._metrics.reconnects += 1
-                    self.trouble = str(error)
+                    self.last_error = str(error)
                     log.warning("Reading %r for group %r: %s", self._delivery.stream, self._delivery.group, error)
                     if road is not None:
                         await road.aclose()  # a reply that comes late must not be taken for another's
@@ -104,7 +104,7 @@ class Reader:
             # On a Cluster at the node that serves the stream: the id is that node's.
             await self._consumer.connection.exchange(command, 1, key=self._delivery.stream)
 
-    async def _connect(self) -> Road:
+    async def _connect(self) -> RawConnection:
         road = await self._consumer.connection.open_road(self._delivery.stream)
         (reply,) = await road.exchange(b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n", 1, 5)
         self._client_id = reply if isinstance(reply, int) else None  # a user without the right waits for a read's end
@@ -112,7 +112,7 @@ class Reader:
         self._next_sweep = 0.0
         return road
 
-    async def _turn(self, road: Road) -> None:
+    async def _turn(self, road: RawConnection) -> None:
         """One read, or a sweep when its time has come."""
         if self._settler.recover:
             self._settler.recover = False
@@ -121,7 +121,7 @@ class Reader:
             except BaseException:
                 self._settler.recover = True
                 raise
-            self.trouble = ""
+            self.last_error = ""
         free = await self._room()
         if not free:
             return
@@ -134,11 +134,11 @@ class Reader:
         block_ms = max(1, int((self._next_sweep - time.monotonic()) * 1000))
         items = await self._delivery.read(road, min(free, self._count), block_ms)
         self._metrics.polled()
-        self.trouble = ""
+        self.last_error = ""
         if items:
             self._consumer.queue.put(items)
 
-    async def _sweep(self, road: Road, free: int) -> int:
+    async def _sweep(self, road: RawConnection, free: int) -> int:
         """Take over what others dropped and what came back for another try; gives how many."""
         taken = await self._delivery.sweep(free)
         self._metrics.reclaimed += len(taken)
@@ -160,9 +160,9 @@ class Reader:
             if may and (free >= self._worthwhile or consumer.idle):
                 return free
             if free < self._worthwhile:
-                self._settler.hurry()
+                self._settler.flush_now()
             with anyio.move_on_after(ROOM_LOOK):
-                await self._settler.freed.wait()
+                await self._settler.slots_available.wait()
         return 0
 
     async def _reopen(self, error: Exception) -> None:

@@ -26,9 +26,10 @@ class Settler:
     """Ends the items of one consumer. ``run`` sends the collected acknowledgements.
 
     Attributes:
-        freed: rings when slots have become free. recover: entries may stand in the pending list under our name that
-            are not held here; the reader looks for them. group_lost: the group is gone; the reader creates it again.
-        trouble: what Redis refuses that only somebody can mend (a right that is missing); "" once it is taken.
+        slots_available: rings when slots have become free. recover: entries may stand in the pending list under our
+            name that are not held here; the reader looks for them. group_lost: the group is gone; the reader creates
+            it again.
+        last_error: what Redis refuses that only somebody can mend (a right that is missing); "" once it is taken.
     """
 
     def __init__(self, config: ConsumerConfig, delivery: Delivery, metrics: ConsumerMetrics) -> None:
@@ -39,10 +40,10 @@ class Settler:
         self._bell = Bell()
         self._hurried = False
         self._closed = False
-        self.freed = Bell()
+        self.slots_available = Bell()
         self.recover = False
         self.group_lost = False
-        self.trouble = ""
+        self.last_error = ""
 
     @property
     def collected(self) -> int:
@@ -56,7 +57,7 @@ class Settler:
         if len(acks) == 1 or len(acks) == self._enough:
             self._bell.ring()
 
-    def hurry(self) -> None:
+    def flush_now(self) -> None:
         """Send at once what is collected: the slots are needed."""
         if self.collected:
             self._hurried = True
@@ -83,20 +84,20 @@ class Settler:
             try:
                 await self._delivery.flush()
             except StreamMachineError as error:
-                if not _is_away(error) and self.trouble != f"cannot acknowledge: {error}":
-                    self.trouble = f"cannot acknowledge: {error}"
+                if not _is_away(error) and self.last_error != f"cannot acknowledge: {error}":
+                    self.last_error = f"cannot acknowledge: {error}"
                     log.error("Acknowledging in %r: %s; trying again", self._delivery.stream, error)
-                elif not self.trouble:
+                elif not self.last_error:
                     log.warning("Acknowledging in %r: %s; trying again", self._delivery.stream, error)
                 await anyio.sleep(ACK_BACKOFF)
             else:
-                self.trouble = ""
-                self.freed.ring()
+                self.last_error = ""
+                self.slots_available.ring()
 
     def committed(self) -> None:
         """Redis has taken a commit: slots are free, and nothing is refused any more."""
-        self.trouble = ""
-        self.freed.ring()
+        self.last_error = ""
+        self.slots_available.ring()
 
     async def commit(self, item: Item, guard: Guard | None) -> bool:
         """Acknowledge the item now and set its guard; False when it was lost, Redis is away, or the guard was there."""
@@ -144,8 +145,8 @@ class Settler:
             self.uncommitted([item], error)
             return False
         finally:
-            self.freed.ring()
-        self.trouble = ""
+            self.slots_available.ring()
+        self.last_error = ""
         return True
 
     def uncommitted(self, items: Sequence[Item], error: StreamMachineError) -> None:
@@ -156,12 +157,12 @@ class Settler:
             "Committing %d messages of %r: %s; they come again", len(items), self._delivery.stream, error,
         )  # fmt: skip
         for item in items:
-            self._delivery.spare(item)
+            self._delivery.forgive_start(item)
         if away:
             self.recover = True
         else:
-            self.trouble = f"cannot commit: {error}"
-        self.freed.ring()
+            self.last_error = f"cannot commit: {error}"
+        self.slots_available.ring()
 
 
 def _is_away(error: StreamMachineError) -> bool:

@@ -49,7 +49,7 @@ from streammachine.errors import (
 from streammachine.redis.scripts import AHEAD, MAY
 from streammachine.redis.streams import ensure_group
 from streammachine.redis.transport.codec import Entry, RespError, parse_entries, parse_stream_reply
-from streammachine.redis.transport.raw_connection import Road, encode_command, group_is_gone, refused
+from streammachine.redis.transport.raw_connection import RawConnection, encode_command, group_is_gone, refused
 from streammachine.runtime.delivery.keys import Companions
 from streammachine.runtime.model.headers import ATTEMPT, FIRST_SEEN, ORIGIN_ID, ORIGIN_STREAM
 
@@ -215,7 +215,7 @@ class Delivery:
             await ensure_group(self.connection, self.retry.key, self.group)
             self.retry_open = True
 
-    async def read(self, road: Road, count: int, block_ms: int) -> list[Item]:
+    async def read(self, road: RawConnection, count: int, block_ms: int) -> list[Item]:
         """XREADGROUP: up to ``count`` new entries, waiting ``block_ms`` for the first.
 
         Raises:
@@ -224,7 +224,7 @@ class Delivery:
         """
         return await self._read(road, self.main, count, block_ms)
 
-    async def read_retries(self, road: Road, count: int) -> list[Item]:
+    async def read_retries(self, road: RawConnection, count: int) -> list[Item]:
         """Up to ``count`` entries of the retry companion that stand there now."""
         try:
             return await self._read(road, self.retry, count, None)
@@ -316,7 +316,7 @@ class Delivery:
         if item.lane.held.get(item.id) is item:
             del item.lane.held[item.id]
 
-    def spare(self, item: Item) -> None:
+    def forgive_start(self, item: Item) -> None:
         """Hold the item no longer, because Redis did not take what became of it. Should it come here again, its start
         is not held against it: the process lived to its end."""
         if item.begun:
@@ -537,7 +537,7 @@ class Delivery:
     def _lanes(self) -> tuple[Lane, ...]:
         return (self.main, self.retry) if self.retry_open else (self.main,)
 
-    async def _read(self, road: Road, lane: Lane, count: int, block_ms: int | None) -> list[Item]:
+    async def _read(self, road: RawConnection, lane: Lane, count: int, block_ms: int | None) -> list[Item]:
         block: list[str | int] = ["BLOCK", block_ms] if block_ms is not None else []
         payload = encode_command(
             ["XREADGROUP", "GROUP", self.group, self.consumer, "COUNT", count, *block, "STREAMS", lane.key, ">"]

@@ -24,7 +24,7 @@ from streammachine.redis.provisional import ProvisionalSum, plain
 from streammachine.redis.storage import KEY as STORAGE_KEY
 from streammachine.redis.transport.cluster import slot_of
 from streammachine.redis.transport.codec import encode_fields
-from streammachine.redis.update_queue import Turns
+from streammachine.redis.update_queue import UpdateQueue
 from streammachine.runtime.delivery.group import ChangedError, Check, Effect, Guard, Item, NoRoomError
 from streammachine.runtime.delivery.keys import tagged
 from streammachine.runtime.model.config import Transactional
@@ -36,7 +36,7 @@ MAX_RERUNS = 100  # of a handler whose values kept changing; then the retry poli
 RERUN_PAUSE = 0.05  # seconds before a rerun, at most
 TURN_WAIT = 30.0  # seconds that a handler waits for its turn; whoever has it may wait for that very handler
 
-_turns = Turns()  # of the handlers of this process whose values have changed
+_turns = UpdateQueue()  # of the handlers of this process whose values have changed
 
 # Runs a handler call and commits it: False when the guard's key was there already.
 Committer = Callable[["Delivery", Sequence[Item], Callable[[], Awaitable[None]], Guard | None], Awaitable[bool]]

@@ -34,7 +34,7 @@ class Unrunnable(StreamMachineError):  # noqa: N818
     """The message could not be run alone, through no fault of its own."""
 
 
-class AloneRunner:
+class IsolatedRunner:
     """Runs single messages of one agent, one at a time, in a process beside this one.
 
     The process stays for the next message (starting one takes a second); only a message that runs in it can end it.

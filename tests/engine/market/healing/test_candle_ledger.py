@@ -39,7 +39,7 @@ def candle(
 
 
 @dataclass
-class Desk:
+class RestServer:
     """A ledger, and what it handed out."""
 
     ledger: CandleLedger
@@ -70,10 +70,10 @@ class Desk:
         return [(row.open_ts - START) // MINUTE for row in self.rows if isinstance(row, Kline) and row.is_closed]
 
 
-def desk(closes: str = "flag", at: float = 20, **arguments: object) -> Desk:
+def desk(closes: str = "flag", at: float = 20, **arguments: object) -> RestServer:
     ledger = CandleLedger("X", "A", "1m", closes, grace=GRACE, **arguments)  # type: ignore[arg-type]
     ledger.subscribed(START + round(at * 1000))
-    return Desk(ledger)
+    return RestServer(ledger)
 
 
 # -- exchanges that say when a candle closes --
@@ -194,7 +194,7 @@ def test_after_a_reconnect_within_the_same_candle_nothing_is_asked() -> None:
 
 
 def test_data_before_the_acknowledgement_counts() -> None:
-    it = Desk(CandleLedger("X", "A", "1m", grace=GRACE))
+    it = RestServer(CandleLedger("X", "A", "1m", grace=GRACE))
     first = candle(0)
     assert it.frame(20, first) == [first]
     it.ledger.subscribed(START + 21_000)
@@ -226,7 +226,7 @@ def test_adjacent_missing_candles_are_one_gap() -> None:
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "invalid",
     [
         candle(0, price=1.0),  # low is 0
         candle(500),  # far ahead
@@ -234,11 +234,11 @@ def test_adjacent_missing_candles_are_one_gap() -> None:
         candle(1).model_copy(update={"timeframe": "5m"}),
     ],
 )
-def test_candles_that_cannot_be_are_dropped_and_counted(odd: Kline) -> None:
+def test_candles_that_cannot_be_are_dropped_and_counted(invalid: Kline) -> None:
     it = desk()
-    it.frame(21, odd.model_copy(update={"is_closed": True}))
+    it.frame(21, invalid.model_copy(update={"is_closed": True}))
     assert it.rows == []
-    assert it.ledger.odd == 1
+    assert it.ledger.invalid == 1
 
 
 def test_a_stream_is_suspected_when_rest_knows_trades_of_a_whole_candle_that_it_kept_silent_about() -> None:
@@ -246,10 +246,10 @@ def test_a_stream_is_suspected_when_rest_knows_trades_of_a_whole_candle_that_it_
     it.frame(30, candle(0))
     it.tick(65)
     it.rest(66, candle(0, closed=True, origin="rest"))
-    assert not it.ledger.suspicious  # part of that candle did come
+    assert not it.ledger.stream_may_be_dead  # part of that candle did come
     it.tick(125)
     it.rest(126, candle(1, closed=True, origin="rest"))
-    assert it.ledger.suspicious
+    assert it.ledger.stream_may_be_dead
 
 
 # -- Kraken: closed by the next candle, or by the clock --
@@ -320,12 +320,12 @@ def test_quiet_candles_are_confirmed_by_rest_where_it_may_be_asked() -> None:
     it.frame(21, candle(0, 3, closed=None))
     it.tick(65)
     assert it.ledger.healing
-    assert it.ledger.soft
+    assert it.ledger.confirm_only
     assert it.closed == []
     it.rest(66, candle(0, 3, closed=True, origin="rest"))
     assert it.closed == [0]
     assert [row.origin for row in it.rows if isinstance(row, Kline) and row.is_closed] == ["ws"]  # the same, more exact
-    assert not it.ledger.suspicious
+    assert not it.ledger.stream_may_be_dead
 
 
 def test_a_stream_that_brought_less_than_rest_has_is_suspected_and_rest_wins() -> None:
@@ -337,7 +337,7 @@ def test_a_stream_that_brought_less_than_rest_has_is_suspected_and_rest_wins() -
     it.tick(125)
     won = candle(1, 9, closed=True, origin="rest")
     assert it.rest(126, won)[0] == won
-    assert it.ledger.suspicious
+    assert it.ledger.stream_may_be_dead
 
 
 def test_without_an_answer_the_socket_is_trusted() -> None:
@@ -360,11 +360,11 @@ def test_a_lively_stream_is_not_confirmed() -> None:
 def test_a_stream_in_doubt_is_confirmed() -> None:
     it = desk("next", may_verify=lambda: True)
     it.frame(59, candle(0, 3, closed=None))
-    it.ledger.doubt(START + 59_500)
+    it.ledger.mark_possible_loss(START + 59_500)
     it.frame(61, candle(1, 1, closed=None))
     it.tick(62)
     assert it.closed == []
-    assert it.ledger.soft
+    assert it.ledger.confirm_only
 
 
 # -- whatever happens --
@@ -397,10 +397,10 @@ class World:
 
 def live(
     world: World, lost: set[int], delays: dict[int, int], repeats: set[int], breaks: list[tuple[int, int]]
-) -> Desk:
+) -> RestServer:
     """Run the world second by second past a ledger, as a feed would."""
     ledger = CandleLedger("X", "A", "1m", world.closes, grace=GRACE, may_verify=lambda: True)  # type: ignore[arg-type]
-    it = Desk(ledger)
+    it = RestServer(ledger)
     frames: dict[int, list[Kline]] = {}
 
     def send(second: int, number: int, kline: Kline) -> None:
@@ -450,7 +450,7 @@ def live(
     return it
 
 
-def told(it: Desk) -> list[tuple[int, Kline | None]]:
+def told(it: RestServer) -> list[tuple[int, Kline | None]]:
     """Minute by minute: the closed candle, or None for a gap."""
     found: list[tuple[int, Kline | None]] = []
     for row in it.rows:

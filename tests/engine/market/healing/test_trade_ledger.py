@@ -29,7 +29,7 @@ def trade(number: int, fills: int = 1, ts: int | None = None) -> Trade:
 
 
 @dataclass
-class Desk:
+class RestServer:
     ledger: TradeLedger
     rows: list[Row] = field(default_factory=list)
 
@@ -51,10 +51,10 @@ class Desk:
         return [int(row.trade_id) for row in self.rows if isinstance(row, Trade)]
 
 
-def desk(*, contiguous: bool = True, at: float = 10, **arguments: object) -> Desk:
+def desk(*, contiguous: bool = True, at: float = 10, **arguments: object) -> RestServer:
     ledger = TradeLedger("X", "A", contiguous=contiguous, grace=GRACE, **arguments)  # type: ignore[arg-type]
     ledger.subscribed(START + round(at * 1000))
-    return Desk(ledger)
+    return RestServer(ledger)
 
 
 def test_trades_pass_and_duplicates_do_not() -> None:
@@ -205,11 +205,11 @@ def test_a_silent_stream_is_probed_and_suspected_if_it_hid_something() -> None:
     it.tick(40)
     assert it.ledger.healing
     it.rest(40)
-    assert not it.ledger.suspicious
+    assert not it.ledger.stream_may_be_dead
     it.tick(75)
     it.rest(75, trade(11, ts=START + 60_000))
     assert it.ids == [10, 11]
-    assert it.ledger.suspicious
+    assert it.ledger.stream_may_be_dead
 
 
 def test_with_a_last_id_given_it_goes_on_behind_that() -> None:
@@ -256,7 +256,7 @@ def test_without_contiguous_ids_a_rest_that_does_not_reach_back_is_a_gap() -> No
 def test_without_contiguous_ids_a_lost_frame_makes_the_next_trade_wait_for_rest() -> None:
     it = desk(contiguous=False, by_id=False)
     it.frame(10, trade(10))
-    it.ledger.doubt(START + 11_000)
+    it.ledger.mark_possible_loss(START + 11_000)
     it.frame(13, trade(13))
     assert it.ids == [10]
     it.tick(14)

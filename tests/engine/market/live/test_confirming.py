@@ -49,7 +49,7 @@ def lively(*, may_check: bool) -> tuple[CandleLedger, list[Row]]:
 
 def test_where_rest_has_time_a_candle_that_nobody_doubts_waits_for_it() -> None:
     ledger, rows = lively(may_check=True)
-    assert (rows, ledger.healing, ledger.soft) == ([], True, True)
+    assert (rows, ledger.healing, ledger.confirm_only) == ([], True, True)
     ledger.restore([candle(0, 2, "rest")], START + 61_400, rows)
     assert [(row.volume, row.origin) for row in rows if isinstance(row, Kline)] == [(2, "ws")]
 
@@ -58,7 +58,7 @@ def test_a_frame_that_was_lost_on_a_live_stream_costs_the_candle_nothing_and_the
     ledger, rows = lively(may_check=True)
     ledger.restore([candle(0, 3, "rest")], START + 61_400, rows)
     assert [(row.volume, row.origin) for row in rows if isinstance(row, Kline)] == [(3, "rest")]
-    assert (ledger.healed, ledger.suspicious) == (1, False)
+    assert (ledger.healed, ledger.stream_may_be_dead) == (1, False)
 
 
 def test_where_it_has_none_the_socket_is_believed() -> None:

@@ -17,10 +17,10 @@ from streammachine.market.simulator.faults.fault import Fault
 from streammachine.market.simulator.tape.candles import UTC, Bar, Candles, Grid
 from streammachine.market.simulator.tape.tape import Tape, TapeTrade, trimmed
 from streammachine.market.simulator.venue.channels import CandleChannel, Channel, Pulse, Pump, TradeChannel, TradeFed
-from streammachine.market.simulator.venue.rest import Desk
+from streammachine.market.simulator.venue.rest import RestServer
 from streammachine.market.simulator.venue.rules import Rules
 from streammachine.market.simulator.venue.session import GOING_AWAY, Session, numbers_for_texts
-from streammachine.market.simulator.venue.timed_faults import Strikes
+from streammachine.market.simulator.venue.timed_faults import TimedFaults
 from streammachine.market.simulator.venue.timers import Timer, Timers
 from streammachine.market.simulator.venue.topics import Push, Topic
 from streammachine.market.simulator.venue.transport import Answer, Connection, HttpRequest
@@ -65,8 +65,8 @@ class Exchange:
         self._pumps: dict[str, Pump] = {}
         self._pulses: dict[int, Pulse] = {}
         self._handshakes: deque[float] = deque()
-        self._desk = Desk(self)
-        self._strikes = Strikes(self)
+        self._desk = RestServer(self)
+        self._strikes = TimedFaults(self)
         self._lacks: set[str] = set()
 
     def start(self) -> None:

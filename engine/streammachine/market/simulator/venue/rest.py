@@ -17,7 +17,7 @@ SLOW: Final = 20.0  # seconds that a slow body takes, likewise
 PAGE: Final = Answer(b"<html><body>Bad Gateway</body></html>", 200, {"Content-Type": "text/html"})
 
 
-class Desk:
+class RestServer:
     """Answers the requests of one exchange; the exchange says what. ``used``: what was charged in this window."""
 
     def __init__(self, exchange: Exchange) -> None:

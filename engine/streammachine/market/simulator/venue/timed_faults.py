@@ -16,7 +16,7 @@ WARNING: Final = 10.0  # seconds between a notice and the cut, likewise
 BURST: Final = 1000  # frames, likewise
 
 
-class Strikes:
+class TimedFaults:
     """Lets them happen at one exchange."""
 
     def __init__(self, exchange: Exchange) -> None:
