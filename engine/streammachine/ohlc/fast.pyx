@@ -141,8 +141,8 @@ cdef class FastOHLC(Core):
         epoch milliseconds of the years 2000 to 2100, a number or its text), or the id's; ``volume_field=None``
         means a volume of 0. Raises TickError naming entry and field.
         """
-        cdef Reader reader
-        reader = Reader(self, price_field, volume_field, symbol_field, timestamp_field)
+        cdef ReplyReader reader
+        reader = ReplyReader(self, price_field, volume_field, symbol_field, timestamp_field)
         reader.read(entries)
         return reader.apply()
 
@@ -153,7 +153,7 @@ cdef class FastOHLC(Core):
         bytes for all rows, or categorical. Or pass one DataFrame with the columns symbol, price, volume and
         timestamp_ms. Raises TickError naming the first bad row.
         """
-        cdef Columns columns = Columns(self)
+        cdef ColumnReader columns = ColumnReader(self)
         columns.read(symbols, prices, volumes, timestamps)
         return columns.apply()
 
@@ -294,7 +294,7 @@ cdef class FastOHLC(Core):
         Raises SnapshotError for anything else than an undamaged dump of this version.
         """
         cdef FastOHLC loaded
-        cdef Loader loader = Loader(data)
+        cdef DumpLoader loader = DumpLoader(data)
         try:
             loaded = cls(loader.intervals, max_candles=loader.max_candles)
         except ValueError as error:

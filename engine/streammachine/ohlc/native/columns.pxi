@@ -1,5 +1,5 @@
-# Columns of ticks, read and checked before the first row is taken. Uses: layout, candles, values, core, and Batch of
-# stream_batch.
+# Columns of ticks, read and checked before the first row is taken. Uses: layout, candles, values, core, and the
+# TickBatch of stream_batch.
 
 @cython.final
 cdef class Column:
@@ -115,7 +115,7 @@ cdef int check_times(Column column) except -1:
 
 
 @cython.final
-cdef class Columns(Batch):
+cdef class ColumnReader(TickBatch):
     """Reads columns of ticks."""
 
     cdef Column prices

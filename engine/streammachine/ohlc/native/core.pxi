@@ -39,7 +39,7 @@ cdef struct Alias:
     Series* series
 
 
-def _checked_intervals(intervals):
+def checked_intervals(intervals):
     cdef list checked = []
     if intervals is None:
         return [60_000, 300_000]
@@ -85,7 +85,7 @@ cdef class Core:
     def __cinit__(self, intervals=None, max_candles=0):
         cdef Py_ssize_t at, child
         cdef list ordered
-        self._intervals = _checked_intervals(intervals)
+        self._intervals = checked_intervals(intervals)
         bound = whole(max_candles)
         if bound is None or not 0 <= bound <= MAX_MS:
             raise SettingsError(

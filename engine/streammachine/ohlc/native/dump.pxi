@@ -54,7 +54,7 @@ cdef bytes dumped(Core core, list names):
 
 
 @cython.final
-cdef class Loader:
+cdef class DumpLoader:
     """Reads a dump, and believes nothing of it."""
 
     cdef bytes data

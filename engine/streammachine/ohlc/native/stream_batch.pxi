@@ -1,6 +1,6 @@
 # Entries of Redis replies, read and checked before the first is taken. Uses: layout, candles, values, core.
 
-cdef class Batch:
+cdef class TickBatch:
     """What both batches share: symbols found or made while reading; taking begins only when all is read."""
 
     cdef Core into
@@ -120,7 +120,7 @@ cdef bint is_stream(object item) except -1:
 
 
 @cython.final
-cdef class Reader(Batch):
+cdef class ReplyReader(TickBatch):
     """Reads the reply shapes of Redis clients."""
 
     cdef Field price
