@@ -89,26 +89,44 @@ include "native/dump.pxi"
 cdef class FastOHLC(Core):
     """Turn ticks into candles for any number of symbols and intervals.
 
-    ``intervals`` are milliseconds (default 60,000 and 300,000). Candles are half open,
-    ``[start, start + interval)``, and aligned to the epoch; weeks (604,800,000 ms) begin on Monday. Open and close
-    follow event time; of ticks at the same millisecond the first to arrive can be the open, the last the close.
-    ``b"X"`` and ``"X"`` are one series.
+    Candles are half open, ``[start, start + interval)``, and aligned to the epoch; weeks (604,800,000 ms) begin on
+    Monday. Open and close follow event time; of ticks at the same millisecond the first to arrive can be the open,
+    the last the close. ``b"X"`` and ``"X"`` are one series.
 
-    ``max_candles`` (0: no bound) is the most candles kept per symbol and interval; the oldest is dropped and counted
-    in ``dropped_count``. A flushed or dropped candle never comes back: later ticks for that time are *late*, counted
-    in ``late_count``, and still enter the intervals that are not flushed so far.
+    A flushed or dropped candle never comes back: later ticks for that time are *late*, counted in ``late_count``,
+    and still enter the intervals that are not flushed so far.
 
-    Raises IntervalError for intervals that cannot be, SettingsError for ``max_candles``. Not thread-safe: use one
-    aggregator per thread, or a lock.
+    Not thread-safe: use one aggregator per thread, or a lock.
+
+    Args:
+        intervals: milliseconds; 60,000 and 300,000 when not given.
+        max_candles: the most candles kept per symbol and interval; the oldest is dropped and counted in
+            ``dropped_count``. 0 is no bound.
+
+    Raises:
+        IntervalError: no interval, one twice, or one that is no int from 1.
+        SettingsError: ``max_candles`` is no int from 0.
+
+    Example:
+        >>> candles = FastOHLC([60_000])
+        >>> candles.update_tick("BTC-USD", 50_000.0, 0.5, 1_700_000_000_000)
+        >>> candles.get_candles("BTC-USD", 60_000)[0].close
+        50000.0
     """
 
     # ------------------------------------------------------------ ticks in
 
     def update_tick(self, symbol, price, volume, timestamp_ms):
-        """Take one tick: ``price`` and ``volume`` are numbers, ``timestamp_ms`` an int (epoch milliseconds).
+        """Take one tick.
 
-        A price can be zero or negative (spreads). Raises TickError, and changes nothing, for a value that is not
-        usable: NaN, an infinity, a negative volume, text for a number, a time outside 0 to 9e15.
+        Args:
+            symbol: a non-empty str, or bytes in UTF-8.
+            price: a finite number; it can be zero or negative (spreads).
+            volume: a finite number, 0 or more.
+            timestamp_ms: an int, epoch milliseconds from 0 to 9e15.
+
+        Raises:
+            TickError: a value is not usable (text for a number is not); nothing was changed.
         """
         cdef bint good = True
         cdef double p, v
@@ -131,15 +149,24 @@ cdef class FastOHLC(Core):
     def process_stream_batch(
         self, entries, price_field="price", volume_field="volume", symbol_field=None, timestamp_field=None
     ):
-        """Take the entries of a Redis reply, all of them or none. Returns how many (late ones are counted too).
+        """Take the entries of a Redis reply, all of them or none.
 
-        ``entries`` is what XREAD, XREADGROUP or XRANGE gives: a dict of streams (coredis; redis-py with RESP3), a
-        list of ``[stream, entries]``, or bare entries; an entry is ``(id, fields)``, its fields a dict or a flat
-        list; bytes or str; None and empty are 0. Entries without fields (deleted ones) are passed over.
+        Args:
+            entries: what XREAD, XREADGROUP or XRANGE gives: a dict of streams (coredis; redis-py with RESP3), a list
+                of ``[stream, entries]``, or bare entries. An entry is ``(id, fields)``, its fields a dict or a flat
+                list, bytes or str; None and empty are 0 ticks. Entries without fields (deleted ones) are passed over.
+            price_field: the field that holds the price.
+            volume_field: the field that holds the volume; None is a volume of 0.
+            symbol_field: the field that holds the symbol; None is the stream's name.
+            timestamp_field: the field that holds the time, whole epoch milliseconds of the years 2000 to 2100, a
+                number or its text; None is the time of the entry's id.
 
-        The symbol is ``symbol_field``'s value, or the stream's name; the time is ``timestamp_field``'s value (whole
-        epoch milliseconds of the years 2000 to 2100, a number or its text), or the id's; ``volume_field=None``
-        means a volume of 0. Raises TickError naming entry and field.
+        Returns:
+            How many ticks were taken, late ones included.
+
+        Raises:
+            TickError: names the entry and the field that is refused; no tick was taken.
+            SettingsError: a field's name is refused.
         """
         cdef ReplyReader reader
         reader = ReplyReader(self, price_field, volume_field, symbol_field, timestamp_field)
@@ -147,11 +174,22 @@ cdef class FastOHLC(Core):
         return reader.apply()
 
     def update_batch(self, symbols, prices=None, volumes=None, timestamps=None):
-        """Take columns of ticks, all of them or none. Returns how many (late ones are counted too).
+        """Take columns of ticks, all of them or none.
 
-        Each column is a list, a NumPy array or a pandas Series, all of one length; ``symbols`` can be one str or
-        bytes for all rows, or categorical. Or pass one DataFrame with the columns symbol, price, volume and
-        timestamp_ms. Raises TickError naming the first bad row.
+        Each column is a list, a NumPy array or a pandas Series, all of one length.
+
+        Args:
+            symbols: a column, which can be categorical; one str or bytes for all rows; or, with no other argument, a
+                DataFrame with the columns symbol, price, volume and timestamp_ms.
+            prices: finite numbers.
+            volumes: finite numbers, 0 or more.
+            timestamps: epoch milliseconds.
+
+        Returns:
+            How many ticks were taken, late ones included.
+
+        Raises:
+            TickError: names the first row that is refused; no tick was taken.
         """
         cdef ColumnReader columns = ColumnReader(self)
         columns.read(symbols, prices, volumes, timestamps)
@@ -160,9 +198,13 @@ cdef class FastOHLC(Core):
     # ------------------------------------------------------------ candles out
 
     def get_candles(self, symbol, interval):
-        """All candles of a symbol and interval (ms), oldest first, the running one included; [] for a new symbol.
+        """All candles of a symbol and interval (ms), oldest first, the open one included.
 
-        Raises IntervalError for an interval that this aggregator does not have.
+        Returns:
+            The candles; [] for a symbol that no tick came for.
+
+        Raises:
+            IntervalError: this aggregator does not have the interval.
         """
         cdef Py_ssize_t at = self.level(interval)
         cdef Series* series = self.found(symbol)
@@ -171,9 +213,18 @@ cdef class FastOHLC(Core):
         return self.first_candles(series, at, series.slots[at].length)
 
     def get_completed_candles(self, symbol, interval, before_timestamp=0):
-        """The candles that end at or before ``before_timestamp`` (epoch ms; 0 is now by the wall clock), oldest first.
+        """The candles that end at or before a time, oldest first.
 
-        A replay passes the replayed time. Raises IntervalError for an interval that this aggregator does not have.
+        Args:
+            symbol: as the ticks had it.
+            interval: milliseconds.
+            before_timestamp: epoch milliseconds; 0 is now by the wall clock. A replay passes the replayed time.
+
+        Returns:
+            The candles; [] for a symbol that no tick came for.
+
+        Raises:
+            IntervalError: this aggregator does not have the interval.
         """
         cdef Py_ssize_t at = self.level(interval)
         cdef int64_t before = before_of(before_timestamp)
@@ -187,10 +238,16 @@ cdef class FastOHLC(Core):
         return [candle.to_dict() for candle in self.get_candles(symbol, interval)]
 
     def flush_interval(self, symbol, interval, before_timestamp=0):
-        """Remove the candles that ``get_completed_candles`` gives for the same arguments. Returns how many.
+        """Remove the candles that ``get_completed_candles`` gives for the same arguments.
 
         The end of the last one removed is the watermark of this symbol and interval: older ticks are late from then
         on. Other intervals do not change.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            IntervalError: this aggregator does not have the interval.
         """
         cdef Py_ssize_t at = self.level(interval)
         cdef int64_t before = before_of(before_timestamp)
@@ -291,7 +348,8 @@ cdef class FastOHLC(Core):
     def load(cls, data):
         """A new aggregator with the state, intervals and bound that ``dump`` wrote.
 
-        Raises SnapshotError for anything else than an undamaged dump of this version.
+        Raises:
+            SnapshotError: the bytes are no undamaged dump of this version.
         """
         cdef FastOHLC loaded
         cdef DumpLoader loader = DumpLoader(data)
