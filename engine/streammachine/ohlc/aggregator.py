@@ -20,8 +20,7 @@ else:
 
         _HAS_FAST_OHLC_CYTHON = True
     except ImportError:
-        from streammachine.ohlc.reference.candles import CandleData
-        from streammachine.ohlc.reference.engine import FastOHLC
+        from streammachine.ohlc.reference import CandleData, FastOHLC
 
         _HAS_FAST_OHLC_CYTHON = False
     IMPLEMENTATION = "Cython" if _HAS_FAST_OHLC_CYTHON else "Python"

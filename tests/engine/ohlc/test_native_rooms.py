@@ -1,4 +1,4 @@
-"""The native engine's rooms: each is compiled in, a change of one builds the module again, and the twin has the same."""
+"""The native engine's rooms: each is compiled in, a change of one builds the module again; the twin has the same."""
 
 from __future__ import annotations
 
