@@ -21,7 +21,7 @@ from streammachine.errors import EmitterError
 from streammachine.market.aggregation.pipeline import Pipeline
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.live import warmup
-from streammachine.market.live.bounded_queue import Queue, Rate
+from streammachine.market.live.bounded_queue import Queue, RowRate
 from streammachine.market.live.feed import Feed
 from streammachine.market.live.idle_closer import QuietCandles
 from streammachine.market.model.kline import Gap, Kline, Trade
@@ -32,7 +32,7 @@ from streammachine.market.network.rest_client import RestClient
 if TYPE_CHECKING:
     from streammachine.market.clock.clock import Clock
     from streammachine.market.exchanges.base import Adapter, Urls
-    from streammachine.market.live.feed import FeedOptions
+    from streammachine.market.live.feed_options import FeedOptions
     from streammachine.market.model.data_input import DataInput
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ State = Literal["new", "checking", "connecting", "warming up", "running", "drain
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RunPlan:
     """What a run does; see ``Runner`` for the arguments of the same names."""
 
     adapter: Adapter
@@ -104,7 +104,7 @@ class Run:
         queue: where the rows for ``stream`` go; None where nobody streams.
     """
 
-    def __init__(self, plan: Plan, queue: Queue[Kline | Trade] | None) -> None:
+    def __init__(self, plan: RunPlan, queue: Queue[Kline | Trade] | None) -> None:
         self.plan = plan
         self._queue = queue
         self._state: State = "new"
@@ -122,7 +122,7 @@ class Run:
         self._hurry: Any = None
         self._turn = anyio.Lock(fast_acquire=True)
         self._began = plan.clock.monotonic()
-        self._rate = Rate(plan.clock)
+        self._rate = RowRate(plan.clock)
         self._gap_count = 0
         self.task = asyncio.get_running_loop().create_task(self._main(), name=f"{plan.adapter.name} runner")
 
@@ -364,7 +364,7 @@ class Ending:
             yield from asyncio.wait([self._run.task]).__await__()
 
 
-def _lanes(plan: Plan) -> list[Lane]:
+def _lanes(plan: RunPlan) -> list[Lane]:
     """What is going to come to the emitters."""
     wanted = plan.data_input
     kinds: list[str | None] = [wanted.timeframe, *wanted.aggregate_list]

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from streammachine.market.healing.candle_ledger import CandleLedger
-from streammachine.market.live.feed import FeedOptions
+from streammachine.market.live.feed_options import FeedOptions
 from streammachine.market.model.kline import Kline
 from streammachine.market.model.rows import Row
 from support.feed import START, Tape, Watched, check, tape_of, watch

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from streammachine.market.exchanges import EXCHANGES
-from streammachine.market.live.feed import FeedOptions
+from streammachine.market.live.feed_options import FeedOptions
 from streammachine.market.simulator.faults.scripts import random_script
 from support.feed import START, SYMBOLS, Tape, check, check_trades, watch
 
