@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streammachine.market.healing.candle_ledger import CandleLedger, flat
+from streammachine.market.healing.candle_ledger import CandleLedger
+from streammachine.market.healing.candle_order import flat
 from streammachine.market.model.kline import Gap, Kline
 from streammachine.market.model.rows import Row
 
