@@ -318,7 +318,7 @@ def _data_dir() -> Path:
 
     given = os.environ.get(
         "STREAMMACHINE_DATA_DIR", ""
-    ).strip()  # as Settings reads it, which this road does not import
+    ).strip()  # as Settings reads it, which this package does not import
     return Path(given).expanduser().absolute() if given else Path(platformdirs.user_data_dir("streammachine", False))
 
 

@@ -117,9 +117,9 @@ class Outlet:
         self._expected = expected
         self._in_batches = takes_batches(emitter)
         self._queue: deque[Row] = deque()
-        self._flying: deque[Row] = deque()  # the batch under way, what is done with taken off at the left
-        self._stirred = anyio.Event()  # set at every change, then a new one
-        self._hurry = anyio.Event()  # set when somebody drains: do not wait with the next try
+        self._in_flight: deque[Row] = deque()  # the batch under way, what is done with taken off at the left
+        self._changed = anyio.Event()  # set at every change, then a new one
+        self._retry_now = anyio.Event()  # set when somebody drains: do not wait with the next try
         self._working: anyio.CancelScope | None = None  # of the task
         self._ended = anyio.Event()  # the task is through
         self._turn = anyio.Lock(fast_acquire=True)
@@ -149,7 +149,7 @@ class Outlet:
             skipped=self._skipped,
             failed=self._failed,
             retried=self._retried,
-            queued=len(self._queue) + len(self._flying),
+            queued=len(self._queue) + len(self._in_flight),
             state="closed" if self._closed else "away" if self._outage is not None else "ok",
             last_error=self._last_error,
         )
@@ -157,7 +157,7 @@ class Outlet:
     @property
     def room(self) -> int:
         """How many rows ``put`` takes without waiting."""
-        return max(0, self._capacity - len(self._queue) - len(self._flying))
+        return max(0, self._capacity - len(self._queue) - len(self._in_flight))
 
     async def __aenter__(self) -> Self:
         self._sharing = sharing_of(self.emitter)
@@ -188,13 +188,13 @@ class Outlet:
                 if self._closed:
                     raise EmitterError(f"{self.name} is closed: {len(rows) - at} rows were not taken")
                 if self.room == 0:
-                    await self._stirred.wait()
+                    await self._changed.wait()
                     continue
                 piece = rows[at : at + self.room]
                 self._queue.extend(piece)
                 self._put += len(piece)
                 at += len(piece)
-                self._stir()
+                self._note_change()
 
     async def drain(self, timeout: float | None = None) -> list[Row]:
         """Wait until all that was put before is done with and flushed; gives the rows that still wait.
@@ -208,20 +208,20 @@ class Outlet:
         wanted = self._put
         self._flush_at = wanted
         self._flush_error = None
-        self._hurry.set()
-        self._hurry = anyio.Event()
-        self._stir()
+        self._retry_now.set()
+        self._retry_now = anyio.Event()
+        self._note_change()
         self._gave_up = wanted
         with self._clock.move_on_after(timeout):
             while self._flush_at is not None and not self._closed:
                 if self._ended.is_set():  # the loop shuts down and has cancelled every task, ours too
                     await self._finish()
                 else:
-                    await self._stirred.wait()
+                    await self._changed.wait()
             self._gave_up = None
         if self._flush_error is not None:
             raise EmitterError(f"{self.name} could not flush: {error_text(self._flush_error)}") from self._flush_error
-        waiting = [*self._flying, *self._queue]
+        waiting = [*self._in_flight, *self._queue]
         if self._flush_at is not None and not waiting:
             raise EmitterUnavailableError(f"{self.name} did not flush within {timeout} s: {self._last_error}")
         return waiting
@@ -242,7 +242,7 @@ class Outlet:
             log.error("%s", error)
         finally:
             self._closed = True
-            self._stir()
+            self._note_change()
             with anyio.CancelScope(shield=True):
                 if self._working is not None:
                     self._working.cancel()
@@ -254,28 +254,28 @@ class Outlet:
     # -- the task -----------------------------------------------------------------------------
 
     async def _work(self, working: anyio.CancelScope) -> None:
-        """Deliver until ``close`` ends it. (Whoever is cancelled leaves through ``close``, which needs this task.)"""
+        """Deliver until ``close`` ends it. A cancelled caller still runs ``close``, so this task must stay alive."""
         try:
             with working:
                 while True:
                     while not self._queue and not self._flush_due():
-                        await self._stirred.wait()
+                        await self._changed.wait()
                     if self._flush_due():
                         await self._flush()
                         continue
                     await self._fill()
                     size = min(self._batch, len(self._queue))
-                    self._flying.extend(self._queue.popleft() for _ in range(size))
+                    self._in_flight.extend(self._queue.popleft() for _ in range(size))
                     await self._deliver()
         finally:
             self._ended.set()
-            self._stir()
+            self._note_change()
 
     async def _finish(self) -> None:
         """The task's work, up to a flush, in whoever waits for it."""
-        while self._flying or self._queue:
-            size = min(self._batch, len(self._queue)) if not self._flying else 0
-            self._flying.extend(self._queue.popleft() for _ in range(size))
+        while self._in_flight or self._queue:
+            size = min(self._batch, len(self._queue)) if not self._in_flight else 0
+            self._in_flight.extend(self._queue.popleft() for _ in range(size))
             await self._deliver()
         await self._flush()
 
@@ -284,19 +284,19 @@ class Outlet:
         if self._linger:
             with self._clock.move_on_after(self._linger):
                 while len(self._queue) < self._batch and self._flush_at is None:
-                    await self._stirred.wait()
+                    await self._changed.wait()
 
     async def _deliver(self) -> None:
         """Deliver the batch under way."""
         emitter = self.emitter
         if not isinstance(emitter, DataEmitter):
-            await self._emit(list(self._flying), lambda row: row)
+            await self._emit(list(self._in_flight), lambda row: row)
             return
         emitter._made = None
         try:
             if emitter.transformer is not None or type(emitter).wants is not DataEmitter.wants:
                 await self._transform(emitter)
-            await self._emit(list(self._flying), emitter.transformed)
+            await self._emit(list(self._in_flight), emitter.transformed)
         finally:
             emitter._made = None
 
@@ -312,7 +312,7 @@ class Outlet:
         made: dict[int, Any] = {}
         wanted: deque[Row] = deque()
         refused: list[tuple[Row, Exception]] = []
-        for row in self._flying:
+        for row in self._in_flight:
             if not emitter.wants(row):
                 self._skipped += 1
                 continue
@@ -327,10 +327,10 @@ class Outlet:
                 wanted.append(row)
         for row, why in refused:
             self._count_refused(row, why)
-        self._done += len(self._flying) - len(wanted)
-        self._flying = wanted
+        self._done += len(self._in_flight) - len(wanted)
+        self._in_flight = wanted
         emitter._made = made
-        self._stir()
+        self._note_change()
         for row, why in refused:
             await self._tell(row, why)
 
@@ -390,7 +390,7 @@ class Outlet:
                 self._came_back()
                 return None
             with self._clock.move_on_after(wait * random.uniform(0.5, 1.0)) as pause:
-                await self._hurry.wait()
+                await self._retry_now.wait()
             wait = min(2 * wait, LONGEST_WAIT) if pause.cancelled_caught else FIRST_WAIT
 
     def _flush_due(self) -> bool:
@@ -400,20 +400,20 @@ class Outlet:
         if hasattr(self.emitter, "flush"):
             self._flush_error = await self._try(self.emitter.flush, tries=TRIES)
         self._flush_at = None
-        self._stir()
+        self._note_change()
 
     # -- bookkeeping --------------------------------------------------------------------------
 
-    def _stir(self) -> None:
-        self._stirred.set()
-        self._stirred = anyio.Event()
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
     def _settle(self, count: int) -> None:
         """So many of those under way, the first ones, are done with."""
         for _ in range(count):
-            self._flying.popleft()
+            self._in_flight.popleft()
         self._done += count
-        self._stir()
+        self._note_change()
 
     def _went_away(self, error: Exception) -> None:
         if self._outage is None:
@@ -440,8 +440,8 @@ class Outlet:
 
     async def _give_up_rest(self) -> None:
         """Say what was not delivered."""
-        self._left = [*self._flying, *self._queue]
-        self._flying.clear()
+        self._left = [*self._in_flight, *self._queue]
+        self._in_flight.clear()
         self._queue.clear()
         if not self._left:
             return

@@ -9,9 +9,9 @@ There are two ways in which exchanges end a candle:
 - "flag": its last push says so. If that push has not come ``grace`` after the candle's end, REST is asked.
 - "next" (Kraken): nothing says so, and pushes come with trades only. A candle's last state is final when a later
   candle has been seen for ``settle``, or ``grace`` after its end by the clock; a candle without a trade is flat at the
-  close before it. That holds where the connection was not interrupted; else, and where the stream was so quiet that it
-  may have died, REST has the last word. It is asked about the others too as long as it has the time: a candle's last
-  frame may be lost, and nothing on the socket shows it.
+  close before it. That holds where the connection was not interrupted; else, and where the stream was silent for so
+  long that it may have died, REST has the last word. It is asked about the others too as long as it has the time: a
+  candle's last frame may be lost, and nothing on the socket shows it.
 
 Every push carries the whole state of its candle, so one push after an interruption makes up for all that were missed.
 All times are epoch milliseconds. Who calls asks ``due`` when to call ``tick``, ``healing`` whether to ask REST, and
@@ -29,7 +29,7 @@ from streammachine.market.model.kline import Gap, Kline, with_fields
 from streammachine.market.model.rows import Row
 
 AHEAD: Final = 5000  # a candle may begin so much later than our clock says: exchanges' clocks and ours differ
-QUIET: Final = 10_000  # "next": silence around a candle's end from which on REST is asked whether it was one
+SILENCE: Final = 10_000  # "next": silence around a candle's end from which on REST is asked whether it was one
 
 
 class CandleLedger(CandleOrder):
@@ -43,14 +43,14 @@ class CandleLedger(CandleOrder):
         after: open_ts of the last closed candle that the caller has; None: begin with the candle that is running when
             the stream is first subscribed.
         on_due_changed: called with the ledger whenever ``due`` was set.
-        may_verify: "next": whether REST may be asked to confirm a quiet candle now (it has a budget). may_check: and
-            one that there is no reason to doubt.
+        may_verify: "next": whether REST may be asked to confirm a candle without trades now (it has a budget).
+            may_check: and one after which the stream is known to live.
 
     Attributes:
         expected: open_ts of the next candle to close; None before the first subscription.
         due: when to call ``tick``; None: no need.
         healing: REST is to be asked for ``missing``. confirm_only: only to confirm what would be handed out without it.
-            checked: confirm_only, and there is no reason to doubt it.
+            checked: confirm_only, and the stream is known to live.
         since: from when on the socket has delivered without interruption; None: it does not.
         seen: when the last frame came. last: the last closed candle handed out.
         stream_may_be_dead: REST knew of trades that the stream did not bring; who resubscribes resets it.
@@ -291,11 +291,11 @@ class CandleLedger(CandleOrder):
             if made is None:
                 self._ask(confirm_only=False)
                 return
-            doubtful = self._may_have_been_dead(expected, ahead)
-            may_ask = self._may_verify if doubtful else self._may_check
+            uncertain = self._may_have_been_dead(expected, ahead)
+            may_ask = self._may_verify if uncertain else self._may_check
             if may_ask is not None and may_ask():
                 self._ask(confirm_only=True)
-                self.checked = not doubtful
+                self.checked = not uncertain
                 return
             self._close(made, rows)
             self._drain(rows)
@@ -315,7 +315,7 @@ class CandleLedger(CandleOrder):
     def _may_have_been_dead(self, open_ts: int, ahead: int | None) -> bool:
         """Whether the stream was silent around the candle's end, so that it may have been dead for a while."""
         state = self._states.get(open_ts)
-        return self._loss_possible or state is None or ahead is None or ahead - state.seen > QUIET
+        return self._loss_possible or state is None or ahead is None or ahead - state.seen > SILENCE
 
     # -- the clock --
 
@@ -405,8 +405,8 @@ class CandleLedger(CandleOrder):
         return Gap(self.source, self.symbol, self.timeframe, start, end, reason)
 
     def _check_stream(self, kline: Kline) -> None:
-        """Whether the stream must have died: it brought less than there was, though it was never interrupted. (Where
-        there was no doubt, a later candle was seen: it lives, and has lost or overtaken a frame.)"""
+        """Whether the stream must have died: it brought less than there was, though it was never interrupted. Not
+        where a later candle was seen in time: such a stream lives, and has lost or overtaken a frame."""
         if self.since is None or self.since > kline.open_ts or kline.volume == 0 or self.checked:
             return
         if self._next:

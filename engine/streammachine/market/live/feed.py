@@ -43,7 +43,7 @@ Deliver = Callable[[list[Row]], Awaitable[None]]
 BAD_FRAMES_LOGGED: Final = 5  # a minute
 MINUTE: Final = 60.0
 SILENCE: Final = 10.0  # seconds without data after which trades without contiguous ids are looked for by REST
-REVIVALS: Final = 900.0  # seconds after which a stream that had died is taken for sound again
+SOUND_AFTER: Final = 900.0  # seconds after which a stream that had died is taken for sound again
 OVERSLEPT: Final = 2000  # milliseconds: a timer so late means that this process stood still, and its sockets are unread
 DEFAULTS: Final = FeedOptions()
 
@@ -98,7 +98,7 @@ class Feed:
         self._served_once: set[str] = set()
         self._timers: list[tuple[int, int, Ledger]] = []
         self._order = itertools.count()
-        self._stirred = anyio.Event()
+        self._sooner = anyio.Event()
         self._ledgers: dict[str, Ledger] = {symbol: self._ledger(symbol, after or {}) for symbol in symbols}
         self._delivering = False
         self._outbox: list[Row] = []
@@ -109,7 +109,7 @@ class Feed:
         self._closed = False
         self._failure: Exception | None = None
         self._counts: Counter[str] = Counter()
-        self._revived: dict[str, tuple[int, float]] = {}
+        self._resubscribed: dict[str, tuple[int, float]] = {}
         self._last_data: float | None = None
         self._bad_minute = (float("-inf"), 0)
 
@@ -161,7 +161,7 @@ class Feed:
         data = False
         events = self._decode(frame)
         if self._timeframe is None and session is not None and events and isinstance(events[0], Trade):
-            self._doubt_silence(session, now)
+            self._check_silence(session, now)
         for event in events:
             if type(event) is Kline or isinstance(event, (Kline, Trade)):  # the first asks no metaclass
                 ledger = ledgers.get(event.__dict__["symbol"])
@@ -194,8 +194,8 @@ class Feed:
         if alive is None:
             return ledger.whole_until or None
         proven = now_ms - int((now - alive) * 1000) - self._ms(self.options.settle)
-        quiet = max(ledger.seen, ledger.whole_until) + ledger.quiet
-        return min(proven, quiet)
+        checked_until = max(ledger.seen, ledger.whole_until) + ledger.idle_after
+        return min(proven, checked_until)
 
     @property
     def stats(self) -> FeedStats:
@@ -251,7 +251,7 @@ class Feed:
     def silence(self, session: WebSocketSession) -> None:
         """No frame came for some seconds, on exchanges with a heartbeat too: were any lost?"""
         if self._timeframe is not None:
-            self._doubt(session, self._clock.time_ms())
+            self._mark_possible_loss(session, self._clock.time_ms())
 
     def acknowledged(self, session: WebSocketSession, subscription: Subscription) -> None:
         """A stream is served."""
@@ -282,7 +282,7 @@ class Feed:
     def lost(self, session: WebSocketSession) -> None:
         """A connection is gone, and with it the streams that no other one serves."""
         self._sessions.discard(session)
-        self._distrust(session, session.subscriptions)
+        self._stop_serving(session, session.subscriptions)
 
     # -- the outbox --
 
@@ -321,32 +321,32 @@ class Feed:
         sooner = not self._timers or ledger.due < self._timers[0][0]
         heapq.heappush(self._timers, (ledger.due, next(self._order), ledger))
         if sooner:
-            self._stirred.set()
+            self._sooner.set()
 
     async def _watch_timers(self, workers: anyio.abc.TaskGroup) -> None:
         """Look at each ledger when it is due."""
-        quiet_until = 0  # frames that were not read yet come before timers
+        frames_first_until = 0  # frames that were not read yet come before timers
         while True:
             now = self._clock.time_ms()
             if self._was_full:
                 await self.room()
                 self._was_full = False
-                quiet_until = self._clock.time_ms() + self._ms(self.options.grace)
+                frames_first_until = self._clock.time_ms() + self._ms(self.options.grace)
                 continue
-            if now < quiet_until:
-                await self._clock.sleep_until(quiet_until)
+            if now < frames_first_until:
+                await self._clock.sleep_until(frames_first_until)
                 continue
             if not self._timers or self._timers[0][0] > now:
                 wake = self._timers[0][0] if self._timers else None
-                self._stirred = anyio.Event()
+                self._sooner = anyio.Event()
                 with self._clock.move_on_after(None if wake is None else (wake - now) / 1000):
-                    await self._stirred.wait()
+                    await self._sooner.wait()
                 if wake is not None and self._clock.time_ms() - wake > OVERSLEPT:
-                    quiet_until = self._clock.time_ms() + self._ms(self.options.grace)
+                    frames_first_until = self._clock.time_ms() + self._ms(self.options.grace)
                 continue
             due, _, ledger = heapq.heappop(self._timers)
             if ledger.due != due:
-                continue  # booked anew since
+                continue  # set anew since
             rows: list[Row] = []
             ledger.tick(now, rows)
             await self._publish(rows)
@@ -360,21 +360,21 @@ class Feed:
             self._counts["bad_frames"] += 1
             self._log_bad(event)
             if session is not None:
-                self._doubt(session, self._clock.time_ms(), event.excerpt)
+                self._mark_possible_loss(session, self._clock.time_ms(), event.excerpt)
         elif session is not None:
             session.control(event)  # type: ignore[arg-type]
 
-    def _doubt(self, session: WebSocketSession, now: int, excerpt: str = "") -> None:
+    def _mark_possible_loss(self, session: WebSocketSession, now: int, excerpt: str = "") -> None:
         """Data may have been lost: of the symbol that the frame names, else of all on this connection."""
         symbols = [subscription.symbol for subscription in session.subscriptions]
         named = [symbol for symbol in symbols if symbol in excerpt]
         for symbol in named or symbols:
             self._ledgers[symbol].mark_possible_loss(now)
 
-    def _doubt_silence(self, session: WebSocketSession, now: int) -> None:
-        """Trades come after a silence: perhaps it was none."""
+    def _check_silence(self, session: WebSocketSession, now: int) -> None:
+        """Trades come after a silence: some may have been lost in it."""
         if session.last_frame - session.last_data > SILENCE:
-            self._doubt(session, now)
+            self._mark_possible_loss(session, now)
 
     def _log_bad(self, event: BadFrame) -> None:
         now = self._clock.monotonic()
@@ -389,10 +389,10 @@ class Feed:
         """A stream has died without a word: subscribe it again; if that does not help, take another connection."""
         symbol = ledger.symbol
         now = self._clock.monotonic()
-        times, moment = self._revived.get(symbol, (0, now))
-        if now - moment > REVIVALS:
+        times, moment = self._resubscribed.get(symbol, (0, now))
+        if now - moment > SOUND_AFTER:
             times = 0
-        self._revived[symbol] = (times + 1, now if times == 0 else moment)
+        self._resubscribed[symbol] = (times + 1, now if times == 0 else moment)
         if times > 1:
             return
         self._counts["resubscribed"] += 1
@@ -400,14 +400,14 @@ class Feed:
         stream = Subscription(self._kind, symbol, self._timeframe)
         for session in tuple(self._serving[symbol]):
             if times:
-                self._distrust(session, session.subscriptions)
+                self._stop_serving(session, session.subscriptions)
                 session.going.set()
             else:
-                self._distrust(session, [stream])
+                self._stop_serving(session, [stream])
                 session.resubscribe([stream])
 
-    def _distrust(self, session: WebSocketSession, streams: Iterable[Subscription]) -> None:
-        """Do not count on a session for some of its streams."""
+    def _stop_serving(self, session: WebSocketSession, streams: Iterable[Subscription]) -> None:
+        """A session no longer counts as serving some of its streams."""
         for stream in streams:
             serving = self._serving[stream.symbol]
             serving.discard(session)
@@ -433,7 +433,7 @@ class Feed:
                 before=adapter.trades_before,
                 settle=self._ms(options.settle),
                 grace=self._ms(options.grace),
-                quiet=self._ms(options.stale_after),
+                idle_after=self._ms(options.stale_after),
                 after=None if had is None else str(had),
                 on_due_changed=self._on_due_changed,
             )

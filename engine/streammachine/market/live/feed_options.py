@@ -15,9 +15,9 @@ class FeedOptions(LineOptions):
         grace: after a candle's end, until its close is overdue and REST is asked.
         settle: how long frames that were overtaken are waited for (Kraken: also after a later candle was seen).
         give_up: how long REST is asked for what is missing before a Gap takes its place.
-        verify: Kraken: how many quiet candles may be waiting for a confirmation by REST at a time; beyond that the
-            socket's silence is trusted. confirm: how many of the other candles may, which nobody doubts: a frame that
-            was lost on a live socket is found like that. 0: none.
+        verify: Kraken: how many candles without trades may be waiting for a confirmation by REST at a time; beyond that
+            the socket's silence is trusted. confirm: how many of the other candles may: a frame that was lost on a live
+            socket is found like that. 0: none.
         open_candles: deliver the states of running candles too.
         queue: rows that may wait to be delivered before the sockets are not read any more.
         seed: of the jitter; None: another one each time.

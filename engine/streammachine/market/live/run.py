@@ -23,7 +23,7 @@ from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.live import warmup
 from streammachine.market.live.bounded_queue import Queue, RowRate
 from streammachine.market.live.feed import Feed
-from streammachine.market.live.idle_closer import QuietCandles
+from streammachine.market.live.idle_closer import IdleCloser
 from streammachine.market.model.kline import Gap, Kline, Trade
 from streammachine.market.model.rows import Lane, Row, named
 from streammachine.market.network import rest_queries as history
@@ -119,8 +119,8 @@ class Run:
         self._feed: Feed | None = None
         self._feed_scope = anyio.CancelScope()
         self._stopping = False
-        self._hurry: Any = None
-        self._turn = anyio.Lock(fast_acquire=True)
+        self._cut_off: Any = None
+        self._folder_lock = anyio.Lock(fast_acquire=True)
         self._began = plan.clock.monotonic()
         self._rate = RowRate(plan.clock)
         self._gap_count = 0
@@ -135,7 +135,7 @@ class Run:
         self._stopping = True
         if self._feed is not None and self._state == "running":
             self._feed.close()
-            self._hurry = self.plan.clock.call_later(self.plan.drain_timeout, self._feed_scope.cancel)
+            self._cut_off = self.plan.clock.call_later(self.plan.drain_timeout, self._feed_scope.cancel)
             if self._queue is not None:
                 self._queue.open_up()
         elif self._state != "draining":
@@ -210,8 +210,8 @@ class Run:
                 log.error("the %s runner failed while it ended: %s", self.plan.adapter.source, self._error)
             raise found from None
         finally:
-            if self._hurry is not None:
-                self._hurry.cancel()
+            if self._cut_off is not None:
+                self._cut_off.cancel()
             if self._queue is not None:
                 self._queue.end()
 
@@ -265,9 +265,11 @@ class Run:
         if folder is None:
             await feed.run(self._deliver)
             return
-        quiet = QuietCandles(folder, feed, rest, grace=self.plan.close_grace, turn=self._turn, close=self._close_until)
+        idle = IdleCloser(
+            folder, feed, rest, grace=self.plan.close_grace, turn=self._folder_lock, close=self._close_until
+        )
         async with anyio.create_task_group() as group:
-            group.start_soon(quiet.run)
+            group.start_soon(idle.run)
             await feed.run(self._deliver)
             group.cancel_scope.cancel()
 
@@ -295,7 +297,7 @@ class Run:
     # -- rows ---------------------------------------------------------------------------------
 
     async def _deliver(self, rows: Sequence[Row]) -> None:
-        async with self._turn:
+        async with self._folder_lock:
             out = self._pipeline.process(rows)
             if out:
                 await self._hand_on(out)

@@ -59,7 +59,7 @@ class Runner:
             they raise is logged.
         emit_gap: give Gaps to the emitters too. ``stream`` never yields them.
         emit_trades: with type="trade" and a timeframe, give the emitters the trades too.
-        close_grace: seconds after its end when a quiet candle that is built from trades is closed by the clock.
+        close_grace: seconds after its end when a candle that is built from trades is closed by the clock.
         capacity: rows that may wait for one emitter, or for ``stream``'s consumer; then the exchange is read no further
             until there is room.
         batch, linger: most rows given to an emitter at once (by default what it likes best), and seconds to wait for

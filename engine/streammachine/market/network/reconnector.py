@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STALEST: Final = 16  # a market that is merely quiet is looked at anew after at most so many times ``stale_after``
+STALEST: Final = 16  # a market without trades is connected to anew after at most so many times ``stale_after``
 RETIRES: Final = (0.90, 0.97)  # the part of its allowed life after which a connection is replaced
 
 
@@ -113,7 +113,7 @@ class Line:
                     session = await self._succeed(session)
 
     async def close(self) -> None:
-        """Close its connections politely. The caller cancels ``run`` afterwards, which may be waiting to try again."""
+        """Close its connections. The caller cancels ``run`` afterwards, which may be waiting to try again."""
         self._closing = True
         for session in tuple(self._alive):
             session.close()

@@ -261,7 +261,7 @@ class WebSocketSession:
             self._end(error_text(error))
 
     async def _part(self, socket: ClientConnection) -> None:
-        """Close the socket: politely where we planned it, else at once."""
+        """Close the socket: with the closing handshake where we planned it, else at once."""
         try:
             if self._planned:
                 with anyio.CancelScope(shield=True), self._clock.move_on_after(CLOSING):
