@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from streammachine.market.emitters.parquet import ParquetEmitter as ParquetEmitter
     from streammachine.market.emitters.postgres import PostgresEmitter as PostgresEmitter
     from streammachine.market.emitters.redis import RedisEmitter as RedisEmitter
-    from streammachine.market.live.feed import FeedOptions as FeedOptions
+    from streammachine.market.live.feed_options import FeedOptions as FeedOptions
     from streammachine.market.live.merge import merge_streams as merge_streams
     from streammachine.market.live.runner import BinanceRunner as BinanceRunner
     from streammachine.market.live.runner import BybitRunner as BybitRunner
@@ -82,7 +82,7 @@ _HOMES = {
     "DeadLetters": "runtime.admin.dead_letters",
     "FastOHLC": "ohlc.aggregator",
     "FastOHLCConsumer": "ohlc.consumer.consumer",
-    "FeedOptions": "market.live.feed",
+    "FeedOptions": "market.live.feed_options",
     "Gap": "market.model.kline",
     "KafkaEmitter": "market.emitters.kafka",
     "Kline": "market.model.kline",

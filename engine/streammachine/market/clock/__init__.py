@@ -1,1 +1,1 @@
-"""Time for the market road: the system's, a scaled one, another machine's."""
+"""Time for the market package: the system's, a scaled one, another machine's."""
