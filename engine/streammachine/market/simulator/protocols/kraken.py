@@ -19,6 +19,7 @@ from streammachine.market.simulator.tape.candles import UTC, Bar, Grid
 from streammachine.market.simulator.tape.tape import TapeTrade, decimal_text, trimmed
 from streammachine.market.simulator.venue.channels import Channel, TradeFed
 from streammachine.market.simulator.venue.exchange import Exchange, number
+from streammachine.market.simulator.venue.rules import Rules
 from streammachine.market.simulator.venue.session import Session, texts_for_numbers
 from streammachine.market.simulator.venue.topics import Push, Topic
 from streammachine.market.simulator.venue.transport import Answer, HttpRequest
@@ -46,6 +47,18 @@ class KrakenExchange(Exchange):
     """Kraken."""
 
     name = "kraken"
+    usual_rules = Rules(
+        heartbeat=1.0,
+        idle=60.0,
+        connects=150,
+        connects_within=600.0,
+        weight=20,
+        weight_within=20.0,
+        refusals=1_000_000,
+        recent=720,
+        page=720,
+    )
+    paths = ("/v2", "/v2")
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
