@@ -22,7 +22,7 @@ from streammachine.market.model.kline import Kline
 from streammachine.market.network import rest_queries as history
 
 if TYPE_CHECKING:
-    from streammachine.market.aggregation.trade_folder import TickFolder
+    from streammachine.market.aggregation.trade_folder import TradeFolder
     from streammachine.market.live.feed import Feed
     from streammachine.market.network.rest_client import RestClient
 
@@ -44,7 +44,7 @@ class QuietCandles:
 
     def __init__(
         self,
-        folder: TickFolder,
+        folder: TradeFolder,
         feed: Feed,
         rest: RestClient,
         *,

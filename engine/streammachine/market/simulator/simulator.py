@@ -36,7 +36,7 @@ class Simulator:
         rules: fields of ``Rules`` to change, by exchange, e.g. ``{"okx": {"idle": 5.0}}``.
 
     Attributes:
-        log: what happened, oldest first: ``Entry(time_ms, exchange, what, connection, detail)``.
+        log: what happened, oldest first: ``LogEntry(time_ms, exchange, what, connection, detail)``.
 
     Raises:
         UnknownExchangeError: there is no such exchange here.
@@ -182,7 +182,7 @@ class Simulator:
             if fault.exchange in (None, exchange.name):
                 moved = dataclasses.replace(fault, at=exchange.board.elapsed())
                 exchange.board.add(moved)
-                exchange.strike(moved)
+                exchange.trigger(moved)
 
 
 def _exchange_class(entry: ExchangeEntry) -> type[Exchange]:

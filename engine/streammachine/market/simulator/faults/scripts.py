@@ -173,3 +173,6 @@ class Script:
 
     def __iter__(self) -> Iterator[Fault]:
         return iter(self.faults)
+
+
+Fault.script = staticmethod(random_script)
