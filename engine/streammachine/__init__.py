@@ -11,11 +11,7 @@ if TYPE_CHECKING:
     from streammachine.frames.convert import prune_old_dataframe_rows as prune_old_dataframe_rows
     from streammachine.frames.convert import streams_to_dataframe as streams_to_dataframe
     from streammachine.frames.convert import streams_to_dataframe_fast as streams_to_dataframe_fast
-    from streammachine.market.backfill.backfill import BinanceBackfilling as BinanceBackfilling
-    from streammachine.market.backfill.backfill import BybitBackfilling as BybitBackfilling
-    from streammachine.market.backfill.backfill import KrakenBackfilling as KrakenBackfilling
-    from streammachine.market.backfill.backfill import OKXBackfilling as OKXBackfilling
-    from streammachine.market.backfill.backfill import OkxBackfilling as OkxBackfilling
+    from streammachine.market.backfill.backfill import Backfilling
     from streammachine.market.emitters.base import DataEmitter as DataEmitter
     from streammachine.market.emitters.csv import CSVEmitter as CSVEmitter
     from streammachine.market.emitters.kafka import KafkaEmitter as KafkaEmitter
@@ -25,10 +21,7 @@ if TYPE_CHECKING:
     from streammachine.market.emitters.redis import RedisEmitter as RedisEmitter
     from streammachine.market.live.feed_options import FeedOptions as FeedOptions
     from streammachine.market.live.merge import merge_streams as merge_streams
-    from streammachine.market.live.runner import BinanceRunner as BinanceRunner
-    from streammachine.market.live.runner import BybitRunner as BybitRunner
-    from streammachine.market.live.runner import KrakenRunner as KrakenRunner
-    from streammachine.market.live.runner import OKXRunner as OKXRunner
+    from streammachine.market.live.runner import Runner
     from streammachine.market.log_config import config as config
     from streammachine.market.model.data_input import DataInput as DataInput
     from streammachine.market.model.kline import Gap as Gap
@@ -65,6 +58,25 @@ if TYPE_CHECKING:
     from streammachine.settings import Settings as Settings
 
     __version__: str
+
+    # Made from the registry (market/exchanges/registry.py); type checkers read what they are here.
+    class BinanceRunner(Runner): ...
+
+    class OKXRunner(Runner): ...
+
+    class KrakenRunner(Runner): ...
+
+    class BybitRunner(Runner): ...
+
+    class BinanceBackfilling(Backfilling): ...
+
+    class OKXBackfilling(Backfilling): ...
+
+    class KrakenBackfilling(Backfilling): ...
+
+    class BybitBackfilling(Backfilling): ...
+
+    OkxBackfilling = OKXBackfilling
 
 _HOMES = {
     "App": "runtime.app.app",

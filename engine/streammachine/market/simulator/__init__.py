@@ -1,4 +1,4 @@
-"""A local exchange for tests and demos: the real protocols of Binance, OKX, Kraken and Bybit over one tape."""
+"""A local exchange for tests and demos: the real protocols of the exchanges over one tape."""
 
 from streammachine.market.simulator.faults.fault import Fault
 from streammachine.market.simulator.faults.scripts import Script, random_script

@@ -43,6 +43,21 @@ class BinanceExchange(Exchange):
     """Binance."""
 
     name = "binance"
+    usual_rules = Rules(
+        push_every=2.0,
+        first_push=False,
+        close_delays=(0.005, 0.006, 0.204, 0.792, 1.756),
+        ping_every=20.0,
+        pong_within=60.0,
+        lifetime=24 * 3600.0,
+        messages=5,
+        streams=1024,
+        connects=300,
+        weight=6000,
+        page=1000,
+        default_page=500,
+    )
+    has_bulk_files = True
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

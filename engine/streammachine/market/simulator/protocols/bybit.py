@@ -16,6 +16,7 @@ import orjson
 from streammachine.market.simulator.tape.candles import UTC, Bar, Grid
 from streammachine.market.simulator.tape.tape import TapeTrade, trimmed
 from streammachine.market.simulator.venue.exchange import Exchange, number
+from streammachine.market.simulator.venue.rules import Rules
 from streammachine.market.simulator.venue.session import ClientSession
 from streammachine.market.simulator.venue.topics import StreamTopic
 from streammachine.market.simulator.venue.transport import Answer, HttpRequest
@@ -36,6 +37,18 @@ class BybitExchange(Exchange):
     """Bybit."""
 
     name = "bybit"
+    usual_rules = Rules(
+        idle=600.0,
+        args=10,
+        connects=500,
+        weight=600,
+        weight_within=5.0,
+        refusals=1_000_000,
+        page=1000,
+        default_page=200,
+        trades_page=60,
+    )
+    paths = ("/v5/public", "/v5/public")
     limit_status = 403
 
     def __init__(self, *arguments: Any) -> None:

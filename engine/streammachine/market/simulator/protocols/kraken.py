@@ -20,6 +20,7 @@ from streammachine.market.simulator.tape.tape import TapeTrade, decimal_text, tr
 from streammachine.market.simulator.venue.channels import Channel, TradeFedChannel
 from streammachine.market.simulator.venue.exchange import Exchange, number
 from streammachine.market.simulator.venue.host import Subscriber
+from streammachine.market.simulator.venue.rules import Rules
 from streammachine.market.simulator.venue.session import ClientSession, texts_for_numbers
 from streammachine.market.simulator.venue.topics import PushFrame, StreamTopic
 from streammachine.market.simulator.venue.transport import Answer, HttpRequest
@@ -47,6 +48,18 @@ class KrakenExchange(Exchange):
     """Kraken."""
 
     name = "kraken"
+    usual_rules = Rules(
+        heartbeat=1.0,
+        idle=60.0,
+        connects=150,
+        connects_within=600.0,
+        weight=20,
+        weight_within=20.0,
+        refusals=1_000_000,
+        recent=720,
+        page=720,
+    )
+    paths = ("/v2", "/v2")
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

@@ -18,6 +18,7 @@ from streammachine.market.model.timeframe import DAY, HOUR
 from streammachine.market.simulator.tape.candles import UTC, Bar, Grid
 from streammachine.market.simulator.tape.tape import TapeTrade, trimmed
 from streammachine.market.simulator.venue.exchange import Exchange, number
+from streammachine.market.simulator.venue.rules import Rules
 from streammachine.market.simulator.venue.session import ClientSession
 from streammachine.market.simulator.venue.topics import StreamTopic
 from streammachine.market.simulator.venue.transport import Answer, HttpRequest
@@ -46,6 +47,22 @@ class OkxExchange(Exchange):
     """OKX."""
 
     name = "okx"
+    usual_rules = Rules(
+        idle=30.0,
+        requests=480,
+        connects=3,
+        connects_within=1.0,
+        weight=40,
+        weight_within=2.0,
+        refusals=1_000_000,
+        page=300,
+        history_page=300,
+        trades_page=100,
+        default_page=100,
+        recent=1440,
+    )
+    paths = ("/ws/v5/public", "/ws/v5/business")
+    idle_code = 4004
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

@@ -37,11 +37,17 @@ class Exchange:
     """One exchange. Subclasses are its protocol.
 
     Attributes:
-        name: "binance". rules, tape, candles, clock, board, log, seed: what it is made of.
+        name: "binance". usual_rules: its numbers, as its documents give them. has_bulk_files: whether it serves them.
+        paths: of the socket and of the second one, behind the base URL. idle_code: what an idle socket is closed with.
+        rules, tape, candles, clock, board, log, seed: what it is made of.
         sessions: the open sockets by number. connections: all open ones, those for REST included.
     """
 
     name = ""
+    usual_rules = Rules()
+    paths = ("", "")
+    has_bulk_files = False
+    idle_code = 1000
     limit_status = 429  # where the REST budget is spent
 
     def __init__(

@@ -32,6 +32,7 @@ class Host(Protocol):
 
     name: str
     limit_status: int
+    idle_code: int
     tape: Tape
     candles: Candles
     clock: Clock

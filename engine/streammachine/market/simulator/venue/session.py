@@ -149,7 +149,7 @@ class ClientSession:
             self._later(left, self._look_idle)
         elif self.connection.is_open:
             self.note("kill", f"idle for {idle:g} s")
-            self.close(4004 if self.exchange.name == "okx" else 1000, "no data received")
+            self.close(self.exchange.idle_code, "no data received")
 
     def _heartbeat(self) -> None:
         beat = self.rules.heartbeat or 1.0
