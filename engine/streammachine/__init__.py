@@ -102,7 +102,7 @@ _HOMES = {
     "KrakenRunner": "market.live.runner",
     "Logger": "market.emitters.logger",
     "Message": "runtime.model.message",
-    "MessageBatch": "runtime.consumer.runner",
+    "MessageBatch": "runtime.model.message",
     "OKXBackfilling": "market.backfill.backfill",
     "OKXRunner": "market.live.runner",
     "OkxBackfilling": "market.backfill.backfill",

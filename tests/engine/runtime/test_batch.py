@@ -6,9 +6,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from streammachine.runtime.consumer.consumer import MessageBatch
 from streammachine.runtime.model.config import Batch
-from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.message import Message, MessageBatch
 from streammachine.runtime.model.retry import Reject, RetryPolicy, Skip
 from support.runtime import MakeApp, Probe
 from support.valkey import until

@@ -96,12 +96,12 @@ async def test_a_key_of_another_type_is_said_by_health_and_hinders_nothing_else(
         if key == KEYS.retry:
             await probe.ask("ZADD", KEYS.delayed, 1, pack_array([b"n", b"1"]))
         consumer = app._consumers[0][1]
-        await until(lambda: consumer.upkeep)
+        await until(lambda: consumer.context.maintenance_errors)
         assert "fails at" in str((await app.health_check())["problems"])
         await app.send("s", {"n": 2})
         await until(lambda: len(got) == 2)
         await probe.ask("DEL", key)
-        await until(lambda: not consumer.upkeep)
+        await until(lambda: not consumer.context.maintenance_errors)
     assert 1 <= len([record for record in caplog.records if record.levelno == logging.ERROR]) <= 2
 
 
@@ -118,7 +118,7 @@ async def test_a_right_that_is_missing_for_one_step_doubles_no_delayed_message(m
     try:
         await probe.ask("ZADD", KEYS.delayed, 1, pack_array([b"n", b"1"]))
         async with app:
-            await until(lambda: app._consumers[0][1].upkeep)
+            await until(lambda: app._consumers[0][1].context.maintenance_errors)
             assert await probe.ask("EXISTS", KEYS.retry) == 0
             await probe.ask("ACL", "SETUSER", "default", "+zrem")
             await until(lambda: got == ["1"])

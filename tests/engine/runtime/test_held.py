@@ -118,7 +118,7 @@ async def test_a_held_message_that_nobody_runs_is_seen_and_given_back(
         put = consumer.queue.put
         consumer.queue.put = lambda items: None  # type: ignore[method-assign]  # the mistake
         await app.send("s", {"n": 1})
-        await until(consumer.strays)
+        await until(consumer.context.strays)
         assert "nobody runs" in str((await app.health_check())["problems"])
         consumer.queue.put = put  # type: ignore[method-assign]
         await until(lambda: got == ["1"])

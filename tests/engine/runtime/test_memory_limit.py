@@ -13,8 +13,7 @@ import pytest
 from streammachine.errors import RedisFullError
 from streammachine.redis.connection import RedisConnection
 from streammachine.runtime.app.app import App
-from streammachine.runtime.consumer.consumer import MessageBatch
-from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.message import Message, MessageBatch
 from streammachine.runtime.model.retry import Reject, Retry
 from streammachine.settings import Settings
 from support.runtime import Probe

@@ -16,9 +16,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from streammachine.errors import SettingsError
 from streammachine.runtime.admin.dead_letters import Box
-from streammachine.runtime.consumer.consumer import MessageBatch
 from streammachine.runtime.model.config import Batch
-from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.message import Message, MessageBatch
 from streammachine.runtime.model.retry import Retry, RetryPolicy, Skip
 from streammachine.runtime.observability import tracing
 from streammachine.runtime.observability.tracing import find_tracing

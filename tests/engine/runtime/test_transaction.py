@@ -9,10 +9,9 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
-from streammachine.runtime.consumer.consumer import MessageBatch
 from streammachine.runtime.delivery import transaction
 from streammachine.runtime.delivery.transaction import TransactionClosed
-from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.message import Message, MessageBatch
 from streammachine.runtime.model.retry import RetryPolicy
 from support.runtime import MakeApp, Probe
 from support.valkey import until
