@@ -61,7 +61,7 @@ async def test_the_text_is_what_prometheus_reads(make_app: MakeApp, probe: Probe
     async with app:
         await app.send_batch("s", [{"n": number} for number in range(10)])
         await until(lambda: probe.done("s", 10))
-        await until(lambda: app._running_timers[0].failures > 0)
+        await until(lambda: app.running_timers[0].failures > 0)
         text = prometheus_text(families(app, await read_gauges(app)))
     found = parsed(text)
     kinds = {name.removeprefix("streammachine_"): family.type for name, family in found.items()}
@@ -108,10 +108,10 @@ async def test_a_registry_collects_apps_in_any_thread(
         await first.send("t", {"n": 1})
         await until(lambda: probe.done("s", 10))
         await until(lambda: probe.done("t", 1))
-        await until(lambda: second._consumers[0][1].metrics.consumed == 1)
+        await until(lambda: second.consumers[0][1].metrics.consumed == 1)
 
         def looked() -> bool:
-            gauges = [app._life.gauges for app in (first, second) if app._life is not None]
+            gauges = [app._lifecycle.gauges for app in (first, second) if app._lifecycle is not None]
             return all(each and all(group.get("lag") == 0 for group in each.values()) for each in gauges)
 
         await until(looked)
@@ -138,7 +138,7 @@ async def test_the_collector_says_the_same_as_the_text(make_app: MakeApp, probe:
     async with app:
         await app.send_batch("s", [{"n": number} for number in range(10)])
         await until(lambda: probe.done("s", 10))
-        app._running_timers[0].stop()
+        app.running_timers[0].stop()
         text = prometheus_text(families(app, {}))
         collected = generate_latest(registry).decode()
 

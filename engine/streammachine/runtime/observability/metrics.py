@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +12,7 @@ from streammachine.runtime.model.counters import BUCKETS, COUNTERS, Row
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
-    from streammachine.runtime.app.app import App
+    from streammachine.runtime.observability.running_app import Gauges, RunningApp
 
 PREFIX = "streammachine_"
 GAUGES = {
@@ -54,19 +54,16 @@ class Family:
         self.samples += [("_sum", labels, total), ("_count", labels, below)]
 
 
-def rows_of(app: App) -> list[Row]:
+def rows_of(app: RunningApp) -> list[Row]:
     """The app's consumers as they are now, those in its worker processes included. Asks nobody, so any thread may."""
     rows = [
         Row(agent.name, consumer.topic, consumer.config.group, consumer.metrics, consumer.active, consumer.held)
-        for agent, consumer in list(app._consumers)
+        for agent, consumer in list(app.consumers)
     ]
-    return rows + (app._workers.reports.rows() if app._workers is not None else [])
+    return rows + (app.workers.reports.rows() if app.workers is not None else [])
 
 
-Gauges = Mapping[tuple[str, str], Mapping[str, float]]  # of a group, by (stream, group): lag, pending, ...
-
-
-def families(app: App, gauges: Gauges) -> list[Family]:
+def families(app: RunningApp, gauges: Gauges) -> list[Family]:
     """All metrics of an App. ``gauges``: what Redis says of the groups (``health.read_gauges``)."""
     consumers = [
         ({"app": app.name, "agent": row.agent, "stream": row.stream, "group": row.group}, row) for row in rows_of(app)
@@ -87,8 +84,8 @@ def families(app: App, gauges: Gauges) -> list[Family]:
     seconds = Family(f"{PREFIX}handler_seconds", "histogram", "Time a handler took.")
     for labels, row in consumers:
         seconds.observe(labels, row.metrics.buckets, row.metrics.handler_seconds)
-    timers = [({"app": app.name, "timer": timer.name}, timer) for timer in list(app._running_timers)]
-    pool, own = app._workers, {"app": app.name}
+    timers = [({"app": app.name, "timer": timer.name}, timer) for timer in list(app.running_timers)]
+    pool, own = app.workers, {"app": app.name}
     alive, wanted, restarts = (len(pool.alive), pool.wanted, pool.restarts) if pool is not None else (0, 0, 0)
     return [
         *found,
@@ -118,7 +115,7 @@ def prometheus_text(found: Iterable[Family]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def collector(*apps: App) -> Collector:
+def collector(*apps: RunningApp) -> Collector:
     """The apps' metrics for a registry of prometheus-client's: ``REGISTRY.register(collector(app))``.
 
     Counters are as of the moment of the scrape, what Redis knows (lag, pending) is a few seconds old at most. Give all
