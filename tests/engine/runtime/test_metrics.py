@@ -18,7 +18,7 @@ from streammachine.runtime.app.app import App
 from streammachine.runtime.model.counters import BUCKETS, COUNTERS, ConsumerMetrics
 from streammachine.runtime.model.message import Message
 from streammachine.runtime.observability.health import read_gauges
-from streammachine.runtime.observability.metrics import GAUGES, collector, families, prometheus_text
+from streammachine.runtime.observability.metrics import METRICS, collector, families, prometheus_text
 from support.runtime import MakeApp, Probe
 from support.valkey import until
 
@@ -65,10 +65,8 @@ async def test_the_text_is_what_prometheus_reads(make_app: MakeApp, probe: Probe
         text = prometheus_text(families(app, await read_gauges(app)))
     found = parsed(text)
     kinds = {name.removeprefix("streammachine_"): family.type for name, family in found.items()}
-    assert {name: kinds[name] for name in (*COUNTERS, "timer_ticks", "timer_failures", "restarts")} == dict.fromkeys(
-        [*COUNTERS, "timer_ticks", "timer_failures", "restarts"], "counter"
-    )
-    assert {kinds[name] for name in (*GAUGES, "workers", "workers_wanted", "timer_lateness_seconds")} == {"gauge"}
+    assert kinds == {name: meaning.kind for name, meaning in METRICS.items()}
+    assert {name for name, kind in kinds.items() if kind == "counter"} > set(COUNTERS)
     assert kinds["handler_seconds"] == "histogram"
     assert all(family.documentation for family in found.values())
     silent = [name for name, family in found.items() if not family.samples]

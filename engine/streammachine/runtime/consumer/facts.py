@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from streammachine.runtime.model.counters import HEALTH_COUNTERS
+
 if TYPE_CHECKING:
     from streammachine.runtime.consumer.consumer import StreamConsumer
 
@@ -44,11 +46,7 @@ def consumer_facts(agent: str, consumer: StreamConsumer) -> dict[str, Any]:
         "agent": agent,
         "stream": consumer.topic,
         "group": consumer.config.group,
-        "consumed": metrics.consumed,
-        "failed": metrics.failed,
-        "retried": metrics.retried,
-        "dead": metrics.dead,
-        "reclaimed": metrics.reclaimed,
+        **{name: getattr(metrics, name) for name in HEALTH_COUNTERS},
         "rate": round(metrics.rate(), 1),
         "in_flight": consumer.active,
         "held": consumer.held,
