@@ -251,7 +251,7 @@ class FastOHLCConsumer:
             return
         app = self._app if self._app is not None else inside.get()
         connection = self._given or (app.redis if app is not None else RedisConnection())
-        if app is not None and self.stop not in app._shutdown:
+        if app is not None and self.stop not in app.shutdown_hooks:
             app.on_shutdown(self.stop)
         self._stop = anyio.Event()
         loop = asyncio.get_running_loop()
