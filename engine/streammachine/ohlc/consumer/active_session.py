@@ -130,7 +130,7 @@ class Session:
             while True:
                 try:
                     if road is None:
-                        road = await self._connection.open_road(stream)
+                        road = await self._connection.open_connection(stream)
                     asked = self._now()
                     entries = await self._next(road, position)
                 except StreamMachineError as error:

@@ -105,7 +105,7 @@ class Reader:
             await self._consumer.connection.exchange(command, 1, key=self._delivery.stream)
 
     async def _connect(self) -> RawConnection:
-        road = await self._consumer.connection.open_road(self._delivery.stream)
+        road = await self._consumer.connection.open_connection(self._delivery.stream)
         (reply,) = await road.exchange(b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n", 1, 5)
         self._client_id = reply if isinstance(reply, int) else None  # a user without the right waits for a read's end
         self._settler.recover = True  # what a lost reply had brought stands under our name
