@@ -108,7 +108,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.do(lambda: Probe(self.connection).ask("FLUSHDB"))
         self.deliveries = [self.consumer() for _ in range(CONSUMERS)]
         self.do(self.deliveries[0].open_group)
-        self.road = self.do(self.connection.open_road)
+        self.road = self.do(self.connection.open_connection)
 
     # One rule with weights: Hypothesis leaves some rules out of each run, and a long way (sent, read, failed, due, read
     # again, finished) needs them all.

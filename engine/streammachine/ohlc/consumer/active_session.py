@@ -139,7 +139,7 @@ class ActiveSession:
             while True:
                 try:
                     if raw is None:
-                        raw = await self._connection.open_road(stream)
+                        raw = await self._connection.open_connection(stream)
                     asked = self._now()
                     entries = await self._next(raw, position)
                 except StreamMachineError as error:
