@@ -28,6 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
+from benchmarks.measuring import keep
 from streammachine.ohlc import reference
 from streammachine.ohlc.aggregator import IMPLEMENTATION, FastOHLC
 
@@ -66,6 +67,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
             ),
             *measured("columns", "DuckDB, three GROUP BYs", options.rounds, column_runs(ticks)),
         ]
+    keep(rows)
     print(json.dumps(rows, indent=2) if options.json else table(rows))
     return rows
 

@@ -1,8 +1,8 @@
 """What a tool's argument means as a time, an interval, a timeframe or an exchange: the types of the parameters.
 
 A time is taken in every form that a model writes: epoch milliseconds as a number or as text, ISO 8601 (UTC where it
-names no zone), a stream id, "now-15m". Times are UTC epoch milliseconds (DESIGN decision 5). The schema of each type is
-one plain type, because clients and model providers refuse more; the other forms are taken all the same.
+names no zone), a stream id, "now-15m". Times are UTC epoch milliseconds (docs/decisions/05-time.md). The schema of each
+type is one plain type, because clients and model providers refuse more; the other forms are taken all the same.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Signed pickles: an object is loaded only when this installation wrote it (DESIGN decision 4).
+"""Signed pickles: an object is loaded only when this installation wrote it (docs/decisions/04-signed-pickles.md).
 
 A stored value is ``\\x01SM1`` + HMAC-SHA256 (32 bytes) + pickle. The MAC covers the version, the full Redis
 key, the hash field and the payload, so a value cannot be moved to another key. The key is

@@ -3,8 +3,8 @@ model has declared.
 
 Each runs in a supervised child process, not in the server's own: a message whose handler ends its process
 (``os._exit``, a crash in a C library, the kernel's memory killer) can be survived by no task of the same process, and
-the server's tools must keep answering (DESIGN decision 10). The child's prints go to stderr, it talks to the server's
-Redis, and its streams, storage, agents and dead letters are seen by the tools through Redis.
+the server's tools must keep answering (docs/decisions/10-hosting.md). The child's prints go to stderr, it talks to the
+server's Redis, and its streams, storage, agents and dead letters are seen by the tools through Redis.
 """
 
 from __future__ import annotations
