@@ -1,4 +1,5 @@
-"""The README's tables of tools, settings and extras, from the code: ``python docs/tables.py --write``.
+"""The tables of README.md (tools, settings, extras) and docs/architecture.md (rooms), from the code:
+``python docs/tables.py --write``.
 
 Without ``--write`` it says whether they are up to date, and exits 1 if not; a test does the same.
 """
@@ -6,15 +7,18 @@ Without ``--write`` it says whether they are up to date, and exits 1 if not; a t
 from __future__ import annotations
 
 import argparse
+import ast
 import asyncio
 import os
 import re
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 README = Path(__file__).parents[1] / "README.md"
+PLAN_PAGE = Path(__file__).parent / "architecture.md"
 
 # What each variable does; that all of them are here, and their defaults, comes from Settings.
 MEANINGS = {
@@ -56,25 +60,27 @@ EXTRAS = {
 
 def main() -> int:
     """Write the tables or check them."""
-    parser = argparse.ArgumentParser(description="The README's tables, from the code.")
-    parser.add_argument("--write", action="store_true", help="write them into the README")
+    parser = argparse.ArgumentParser(description="The tables of the documents, from the code.")
+    parser.add_argument("--write", action="store_true", help="write them into the pages")
     options = parser.parse_args()
-    before = README.read_text(encoding="utf-8")
-    after = filled(before)
-    if options.write:
-        README.write_text(after, encoding="utf-8")
-    elif before != after:
-        sys.stderr.write("The README's tables are out of date. Run: python docs/tables.py --write\n")
-        return 1
-    return 0
+    status = 0
+    for page, tables in PAGES.items():
+        before = page.read_text(encoding="utf-8")
+        after = filled(page, before, {name: table() for name, table in tables.items()})
+        if options.write:
+            page.write_text(after, encoding="utf-8")
+        elif before != after:
+            sys.stderr.write(f"The tables of {page.name} are out of date. Run: python docs/tables.py --write\n")
+            status = 1
+    return status
 
 
-def filled(text: str) -> str:
-    """The text with the tables of today between their markers."""
-    for name, table in (("tools", tools_table()), ("settings", settings_table()), ("extras", extras_table())):
+def filled(page: Path, text: str, tables: dict[str, str]) -> str:
+    """The page's text with the tables of today between their markers."""
+    for name, table in tables.items():
         pattern = re.compile(f"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if len(pattern.findall(text)) != 1:
-            raise ValueError(f"{README} needs the markers of the table {name!r} once.")
+            raise ValueError(f"{page} needs the markers of the table {name!r} once.")
         text = pattern.sub(lambda found, table=table: f"{found[1]}{table}{found[2]}", text)  # type: ignore[misc]
     return text
 
@@ -114,6 +120,18 @@ def extras_table() -> str:
     return "\n".join(["| extra | for |", "|---|---|", *(f"| `{name}` | {EXTRAS[name]} |" for name in EXTRAS)]) + "\n"
 
 
+def plan_table() -> str:
+    """One row a package: its path and the first sentence of its docstring."""
+    rows = ["| room | what it holds |", "|---|---|"]
+    for root in ("engine/streammachine", "server/streammachine_mcp"):
+        for init in sorted((README.parent / root).rglob("__init__.py")):
+            name = init.parent.relative_to(README.parent / root).as_posix()
+            text = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
+            what = _first_sentence(" ".join(text.split())).replace("``", "`")
+            rows.append(f"| {f'`{name}/`' if name != '.' else f'**`{init.parent.name}`**'} | {what} |")
+    return "\n".join(rows) + "\n"
+
+
 def _kind(tool: Any) -> str:
     if tool.annotations.read_only_hint:
         return "reads"
@@ -129,6 +147,12 @@ def _first_sentence(description: str) -> str:
 def _default(name: str, value: Any) -> str:
     return DEFAULTS.get(name) or f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
+
+# The tables that stand in each page, between its markers.
+PAGES: dict[Path, dict[str, Callable[[], str]]] = {
+    README: {"tools": tools_table, "settings": settings_table, "extras": extras_table},
+    PLAN_PAGE: {"plan": plan_table},
+}
 
 if __name__ == "__main__":
     sys.exit(main())
