@@ -1,4 +1,4 @@
-"""The tables of README.md, docs/market.md (exchanges, sinks) and docs/metrics.md, from the code:
+"""The tables of the README and of docs/ (market, metrics, architecture), from the code:
 ``python docs/tables.py --write``.
 
 Without ``--write`` it says whether they are up to date, and exits 1 if not; a test does the same.
@@ -7,6 +7,7 @@ Without ``--write`` it says whether they are up to date, and exits 1 if not; a t
 from __future__ import annotations
 
 import argparse
+import ast
 import asyncio
 import os
 import re
@@ -19,6 +20,7 @@ from typing import Any
 README = Path(__file__).parents[1] / "README.md"
 METRICS_PAGE = Path(__file__).parent / "metrics.md"
 MARKET_PAGE = Path(__file__).parent / "market.md"
+PLAN_PAGE = Path(__file__).parent / "architecture.md"
 
 # What each variable does; that all of them are here, and their defaults, comes from Settings.
 MEANINGS = {
@@ -177,6 +179,18 @@ def metrics_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def plan_table() -> str:
+    """One row a package: its path and the first sentence of its docstring."""
+    rows = ["| room | what it holds |", "|---|---|"]
+    for root in ("engine/streammachine", "server/streammachine_mcp"):
+        for init in sorted((README.parent / root).rglob("__init__.py")):
+            name = init.parent.relative_to(README.parent / root).as_posix()
+            text = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
+            what = _first_sentence(" ".join(text.split())).replace("``", "`")
+            rows.append(f"| {f'`{name}/`' if name != '.' else f'**`{init.parent.name}`**'} | {what} |")
+    return "\n".join(rows) + "\n"
+
+
 def _kind(tool: Any) -> str:
     if tool.annotations.read_only_hint:
         return "reads"
@@ -198,6 +212,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     README: {"tools": tools_table, "settings": settings_table, "extras": extras_table},
     METRICS_PAGE: {"metrics": metrics_table},
     MARKET_PAGE: {"exchanges": exchanges_table, "variables": variables_table, "sinks": sinks_table},
+    PLAN_PAGE: {"plan": plan_table},
 }
 
 if __name__ == "__main__":
