@@ -49,7 +49,7 @@ async def test_within_waits_for_a_batch_to_fill(make_app: MakeApp) -> None:
             await app.send("s", {"n": number})
         await until(lambda: len(got) == 2)
         await app.send("s", {"n": 6})  # an incomplete one does not hold up the end
-        await until(lambda: app._consumers[0][1].held == 1)
+        await until(lambda: app.consumers[0][1].held == 1)
     assert got[:2] == [[0, 1, 2], [3, 4, 5]]
 
 
@@ -144,7 +144,7 @@ async def test_the_end_hands_back_what_a_split_has_not_reached(make_app: MakeApp
         await inside.wait()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(app.shutdown)
-            await until(lambda: app._consumers[0][1].stopping)
+            await until(lambda: app.consumers[0][1].stopping)
             gate.set()
     rows = await probe.rows("s")
     assert len(rows) == 8

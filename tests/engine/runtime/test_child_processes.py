@@ -127,7 +127,7 @@ async def test_what_cannot_run_alone_ends_and_its_neighbours_go_on(
 
     handle.__qualname__ = "handle"  # the agent's name in the script too
     app.agent("s", lease=1.0)(handle)
-    app._origin, app._supervised = Origin("", str(there.path), "app"), supervised
+    app._origin, app._in_child = Origin("", str(there.path), "app"), supervised
     await quarantined(probe, "s", "suspect", "spent")
     async with app:
         await app.send_batch("s", [{"n": str(number)} for number in range(3)])

@@ -232,7 +232,7 @@ async def test_without_a_provider_or_with_false_there_is_no_tracing(make_app: Ma
 
     async with app:
         await app.send("s", {"n": 1})
-        assert app._consumers[0][1]._runner._handler is handle  # as it is
+        assert app.consumers[0][1]._runner._handler is handle  # as it is
     assert list((await probe.fields("s"))[0]) == ["n", "sm-sent"]
 
 

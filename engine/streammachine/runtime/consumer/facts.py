@@ -6,6 +6,7 @@ import time
 from typing import Any, Protocol
 
 from streammachine.runtime.consumer.context import ConsumerContext
+from streammachine.runtime.model.counters import HEALTH_COUNTERS
 
 STALE_POLL = 5.0  # seconds without a finished read (one takes a second at most) after which a consumer stands still
 STALE_HANDLER = 60.0  # seconds in which no handler has ended (three leases where that is longer)
@@ -35,11 +36,7 @@ def consumer_facts(agent: str, consumer: HasContext) -> dict[str, Any]:
         "agent": agent,
         "stream": context.topic,
         "group": context.config.group,
-        "consumed": metrics.consumed,
-        "failed": metrics.failed,
-        "retried": metrics.retried,
-        "dead": metrics.dead,
-        "reclaimed": metrics.reclaimed,
+        **{name: getattr(metrics, name) for name in HEALTH_COUNTERS},
         "rate": round(metrics.rate(), 1),
         "in_flight": context.active,
         "held": context.held,

@@ -104,7 +104,7 @@ class Reader:
             await self._context.connection.exchange(command, 1, key=self._delivery.stream)
 
     async def _connect(self) -> RawConnection:
-        raw = await self._context.connection.open_road(self._delivery.stream)
+        raw = await self._context.connection.open_connection(self._delivery.stream)
         (reply,) = await raw.exchange(b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n", 1, 5)
         self._client_id = reply if isinstance(reply, int) else None  # a user without the right waits for a read's end
         self._settler.recover = True  # what a lost reply had brought stands under our name
