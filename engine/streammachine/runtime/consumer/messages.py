@@ -28,7 +28,7 @@ def message_of(topic: str, item: Item, consumer_id: str | None = None, state: St
     message = Message(
         topic, key.decode(), _seconds(sent) if sent is not None else None, time.time(), consumer_id, fields, attempt
     )
-    message._state = state
+    message._state = state  # no argument of Message: a user's own has none
     return message
 
 

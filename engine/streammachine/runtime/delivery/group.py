@@ -515,7 +515,11 @@ class Delivery:
         return verdict, *detail
 
     async def delay(self, item: Item, seconds: float, attempts: int) -> None:
-        """Acknowledge the item and have it tried again by this group after ``seconds``."""
+        """Acknowledge the item and have it tried again by this group after ``seconds``.
+
+        Raises:
+            What ``commit`` raises.
+        """
         fields = {
             **item.fields,
             ORIGIN_ID: origin_id(item),
@@ -528,9 +532,12 @@ class Delivery:
         await self.commit([item], [Effect("ZADD", self.keys.delayed, [due, pack_array(flat)])])
 
     async def move_due(self, limit: int = 100) -> tuple[int, float | None]:
-        """Move delayed messages that are due into the companion; how many, and seconds until the next one.
+        """Move delayed messages that are due into the companion.
 
         What stands among them and is none of ours becomes a dead letter, with its bytes in the field ``member``.
+
+        Returns:
+            How many, and the seconds until the next one is due (None: there is none).
         """
         now = int(time.time() * 1000)
         facts = {"sm-reason": "broken", "sm-group": self.group, "sm-origin-stream": self.stream, "sm-failed-at": now,
@@ -541,7 +548,7 @@ class Delivery:
         if broken:
             log.error(
                 "%d members of %r were not written by StreamMachine; they are dead letters now (%s); the rest goes on",
-                len(broken), self.keys.delayed, ", ".join(bytes(letter).decode() for letter in broken[:10]),
+                len(broken), self.keys.delayed, ", ".join(bytes(each).decode() for each in broken[:10]),
             )  # fmt: skip
         wait = None if following in (b"", "") else max(0.0, (float(following) - now) / 1000)
         return int(moved), wait

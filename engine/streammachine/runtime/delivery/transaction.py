@@ -61,7 +61,14 @@ class Transaction:
         self._hashes: dict[str, HeldHash] = {}
 
     def send(self, topic: str, fields: Mapping[bytes, bytes], maxlen: int, guard: Guard | None = None) -> None:
-        """Hold back an XADD; not done where the guard's key exists."""
+        """Hold back an XADD; not done where the guard's key exists.
+
+        Args:
+            maxlen: keep about so many entries of the stream (0: all).
+
+        Raises:
+            TransactionClosed: the handler has returned. CrossSlotError: the stream stands in another Cluster slot.
+        """
         self.refuse_if_sealed()
         self.refuse_if_elsewhere(topic)
         flat = [part for pair in fields.items() for part in pair]
@@ -127,7 +134,11 @@ class HeldHash:
         return (field in self._values, self._values.get(field))
 
     def put(self, field: str, value: bytes | None, ttl_ms: int | None = None, *, keep_ttl: bool = False) -> None:
-        """Hold back a write, or with None a deletion. ``keep_ttl`` leaves the time to live as it is."""
+        """Hold back a write, or with None a deletion. ``keep_ttl`` leaves the time to live as it is.
+
+        Raises:
+            TransactionClosed, CrossSlotError: as ``Transaction.send``.
+        """
         self._transaction.refuse_if_sealed()
         self._transaction.refuse_if_elsewhere(self._key)
         if not keep_ttl:

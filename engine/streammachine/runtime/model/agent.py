@@ -22,6 +22,9 @@ class Agent:
     def declare(cls, config: ConsumerConfig, handler: Callable[..., Any]) -> Agent:
         """The agent of a decorated function.
 
+        Args:
+            config: its settings. handler: what is called with a message, or with a batch of them.
+
         Raises:
             SettingsError: it is nothing that can handle a message.
         """
@@ -40,6 +43,9 @@ class DeclaredTimer:
     @classmethod
     def declare(cls, config: TimerConfig, handler: Callable[[], Any]) -> DeclaredTimer:
         """The timer of a decorated function.
+
+        Args:
+            config: its settings. handler: what is called at each tick, with nothing.
 
         Raises:
             SettingsError: it is nothing that can be called at each tick.

@@ -73,7 +73,11 @@ class RetryPolicy:
                 raise SettingsError(f"{name}={kinds!r}: give a tuple of exception classes, such as (KeyError,).")
 
     def gives_up(self, error: BaseException, attempt: int) -> bool:
-        """Whether ``error`` in this attempt (the first is 1) was the last one."""
+        """Whether a message is given up.
+
+        Args:
+            error: what its attempt failed with. attempt: which one it was; the first is 1.
+        """
         if isinstance(error, Retry):
             return attempt >= self.max_attempts
         if isinstance(error, self.give_up_on) or not isinstance(error, self.retry_on):
@@ -81,6 +85,10 @@ class RetryPolicy:
         return attempt >= self.max_attempts
 
     def delay(self, attempt: int) -> float:
-        """Seconds to wait after this attempt (the first is 1)."""
+        """Seconds to wait after an attempt.
+
+        Args:
+            attempt: which one it was; the first is 1.
+        """
         full = min(self.maximum, self.initial * self.factor ** min(attempt - 1, 60))
         return random.uniform(0, full) if self.jitter else full

@@ -10,6 +10,6 @@
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return false end
 local no = refusal('XDEL', KEYS[1], ARGV[1])
 if no then return no end
-local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2)) -- first: what fails here leaves the letter where it is
+local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2)) -- first: what fails here leaves the dead letter where it is
 redis.call('XDEL', KEYS[1], ARGV[1])
 return id
