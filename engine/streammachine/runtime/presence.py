@@ -54,7 +54,7 @@ class Announced(Protocol):
     paused_by_name: bool
 
     def facts(self, agent: str) -> dict[str, Any]:
-        """How it is (``health.consumer_facts``); ``agent`` is its name."""
+        """How it is (``consumer.facts.consumer_facts``); ``agent`` is its name."""
         ...
 
 
@@ -63,7 +63,7 @@ class Running:
     """One process as it last spoke.
 
     Attributes:
-        age: seconds since then. agents: the facts of its consumers (``health.consumer_facts``).
+        age: seconds since then. agents: the facts of its consumers (``consumer.facts.consumer_facts``).
     """
 
     process: str
