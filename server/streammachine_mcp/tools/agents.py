@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # the runtime is loaded by the first call that needs it: it w
     from streammachine.runtime.admin.dead_letters import Letter
     from streammachine.runtime.admin.roster import RosterEntry
     from streammachine.runtime.declared.agents import DeclaredAgent
-    from streammachine.runtime.presence import Running
+    from streammachine.runtime.presence import RunningProcess
 
 _WHOLE_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}", re.ASCII)
 MOST_LETTERS = 1000  # redriven in one call
@@ -421,7 +421,7 @@ async def _row(connection: "RedisConnection", entry: "RosterEntry", stream: str,
     return row
 
 
-def _process(one: "Running", facts: Mapping[str, Any]) -> dict[str, Any]:
+def _process(one: "RunningProcess", facts: Mapping[str, Any]) -> dict[str, Any]:
     shown = {"host": one.host, "pid": one.pid, "seen_s_ago": round(one.age, 1), "alive": one.alive}
     return shown | {name: facts[name] for name in ("state", "candles", "late") if name in facts}
 
