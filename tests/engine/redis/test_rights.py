@@ -18,7 +18,6 @@ from streammachine.errors import (
     RedisAuthError,
     RedisFullError,
     RedisPermissionError,
-    StreamMachineError,
     WrongTypeError,
 )
 from streammachine.market.emitters.redis import RedisEmitter
