@@ -1,18 +1,19 @@
 """What a tool's argument means as a time, an interval, a timeframe or an exchange: the types of the parameters.
 
 A time is taken in every form that a model writes: epoch milliseconds as a number or as text, ISO 8601 (UTC where it
-names no zone), a stream id, "now-15m". Times are UTC epoch milliseconds (DESIGN decision 5). The schema of each type is
-one plain type, because clients and model providers refuse more; the other forms are taken all the same.
+names no zone), a stream id, "now-15m". Times are UTC epoch milliseconds (docs/decisions/05-time.md). The schema of each
+type is one plain type, because clients and model providers refuse more; the other forms are taken all the same.
 """
 
 import math
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from streammachine.errors import StreamMachineError
+from streammachine.market.exchanges.registry import EXCHANGES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.redis import streams
 
@@ -134,9 +135,11 @@ Position = Annotated[str, BeforeValidator(position)]
 History = Annotated[str, BeforeValidator(history)]
 Interval = Annotated[int, BeforeValidator(interval_ms)]
 Timeframe = Annotated[str, BeforeValidator(timeframe), Field(description=" ".join(timeframes.TIMEFRAMES))]
-Exchange = Annotated[
-    Literal["binance", "okx", "kraken", "bybit"], BeforeValidator(_any_case), Field(description="Exchange")
-]
+if TYPE_CHECKING:
+    ExchangeName = str
+else:  # the registry's names, which a type checker cannot read
+    ExchangeName = Literal[EXCHANGES]
+Exchange = Annotated[ExchangeName, BeforeValidator(_any_case), Field(description="Exchange")]
 
 
 def _is_number(value: Any) -> bool:

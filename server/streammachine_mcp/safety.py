@@ -1,6 +1,6 @@
 """Destructive calls are confirmed, and wrong calls are answered with words that the model can act on.
 
-Confirming, in this order (contract C): ``confirm=true`` goes ahead; a client that can ask its user is asked by
+Confirming, in this order: ``confirm=true`` goes ahead; a client that can ask its user is asked by
 elicitation; every other client gets a plan of what would happen and a ``confirm_token`` for it: bound to the names
 and the values (or versions) that would be deleted, good for five minutes and for one call.
 An elicitation that nobody answers in time falls back to the plan: some clients declare it and never show it.

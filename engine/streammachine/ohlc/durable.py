@@ -1,4 +1,6 @@
-"""Aggregators kept in Redis: a journal of ticks, a snapshot, and the fold of both (DESIGN decision 12).
+"""Aggregators kept in Redis: a journal of ticks, a snapshot, and the fold of both.
+
+Why it is so: docs/decisions/12-durable-aggregators.md.
 
 Every change of an aggregator (ticks, flush, clear) is one entry of its journal stream, and an answer is given only
 after this process has folded the journal to its end. So an acknowledged tick survives any crash, and two servers on one

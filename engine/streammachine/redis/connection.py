@@ -59,8 +59,8 @@ class RedisConnection:
 
     Args:
         host, port, db, url: the server. Any of them counts as explicit; ``url`` wins, and ``db`` alone is another
-            database of the server in REDIS_URL. None of them: the REDIS_ variables, else the choice of DESIGN
-            decision 1 (running embedded server, localhost:6379, a new embedded server).
+            database of the server in REDIS_URL. None of them: the REDIS_ variables, else a running embedded server,
+            localhost:6379, a new embedded server (docs/decisions/01-embedded-server.md).
         max_connections: bound of the connections for commands, this package's and coredis' together
             (REDIS_MAX_CONNECTIONS); each has one at least. Blocking readers have connections of their own.
         settings: read from the environment when not given.

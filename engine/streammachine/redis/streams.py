@@ -1,8 +1,9 @@
 """Stream operations: append, read, describe, find, trim.
 
 The only place that knows the shapes of XADD, XRANGE and XINFO; the App and the MCP tools call it. Ids are texts
-"ms-seq" (Redis' own format), entries are in stream order, and every value is encoded before it reaches the client
-(DESIGN decision 7): one value that the client cannot pack would close the connection under everybody's commands.
+"ms-seq" (Redis' own format), entries are in stream order, and every value is encoded before it reaches the client: one
+value that the client cannot pack would close the connection under everybody's commands
+(docs/decisions/07-values-in-bytes-out.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which Redis this process talks to, and why (DESIGN decision 1).
+"""Which Redis this process talks to, and why (docs/decisions/01-embedded-server.md).
 
 In this order: what the REDIS_ variables (or a constructor's arguments) name; this user's running
 embedded server; a server that answers PING on localhost:6379; else an embedded Valkey is started.

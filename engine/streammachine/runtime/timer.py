@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from streammachine.errors import StreamMachineError
+from streammachine.redis.lease import Lease
 from streammachine.runtime.handlers import as_failure, call, is_async
 from streammachine.runtime.model.config import TimerConfig
 
@@ -39,12 +40,6 @@ _CLAIM = """
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 0 end
 if ARGV[4] == '1' then return 1 end
 return redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[3]) and 1 or 0
-"""
-# KEYS[1] the running one; ARGV[1] our token, ARGV[2] its lease in ms, or "0" to end it.
-_HOLD = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
 
 
@@ -154,13 +149,14 @@ class Timer:
     async def _claimed(self, due: float) -> AsyncIterator[bool]:
         """Whether this process may run the fleet's tick; while it does, no other process runs one."""
         token = uuid.uuid4().hex
-        running = f"{{{self._key}}}:running"
+        tick = f"{{{self._key}}}:{int(due * 1000)}"
+        lease = Lease(self._connection, f"{{{self._key}}}:running", token, self.config.lease)
         interval = 60.0 if isinstance(self.config.t, str) else float(self.config.t)
-        life, lease = int(max(TICK_LIFE, 2 * interval) * 1000), max(1, int(self.config.lease * 1000))
+        tick_life = int(max(TICK_LIFE, 2 * interval) * 1000)
         overlap = "1" if self.config.overlap else "0"
         try:
             ours = await self._connection.command(
-                "EVAL", _CLAIM, 2, f"{{{self._key}}}:{int(due * 1000)}", running, token, life, lease, overlap
+                "EVAL", _CLAIM, 2, tick, lease.key, token, tick_life, lease.milliseconds, overlap
             )
         except StreamMachineError as error:
             log.warning("Timer %s: the fleet's tick cannot be claimed: %s", self.name, error)
@@ -169,19 +165,19 @@ class Timer:
             yield bool(ours)
             return
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keep, running, token, lease)
+            tasks.start_soon(self._keep, lease)
             yield True
             tasks.cancel_scope.cancel()
-        with contextlib.suppress(StreamMachineError):  # it ends by itself then
-            await self._connection.command("EVAL", _HOLD, 1, running, token, 0)
+        with contextlib.suppress(StreamMachineError):  # it runs out by itself then
+            await lease.release()
 
-    async def _keep(self, running: str, token: str, lease: int) -> None:
+    async def _keep(self, lease: Lease) -> None:
         while True:
             await anyio.sleep(self.config.lease / 3)
             try:
-                await self._connection.command("EVAL", _HOLD, 1, running, token, lease, repeatable=True)
+                await lease.renew()
             except StreamMachineError as error:
-                log.warning("Timer %s: its run cannot be renewed: %s", self.name, error)
+                log.warning("Timer %s: its lease cannot be renewed: %s", self.name, error)
 
     async def _run_handler(self) -> None:
         self.running += 1

@@ -119,7 +119,7 @@ class _Tool(FunctionTool):
     """A tool that takes its arguments as clients send them, and whose results are always valid JSON."""
 
     async def run(self, arguments: dict[str, Any]) -> ToolResult:
-        """Put the arguments in order (contract E1), then call."""
+        """Put the arguments in order, then call."""
         try:
             prepared = prepare(self.name, self.parameters, arguments)
         except ArgumentError as error:

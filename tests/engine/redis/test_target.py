@@ -1,4 +1,4 @@
-"""Which Redis is chosen, in which order, and what is said about it (DESIGN decision 1)."""
+"""Which Redis is chosen, in which order, and what is said about it (docs/decisions/01-embedded-server.md)."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from streammachine.errors import SettingsError
 from streammachine.runtime.declared.agents import HOST_NAME, DeclaredAgent, declared_agents, not_found
 from streammachine.runtime.delivery.gauges import group_gauges
 from streammachine.runtime.delivery.keys import Companions
+from streammachine.runtime.model.counters import HEALTH_COUNTERS
 from streammachine.runtime.presence import Running, paused_agents, running_processes, set_paused
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["app", "declared", "candles"]
 Status = Literal["running", "active", "standby", "paused", "waiting", "failing", "lost"]
-COUNTED = ("consumed", "failed", "retried", "dead", "reclaimed", "in_flight", "rate")
+COUNTED = (*HEALTH_COUNTERS, "in_flight", "rate")
 
 
 @dataclass

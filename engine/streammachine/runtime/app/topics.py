@@ -10,19 +10,38 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from streammachine.errors import FieldError, SettingsError
 from streammachine.redis.transport.codec import encode_fields
 from streammachine.runtime.model.checks import takes
 
 if TYPE_CHECKING:
-    from streammachine.runtime.app.app import App
+    from streammachine.redis.connection import RedisConnection
     from streammachine.runtime.model.agent import Agent
 
 TOPICS = "sm:topics"  # a hash: the partitions of every topic
 MOST_PARTITIONS = 1024
 Key = str | Callable[[Mapping[Any, Any]], Any]
+
+
+class Sender(Protocol):
+    """What a topic asks of its App."""
+
+    @property
+    def redis(self) -> RedisConnection:
+        """The App's connection."""
+        ...
+
+    async def send(
+        self, topic: str, record: Mapping[Any, Any], *, dedup_key: str | None = None, dedup_window: float = 3600.0
+    ) -> str | None:
+        """Append a record to a stream."""
+        ...
+
+    async def send_batch(self, topic: str, records: Iterable[Mapping[Any, Any]]) -> list[str]:
+        """Append records to a stream, in order."""
+        ...
 
 
 class Topic(Sequence[str]):
@@ -33,7 +52,7 @@ class Topic(Sequence[str]):
         ordered: whether each partition is consumed by one process of a group at a time.
     """
 
-    def __init__(self, app: App, name: str, partitions: int, key: Key, *, ordered: bool = True) -> None:
+    def __init__(self, app: Sender, name: str, partitions: int, key: Key, *, ordered: bool = True) -> None:
         if not isinstance(name, str) or not name or "{" in name or "}" in name:
             raise SettingsError(f"topic {name!r}: give a name that is not empty and has no braces.")
         if type(partitions) is not int or not 1 <= partitions <= MOST_PARTITIONS:

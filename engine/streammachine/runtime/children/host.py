@@ -58,6 +58,7 @@ def main() -> None:
 def _load(options: argparse.Namespace, url: str | None, reporter: Reporter) -> App:
     """Import the App; what goes wrong there ends the process with UNLOADABLE."""
     from streammachine.redis.connection import RedisConnection
+    from streammachine.runtime.children.loading import load_app
 
     here = os.getcwd()  # noqa: PTH109 - as a string, for sys.path
     if here not in sys.path:
@@ -65,7 +66,7 @@ def _load(options: argparse.Namespace, url: str | None, reporter: Reporter) -> A
     try:
         origin = Origin.parse(options.app)
         origin.as_script(options.arguments)
-        app = origin.load()
+        app = load_app(origin)
     except (Exception, SystemExit) as error:
         if not isinstance(error, NoAppError):  # whoever started us says the rest
             log.exception("%s cannot be loaded", options.app)
@@ -82,7 +83,7 @@ def _load(options: argparse.Namespace, url: str | None, reporter: Reporter) -> A
 
 async def _host_app(app: App, reporter: Reporter) -> None:
     async def facts() -> dict[str, Any] | None:
-        if app._life is None or not app._life.began:  # asking would open a connection of its own
+        if not app.is_running:  # asking would open a connection of its own
             return None
         found = await app.health_check()
         return {

@@ -24,6 +24,7 @@ from streammachine.redis.connection import RedisConnection
 from streammachine.redis.transport.codec import parse_entries
 from streammachine.runtime.app.app import App
 from streammachine.runtime.app.lifecycle import run_hook
+from streammachine.runtime.children.loading import load_app
 from streammachine.runtime.consumer.consumer import StreamConsumer
 from streammachine.runtime.consumer.facts import consumer_facts
 from streammachine.runtime.delivery.group import Item
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> None:
     try:
         if options.alone is None:
             threading.Thread(target=_drain_with_parent, args=(orders,), daemon=True).start()
-            app._only = agent.name
+            app._only_agent = agent.name
             anyio.run(_run_worker, app, reporter, backend_options=backend)
             end_without_threads()
         else:
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> None:
 def _load(options: argparse.Namespace, reporter: Reporter) -> tuple[App, Agent]:
     """Import the App and find the agent in it; what goes wrong there ends the process with UNKNOWN."""
     try:
-        app = Origin.parse(options.origin).load()
+        app = load_app(Origin.parse(options.origin))
     except (Exception, SystemExit) as error:
         problem = told(error)
         if not isinstance(error, NoAppError):
@@ -103,9 +104,9 @@ async def _run_worker(app: App, reporter: Reporter) -> None:
     consumers: list[tuple[Agent, StreamConsumer]] = []
 
     async def facts() -> dict[str, Any] | None:
-        if app._life is None or not app._life.began:
+        if not app.is_running:
             return None
-        consumers[:] = app._consumers
+        consumers[:] = app.consumers
         return {"consumers": [_report(*each) for each in consumers]}
 
     try:
@@ -144,7 +145,7 @@ async def _run_alone(app: App, agent: Agent, orders: int, reporter: Reporter, to
     threading.Thread(target=_read_orders, args=(orders, send, busy), daemon=True).start()
     async with anyio.create_task_group() as tasks, coming:
         await tasks.start(app.redis.serve)
-        for hook in app._startup:
+        for hook in app.startup_hooks:
             await run_hook(hook)
         tracing = find_tracing(app.config.tracing)
         consumer = StreamConsumer(
@@ -166,7 +167,7 @@ async def _run_alone(app: App, agent: Agent, orders: int, reporter: Reporter, to
                     await consumer.run_one(Item(lane, name, fields, int(deliveries)))
             busy.clear()
             reporter.say("done")
-        for hook in app._shutdown:
+        for hook in app.shutdown_hooks:
             await run_hook(hook)
         tasks.cancel_scope.cancel()
 

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 BEAT = 1.0  # seconds between two looks at the members, at most; a third of the lease where that is shorter
 PENDING_LOOK = 0.1  # seconds between two looks at what a dead member left
-PART_TIME = 1.0  # seconds for giving a lease up at the end
+LEAVE_TIME = 1.0  # seconds for giving a lease up at the end
 _MEMBER, _HOLD = (files(__package__).joinpath("lua", f"{name}.lua").read_text() for name in ("member", "hold"))
 
 
@@ -109,7 +109,7 @@ class Partitions:
                     with anyio.move_on_after(self._beat):
                         await self._stop.wait()
         finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(PART_TIME):
+            with anyio.CancelScope(shield=True), anyio.move_on_after(LEAVE_TIME):
                 await self._end(_MEMBER, self._members)
 
     async def _look(self, tasks: anyio.abc.TaskGroup) -> None:
@@ -140,7 +140,7 @@ class Partitions:
         finally:
             if entry in self._running:
                 self._running.remove(entry)
-            with anyio.CancelScope(shield=True), anyio.move_on_after(PART_TIME):
+            with anyio.CancelScope(shield=True), anyio.move_on_after(LEAVE_TIME):
                 await self._end(_HOLD, self._lease_key(stream))
             self._held.discard(stream)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.abc
 
 from streammachine.errors import SettingsError, StreamMachineError
+from streammachine.redis.lease import is_leased
 from streammachine.redis.streams import nearest, refuse_own, require_stream
 from streammachine.redis.transport.cluster import slot_of
 from streammachine.runtime.declared.evaluator import EvaluationStoppedError, Evaluator, Sample, applied
@@ -229,7 +230,7 @@ async def undeclare(connection: RedisConnection, name: str) -> bool:
     await connection.command("HDEL", PAUSED, name)
     with anyio.move_on_after(STOPPED_WAIT):
         # A runner that still reads would make its group again.
-        while await connection.command("EXISTS", LEASE_KEY + name, repeatable=True):  # noqa: ASYNC110 - in Redis
+        while await is_leased(connection, LEASE_KEY + name):  # noqa: ASYNC110 - in Redis
             await anyio.sleep(0.05)
     if agent is not None:
         await _forget_group(connection, agent)

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.abc
 
+from streammachine.backoff import Backoff
 from streammachine.errors import StreamMachineError
+from streammachine.redis.lease import Lease
 from streammachine.runtime.consumer.consumer import StreamConsumer
 from streammachine.runtime.declared.agents import HOST_NAME, LEASE_KEY, DeclaredAgent, Expressions, declared_agents
 from streammachine.runtime.declared.evaluator import Evaluator
@@ -36,19 +38,6 @@ LEASE = 6.0  # seconds an agent stays with its host; renewed every third of it
 MESSAGE_LEASE = 10.0  # seconds after which a message of a dead host is given to the next
 LOOK = 0.5  # seconds between two looks for agents declared, deleted, or left by another host
 BACKOFF_FIRST, BACKOFF_LAST = 0.5, 30.0  # seconds before an agent that failed is started again
-
-# KEYS[1] the lease; ARGV[1] our token, ARGV[2] ms, or "0" to let go.
-_HOLD = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])
-"""
-
-
-# -- the registry -----------------------------------------------------------------------------
-
-
-# -- the host ---------------------------------------------------------------------------------
 
 
 class DeclaredHost:
@@ -101,13 +90,12 @@ class DeclaredHost:
             if agents.get(name) != run.agent:
                 run.end.set()
         for name, agent in agents.items():
-            if name not in self._runs and await self._take(name):
-                self._runs[name] = run = _Run(agent)
+            if name in self._runs:
+                continue
+            lease = Lease(self._connection, LEASE_KEY + name, self._token, LEASE)
+            if await lease.take():
+                self._runs[name] = run = _Run(agent, lease)
                 runs.start_soon(self._run_agent, run)
-
-    async def _take(self, name: str) -> bool:
-        lease = int(LEASE * 1000)
-        return await self._connection.command("SET", LEASE_KEY + name, self._token, "NX", "PX", lease) is not None
 
     async def _run_agent(self, run: _Run) -> None:
         """Run one agent, again and again when it fails, until its end is set or its lease is lost."""
@@ -120,14 +108,14 @@ class DeclaredHost:
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(1):
                 try:
-                    await self._connection.command("EVAL", _HOLD, 1, LEASE_KEY + name, self._token, 0)
+                    await run.lease.release()
                 except StreamMachineError as error:
-                    log.debug("Letting go of the agent %s: %s", name, error)
+                    log.debug("Releasing the lease of the agent %s: %s", name, error)
             self.problems.pop(name, None)
             del self._runs[name]
 
     async def _supervise(self, run: _Run) -> None:
-        backoff = BACKOFF_FIRST
+        backoff = Backoff(BACKOFF_FIRST, BACKOFF_LAST)
         while not run.end.is_set():
             try:
                 await self._consume(run)
@@ -135,9 +123,8 @@ class DeclaredHost:
             except Exception as error:
                 log.exception("The declared agent %s failed; starting it again", run.agent.name)
                 self.problems[run.agent.name] = f"{type(error).__name__}: {error}"
-            with anyio.move_on_after(random.uniform(backoff / 2, backoff)):
+            with anyio.move_on_after(backoff.pause()):
                 await run.end.wait()
-            backoff = min(backoff * 2, BACKOFF_LAST)
 
     async def _consume(self, run: _Run) -> None:
         agent = run.agent
@@ -186,13 +173,11 @@ class DeclaredHost:
         while True:
             await anyio.sleep(LEASE / 3)
             try:
-                held = await self._connection.command(
-                    "EVAL", _HOLD, 1, LEASE_KEY + run.agent.name, self._token, int(LEASE * 1000), repeatable=True
-                )
+                held = await run.lease.renew()
             except StreamMachineError as error:
                 log.warning("Renewing the lease of the agent %s: %s", run.agent.name, error)
                 continue
-            if not held and not await self._take(run.agent.name):
+            if not held and not await run.lease.take():
                 log.warning("The agent %s was taken over by another host", run.agent.name)
                 run.end.set()
                 return
@@ -201,7 +186,8 @@ class DeclaredHost:
 class _Run:
     """One agent under way."""
 
-    def __init__(self, agent: DeclaredAgent) -> None:
+    def __init__(self, agent: DeclaredAgent, lease: Lease) -> None:
         self.agent = agent
+        self.lease = lease
         self.end = anyio.Event()
         self.consumer: StreamConsumer | None = None

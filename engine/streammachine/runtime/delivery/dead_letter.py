@@ -41,7 +41,7 @@ class NoLetterError(StreamMachineError, LookupError):
     """There is no such dead letter, or it is none of ours."""
 
 
-async def bury(
+async def move_to_dead_letters(
     delivery: Delivery, item: Item, reason: str, attempts: int, error: BaseException | None, *, maxlen: int
 ) -> None:
     """Acknowledge the item and make it a dead letter: its own fields untouched, the rest in ``sm-`` fields.

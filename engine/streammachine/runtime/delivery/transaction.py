@@ -42,7 +42,7 @@ _turns = UpdateQueue()  # of the handlers of this process whose values have chan
 Committer = Callable[["Delivery", Sequence[Item], Callable[[], Awaitable[None]], Guard | None], Awaitable[bool]]
 
 
-class TransactionClosed(StreamMachineError):  # noqa: N818 - the contract's name
+class TransactionClosed(StreamMachineError):  # noqa: N818 - a public name
     """A send or write of a transactional handler came after the handler had returned. It was not done."""
 
 

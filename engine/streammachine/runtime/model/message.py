@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from streammachine.errors import StreamMachineError
 from streammachine.redis.transport.codec import decode_dict_bytes_to_utf8
-from streammachine.runtime.model.headers import ATTEMPT, HEADER, ORIGIN_ID, SENT
+from streammachine.runtime.model.headers import HEADER
 from streammachine.runtime.model.retry import Retry
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from streammachine.runtime.delivery.group import Item
-    from streammachine.runtime.delivery.slot_state import SlotState
+    from streammachine.redis.storage import Storage
 
     M = TypeVar("M", bound=BaseModel)
 
@@ -26,7 +24,7 @@ class _Kept:
     """What a message keeps beside its fields."""
 
     _decoded: dict[str, str] | None = None
-    _state: SlotState | None = None
+    _state: Storage | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -47,23 +45,8 @@ class Message(_Kept):
     data: dict[bytes, bytes] | None = None
     attempt: int = 1
 
-    @classmethod
-    def of_item(cls, topic: str, item: Item, consumer_id: str | None = None, state: SlotState | None = None) -> Message:
-        """The message of a held entry; one from a retry companion shows its own stream's id and all attempts."""
-        fields = item.fields
-        key, attempt = item.id, max(1, item.deliveries)
-        if item.lane.companion:
-            key = fields.get(ORIGIN_ID, key)
-            attempt += _whole(fields.get(ATTEMPT))
-        sent = fields.get(SENT)
-        message = cls(
-            topic, key.decode(), _seconds(sent) if sent is not None else None, time.time(), consumer_id, fields, attempt
-        )
-        message._state = state
-        return message
-
     @property
-    def state(self) -> SlotState:
+    def state(self) -> Storage:
         """Values shared by this group on this stream, in the stream's Cluster slot; as ``app.storage`` in its methods.
 
         Raises:
@@ -130,20 +113,6 @@ class Message(_Kept):
 
     def __repr__(self) -> str:
         return f"Message(topic={self.topic!r}, key={self.key!r}, attempt={self.attempt}, message={self.message!r})"
-
-
-def _seconds(text: bytes) -> float | None:
-    try:
-        return int(text) / 1000
-    except ValueError:
-        return None
-
-
-def _whole(text: bytes | None) -> int:
-    try:
-        return int(text) if text is not None else 0
-    except ValueError:
-        return 0
 
 
 class MessageBatch(list[Message]):

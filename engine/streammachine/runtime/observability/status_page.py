@@ -26,10 +26,10 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from streammachine.runtime.observability.health import check_app, consumers_of, read_gauges
-from streammachine.runtime.observability.metrics import Gauges, families, prometheus_text
+from streammachine.runtime.observability.metrics import families, prometheus_text
 
 if TYPE_CHECKING:
-    from streammachine.runtime.app.app import App
+    from streammachine.runtime.observability.running_app import Gauges, RunningApp
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ _HEADERS = {
 }
 
 
-def status_app(app: App) -> Starlette:
+def status_app(app: RunningApp) -> Starlette:
     """The ASGI application of an App's status page."""
 
     async def page(_: Request) -> Response:
@@ -69,7 +69,7 @@ def status_app(app: App) -> Starlette:
     )
 
 
-async def serve_status(app: App) -> None:
+async def serve_status(app: RunningApp) -> None:
     """Serve the status page until the app stops."""
     config = uvicorn.Config(
         status_app(app),
@@ -113,7 +113,7 @@ async def serve_status(app: App) -> None:
 # -- the page -------------------------------------------------------------------------------------
 
 
-async def _page(app: App) -> str:
+async def _page(app: RunningApp) -> str:
     """The page with everything in it that changes; every value from outside goes through ``_text``."""
     facts = await check_app(app)
     gauges = await read_gauges(app) if facts["redis"] == "connected" else {}
@@ -126,7 +126,7 @@ async def _page(app: App) -> str:
     return Template(_PAGE).substitute(values)
 
 
-def _head(app: App, facts: dict[str, Any]) -> str:
+def _head(app: RunningApp, facts: dict[str, Any]) -> str:
     well = facts["status"] == "healthy"
     problems = "".join(f"<li>{_text(problem)}</li>" for problem in facts["problems"])
     told = f'<div class="box bad"><strong>What is wrong</strong><ul>{problems}</ul></div>' if problems else ""
@@ -182,10 +182,10 @@ def _agents(facts: dict[str, Any], gauges: Gauges) -> str:
     return _table("Agents", heads, rows, texts=4, none="There are no agents here.")
 
 
-def _timers(app: App) -> str:
+def _timers(app: RunningApp) -> str:
     heads = ["timer", "every", "scope", "ticks", "failures", "last was late"]
     rows = []
-    for timer in app._running_timers:
+    for timer in app.running_timers:
         every = timer.config.t if isinstance(timer.config.t, str) else f"{timer.config.t:g} s"
         late = f"{timer.lateness * 1000:,.1f} ms"
         name = _name(timer.name, timer.name.removesuffix(f"/{timer.config.t}"))

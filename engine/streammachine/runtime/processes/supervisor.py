@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any, Literal
 import anyio
 import anyio.abc
 
+from streammachine.backoff import Backoff
 from streammachine.errors import StreamMachineError
 from streammachine.runtime.processes.child_io import UNLOADABLE
 from streammachine.runtime.processes.isolated import how_ended
@@ -97,7 +97,7 @@ class Supervised:
 
     async def run(self) -> None:
         """Keep it running until ``stop``, or until it ends by itself with status 0."""
-        backoff = BACKOFF_FIRST
+        backoff = Backoff(BACKOFF_FIRST, BACKOFF_LAST)
         try:
             while not self._stop.is_set():
                 began = anyio.current_time()
@@ -111,12 +111,11 @@ class Supervised:
                 if self.state != "failed":
                     continue  # it was to be started again
                 if anyio.current_time() - began > HEALTHY_AFTER:
-                    backoff = BACKOFF_FIRST
-                log.error("%s: %s Starting it again in %.1f s", self.name, self.problem, backoff)
+                    backoff.reset()
+                log.error("%s: %s Starting it again in %.1f s", self.name, self.problem, backoff.seconds)
                 self._wake = anyio.Event()
-                with anyio.move_on_after(random.uniform(backoff / 2, backoff)):
+                with anyio.move_on_after(backoff.pause()):
                     await self._wake.wait()
-                backoff = min(backoff * 2, BACKOFF_LAST)
         finally:
             self.pid = None
             if self.state != "ended":

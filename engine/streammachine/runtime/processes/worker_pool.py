@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import Process
 
+from streammachine.backoff import Backoff
 from streammachine.errors import SettingsError
 from streammachine.runtime.processes.child_io import open_child
 from streammachine.runtime.processes.reports import reports
@@ -91,7 +91,7 @@ class WorkerPool:
 
     async def _keep(self, origin: Origin, agent: Agent) -> None:
         """Run one worker, again and again, until the pool is stopped."""
-        backoff = BACKOFF_FIRST
+        backoff = Backoff(BACKOFF_FIRST, BACKOFF_LAST)
         while not self._stop.is_set():
             began = anyio.current_time()
             status = await self._run(origin, agent)
@@ -99,11 +99,12 @@ class WorkerPool:
                 return
             self.restarts += 1
             if anyio.current_time() - began > HEALTHY_AFTER:
-                backoff = BACKOFF_FIRST
-            log.error("A worker of %s ended with status %s; starting it again in %.1f s", agent.name, status, backoff)
-            with anyio.move_on_after(random.uniform(backoff / 2, backoff)):
+                backoff.reset()
+            log.error(
+                "A worker of %s ended with status %s; starting it again in %.1f s", agent.name, status, backoff.seconds
+            )
+            with anyio.move_on_after(backoff.pause()):
                 await self._stop.wait()
-            backoff = min(backoff * 2, BACKOFF_LAST)
 
     async def _run(self, origin: Origin, agent: Agent) -> int:
         async with await open_child([str(origin), agent.name], self._connection.url) as process:

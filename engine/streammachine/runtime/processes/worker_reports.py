@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from streammachine.runtime.model.counters import COUNTERS, ConsumerMetrics, Row
+from streammachine.runtime.model.counters import HEALTH_COUNTERS, ConsumerMetrics, Row
 
 if TYPE_CHECKING:
     from streammachine.runtime.model.agent import Agent
 
 SLOW_START = 30.0  # seconds without a first report after which a start counts as a problem
 SILENT = 10.0  # seconds without a further one after which a worker counts as hanging
-SUMMED = ("consumed", "failed", "retried", "dead", "reclaimed", "rate", "in_flight", "held")
+SUMMED = (*HEALTH_COUNTERS, "rate", "in_flight", "held")
 
 Place = tuple[str, str, str]  # agent, stream, group
 
@@ -90,7 +90,7 @@ class WorkerReports:
         now = time.monotonic()
         totals: dict[str, float] = dict.fromkeys(SUMMED, 0)
         if place in self._ended:
-            totals |= {name: getattr(self._ended[place], name) for name in SUMMED if name in COUNTERS}
+            totals |= {name: getattr(self._ended[place], name) for name in HEALTH_COUNTERS}
         problems = {f"lacks workers: one {self._failed[agent]}"} if agent in self._failed else set()
         paused = stalled = False
         processes, oldest_poll = 0, 0.0
