@@ -373,7 +373,7 @@ def main() -> None:
         anyio.run(serve, url, reporter, backend_options={"use_uvloop": sys.platform != "win32"})
     except Exception as error:
         log.exception("The host of the runners failed")
-        reporter.say("failed", problem=f"{type(_first(error)).__name__}: {_first(error)}"[:MOST_TEXT])
+        reporter.send("failed", problem=f"{type(_first(error)).__name__}: {_first(error)}"[:MOST_TEXT])
         sys.exit(1)
 
 

@@ -389,7 +389,7 @@ async def test_what_cannot_be_counted_fails_by_name_and_writes_nothing(make_app:
 async def test_a_handler_that_waits_for_another_in_its_turn_does_not_wait_for_ever(
     make_app: MakeApp, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transaction, "TURN_WAIT", 0.1)
+    monkeypatch.setattr(transaction, "QUEUE_WAIT", 0.1)
     app, other = make_app(), make_app("other")
     inside, done = anyio.Event(), anyio.Event()
     runs = {"first": 0, "second": 0}

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 SWEEP_PERIOD = 1.0  # seconds between two sweeps, at most; a quarter of the lease where that is shorter
 BACKOFF_FIRST, BACKOFF_LAST = 0.05, 5.0  # seconds after a failed read
-ROOM_LOOK = 1.0  # seconds between two looks for free slots, should no bell ring (a pause that ended)
+SLOTS_PERIOD = 1.0  # seconds between two looks for free slots, should no bell ring (a pause that ended)
 
 
 class Reader:
@@ -90,7 +90,7 @@ class Reader:
                     raw = None
                     await self._context.pause(backoff.pause())
                 else:
-                    backoff = Backoff(BACKOFF_FIRST, BACKOFF_LAST)
+                    backoff.reset()
         finally:
             self._client_id = None
             if raw is not None:
@@ -160,7 +160,7 @@ class Reader:
                 return free
             if free < self._worthwhile:
                 self._settler.flush_now()
-            with anyio.move_on_after(ROOM_LOOK):
+            with anyio.move_on_after(SLOTS_PERIOD):
                 await self._settler.slots_available.wait()
         return 0
 

@@ -25,6 +25,9 @@ ACK_BACKOFF = 0.2  # seconds before acknowledgements that could not be sent are 
 class Settler:
     """Ends the items of one consumer. ``run`` sends the collected acknowledgements.
 
+    Args:
+        config: what the agent declared. delivery: the Redis side. metrics: the consumer's counters.
+
     Attributes:
         slots_available: rings when slots have become free. recover: entries may stand in the pending list under our
             name that are not held here; the reader looks for them. group_lost: the group is gone; the reader creates
@@ -100,7 +103,11 @@ class Settler:
         self.slots_available.ring()
 
     async def commit(self, item: Item, guard: Guard | None) -> bool:
-        """Acknowledge the item now and set its guard; False when it was lost, Redis is away, or the guard was there."""
+        """Acknowledge the item now and set its guard.
+
+        Returns:
+            False when it was lost, Redis is away, or the guard was there.
+        """
         done = False
 
         async def commit() -> None:
@@ -114,7 +121,11 @@ class Settler:
         await self.settle(lambda: self._delivery.delay(item, seconds, attempts), item)
 
     async def give_up(self, item: Item, reason: str, attempts: int, error: BaseException | None) -> None:
-        """Make the item a dead letter; drop it where the agent wants none."""
+        """Make the item a dead letter; drop it where the agent wants none.
+
+        Args:
+            reason: why, in one word. attempts: how often it was tried. error: what the last attempt failed with.
+        """
         log.error(
             "%r in group %r: message %s is given up after %d attempts (%s): %s",
             self._delivery.stream, self._delivery.group, item.id.decode(), attempts, reason, text_of(error),
@@ -132,8 +143,14 @@ class Settler:
             self._metrics.dead += 1
 
     async def settle(self, commit: Callable[[], Awaitable[Any]], item: Item) -> bool:
-        """Await a commit, as soon as Redis takes it; False when somebody else had finished the item, or when it was
-        not done."""
+        """Await a commit, as soon as Redis takes it.
+
+        Args:
+            commit: does it. item: what it ends.
+
+        Returns:
+            False when somebody else had finished the item, or when it was not done.
+        """
         try:
             while True:
                 try:

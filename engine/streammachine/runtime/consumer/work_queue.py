@@ -29,7 +29,14 @@ class Bell:
 
 
 class WorkQueue:
-    """The waiting items. With ``key=`` all of a key wait in one lane that one worker serves: that keeps their order."""
+    """The waiting items. With ``key=`` all of a key wait in one lane that one worker serves: that keeps their order.
+
+    Args:
+        config: what the agent declared. topic: the stream, for what a key function is given.
+
+    Attributes:
+        lanes: the queues. bells: one for each, rung when something was put there.
+    """
 
     def __init__(self, config: ConsumerConfig, topic: str) -> None:
         self._key = config.key

@@ -9,7 +9,7 @@ The protocol, for one group on one stream:
 3. **Reclaim.** Entries idle for longer than the lease are taken over (``take.lua``), those of dead consumers whatever
    stands before them. Their delivery count rises when the handler starts (``begin.lua``), not before: it counts real
    starts.
-4. **Alone.** An entry that was started twice without an end may be what killed its process. It runs alone, in a
+4. **Isolate.** An entry that was started twice without an end may be what killed its process. It runs alone, in a
    process of its own, and is a dead letter only when it has failed there: counting deliveries alone condemned six
    innocent neighbours of two killers in the prototype's chaos run.
 5. **Commit.** ``commit.lua`` writes the effects (outputs, state, retry, dead letter) and acknowledges in one step, and
@@ -67,10 +67,10 @@ MOST_FORGIVEN = 10_000  # entries remembered that Redis did not take; most of th
 MOST_ARGUMENTS = 7000  # of one effect; Lua's unpack ends at about 8000
 READ_MARGIN = 2.0  # seconds beyond BLOCK before the link counts as dead
 MOST_DIGITS = 20  # of the milliseconds of an id
-ROOM_LOOK = 1.0  # seconds between two looks whether Redis takes writes again
+ROOM_PERIOD = 1.0  # seconds between two looks whether Redis takes writes again
 # Of a script: with flags, the server refuses it at its memory limit, with a full disk or without its replicas before
 # it begins, as it refuses a SET. What needs no memory (an acknowledgement, a deletion) goes through at the limit.
-_CAREFUL, _ALWAYS = "#!lua\n", "#!lua flags=allow-oom\n"
+_IF_ROOM, _ALLOW_OOM = "#!lua\n", "#!lua flags=allow-oom\n"
 _NO_WRITES = ("MISCONF", "NOREPLICAS", "READONLY")  # answers of a server that takes no writes just now, whoever asks
 # KEYS[1] a companion; ARGV the group, the ids. Acknowledged entries vanish in the same step: only this group reads it.
 _FINISH = (
@@ -87,9 +87,9 @@ _COMMENTS = re.compile(r"^--.*\n+", re.MULTILINE)  # travel with every call and 
 _SCRIPTS = {name: _COMMENTS.sub("", files(__package__).joinpath("lua", f"{name}.lua").read_text()) for name in _NAMES}
 _SCRIPTS["move"] = MAY + _SCRIPTS["move"]
 _SCRIPTS["take"] = AHEAD + _SCRIPTS["take"]
-_SCRIPTS["settle"] = _ALWAYS + _SCRIPTS["commit"]  # a commit that needs no memory
-_SCRIPTS["commit"] = _CAREFUL + _SCRIPTS["commit"]
-_SCRIPTS["room"] = _CAREFUL + "return 1"
+_SCRIPTS["settle"] = _ALLOW_OOM + _SCRIPTS["commit"]  # a commit that needs no memory
+_SCRIPTS["commit"] = _IF_ROOM + _SCRIPTS["commit"]
+_SCRIPTS["room"] = _IF_ROOM + "return 1"
 
 
 @dataclass(slots=True)
@@ -177,7 +177,17 @@ class NoGroupError(StreamMachineError):
 
 
 class Delivery:
-    """The Redis side of one consumer of a group on a stream."""
+    """The Redis side of one consumer of a group on a stream.
+
+    Args:
+        connection: the connection to use. stream, group: what is read. consumer: the consumer's name in the group.
+        lease: seconds after which others may take over what is not renewed.
+
+    Attributes:
+        main, retry: what is held of the stream, and of its retry companion. retry_open: whether that one stands and has
+            the group. stop: set when its consumer is to end: nothing is waited for any more.
+        full: why Redis takes no writes, while somebody waits for it; else "".
+    """
 
     def __init__(self, connection: RedisConnection, stream: str, group: str, consumer: str, *, lease: float) -> None:
         self.connection = connection
@@ -188,9 +198,9 @@ class Delivery:
         self.keys = Companions(stream, group)
         self.main = DeliveryLane(stream, companion=False)
         self.retry = DeliveryLane(self.keys.retry, companion=True)
-        self.retry_open = False  # whether the companion stands and has the group
-        self.stop = anyio.Event()  # set when its consumer is to end: nothing is waited for any more
-        self.full = ""  # why Redis takes no writes, while somebody waits for it
+        self.retry_open = False
+        self.stop = anyio.Event()
+        self.full = ""
         self._forgiven: dict[tuple[str, bytes], int] = {}  # delivery counts whose last start ended here, alive
 
     @property
@@ -303,7 +313,11 @@ class Delivery:
         ]
 
     async def begin(self, item: Item) -> bool:
-        """Count the start of a taken-over entry; False when it is not ours any more."""
+        """Count the start of a taken-over entry.
+
+        Returns:
+            False when it is not ours any more; it is not held then.
+        """
         if not await self._on_lane("begin", item.lane, self.consumer, item.id, item.deliveries + 1):
             self.drop(item)
             return False
@@ -432,7 +446,7 @@ class Delivery:
             log.error("%r in group %r waits until Redis takes writes again: %s", self.stream, self.group, error)
         self.full = str(error)
         while not self.stop.is_set():
-            with anyio.move_on_after(ROOM_LOOK):
+            with anyio.move_on_after(ROOM_PERIOD):
                 await self.stop.wait()
                 return False
             try:

@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from streammachine.runtime.model.message import Message
 
-
 # Upper bounds in seconds of the handler-time histogram.
 BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
-
-
 RATE_WINDOW = 10.0  # seconds that a rate is taken over
 
 
@@ -26,7 +23,7 @@ class Rate:
         self._marks: list[tuple[float, int]] = []
 
     def of(self, count: int) -> float:
-        """Per second, now that the counter stands at ``count``."""
+        """Per second, now that the counter stands at ``count``; 0 at the first call."""
         now = time.monotonic()
         self._marks.append((now, count))
         while len(self._marks) > 2 and now - self._marks[1][0] > RATE_WINDOW:
@@ -114,8 +111,8 @@ HEALTH_COUNTERS = tuple(each.name for each in fields(ConsumerMetrics) if each.me
 
 
 @dataclass
-class Row:
-    """One agent on one stream, here or in all its workers together."""
+class ConsumerRow:
+    """The counters of one agent on one stream, in this process or summed over all its workers."""
 
     agent: str
     stream: str

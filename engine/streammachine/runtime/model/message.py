@@ -74,6 +74,10 @@ class Message(_Kept):
     def json(self, field: str | None = None) -> Any:
         """The value of ``field`` parsed as JSON; without a field, that of the only field.
 
+        Example:
+            >>> Message(data={b"order": b'{"id": 7}'}).json()
+            {'id': 7}
+
         Raises:
             KeyError: there is no such field. ValueError: it is no JSON, or there are several fields.
         """
@@ -87,13 +91,20 @@ class Message(_Kept):
     def model(self, model: type[M]) -> M:
         """The fields validated as a pydantic model; texts become the types that it declares.
 
+        Args:
+            model: the model's class.
+
         Raises:
             pydantic.ValidationError: they do not fit (an agent sends such a message to its dead letters at once).
         """
         return model.model_validate(self.message)
 
     def raw(self, field: str) -> bytes | None:
-        """The bytes of a field, unchanged; None where it is missing."""
+        """The bytes of a field, unchanged; None where it is missing.
+
+        Args:
+            field: its name.
+        """
         return (self.data or {}).get(field.encode())
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,7 +127,12 @@ class Message(_Kept):
 
 
 class MessageBatch(list[Message]):
-    """What a batch handler gets: the messages, and a way to fail some of them alone."""
+    """What a batch handler gets: the messages, and a way to fail some of them alone.
+
+    Example:
+        >>> batch = MessageBatch([Message(key="1-0"), Message(key="2-0")])
+        >>> batch.fail(batch[1], "no such order")
+    """
 
     def __init__(self, messages: Sequence[Message]) -> None:
         super().__init__(messages)
@@ -124,6 +140,9 @@ class MessageBatch(list[Message]):
 
     def fail(self, message: Message, error: BaseException | str) -> None:
         """Count this message as failed; the others are finished when the handler returns.
+
+        Args:
+            message: one of the batch. error: why; it is tried again by the agent's retry policy.
 
         Raises:
             ValueError: the message is not one of the batch.
