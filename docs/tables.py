@@ -1,5 +1,5 @@
-"""The README's tables of tools, settings and extras, and docs/market.md's of exchanges and sinks, from the code:
-``python docs/tables.py --write``.
+"""The tables of the README (tools, settings, extras), of docs/market.md (exchanges, sinks) and of the guides (numbered
+cases), from the code: ``python docs/tables.py --write``.
 
 Without ``--write`` it says whether they are up to date, and exits 1 if not; a test does the same.
 """
@@ -7,17 +7,20 @@ Without ``--write`` it says whether they are up to date, and exits 1 if not; a t
 from __future__ import annotations
 
 import argparse
+import ast
 import asyncio
 import os
 import re
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 README = Path(__file__).parents[1] / "README.md"
 MARKET_PAGE = Path(__file__).parent / "market.md"
+GUIDES = Path(__file__).parent / "contributing"
 
 # What each variable does; that all of them are here, and their defaults, comes from Settings.
 MEANINGS = {
@@ -57,7 +60,7 @@ EXTRAS = {
 
 def main() -> int:
     """Write the tables or check them."""
-    parser = argparse.ArgumentParser(description="The tables of README.md and docs/market.md, from the code.")
+    parser = argparse.ArgumentParser(description="The tables of the documents, from the code.")
     parser.add_argument("--write", action="store_true", help="write them into the pages")
     options = parser.parse_args()
     status = 0
@@ -164,6 +167,19 @@ def sinks_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def cases_table(suite: str, letter: str) -> str:
+    """One row a numbered case of a conformance suite: its number and its docstring."""
+    tree = ast.parse((README.parent / "tests" / "engine" / "market" / suite).read_text(encoding="utf-8"))
+    rows = ["| case | what must hold |", "|---|---|"]
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found = re.match(rf"test_({letter}\d\d)_", node.name)
+            if found:
+                text = " ".join((ast.get_docstring(node) or "").split()).replace("``", "`")
+                rows.append(f"| {found[1].upper()} | {text} |")
+    return "\n".join(rows) + "\n"
+
+
 def _kind(tool: Any) -> str:
     if tool.annotations.read_only_hint:
         return "reads"
@@ -184,6 +200,8 @@ def _default(name: str, value: Any) -> str:
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     README: {"tools": tools_table, "settings": settings_table, "extras": extras_table},
     MARKET_PAGE: {"exchanges": exchanges_table, "variables": variables_table, "sinks": sinks_table},
+    GUIDES / "exchange.md": {"adapter-cases": partial(cases_table, "exchanges/test_conformance.py", "a")},
+    GUIDES / "sink.md": {"sink-cases": partial(cases_table, "emitters/test_conformance.py", "s")},
 }
 
 if __name__ == "__main__":
