@@ -89,7 +89,7 @@ async def fill(redis: RedisConnection, stream: str, count: int, symbols: int) ->
 
 async def read_all(redis: RedisConnection, stream: str) -> None:
     """Read the stream to its end."""
-    road = await redis.open_road(stream)
+    road = await redis.open_connection(stream)
     position: bytes = b"0-0"
     while True:
         command = encode_command(("XREAD", "COUNT", READ_COUNT, "STREAMS", stream, position))

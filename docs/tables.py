@@ -1,4 +1,4 @@
-"""The tables of README.md (tools, settings, extras) and docs/architecture.md (rooms), from the code:
+"""The tables of the README and of docs/ (market, metrics, architecture), from the code:
 ``python docs/tables.py --write``.
 
 Without ``--write`` it says whether they are up to date, and exits 1 if not; a test does the same.
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 README = Path(__file__).parents[1] / "README.md"
+METRICS_PAGE = Path(__file__).parent / "metrics.md"
+MARKET_PAGE = Path(__file__).parent / "market.md"
 PLAN_PAGE = Path(__file__).parent / "architecture.md"
 
 # What each variable does; that all of them are here, and their defaults, comes from Settings.
@@ -45,11 +47,9 @@ DEFAULTS = {
     "STREAMMACHINE_TOOLSETS": "`all`",
     "STREAMMACHINE_SIGNING_KEY": "a file in the data directory",
 }
-# What each extra is for; that all of them are here comes from pyproject.toml. An empty one's parts are in the core.
+# What each extra is for, but for those of sinks; that all of them are here comes from pyproject.toml. An empty one's
+# parts are in the core.
 EXTRAS = {
-    "postgres": "`PostgresEmitter`, `--to postgresql://...`",
-    "kafka": "`KafkaEmitter`, `--to kafka:...`",
-    "parquet": "`ParquetEmitter`, `--to parquet:...`",
     "charts": "matplotlib, for candle charts of your own",
     "reload": "`streammachine run --reload`",
     "socks": "SOCKS proxies (`ALL_PROXY=socks5://...`)",
@@ -60,7 +60,7 @@ EXTRAS = {
 
 def main() -> int:
     """Write the tables or check them."""
-    parser = argparse.ArgumentParser(description="The tables of the documents, from the code.")
+    parser = argparse.ArgumentParser(description="The tables of the README and of docs/, from the code.")
     parser.add_argument("--write", action="store_true", help="write them into the pages")
     options = parser.parse_args()
     status = 0
@@ -113,11 +113,70 @@ def settings_table() -> str:
 
 def extras_table() -> str:
     """One row an extra: its name, what it is for."""
+    from streammachine.market.emitters.registry import ENTRIES
+
+    sinks = [entry for entry in ENTRIES.values() if entry.extra]
+    extras = {
+        entry.extra: f"`{entry.emitter}`, `--to {entry.extra_form or f'{entry.name}:...'}`"
+        for entry in sorted(sinks, key=lambda entry: entry.hosting != "variable")  # servers first
+    } | EXTRAS
     project = tomllib.loads((README.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     known = {name for name, needs in project["optional-dependencies"].items() if needs and name != "dev"}
-    if known != set(EXTRAS):
-        raise ValueError(f"EXTRAS and pyproject.toml differ in {sorted(known ^ set(EXTRAS))}.")
-    return "\n".join(["| extra | for |", "|---|---|", *(f"| `{name}` | {EXTRAS[name]} |" for name in EXTRAS)]) + "\n"
+    if known != set(extras):
+        raise ValueError(f"The sinks, EXTRAS and pyproject.toml differ in {sorted(known ^ set(extras))}.")
+    return "\n".join(["| extra | for |", "|---|---|", *(f"| `{name}` | {extras[name]} |" for name in extras)]) + "\n"
+
+
+def exchanges_table() -> str:
+    """One row an exchange: its name, its classes, its kinds of market, symbols, timeframes, and its past."""
+    from streammachine.market.exchanges import adapter_for
+    from streammachine.market.exchanges.registry import ENTRIES
+
+    rows = [
+        "| exchange | classes | kinds of market | symbols | timeframes | the past comes from |",
+        "|---|---|---|---|---|---|",
+    ]
+    for entry in ENTRIES.values():
+        classes = f"`{entry.runner_class}`, `{entry.backfill_class}`"
+        kinds = ", ".join(f"`{kind}`" for kind in entry.market_types)
+        past = (entry.past or "REST") + (f"; since {entry.first_day}" if entry.first_day else "")
+        timeframes = " ".join(adapter_for(entry.name).timeframes)
+        rows.append(f"| `{entry.name}` | {classes} | {kinds} | `{entry.symbol}` | {timeframes} | {past} |")
+    return "\n".join(rows) + "\n"
+
+
+def variables_table() -> str:
+    """One row an exchange: the variables that override its base URLs."""
+    from streammachine.market.exchanges.registry import ENTRIES
+
+    rows = ["| exchange | variables of its base URLs |", "|---|---|"]
+    for entry in ENTRIES.values():
+        rows.append(f"| `{entry.name}` | {', '.join(f'`{name}`' for name in entry.url_variables.values())} |")
+    return "\n".join(rows) + "\n"
+
+
+def sinks_table() -> str:
+    """One row a sink: its emitter, its text form, how a model names it, where rows go, what is promised."""
+    from streammachine.market.emitters.registry import ENTRIES
+
+    rows = ["| emitter | `--to` | for a model | where rows go | what is promised |", "|---|---|---|---|---|"]
+    for entry in ENTRIES.values():
+        forms = ", ".join(f"`{form}`" for form in entry.forms)
+        hosted = f"`{entry.hosted_form}`" if entry.hosting else ""
+        rows.append(f"| `{entry.emitter}({entry.arguments})` | {forms} | {hosted} | {entry.place} | {entry.promise} |")
+    return "\n".join(rows) + "\n"
+
+
+def metrics_table() -> str:
+    """One row a metric: its name as Prometheus shows it, its kind, its labels, its meaning."""
+    from streammachine.runtime.observability.metrics import METRICS, PREFIX
+
+    rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    for name, metric in METRICS.items():
+        suffix = "_total" if metric.kind == "counter" else ""
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        rows.append(f"| `{PREFIX}{name}{suffix}` | {metric.kind} | {labels} | {metric.text} |")
+    return "\n".join(rows) + "\n"
 
 
 def plan_table() -> str:
@@ -151,6 +210,8 @@ def _default(name: str, value: Any) -> str:
 # The tables that stand in each page, between its markers.
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     README: {"tools": tools_table, "settings": settings_table, "extras": extras_table},
+    METRICS_PAGE: {"metrics": metrics_table},
+    MARKET_PAGE: {"exchanges": exchanges_table, "variables": variables_table, "sinks": sinks_table},
     PLAN_PAGE: {"plan": plan_table},
 }
 

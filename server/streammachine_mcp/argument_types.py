@@ -8,11 +8,12 @@ type is one plain type, because clients and model providers refuse more; the oth
 import math
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from streammachine.errors import StreamMachineError
+from streammachine.market.exchanges.registry import EXCHANGES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.redis import streams
 
@@ -132,11 +133,14 @@ TimeMsOrNow = Annotated[int, BeforeValidator(time_ms_or_now)]
 Moment = Annotated[str, BeforeValidator(moment)]
 Position = Annotated[str, BeforeValidator(position)]
 History = Annotated[str, BeforeValidator(history)]
+StreamName = Annotated[str, Field(description="Stream name", min_length=1, max_length=512)]
 Interval = Annotated[int, BeforeValidator(interval_ms)]
 Timeframe = Annotated[str, BeforeValidator(timeframe), Field(description=" ".join(timeframes.TIMEFRAMES))]
-Exchange = Annotated[
-    Literal["binance", "okx", "kraken", "bybit"], BeforeValidator(_any_case), Field(description="Exchange")
-]
+if TYPE_CHECKING:
+    ExchangeName = str
+else:  # the registry's names, which a type checker cannot read
+    ExchangeName = Literal[EXCHANGES]
+Exchange = Annotated[ExchangeName, BeforeValidator(_any_case), Field(description="Exchange")]
 
 
 def _is_number(value: Any) -> bool:

@@ -12,7 +12,7 @@ from streammachine.cli.simulated import simulated
 from streammachine.cli.stream import Watch
 from streammachine.market.emitters.csv import CSVEmitter
 from streammachine.market.exchanges import adapter_for
-from streammachine.market.live.runner import BinanceRunner
+from streammachine.market.live.runner import runner_for
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Kline
 from streammachine.market.simulator import Fault, Tape
@@ -45,7 +45,8 @@ async def show_socket_to_candles(console: Console, trades: Path | None, folder: 
         clock,
         urls,
     ):
-        runner = BinanceRunner(
+        runner = runner_for(
+            "binance",
             DataInput("kline", symbols, "1m", aggregate_list=["5m"]),
             active_warmup=True,
             ws_url=urls.ws,

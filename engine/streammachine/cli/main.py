@@ -12,6 +12,8 @@ from cyclopts.validators import Number
 
 import streammachine
 from streammachine.errors import StreamMachineError
+from streammachine.market.emitters import registry as sinks
+from streammachine.market.exchanges import registry as exchanges
 
 # A list in one argument, "5m,15m", or in several.
 Commas = Annotated[
@@ -20,7 +22,20 @@ Commas = Annotated[
         converter=lambda _, tokens: [part for token in tokens for part in token.value.split(",") if part], negative=""
     ),
 ]
-
+# Arguments that several commands take; what they accept comes from the registries.
+Exchange = Annotated[str, Parameter(help=f"{exchanges.names_text()}.")]
+Exchanges = Annotated[Commas, Parameter(help=f"Which, separated by commas (default: {','.join(exchanges.EXCHANGES)}).")]
+Symbols = Annotated[list[str], Parameter(help=f"As the exchange writes them: {exchanges.symbols_text()}.", negative="")]
+Market = Annotated[str, Parameter(help=f"{exchanges.markets_text()}.")]
+Sinks = Annotated[list[str] | None, Parameter(help=f"A sink, once for each: {sinks.forms_text()}.", negative="")]
+EndAndSinks = Annotated[
+    list[str] | None,
+    Parameter(
+        help=f"The last day, a moment, or now (the default), and once for each sink: {sinks.forms_text()}. "
+        "Without a sink: a CSV named after the request.",
+        negative="",
+    ),
+]
 
 app = App(
     name="streammachine",
@@ -139,14 +154,14 @@ def inspect(
 
 @app.command
 def stream(
-    exchange: str,
-    symbols: Annotated[list[str], Parameter(negative="")],
+    exchange: Exchange,
+    symbols: Symbols,
     *,
     timeframe: str | None = None,
     aggregate: Commas = None,
-    to: Annotated[list[str] | None, Parameter(negative="")] = None,
+    to: Sinks = None,
     type: str = "kline",
-    market: str = "SPOT",
+    market: Market = "SPOT",
     simulated: Annotated[bool, Parameter(negative="")] = False,
     speed: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     candles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
@@ -156,20 +171,12 @@ def stream(
 
     Parameters
     ----------
-    exchange
-        binance, okx, kraken or bybit.
-    symbols
-        As the exchange writes them: BTCUSDT, BTC-USDT (okx), BTC/USD (kraken).
     timeframe
         Of the candles (default 1m); with --type trade none means the trades themselves.
     aggregate
         Higher timeframes to build too, separated by commas: 5m,15m.
-    to
-        A sink, once for each: log, csv:FILE, parquet:FOLDER, redis, redis:URL, postgres:URL, kafka:HOST:PORT/TOPIC.
     type
         kline or trade.
-    market
-        SPOT; binance also USDM and COINM, okx and bybit LINEAR and INVERSE.
     simulated
         From a simulated exchange in this process, which needs no network.
     speed
@@ -191,13 +198,13 @@ def stream(
 
 @app.command
 def backfill(
-    exchange: str,
-    symbols: Annotated[list[str], Parameter(negative="")],
+    exchange: Exchange,
+    symbols: Symbols,
     *,
     timeframe: str = "1m",
     from_: Annotated[str, Parameter(name="--from")],
-    to: Annotated[list[str] | None, Parameter(negative="")] = None,
-    market: str = "SPOT",
+    to: EndAndSinks = None,
+    market: Market = "SPOT",
     parallel: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     again: Annotated[bool, Parameter(negative="")] = False,
     simulated: Annotated[bool, Parameter(negative="")] = False,
@@ -206,19 +213,10 @@ def backfill(
 
     Parameters
     ----------
-    exchange
-        binance, okx, kraken or bybit.
-    symbols
-        As the exchange writes them: BTCUSDT, BTC-USDT (okx), BTC/USD (kraken).
     timeframe
         Of the candles.
     from_
         The first day (2024-01-31) or moment (2024-01-31T12:00, or epoch milliseconds), UTC.
-    to
-        The last day, a moment, or now (the default), and once for each sink: csv:FILE, parquet:FOLDER, redis,
-        redis:URL, postgres:URL, kafka:HOST:PORT/TOPIC, log. Without a sink: a CSV named after the request.
-    market
-        SPOT; binance also USDM and COINM, okx and bybit LINEAR and INVERSE.
     parallel
         Requests at once (default: as the exchange likes it).
     again
@@ -236,7 +234,7 @@ def backfill(
 @app.command
 def simulate(
     *,
-    exchange: Commas = None,
+    exchange: Exchanges = None,
     speed: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0,
     fault: Annotated[list[str] | None, Parameter(negative="")] = None,
     tape: Path | None = None,
@@ -248,8 +246,6 @@ def simulate(
 
     Parameters
     ----------
-    exchange
-        Which, separated by commas (default: binance,okx,kraken,bybit).
     speed
         Market seconds per second.
     fault

@@ -17,7 +17,7 @@ from streammachine.market.clock.clock import ScaledClock, SystemClock
 from streammachine.market.exchanges import EXCHANGES
 from streammachine.market.model.timeframe import MINUTE
 from streammachine.market.simulator import Fault, Simulator, Tape
-from streammachine.market.simulator.faults.board import Entry
+from streammachine.market.simulator.faults.board import LogEntry
 from streammachine.market.simulator.faults.fault import KINDS
 
 SYMBOLS = ("BTC/USDT", "ETH/USDT")
@@ -102,7 +102,7 @@ def _introduce(
     console.print("\nCtrl-C ends it. What happens (times of the simulated market):")
 
 
-def _tell(console: Console, simulator: Simulator, entry: Entry) -> None:
+def _tell(console: Console, simulator: Simulator, entry: LogEntry) -> None:
     """One line of the event log; the simulator need not keep it."""
     simulator.log.clear()
     if entry.what not in QUIET:

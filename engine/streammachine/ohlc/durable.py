@@ -287,7 +287,7 @@ class DurableAggregators:
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
         self._known: dict[str, DurableAggregator] = {}
-        self._reported: set[bytes] = set()  # names of the index whose trouble was logged
+        self._reported: set[bytes] = set()  # names of the index whose error was logged
 
     async def create(self, name: str, intervals: Sequence[int] | None = None) -> tuple[DurableAggregator, bool]:
         """Create the aggregator, or give the existing one of the same intervals; and whether it is new.

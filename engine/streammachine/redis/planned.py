@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from streammachine.redis.connection import RedisConnection
+from streammachine.redis.commands import RedisCommands
 
 _CHUNK = 500  # values in one script
 
@@ -52,7 +50,7 @@ return deleted
 """
 
 
-async def field_digests(connection: RedisConnection, key: str) -> dict[bytes, bytes]:
+async def field_digests(connection: RedisCommands, key: str) -> dict[bytes, bytes]:
     """The digest of every value of a hash, by field."""
     fields = [bytes(field) for field in await connection.command("HKEYS", key, repeatable=True)]
     found: dict[bytes, bytes] = {}
@@ -63,7 +61,7 @@ async def field_digests(connection: RedisConnection, key: str) -> dict[bytes, by
     return found
 
 
-async def delete_fields(connection: RedisConnection, key: str, digests: Mapping[bytes, bytes]) -> int:
+async def delete_fields(connection: RedisCommands, key: str, digests: Mapping[bytes, bytes]) -> int:
     """Delete the fields of a hash whose values still have these digests; gives how many."""
     flat = [part for pair in digests.items() for part in pair]
     deleted = 0
@@ -73,7 +71,7 @@ async def delete_fields(connection: RedisConnection, key: str, digests: Mapping[
     return deleted
 
 
-async def key_digests(connection: RedisConnection, keys: Sequence[str]) -> dict[str, bytes]:
+async def key_digests(connection: RedisCommands, keys: Sequence[str]) -> dict[str, bytes]:
     """The digest of the value of every key; a key without one is left out."""
     found: dict[str, bytes] = {}
     for chunk in _chunks(connection, keys):
@@ -82,7 +80,7 @@ async def key_digests(connection: RedisConnection, keys: Sequence[str]) -> dict[
     return found
 
 
-async def delete_keys(connection: RedisConnection, digests: Mapping[str, bytes]) -> int:
+async def delete_keys(connection: RedisCommands, digests: Mapping[str, bytes]) -> int:
     """Delete the keys whose values still have these digests; gives how many."""
     deleted = 0
     for chunk in _chunks(connection, list(digests)):
@@ -100,6 +98,6 @@ def fingerprint(digests: Mapping[bytes, bytes] | Mapping[str, bytes]) -> str:
     return whole.hexdigest()
 
 
-def _chunks(connection: RedisConnection, keys: Sequence[str]) -> list[Sequence[str]]:
+def _chunks(connection: RedisCommands, keys: Sequence[str]) -> list[Sequence[str]]:
     size = 1 if connection.is_cluster else _CHUNK  # one script is for one slot
     return [keys[start : start + size] for start in range(0, len(keys), size)]

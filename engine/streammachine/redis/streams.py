@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from streammachine.errors import (
     OwnKeyError,
@@ -24,6 +24,7 @@ from streammachine.errors import (
     StreamNotFoundError,
     WrongTypeError,
 )
+from streammachine.redis.commands import RedisCommands
 from streammachine.redis.transport.codec import (
     RespError,
     decode_dict_bytes_to_utf8,
@@ -32,9 +33,6 @@ from streammachine.redis.transport.codec import (
     parse_entries,
 )
 from streammachine.redis.transport.raw_connection import encode_command, refused
-
-if TYPE_CHECKING:
-    from streammachine.redis.connection import RedisConnection
 
 OWN_PREFIXES = ("sm:", "{sm:")
 LAG_LOOK = 1000  # entries counted where the server does not know the lag
@@ -106,7 +104,7 @@ class StreamInfo:
 
 
 async def append(
-    connection: RedisConnection, stream: str | bytes, record: Mapping[Any, Any], *, maxlen: int | None = None
+    connection: RedisCommands, stream: str | bytes, record: Mapping[Any, Any], *, maxlen: int | None = None
 ) -> str:
     """XADD one record; gives its id.
 
@@ -123,7 +121,7 @@ async def append(
 
 
 async def append_many(
-    connection: RedisConnection,
+    connection: RedisCommands,
     stream: str | bytes,
     records: Sequence[Mapping[Any, Any]],
     *,
@@ -148,7 +146,7 @@ async def append_many(
 
 
 async def read_newest(
-    connection: RedisConnection, stream: str, count: int, *, start: str = "-", end: str = "+"
+    connection: RedisCommands, stream: str, count: int, *, start: str = "-", end: str = "+"
 ) -> list[Entry]:
     """The newest ``count`` entries from ``start`` to ``end`` (as for ``read_from``), oldest of them first."""
     reply = await _command(connection, stream, "XREVRANGE", stream, end, start, "COUNT", count, repeatable=True)
@@ -156,7 +154,7 @@ async def read_newest(
 
 
 async def read_from(
-    connection: RedisConnection, stream: str, start: str = "-", end: str = "+", count: int | None = None
+    connection: RedisCommands, stream: str, start: str = "-", end: str = "+", count: int | None = None
 ) -> list[Entry]:
     """Up to ``count`` entries from ``start`` to ``end`` (ids; "(" before one excludes it), in order."""
     limit = ("COUNT", count) if count is not None else ()
@@ -164,12 +162,12 @@ async def read_from(
     return [Entry(_text(identifier), raw=fields) for identifier, fields in parse_entries(reply)]
 
 
-async def length(connection: RedisConnection, stream: str) -> int:
+async def length(connection: RedisCommands, stream: str) -> int:
     """XLEN: how many entries the stream holds; 0 when there is no such stream."""
     return int(await _command(connection, stream, "XLEN", stream, repeatable=True))
 
 
-async def describe(connection: RedisConnection, stream: str) -> StreamInfo:
+async def describe(connection: RedisCommands, stream: str) -> StreamInfo:
     """XINFO STREAM and GROUPS in our terms.
 
     Raises:
@@ -195,7 +193,7 @@ async def describe(connection: RedisConnection, stream: str) -> StreamInfo:
     )
 
 
-async def lags(connection: RedisConnection, stream: str, groups: Sequence[Group]) -> dict[str, int]:
+async def lags(connection: RedisCommands, stream: str, groups: Sequence[Group]) -> dict[str, int]:
     """How many entries each group has not been given yet, by its name.
 
     A lag that the server does not know (after deletions, or of a group begun in the middle) is counted, up to
@@ -214,7 +212,7 @@ async def lags(connection: RedisConnection, stream: str, groups: Sequence[Group]
 
 
 async def find_streams(
-    connection: RedisConnection,
+    connection: RedisCommands,
     pattern: str = "*",
     *,
     limit: int | None = None,
@@ -253,7 +251,7 @@ def refuse_own(name: str, argument: str = "stream") -> None:
         )
 
 
-async def require_stream(connection: RedisConnection, stream: str | bytes) -> None:
+async def require_stream(connection: RedisCommands, stream: str | bytes) -> None:
     """Check that the key is a stream.
 
     Raises:
@@ -267,7 +265,7 @@ async def require_stream(connection: RedisConnection, stream: str | bytes) -> No
     raise WrongTypeError(f"The key {_text(stream)!r} holds a {kind}, not a stream. stream_list shows the streams.")
 
 
-async def not_found(connection: RedisConnection, stream: str) -> StreamNotFoundError:
+async def not_found(connection: RedisCommands, stream: str) -> StreamNotFoundError:
     """The error for a missing stream, with the nearest names there are."""
     names, _ = await find_streams(connection)
     return StreamNotFoundError(f"There is no stream {stream!r}.{nearest(stream, names)}")
@@ -284,17 +282,17 @@ def nearest(wanted: str, names: Sequence[str]) -> str:
     return f" Did you mean {' or '.join(repr(name) for name in close)}?"
 
 
-async def trim(connection: RedisConnection, stream: str, *, maxlen: int) -> int:
+async def trim(connection: RedisCommands, stream: str, *, maxlen: int) -> int:
     """XTRIM to exactly ``maxlen`` entries; gives how many were deleted."""
     return int(await _command(connection, stream, "XTRIM", stream, "MAXLEN", "=", maxlen, repeatable=True))
 
 
-async def trim_before(connection: RedisConnection, stream: str, first: str) -> int:
+async def trim_before(connection: RedisCommands, stream: str, first: str) -> int:
     """XTRIM away exactly the entries whose ids are below ``first``; gives how many were deleted."""
     return int(await _command(connection, stream, "XTRIM", stream, "MINID", "=", first, repeatable=True))
 
 
-async def count_before(connection: RedisConnection, stream: str, first: str) -> int:
+async def count_before(connection: RedisCommands, stream: str, first: str) -> int:
     """How many entries have ids below ``first``; counted in the server, a piece at a time, so that others get by."""
     found, after = 0, "-"
     while True:
@@ -305,7 +303,7 @@ async def count_before(connection: RedisConnection, stream: str, first: str) -> 
         after = f"({last}"
 
 
-async def id_behind(connection: RedisConnection, stream: str, entries: int) -> str | None:
+async def id_behind(connection: RedisCommands, stream: str, entries: int) -> str | None:
     """The id of the entry that so many stand before; None: there are no more than those. Counted as above."""
     before, after = entries, "-"
     while before >= _COUNTED:
@@ -318,12 +316,12 @@ async def id_behind(connection: RedisConnection, stream: str, entries: int) -> s
     return last if number == before + 1 else None
 
 
-async def _counted(connection: RedisConnection, stream: str, start: str, end: str, most: int) -> tuple[int, str]:
+async def _counted(connection: RedisCommands, stream: str, start: str, end: str, most: int) -> tuple[int, str]:
     number, last = await _command(connection, stream, "EVAL", _COUNT, 1, stream, start, end, most, repeatable=True)
     return int(number), _text(last)
 
 
-async def delete(connection: RedisConnection, stream: str) -> bool:
+async def delete(connection: RedisCommands, stream: str) -> bool:
     """Delete a stream with its consumer groups; False when there was none.
 
     Raises:
@@ -336,7 +334,7 @@ async def delete(connection: RedisConnection, stream: str) -> bool:
     return bool(await connection.command("UNLINK", stream, repeatable=True))
 
 
-async def ensure_group(connection: RedisConnection, stream: str, group: str, *, start: str = "0") -> bool:
+async def ensure_group(connection: RedisCommands, stream: str, group: str, *, start: str = "0") -> bool:
     """Create the group at ``start`` (an id; "0" the beginning, "$" the end) and the stream; False if it was there.
 
     A server at its memory limit refuses to create any group, one that is there too; then it is looked for.
@@ -391,7 +389,7 @@ def _no_position(text: str) -> StreamIdError:
     )
 
 
-async def _command(connection: RedisConnection, stream: str | bytes, *command: Any, repeatable: bool = False) -> Any:
+async def _command(connection: RedisCommands, stream: str | bytes, *command: Any, repeatable: bool = False) -> Any:
     """Run a raw command on a stream; where the key is something else, the error says what."""
     try:
         return await connection.command(*command, repeatable=repeatable)
@@ -400,7 +398,7 @@ async def _command(connection: RedisConnection, stream: str | bytes, *command: A
         raise
 
 
-def _maxlen(connection: RedisConnection, maxlen: int | None) -> int:
+def _maxlen(connection: RedisCommands, maxlen: int | None) -> int:
     return connection.settings.stream_maxlen if maxlen is None else maxlen
 
 

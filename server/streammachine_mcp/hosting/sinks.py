@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streammachine.errors import EmitterError
+from streammachine.market.emitters.registry import ENTRIES, hosted_forms
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
     from streammachine.settings import Settings
 
-POSTGRES_URL, KAFKA_SERVERS = "STREAMMACHINE_POSTGRES_URL", "STREAMMACHINE_KAFKA_SERVERS"
-ACCEPTED = "redis, csv:NAME, parquet:NAME, postgres:TABLE or kafka:TOPIC"
+ACCEPTED = " or ".join([", ".join(hosted_forms()[:-1]), hosted_forms()[-1]])
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -37,18 +37,19 @@ def check(texts: Sequence[str]) -> list[str]:
     if not texts:
         raise EmitterError(f"emit is empty: give some of {ACCEPTED}")
     for text in texts:
-        kind, _, name = text.partition(":")
-        if text == "redis":
+        kind, colon, name = text.partition(":")
+        entry = ENTRIES.get(kind)
+        if entry is not None and entry.hosting == "connection" and not colon:
             continue
-        if kind not in ("csv", "parquet", "postgres", "kafka") or not _NAME.fullmatch(name):
+        if entry is None or entry.hosting not in ("file", "variable") or not _NAME.fullmatch(name):
             raise EmitterError(f"emit {text!r} is not accepted: give some of {ACCEPTED}; a NAME has no folders")
-        needed = {"postgres": POSTGRES_URL, "kafka": KAFKA_SERVERS}.get(kind)
-        if needed is not None and not os.environ.get(needed):
-            raise EmitterError(f"emit {text!r} needs the variable {needed} in the server's environment")
-        if kind == "kafka":
-            from streammachine.market.emitters.kafka import refuse_login
+        if entry.hosting == "variable":
+            from streammachine.market.emitters.sink_text import module_of
 
-            refuse_login(os.environ[KAFKA_SERVERS])
+            server = os.environ.get(entry.variable)
+            if not server:
+                raise EmitterError(f"emit {text!r} needs the variable {entry.variable} in the server's environment")
+            module_of(entry).check_server(server)
     return list(dict.fromkeys(texts))
 
 
@@ -59,18 +60,15 @@ def jobs(settings: Settings) -> Path:
 
 def emitter_for(text: str, settings: Settings, connection: RedisConnection, *, past: bool = False) -> Any:
     """The emitter that a checked text means. ``past``: for candles that may be older than those it holds."""
+    from streammachine.market.emitters import sink_text
+
     kind, _, name = text.partition(":")
-    if kind == "redis":
-        from streammachine.market.emitters.redis import RedisEmitter
-
-        return RedisEmitter(connection=connection, archive=past)
-    import streammachine.market.emitters.sink_text as targets
-
-    if kind in ("csv", "parquet"):
-        folder = exports(settings)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        suffix = "" if Path(name).suffix or kind == "parquet" else ".csv"
-        return targets.emitter_for(f"{kind}:{folder / (name + suffix)}")
-    if kind == "postgres":
-        return targets.postgres(os.environ[POSTGRES_URL], name)
-    return targets.emitter_for(f"kafka:{os.environ[KAFKA_SERVERS]}/{name}")
+    entry = ENTRIES[kind]
+    if entry.hosting == "connection":
+        return sink_text.module_of(entry).from_connection(connection, archive=past)
+    if entry.hosting == "variable":
+        return sink_text.module_of(entry).from_server(os.environ[entry.variable], name)
+    folder = exports(settings)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    suffix = "" if Path(name).suffix else entry.suffix
+    return sink_text.emitter_for(f"{kind}:{folder / (name + suffix)}")

@@ -13,6 +13,8 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from streammachine.errors import DataInputError, ExchangeUnavailableError, StreamNotFoundError
+from streammachine.market.emitters.registry import hosted_forms
+from streammachine.market.exchanges import registry as exchanges
 from streammachine.redis import streams
 from streammachine_mcp.argument_types import Exchange, History, Moment, Timeframe
 from streammachine_mcp.results import fit
@@ -35,12 +37,13 @@ SKEW = 60_000  # milliseconds that a caller's clock may be ahead of ours
 _SPAN = re.compile(r"[0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d|w)", re.IGNORECASE | re.ASCII)
 COLUMNS = ("open_ts", "open", "high", "low", "close", "volume", "quote_volume", "n_trades")
 
-Symbol = Annotated[str, Field(description="As the exchange writes it: BTCUSDT, BTC-USDT (okx), BTC/USD (kraken)")]
+Symbol = Annotated[str, Field(description=f"As the exchange writes it: {exchanges.symbols_text()}")]
+_SINKS = ", ".join(f'"{form}"' for form in hosted_forms()).replace('"redis"', '"redis" (default)')
 Emit = Annotated[
     list[str] | None,
-    Field(description='Sinks: "redis" (default), "csv:NAME", "parquet:NAME", "postgres:TABLE", "kafka:TOPIC"'),
+    Field(description=f"Sinks: {_SINKS}"),
 ]
-Market = Annotated[str, Field(description="SPOT; binance also USDM, COINM; okx and bybit LINEAR, INVERSE")]
+Market = Annotated[str, Field(description=exchanges.markets_text(between_kinds=", ", between_exchanges="; "))]
 
 
 class Started(TypedDict):
@@ -66,7 +69,7 @@ class Backfills(TypedDict):
     truncated: bool
 
 
-class Candles(TypedDict):
+class CandleColumns(TypedDict):
     exchange: str
     symbol: str
     timeframe: str
@@ -211,7 +214,7 @@ class MarketTools(Family):
         ] = None,
         end: Annotated[Moment | None, Field(description="Candles that begin before this")] = None,
         limit: Annotated[int, Field(description="Most candles", ge=1, le=2000)] = 200,
-    ) -> Candles:
+    ) -> CandleColumns:
         """Candles that runners and backfills wrote to Redis, oldest first, as columns; open_ts is epoch ms."""
         connection = await self.state.redis()
         adapter = _adapter(exchange, "SPOT")
@@ -224,7 +227,7 @@ class MarketTools(Family):
         else:
             kept, cut = fit(rows)
         columns = {title: [row[place] for row in kept] for place, title in enumerate((*COLUMNS, "is_closed"))}
-        page: Candles = {
+        page: CandleColumns = {
             "exchange": exchange,
             "symbol": name,
             "timeframe": timeframe,

@@ -179,7 +179,7 @@ async def test_an_app_shows_its_agents_and_can_be_paused(redis: RedisConnection,
         entry = await until(lambda: _entry(redis, name), WAIT)
         assert (entry.kind, entry.app, entry.status, entry.streams) == ("app", "shop", "running", {"orders": "g"})
         await pause_agent(redis, name, True)
-        consumer = app._consumers[0][1]
+        consumer = app.consumers[0][1]
         await until(lambda: consumer.paused, WAIT)
         await until(lambda: _status(redis, name, "paused"), WAIT)
         polls = consumer.metrics.last_poll

@@ -31,8 +31,8 @@ from streammachine.redis.connection import RedisConnection
 from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.redis.transport.codec import RespError
 from streammachine.redis.transport.raw_connection import RawConnection, encode_command
-from streammachine.runtime.admin.dead_letters import Box
-from streammachine.runtime.delivery import dead_letter as letters
+from streammachine.runtime.admin.dead_letters import DeadLetters
+from streammachine.runtime.delivery.dead_letter import move_to_dead_letters
 from streammachine.runtime.delivery.group import Delivery, Effect, Item, LostError
 from streammachine.runtime.delivery.keys import Companions
 from streammachine.runtime.delivery.retention import trim_acknowledged
@@ -56,7 +56,16 @@ COUNTED = {
     "send": 4, "read": 5, "read_and_lose_the_reply": 1, "read_retries": 3, "read_retries_and_lose_the_reply": 1,
     "sweep": 3, "move_due": 3,
 }  # fmt: skip
-OTHERS = {"recover": 2, "renew": 2, "crash": 1, "end": 1, "bury_consumers": 1, "mark": 2, "trim": 2, "redrive": 2}
+OTHERS = {
+    "recover": 2,
+    "renew": 2,
+    "crash": 1,
+    "end": 1,
+    "delete_idle_consumers": 1,
+    "mark": 2,
+    "trim": 2,
+    "redrive": 2,
+}
 STEPS = [step for step, weight in (HANDLERS | COUNTED | OTHERS).items() for _ in range(weight)]
 
 Places = dict[int, str]
@@ -99,7 +108,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.do(lambda: Probe(self.connection).ask("FLUSHDB"))
         self.deliveries = [self.consumer() for _ in range(CONSUMERS)]
         self.do(self.deliveries[0].open_group)
-        self.road = self.do(self.connection.open_road)
+        self.road = self.do(self.connection.open_connection)
 
     # One rule with weights: Hypothesis leaves some rules out of each run, and a long way (sent, read, failed, due, read
     # again, finished) needs them all.
@@ -243,7 +252,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def give_up(self, who: int, item: Item) -> None:
         error = ValueError("poison")
         delivery = self.deliveries[who]
-        if self.ends(who, item, lambda: letters.bury(delivery, item, "retries", 3, error, maxlen=1000)):
+        if self.ends(who, item, lambda: move_to_dead_letters(delivery, item, "retries", 3, error, maxlen=1000)):
             self.place[number(item)] = DEAD
 
     def move_due(self, who: int, limit: int) -> None:
@@ -264,7 +273,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         n = dead[pick % len(dead)]
 
         async def call() -> list[str]:
-            box = await Box.open(self.connection, STREAM)
+            box = await DeadLetters.open(self.connection, STREAM)
             found, _ = await box.newest(self.connection, 1000)
             (identifier,) = (letter.id for letter in found if letter.data["n"] == str(n))
             assert (await box.redrive(self.connection, [identifier])).ids
@@ -293,8 +302,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         assert (delivery.consumer in names) <= (delivery.consumer in owners)  # a lost reply, at most
         self.crash(who)
 
-    def bury_consumers(self, who: int) -> None:
-        self.do(lambda: self.deliveries[who].bury_consumers(-1))
+    def delete_idle_consumers(self, who: int) -> None:
+        self.do(lambda: self.deliveries[who].delete_idle_consumers(-1))
 
     def mark(self, who: int) -> None:
         """Everything up to the mark is acknowledged."""

@@ -66,7 +66,7 @@ async def test_a_read_that_breaks_after_a_sweep_leaves_nothing_stuck(make_app: M
     await both_lanes(probe, "dead")
     breaks = 0
     async with app:
-        delivery = app._consumers[0][1].delivery
+        delivery = app.consumers[0][1].delivery
         call, script, read = delivery._call, delivery._script, delivery.read_retries
 
         async def broken_call(*words: Any, **options: Any) -> Any:
@@ -97,7 +97,7 @@ async def test_a_read_that_breaks_after_a_sweep_leaves_nothing_stuck(make_app: M
         await probe.redis.pipeline_xadd("s", [{"n": n} for n in range(3, 30)])
         await until(lambda: probe.done("s", 30, "g"))
         await until(lambda: breaks >= 12)
-        await until(lambda: app._consumers[0][1].held == 0)
+        await until(lambda: app.consumers[0][1].held == 0)
         assert await probe.ask("XLEN", "{s}:retry:g") == 0
     assert len(await probe.fields("out")) == 33
 
@@ -114,11 +114,11 @@ async def test_a_held_message_that_nobody_runs_is_seen_and_given_back(
         got.append(message.message["n"])
 
     async with app:
-        consumer = app._consumers[0][1]
+        consumer = app.consumers[0][1]
         put = consumer.queue.put
         consumer.queue.put = lambda items: None  # type: ignore[method-assign]  # the mistake
         await app.send("s", {"n": 1})
-        await until(consumer.strays)
+        await until(consumer.context.strays)
         assert "nobody runs" in str((await app.health_check())["problems"])
         consumer.queue.put = put  # type: ignore[method-assign]
         await until(lambda: got == ["1"])
@@ -136,7 +136,7 @@ async def test_a_busy_consumer_has_no_strays(make_app: MakeApp, probe: Probe) ->
     async def handle(message: Message) -> None:
         nonlocal seen
         await anyio.sleep(0.001)
-        seen += len(app._consumers[0][1].strays())
+        seen += len(app.consumers[0][1].strays())
 
     await probe.redis.pipeline_xadd("s", [{"n": n} for n in range(500)])
     await probe.ask("XGROUP", "CREATE", "s", "eventengine", "0")
@@ -145,5 +145,5 @@ async def test_a_busy_consumer_has_no_strays(make_app: MakeApp, probe: Probe) ->
     await probe.ask("XCLAIM", "s", "eventengine", "dead", 0, *rows, "IDLE", 60_000, "RETRYCOUNT", 3, "JUSTID")
     async with app:
         await until(lambda: probe.done("s", 500))
-        assert app._consumers[0][1].metrics.alone == 5
+        assert app.consumers[0][1].metrics.alone == 5
     assert seen == 0

@@ -232,7 +232,7 @@ async def test_processes_share_the_partitions_and_take_over_in_order(make_app: M
     sent = records(KEYS, 40)
 
     def shares() -> list[int]:
-        return sorted(len(app._consumers) for app in apps)
+        return sorted(len(app.consumers) for app in apps)
 
     async with apps[0]:
         await until(lambda: shares() == [0, 0, 8])
@@ -261,7 +261,7 @@ async def test_unordered_topics_are_shared_by_all(make_app: MakeApp) -> None:
     for app, topic in zip(apps, topics, strict=True):
         gathers(app, topic, seen)
     async with apps[0], apps[1]:
-        assert [len(app._consumers) for app in apps] == [2, 2]
+        assert [len(app.consumers) for app in apps] == [2, 2]
         await topics[0].send_batch(records(KEYS, 4))
         await until(lambda: len(seen) == 120)
 
@@ -305,7 +305,7 @@ async def test_a_paused_agent_takes_no_partition_up(make_app: MakeApp, redis: Re
     name = app.agents[0].name
     await set_paused(redis, name, True)
     async with app:
-        await until(lambda: len(app._consumers) == 2)
+        await until(lambda: len(app.consumers) == 2)
         await topic.send_batch(records(KEYS, 1))
         await asyncio.sleep(0.3)
         assert not seen

@@ -152,7 +152,7 @@ async def test_where_no_process_can_import_the_app_a_suspect_runs_with_nothing_b
     async with app:
         await app.send_batch("s", [{"n": number} for number in range(100)])
         await until(lambda: probe.done("s", 102), DEADLINE)
-        assert app._consumers[0][1].metrics.alone == 1
+        assert app.consumers[0][1].metrics.alone == 1
     assert set(beside) == {1}
     assert got["suspect"] == 3
     assert len(got) == 101

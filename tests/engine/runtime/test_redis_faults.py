@@ -61,7 +61,7 @@ async def test_a_lost_group_begins_where_nothing_is_skipped_and_nobody_spins(
         # What is sent before the group stands again is delivered, too.
         await probe.redis.pipeline_xadd("s", [{"n": number} for number in range(100, 150)])
         await until(lambda: set(range(100, 150)) <= set(got), DEADLINE)
-        consumer = app._consumers[0][1]
+        consumer = app.consumers[0][1]
         await until(lambda: consumer.held == 0)
         assert consumer.metrics.groups_recreated >= 1
         polled = consumer.metrics.last_poll
@@ -105,7 +105,7 @@ async def test_messages_that_run_while_the_group_is_lost_are_finished_once(make_
 
     async with app:
         await app.send_batch("s", [{"n": number} for number in range(6)])
-        consumer = app._consumers[0][1]
+        consumer = app.consumers[0][1]
         await until(lambda: consumer.active == 2 and consumer.held == 6)
         await probe.ask("XGROUP", "DESTROY", "s", "eventengine")
         await until(lambda: consumer.metrics.groups_recreated >= 1, DEADLINE)
@@ -144,7 +144,7 @@ async def test_a_server_that_comes_back_with_its_data_goes_on(
 
     async with app:
         await app.send_batch("s", [{"n": number} for number in range(500)])
-        await until(lambda: app._consumers[0][1].metrics.consumed > 50)
+        await until(lambda: app.consumers[0][1].metrics.consumed > 50)
         assert server.process is not None
         server.process.send_signal(number)
         server.process.wait()
@@ -239,7 +239,7 @@ async def test_links_that_are_reset(proxied: tuple[App, Proxy], probe: Probe) ->
     async with app:
         await probe.redis.pipeline_xadd("s", [{"n": number} for number in range(600)])
         for step in range(1, 4):
-            await until(lambda step=step: app._consumers[0][1].metrics.consumed > 100 * step, DEADLINE)  # type: ignore[misc]
+            await until(lambda step=step: app.consumers[0][1].metrics.consumed > 100 * step, DEADLINE)  # type: ignore[misc]
             proxy.reset()
         await everything_once(probe, 600)
 
@@ -250,9 +250,9 @@ async def test_a_link_that_swallows_everything(proxied: tuple[App, Proxy], probe
     outputs(app)
     async with app:
         await probe.redis.pipeline_xadd("s", [{"n": number} for number in range(300)])
-        await until(lambda: app._consumers[0][1].metrics.consumed > 50, DEADLINE)
+        await until(lambda: app.consumers[0][1].metrics.consumed > 50, DEADLINE)
         proxy.blackhole = True
-        await until(lambda: app._consumers[0][1].metrics.reconnects >= 1, DEADLINE)
+        await until(lambda: app.consumers[0][1].metrics.reconnects >= 1, DEADLINE)
         assert (await app.health_check())["redis"] == "disconnected"
         proxy.blackhole = False
         if heals == "by a reset":
@@ -267,7 +267,7 @@ async def test_half_open_links_are_noticed_and_replaced(proxied: tuple[App, Prox
     outputs(app)
     async with app:
         await probe.redis.pipeline_xadd("s", [{"n": number} for number in range(300)])
-        await until(lambda: app._consumers[0][1].metrics.consumed > 50, DEADLINE)
+        await until(lambda: app.consumers[0][1].metrics.consumed > 50, DEADLINE)
         proxy.half_open()
         links = proxy.connections
         await everything_once(probe, 300)
@@ -295,7 +295,7 @@ async def test_a_slow_link(proxied: tuple[App, Proxy], probe: Probe) -> None:
         proxy.latency = 0.2  # each way
         await probe.redis.pipeline_xadd("s", [{"n": number} for number in range(20)])
         await everything_once(probe, 20)
-        assert app._consumers[0][1].metrics.reconnects == 0
+        assert app.consumers[0][1].metrics.reconnects == 0
 
 
 @pytest.mark.parametrize("command", [b"XREADGROUP", b"EVAL", b"XAUTOCLAIM"])
@@ -332,7 +332,7 @@ async def test_a_redis_that_takes_no_commit_is_not_the_messages_fault(make_app: 
         await app.send("out", {"n": message.message["n"]})
 
     async with app:
-        delivery = app._consumers[0][1].delivery
+        delivery = app.consumers[0][1].delivery
         run = delivery._script
 
         async def refused(name: str, *arguments: Any) -> Any:
@@ -382,7 +382,7 @@ async def test_an_acknowledgement_that_is_lost_is_sent_again(proxied: tuple[App,
         proxy.lose_reply_to(b"XACK")
         await probe.redis.pipeline_xadd("s", [{"n": number} for number in range(5)])
         await until(lambda: probe.done("s", 5), DEADLINE)
-        await until(lambda: app._consumers[0][1].held == 0, DEADLINE)
+        await until(lambda: app.consumers[0][1].held == 0, DEADLINE)
     assert got == [str(number) for number in range(5)]
 
 

@@ -13,8 +13,7 @@ import pytest
 from streammachine.errors import RedisFullError
 from streammachine.redis.connection import RedisConnection
 from streammachine.runtime.app.app import App
-from streammachine.runtime.consumer.consumer import MessageBatch
-from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.message import Message, MessageBatch
 from streammachine.runtime.model.retry import Reject, Retry
 from streammachine.settings import Settings
 from support.runtime import Probe
@@ -82,7 +81,7 @@ async def test_commits_wait_at_the_limit_and_go_on_when_there_is_room(
     agent(app)
     await fill(probe)
     async with app:
-        consumer = app._consumers[0][1]
+        consumer = app.consumers[0][1]
         await until(lambda: consumer.delivery.full)
         before = await used(probe)
         assert "memory limit" in str((await app.health_check())["problems"])
@@ -125,7 +124,7 @@ async def test_what_needs_no_memory_goes_on_at_the_limit(limited: tuple[App, Pro
         await fill(probe)
         await until(lambda: probe.done("s", 2 * COUNT, "plain"))
         await until(lambda: probe.done("s", 2 * COUNT, "transactional"))
-        await until(lambda: app._consumers[0][1].held == 0)
+        await until(lambda: app.consumers[0][1].held == 0)
 
 
 async def test_retries_and_dead_letters_wait_for_room(limited: tuple[App, Probe]) -> None:
@@ -143,7 +142,7 @@ async def test_retries_and_dead_letters_wait_for_room(limited: tuple[App, Probe]
 
     await fill(probe)
     async with app:
-        await until(lambda: app._consumers[0][1].delivery.full)
+        await until(lambda: app.consumers[0][1].delivery.full)
         await until(lambda: runs >= COUNT)
         assert await probe.pending("s") >= 2
         await probe.ask("DEL", "filler")
@@ -158,7 +157,7 @@ async def test_the_end_does_not_wait_for_room(limited: tuple[App, Probe]) -> Non
     sends(app)
     await fill(probe)
     async with app:
-        await until(lambda: app._consumers[0][1].delivery.full)
+        await until(lambda: app.consumers[0][1].delivery.full)
     await probe.ask("DEL", "filler")
     assert await probe.ask("EXISTS", "out") == 0
     assert {deliveries for _, _, deliveries in await probe.rows("s")} <= {0, 1}
@@ -179,7 +178,7 @@ async def test_a_server_without_its_replicas_is_waited_for(limited: tuple[App, P
         await inside.wait()
         await probe.ask("CONFIG", "SET", "min-replicas-to-write", 1)
         gate.set()
-        consumer = app._consumers[0][1]
+        consumer = app.consumers[0][1]
         await until(lambda: consumer.delivery.full)
         assert (await app.health_check())["status"] == "degraded"
         await probe.ask("CONFIG", "SET", "min-replicas-to-write", 0)

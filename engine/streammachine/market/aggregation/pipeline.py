@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from streammachine.market.aggregation.candle_aggregator import Aggregator
-from streammachine.market.aggregation.trade_folder import TickFolder
+from streammachine.market.aggregation.trade_folder import TradeFolder
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Gap, Kline, Trade
 from streammachine.market.model.rows import Row
@@ -39,7 +39,7 @@ class Pipeline:
         self.last: dict[tuple[str, str], Kline] = {}
         self.duplicates = 0
         base = data_input.timeframe
-        self.folder = TickFolder(source, base) if base is not None and data_input.kind == "trade" else None
+        self.folder = TradeFolder(source, base) if base is not None and data_input.kind == "trade" else None
         self.emit_trades = emit_trades or self.folder is None
         self._aggregator = (
             Aggregator(base, data_input.aggregate_list, running=not only_closed)
@@ -69,11 +69,6 @@ class Pipeline:
         if self.folder is not None:
             self._candles(self.folder.close_until(symbol, ts), out)
         return out
-
-    def absorb(self, klines: Iterable[Kline]) -> None:
-        """Take closed base candles that are not emitted (warm-up): targets are built on them."""
-        for kline in klines:
-            self._candle(kline, [])
 
     def _candle(self, kline: Kline, out: list[Row]) -> None:
         fields = kline.__dict__  # a look at a model's attribute costs three times one into its fields

@@ -1,9 +1,9 @@
-"""Trades to candles, through FastOHLC. Pure but for the engine it drives: the caller tells the time.
+"""Trades to candles. Pure: the caller tells the time.
 
 A candle is closed by event time, when a trade of a later interval comes, or by the clock: ``close_until(symbol, ts)``
-says that every trade before ``ts`` has been delivered. Quiet intervals are flat candles at the last price. The first
-candle of a symbol began before we did and is marked incomplete, unless ``begin`` said from when on the trades are
-known. A Gap in the trades marks the candles it touches; those it swallows whole are a Gap of candles.
+says that every trade before ``ts`` has been delivered. Intervals without a trade are flat candles at the last
+price. The first candle of a symbol began before we did and is marked incomplete, unless ``begin`` said from when on the
+trades are known. A Gap in the trades marks the candles it touches; those it swallows whole are a Gap of candles.
 
 Oracle: a GROUP BY over the same trades (tests), and the exchange's own candles.
 """
@@ -13,14 +13,13 @@ from __future__ import annotations
 from streammachine.errors import DataInputError
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.kline import Gap, Kline, Trade
-from streammachine.ohlc.aggregator import CandleData, FastOHLC
 
 Candle = Kline | Gap
 
 TRADES = "trade"  # a Gap's timeframe where trades are missing
 
 
-class TickFolder:
+class TradeFolder:
     """Folds the trades of any number of symbols into candles of one timeframe.
 
     Args:
@@ -39,7 +38,6 @@ class TickFolder:
         self.source = source
         self.timeframe = timeframes.check(timeframe)
         self._interval = timeframes.MILLISECONDS[timeframe]
-        self._engine = FastOHLC([self._interval])
         self._series: dict[str, _Series] = {}
         self._touched: dict[str, None] = {}
         self.late = 0
@@ -56,7 +54,8 @@ class TickFolder:
 
     def add(self, trade: Trade) -> list[Candle]:
         """Take a trade; the candles that it shows to be over, oldest first."""
-        symbol, ts = trade.symbol, trade.ts
+        fields = trade.__dict__  # a look at a model's attribute costs three times one into its fields
+        symbol, ts = fields["symbol"], fields["ts"]
         series = self._series.get(symbol) or self._of(symbol)
         closed: list[Candle] = []
         if ts >= series.end:
@@ -64,12 +63,25 @@ class TickFolder:
         elif ts < series.start:
             self.late += 1
             return closed
-        self._engine.update_tick(symbol, trade.price, trade.volume, ts)
-        series.trades += trade.fills
-        series.quote += trade.price * trade.volume
+        price, volume = fields["price"], fields["volume"]
+        if not series.trades:
+            series.first = ts
+            series.open = series.high = series.low = price
+            series.volume = 0.0
+        else:
+            if ts < series.first:
+                series.first = ts
+                series.open = price
+            if price > series.high:
+                series.high = price
+            elif price < series.low:
+                series.low = price
+        series.trades += fields["fills"]
+        series.volume += volume
+        series.quote += price * volume
         if ts >= series.last:
             series.last = ts
-            series.price = trade.price
+            series.price = price
         self._touched[symbol] = None
         return closed
 
@@ -115,7 +127,7 @@ class TickFolder:
             return None
         if not series.trades:
             return self._flat(symbol, series, series.price, closed=False)
-        return self._kline(symbol, series, self._engine.get_candles(symbol, self._interval)[0], closed=False)
+        return self._kline(symbol, series, series.price, closed=False)
 
     def symbols(self) -> list[str]:
         """Those that have an open candle."""
@@ -127,9 +139,8 @@ class TickFolder:
         found = []
         for symbol in touched:
             series = self._series[symbol]
-            candles = self._engine.get_candles(symbol, self._interval) if series.trades else []
-            if candles:
-                found.append(self._kline(symbol, series, candles[-1], closed=False))
+            if series.trades and series.price is not None:
+                found.append(self._kline(symbol, series, series.price, closed=False))
         return found
 
     def _of(self, symbol: str) -> _Series:
@@ -152,36 +163,35 @@ class TickFolder:
         """Close the open candle and step to the next: as it is, flat where it is known that nothing was traded, a Gap
         where that is not known."""
         made: Candle
-        if series.trades:
-            candle = self._engine.get_candles(symbol, self._interval)[0]
-            made = self._kline(symbol, series, candle, closed=True)
-        elif series.whole and series.price is not None:
-            made = self._flat(symbol, series, series.price, closed=True)
+        price = series.price
+        if series.trades and price is not None:
+            made = self._kline(symbol, series, price, closed=True)
+        elif series.whole and price is not None:
+            made = self._flat(symbol, series, price, closed=True)
         else:
             made = Gap(
                 self.source, symbol, self.timeframe, series.start, series.end, reason or "the trades of it are missing"
             )
-        self._engine.flush_interval(symbol, self._interval, series.end)
         series.start, series.end = series.end, series.end + self._interval
         series.trades = 0
         series.quote = 0.0
         series.whole = True
         return [made]
 
-    def _kline(self, symbol: str, series: _Series, candle: CandleData, *, closed: bool) -> Kline:
+    def _kline(self, symbol: str, series: _Series, close: float, *, closed: bool) -> Kline:
         return Kline(
             source=self.source,
             symbol=symbol,
             timeframe=self.timeframe,
             open_ts=series.start,
             end_ts=series.end - 1,
-            open=candle.open,
-            high=candle.high,
-            low=candle.low,
-            close=candle.close,
-            volume=candle.volume,
+            open=series.open,
+            high=series.high,
+            low=series.low,
+            close=close,
+            volume=series.volume,
             quote_volume=series.quote,
-            vwap=series.quote / candle.volume if candle.volume else None,
+            vwap=series.quote / series.volume if series.volume else None,
             n_trades=series.trades,
             is_closed=closed,
             is_complete=series.whole,
@@ -210,14 +220,21 @@ class TickFolder:
 
 
 class _Series:
-    """One symbol: its open candle [start, end), whether all its trades are known, what FastOHLC does not sum."""
+    """One symbol: its open candle [start, end), what its trades come to, and whether all of them are known.
 
-    __slots__ = ("end", "known_from", "last", "price", "quote", "start", "trades", "whole")
+    ``open``, ``high``, ``low``, ``volume`` and ``first`` (the time of the trade that ``open`` is of) count only where
+    ``trades`` is not 0. ``price`` is the close: the latest trade's, where two are of one moment the one that came last.
+    """
+
+    __slots__ = (
+        *("end", "first", "high", "known_from", "last", "low", "open"),
+        *("price", "quote", "start", "trades", "volume", "whole"),
+    )
 
     def __init__(self) -> None:
-        self.start = self.end = self.last = 0
+        self.start = self.end = self.first = self.last = 0
         self.trades = 0
-        self.quote = 0.0
+        self.open = self.high = self.low = self.volume = self.quote = 0.0
         self.whole = False
         self.price: float | None = None  # the last one; None before the first trade
         self.known_from: int | None = None

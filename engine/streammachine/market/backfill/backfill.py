@@ -28,9 +28,10 @@ from streammachine.market.backfill.progress import Show, bar, silent
 from streammachine.market.backfill.sink import CHECKPOINT_ROWS, Sink, request_key
 from streammachine.market.clock.clock import Clock
 from streammachine.market.clock.remote_clock import VARIABLE, default_clock
+from streammachine.market.emitters.any_emitter import check_emitter
 from streammachine.market.emitters.base import Transformer
-from streammachine.market.emitters.outlet import check_emitter
-from streammachine.market.exchanges import adapter_for
+from streammachine.market.exchanges.lookup import adapter_for, entry_for
+from streammachine.market.exchanges.registry import ENTRIES, ExchangeEntry
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.kline import Gap, Kline
 from streammachine.market.model.rows import Lane
@@ -55,7 +56,7 @@ class Backfilling:
             offset; as ``to_date`` where the range ends, not included), epoch milliseconds, or (``to_date``) "now".
         file_path: the CSV to write where no emitter is registered; by default one named after the request.
         data_type: "klines".
-        market_type: SPOT (DEFAULT); Binance also USDM and COINM, Bybit also LINEAR and INVERSE.
+        market_type: SPOT (DEFAULT), or another kind that the exchange has: its runner's docstring names them.
         transformer: changes each row: a dict in, a dict out, None drops it.
         rest_url, bulk_url: base URLs other than the exchange's.
         clock: time, for tests and simulations. parallel: requests at once, where less or more than usual.
@@ -166,9 +167,9 @@ class Backfilling:
         if self._file_path is not None:
             return self._file_path
         symbol = self.symbol.replace("/", "").replace(":", "")
-        kind = f"-{self._adapter.market_type}" if len(type(self._adapter).market_types) > 1 else ""
-        if self._adapter.name == "okx":  # its symbols say which kind of market they are of
-            kind = ""
+        entry = self._adapter.entry
+        is_told = len(entry.market_types) == 1 or entry.symbols_tell_market
+        kind = "" if is_told else f"-{self._adapter.market_type}"
         return Path(f"{self._adapter.source.title()}-{symbol}{kind}-{self.timeframe}-{self._timespan().label}.csv")
 
     # -- running --
@@ -448,38 +449,6 @@ class Backfilling:
         return None if made is None else dict(made)
 
 
-class BinanceBackfilling(Backfilling):
-    """Backfills from Binance: whole months and days of 1m and 1s candles from its bulk files, the rest by REST."""
-
-    exchange = "binance"
-
-
-class OKXBackfilling(Backfilling):
-    """Backfills from OKX, by REST."""
-
-    exchange = "okx"
-
-
-OkxBackfilling = OKXBackfilling
-
-
-class BybitBackfilling(Backfilling):
-    """Backfills from Bybit, by REST."""
-
-    exchange = "bybit"
-
-
-class KrakenBackfilling(Backfilling):
-    """Backfills from Kraken: the newest 720 candles by REST, older ones folded from its trades."""
-
-    exchange = "kraken"
-
-
-_BY_NAME: Final[dict[str, type[Backfilling]]] = {
-    made.exchange: made for made in (BinanceBackfilling, OKXBackfilling, BybitBackfilling, KrakenBackfilling)
-}
-
-
 def backfill_for(
     exchange: str, symbol: str, timeframe: str, from_date: Moment, to_date: Moment = "now", **options: Any
 ) -> Backfilling:
@@ -488,5 +457,18 @@ def backfill_for(
     Raises:
         UnknownExchangeError: there is no such exchange. As ``Backfilling``.
     """
-    name = adapter_for(exchange, options.get("market_type", "DEFAULT")).name
-    return _BY_NAME[name](symbol, timeframe, from_date, to_date, **options)
+    return _CLASSES[entry_for(exchange).name](symbol, timeframe, from_date, to_date, **options)
+
+
+def _backfilling_class(entry: ExchangeEntry) -> type[Backfilling]:
+    """The backfilling class of an exchange, as if it stood here: BinanceBackfilling, OKXBackfilling, ..."""
+    return type(
+        entry.backfill_class,
+        (Backfilling,),
+        {"__module__": __name__, "__doc__": entry.backfill_doc, "exchange": entry.name},
+    )
+
+
+_CLASSES: Final[Mapping[str, type[Backfilling]]] = {entry.name: _backfilling_class(entry) for entry in ENTRIES.values()}
+for _entry in ENTRIES.values():
+    globals().update(dict.fromkeys((_entry.backfill_class, *_entry.backfill_aliases), _CLASSES[_entry.name]))

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MARKETS: Final = {"SPOT": "spot", "USDM": "futures/um", "COINM": "futures/cm"}
 DOWNLOADS: Final = 2  # of one file whose checksum is wrong
 ROWS: Final = 5000  # of a file that are decoded at once
 LONGEST_LINE: Final = 1000  # bytes
@@ -60,7 +59,7 @@ class Piece:
 def has_bulk(adapter: Adapter, timeframe: str) -> bool:
     """Whether bulk files are worth while: where a day has more candles than a page of REST."""
     step = timeframes.MILLISECONDS.get(timeframe)
-    return adapter.name == "binance" and step is not None and timeframes.DAY // step > adapter.rest.page
+    return adapter.bulk_folder is not None and step is not None and timeframes.DAY // step > adapter.rest.page
 
 
 def pieces(start: int, end: int, now: int) -> list[Piece | tuple[int, int]]:
@@ -149,7 +148,7 @@ def _request(adapter: Adapter, symbol: str, timeframe: str, piece: Piece) -> Req
     kind = "monthly" if piece.is_month else "daily"
     name = adapter.timeframes[timeframe]
     symbol = quote(symbol, safe="")
-    folder = f"/data/{MARKETS[adapter.market_type]}/{kind}/klines/{symbol}/{name}"
+    folder = f"{adapter.bulk_folder}/{kind}/klines/{symbol}/{name}"
     return Request(f"{folder}/{symbol}-{name}-{piece.label}.zip")
 
 

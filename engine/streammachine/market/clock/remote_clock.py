@@ -12,7 +12,7 @@ import time
 
 from streammachine.errors import ExchangeUnavailableError
 from streammachine.market.clock.clock import Clock, ScaledClock, SystemClock
-from streammachine.market.network.proxies import is_loopback
+from streammachine.market.loopback import is_loopback
 from streammachine.masking import mask_url
 
 VARIABLE = "STREAMMACHINE_CLOCK_URL"

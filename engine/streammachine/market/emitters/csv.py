@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from streammachine.errors import EmitterError, EmitterUnavailableError
 from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, values_of
+from streammachine.market.emitters.sink_text import SinkText
 from streammachine.market.model.kline import Gap, Kline, Trade
 from streammachine.market.model.rows import Lane, Row, named
 
@@ -423,3 +424,8 @@ def _line_start(file: Any, before: int) -> int:
             return int(start + at + 1)
         before = start
     return 0
+
+
+def from_text(text: SinkText) -> CSVEmitter:
+    """The emitter that ``csv:FILE`` means."""
+    return CSVEmitter(file_path=text.rest)

@@ -21,6 +21,7 @@ import orjson
 
 from streammachine.errors import EmitterError, EmitterUnavailableError
 from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, extra_missing, values_of
+from streammachine.market.emitters.sink_text import SinkText
 from streammachine.market.model.kline import Gap, Kline, Trade
 from streammachine.market.model.rows import Row, named
 from streammachine.masking import mask_url
@@ -321,3 +322,25 @@ def _keys(rows: Sequence[Row]) -> list[tuple[int, int]]:
         keys.append((id(row), seen[id(row)]))
         seen[id(row)] += 1
     return keys
+
+
+def from_text(text: SinkText) -> KafkaEmitter:
+    """The emitter that ``kafka:HOST:PORT,HOST:PORT/TOPIC`` means.
+
+    Raises:
+        EmitterError: servers or topic are missing.
+    """
+    servers, slash, topic = text.rest.removeprefix("//").partition("/")
+    if not slash or not servers or not topic or "/" in topic:
+        raise text.refused("kafka:HOST:PORT/TOPIC")
+    return KafkaEmitter(topic=topic, bootstrap_servers=servers)
+
+
+def check_server(servers: str) -> None:
+    """Raise EmitterError where the servers hold a login."""
+    refuse_login(servers)
+
+
+def from_server(servers: str, topic: str) -> KafkaEmitter:
+    """The emitter for a topic of these servers."""
+    return from_text(SinkText("kafka", f"{servers}/{topic}", f"kafka:{servers}/{topic}"))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from streammachine.market.emitters.base import DataEmitter
+from streammachine.market.emitters.sink_text import SinkText
 from streammachine.market.model.kline import Gap, Kline, Trade
 from streammachine.market.model.rows import Row
 
@@ -94,3 +95,8 @@ def _time(ts: int, unit: str = "seconds") -> str:
 def _number(value: float) -> str:
     text = repr(value)
     return text.removesuffix(".0") if "e" not in text else f"{value:.12f}".rstrip("0").rstrip(".")
+
+
+def from_text(text: SinkText) -> Logger:
+    """The emitter that ``log`` means."""
+    return Logger()

@@ -29,6 +29,7 @@ import anyio.to_thread
 
 from streammachine.errors import EmitterError
 from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, extra_missing, values_of
+from streammachine.market.emitters.sink_text import SinkText
 from streammachine.market.model.kline import Gap, Trade
 from streammachine.market.model.rows import Row, named
 
@@ -340,3 +341,8 @@ def _partition(row: Any, values: Mapping[str, Any]) -> tuple[str, ...]:
         value = values.get(name) or getattr(row, name, None)
         found.append(str(value or ("trade" if name == "timeframe" and isinstance(row, Trade) else "unknown")))
     return tuple(found)
+
+
+def from_text(text: SinkText) -> ParquetEmitter:
+    """The emitter that ``parquet:FOLDER`` means."""
+    return ParquetEmitter(text.rest)

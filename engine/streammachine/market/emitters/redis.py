@@ -38,6 +38,7 @@ from streammachine.errors import (
     StreamMachineError,
 )
 from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, values_of
+from streammachine.market.emitters.sink_text import SinkText, unknown
 from streammachine.market.model.kline import Gap, Kline, Trade
 from streammachine.market.model.rows import Lane, Row, named
 from streammachine.masking import mask_url
@@ -328,3 +329,21 @@ def _translated(error: StreamMachineError, stream: str = "", *, later: bool = Fa
     if isinstance(error, RedisAuthError):
         passing = False
     return EmitterUnavailableError(text) if passing else EmitterError(text)
+
+
+def from_text(text: SinkText) -> RedisEmitter:
+    """The emitter that ``redis``, ``redis:URL`` or a URL means.
+
+    Raises:
+        EmitterError: a URL's scheme stands alone.
+    """
+    if text.rest:
+        return RedisEmitter(url=text.url, prefix=text.prefix)
+    if text.word != "redis":
+        raise unknown(text.given)
+    return RedisEmitter(prefix=text.prefix)
+
+
+def from_connection(connection: RedisConnection, *, archive: bool) -> RedisEmitter:
+    """The emitter on a connection that is there. ``archive``: for candles that may be older than those it holds."""
+    return RedisEmitter(connection=connection, archive=archive)

@@ -1,7 +1,8 @@
 """What an exchange adapter is: pure functions over bytes and values. No socket, no clock, no sleep.
 
 The session (sockets), history (REST) and the simulator's tests do the I/O for all of them. A new exchange is one file
-here and its recorded frames.
+here (begin with a copy of ``_template``), its half in the simulator, and an entry in ``registry``:
+docs/contributing/exchange.md.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from streammachine.errors import SymbolError, TimeframeError
+from streammachine.market.exchanges.registry import URL_PARTS, ExchangeEntry
+from streammachine.market.exchanges.registry import MarketType as MarketType
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
-
-MarketType = Literal["SPOT", "USDM", "COINM", "LINEAR", "INVERSE"]
-
 
 # -- what is asked for ------------------------------------------------------------------------
 
@@ -186,23 +186,25 @@ class Adapter:
     """One exchange (and kind of market). Pure: everything that is passed in or handed out is values.
 
     Attributes:
-        name: "binance" (in stream names, CLI, tools). source: "Binance" (in klines). market_type: the kind of market.
+        entry: the exchange's entry in the registry, which gives name, source (its title), env, market_types, closes and
+            symbol_example (its symbol): see ``ExchangeEntry``.
+        market_type: the kind of market.
         timeframes: ours to the exchange's name, for those it has.
-        env: the prefix of the variables that override its URLs, "STREAMMACHINE_BINANCE".
         default_urls, socket, rest: see their classes.
-        closes: "flag" where a candle's last push says that it is closed; "next" where nothing says so (Kraken).
         contiguous_ids: whether the trade ids of one symbol (``trade_id`` as int) rise by one (by ``Trade.fills``).
         trades_by_id: whether REST gives the trades behind a trade's id; else they are asked for by time.
         trades_before: whether a subscription to trades begins with those before it.
         klines_span: milliseconds that one ``klines`` request may cover at most; None: as many as a page of candles.
-        symbol_example: for error texts.
+        bulk_folder: the folder of bulk files of this kind of market, below the bulk base URL; None: there are none.
+            Their form is that of ``backfill.bulk_files``.
     """
 
+    entry: ClassVar[ExchangeEntry]
     name: ClassVar[str]
     source: ClassVar[str]
     env: ClassVar[str]
-    market_types: ClassVar[tuple[MarketType, ...]] = ("SPOT",)
-    closes: ClassVar[Literal["flag", "next"]] = "flag"
+    market_types: ClassVar[tuple[MarketType, ...]]
+    closes: ClassVar[Literal["flag", "next"]]
     symbol_example: ClassVar[str]
     timeframes: Mapping[str, str]
     default_urls: Urls
@@ -212,6 +214,15 @@ class Adapter:
     klines_span: int | None = None
     trades_by_id: bool = False
     trades_before: bool = False
+    bulk_folder: str | None = None
+
+    def __init_subclass__(cls) -> None:
+        """What the entry says stands in the class too: it is read for every row."""
+        super().__init_subclass__()
+        if "entry" in cls.__dict__:
+            entry = cls.entry
+            cls.name, cls.source, cls.env = entry.name, entry.title, entry.env
+            cls.market_types, cls.closes, cls.symbol_example = entry.market_types, entry.closes, entry.symbol
 
     def __init__(self, market_type: MarketType = "SPOT") -> None:
         self.market_type = market_type
@@ -243,8 +254,8 @@ class Adapter:
         """The base URLs: an argument (ws_url, ws_business_url, rest_url, bulk_url) wins over the environment
         (``{env}_WS``, ``_WS_BUSINESS``, ``_REST``, ``_BULK``), that over the exchange's own."""
         found = {}
-        for part in ("ws", "ws_business", "rest", "bulk"):
-            own = given.get(f"{part}_url") or os.environ.get(f"{self.env}_{part.upper()}")
+        for part in URL_PARTS:
+            own = given.get(f"{part}_url") or os.environ.get(self.entry.url_variables[part])
             found[part] = (own or getattr(self.default_urls, part)).rstrip("/")
         if not found["ws_business"]:
             found["ws_business"] = found["ws"]

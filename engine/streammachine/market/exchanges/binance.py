@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import orjson
 
@@ -45,6 +45,7 @@ from streammachine.market.exchanges.decode import (
     parsed,
     trade_validator,
 )
+from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
@@ -88,7 +89,7 @@ class _Market:
     urls: Urls
     ws_path: str
     api: str
-    bulk: str
+    bulk_folder: str
     timeframes: tuple[str, ...]
     symbol: re.Pattern[str]
     trade_channel: str
@@ -104,7 +105,7 @@ _MARKETS: Final[dict[MarketType, _Market]] = {
         urls=Urls(ws="wss://stream.binance.com:9443", rest="https://api.binance.com", bulk=_BULK),
         ws_path="/ws",
         api="/api/v3",
-        bulk="/data/spot",
+        bulk_folder="/data/spot",
         timeframes=timeframes.TIMEFRAMES,
         symbol=_SPOT_SYMBOL,
         trade_channel="trade",
@@ -117,7 +118,7 @@ _MARKETS: Final[dict[MarketType, _Market]] = {
         urls=Urls(ws="wss://fstream.binance.com", rest="https://fapi.binance.com", bulk=_BULK),
         ws_path="/market/ws",
         api="/fapi/v1",
-        bulk="/data/futures/um",
+        bulk_folder="/data/futures/um",
         timeframes=_FUTURES,
         symbol=_DATED_SYMBOL,
         trade_channel="aggTrade",
@@ -130,7 +131,7 @@ _MARKETS: Final[dict[MarketType, _Market]] = {
         urls=Urls(ws="wss://dstream.binance.com", rest="https://dapi.binance.com", bulk=_BULK),
         ws_path="/ws",
         api="/dapi/v1",
-        bulk="/data/futures/cm",
+        bulk_folder="/data/futures/cm",
         timeframes=_FUTURES,
         symbol=_COIN_SYMBOL,
         trade_channel="aggTrade",
@@ -145,11 +146,7 @@ _MARKETS: Final[dict[MarketType, _Market]] = {
 class Binance(Adapter):
     """Binance; ``market_type`` SPOT, USDM or COINM."""
 
-    name = "binance"
-    source = "Binance"
-    env = "STREAMMACHINE_BINANCE"
-    market_types: ClassVar[tuple[MarketType, ...]] = ("SPOT", "USDM", "COINM")
-    symbol_example = "BTCUSDT"
+    entry = ENTRIES["binance"]
     contiguous_ids = True
     trades_by_id = True
 
@@ -172,6 +169,7 @@ class Binance(Adapter):
             silent=60.0,
             lifetime=24 * 3600.0,
         )
+        self.bulk_folder = market.bulk_folder
         self.klines_span = _COIN_SPAN if self._coin else None
         self.rest = RestLimits(weight=market.weight, within=60.0, page=1000, trades_page=1000)
 

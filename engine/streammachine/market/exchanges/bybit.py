@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import orjson
 
@@ -47,6 +47,7 @@ from streammachine.market.exchanges.decode import (
     rows_of,
     trade_validator,
 )
+from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
 
@@ -102,11 +103,7 @@ _LATER: Final = frozenset((10000, 10006, 10016, 10018, 10429))
 class Bybit(Adapter):
     """Bybit; ``market_type`` SPOT, LINEAR or INVERSE."""
 
-    name = "bybit"
-    source = "Bybit"
-    env = "STREAMMACHINE_BYBIT"
-    market_types: ClassVar[tuple[MarketType, ...]] = ("SPOT", "LINEAR", "INVERSE")
-    symbol_example = "BTCUSDT"
+    entry = ENTRIES["bybit"]
     timeframes = _INTERVALS
     default_urls = Urls(ws="wss://stream.bybit.com/v5/public", rest="https://api.bybit.com")
 

@@ -51,6 +51,7 @@ from streammachine.market.exchanges.decode import (
     rows_of,
     trade_validator,
 )
+from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
@@ -94,11 +95,7 @@ _NOT_TRADED: Final = frozenset(("cancel_only", "delisted", "maintenance", "work_
 class Kraken(Adapter):
     """Kraken spot."""
 
-    name = "kraken"
-    source = "Kraken"
-    env = "STREAMMACHINE_KRAKEN"
-    closes = "next"
-    symbol_example = "BTC/USD"
+    entry = ENTRIES["kraken"]
     timeframes = _MINUTES
     default_urls = Urls(ws="wss://ws.kraken.com/v2", rest="https://api.kraken.com")
     # A heartbeat comes about once a second while nothing else does; connections that say nothing are cut after 60 s;

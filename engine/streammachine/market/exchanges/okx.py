@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import orjson
 
@@ -50,6 +50,7 @@ from streammachine.market.exchanges.decode import (
     rows_of,
     trade_validator,
 )
+from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
@@ -105,11 +106,7 @@ _CONTRACTS: Final = {
 class OKX(Adapter):
     """OKX; ``market_type`` SPOT, LINEAR or INVERSE."""
 
-    name = "okx"
-    source = "OKX"
-    env = "STREAMMACHINE_OKX"
-    market_types: ClassVar[tuple[MarketType, ...]] = ("SPOT", "LINEAR", "INVERSE")
-    symbol_example = "BTC-USDT"
+    entry = ENTRIES["okx"]
     timeframes = _BARS
     default_urls = Urls(
         ws="wss://ws.okx.com:8443/ws/v5/public",

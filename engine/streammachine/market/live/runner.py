@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from streammachine.errors import DataInputError, EmitterError, MarketError
 from streammachine.market.clock.clock import Clock
 from streammachine.market.clock.remote_clock import default_clock
+from streammachine.market.emitters.any_emitter import check_emitter
 from streammachine.market.emitters.logger import Logger
-from streammachine.market.emitters.outlet import check_emitter
-from streammachine.market.exchanges import adapter_for
+from streammachine.market.exchanges.lookup import adapter_for, entry_for
+from streammachine.market.exchanges.registry import ENTRIES, ExchangeEntry
 from streammachine.market.live.bounded_queue import Queue
-from streammachine.market.live.feed import FeedOptions
-from streammachine.market.live.run import Ending, OnError, OnGap, Plan, Run, RunnerStats
+from streammachine.market.live.feed_options import FeedOptions
+from streammachine.market.live.run import Ending, OnError, OnGap, Run, RunnerStats, RunPlan
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Gap, Kline, Trade
@@ -31,7 +32,7 @@ from streammachine.market.model.kline import Gap, Kline, Trade
 if TYPE_CHECKING:
     from streammachine.market.exchanges.base import Adapter
 
-__all__ = ["BinanceRunner", "BybitRunner", "KrakenRunner", "OKXRunner", "Runner", "RunnerStats", "runner_for"]
+__all__ = ["Runner", "RunnerStats", "runner_for"]
 
 _NO_EMITTER: Final = (
     "no emitter is registered, so the rows are logged: runner.register_emitter(...) sends them elsewhere"
@@ -39,7 +40,7 @@ _NO_EMITTER: Final = (
 
 
 class Runner:
-    """Streams one DataInput of one exchange. Use BinanceRunner, OKXRunner, KrakenRunner or BybitRunner.
+    """Streams one DataInput of one exchange. Use the class of the exchange, such as BinanceRunner, or ``runner_for``.
 
     Args:
         stream_input: what to stream; may be given later (``set_stream_input``).
@@ -50,7 +51,7 @@ class Runner:
         resume: (symbol, timeframe) to the open_ts of the last closed candle that the sinks have, for the base and the
             aggregated timeframes: what came since is loaded and emitted first, so that a restart leaves no hole.
         emit_only_closed_candles: False: also emit the running candles, and those aggregated, at each of their changes.
-        market_type: "SPOT"; Binance also USDM and COINM, OKX and Bybit also LINEAR and INVERSE.
+        market_type: "SPOT", or another kind that the exchange has: the class's docstring names them.
         verbose: log every row that is emitted (INFO).
         ws_url, ws_business_url, rest_url, bulk_url: base URLs in place of the exchange's own (or of the environment's:
             STREAMMACHINE_BINANCE_WS, _WS_BUSINESS, _REST, _BULK).
@@ -59,7 +60,7 @@ class Runner:
             they raise is logged.
         emit_gap: give Gaps to the emitters too. ``stream`` never yields them.
         emit_trades: with type="trade" and a timeframe, give the emitters the trades too.
-        close_grace: seconds after its end when a quiet candle that is built from trades is closed by the clock.
+        close_grace: seconds after its end when a candle that is built from trades is closed by the clock.
         capacity: rows that may wait for one emitter, or for ``stream``'s consumer; then the exchange is read no further
             until there is room.
         batch, linger: most rows given to an emitter at once (by default what it likes best), and seconds to wait for
@@ -102,7 +103,8 @@ class Runner:
         feed_options: FeedOptions | None = None,
     ) -> None:
         if not self.exchange:
-            raise MarketError("Runner itself has no exchange: use BinanceRunner, OKXRunner, KrakenRunner, BybitRunner")
+            classes = ", ".join(entry.runner_class for entry in ENTRIES.values())
+            raise MarketError(f"Runner itself has no exchange: use {classes}")
         self.adapter: Adapter = adapter_for(self.exchange, market_type)
         self.urls = self.adapter.urls(
             ws_url=ws_url, ws_business_url=ws_business_url, rest_url=rest_url, bulk_url=bulk_url
@@ -259,7 +261,7 @@ class Runner:
                 f"there is nothing to stream: give {type(self).__name__} a stream_input, e.g. "
                 f"DataInput(type='kline', symbols=['{self.adapter.symbol_example}'], timeframe='1m')"
             )
-        plan = Plan(
+        plan = RunPlan(
             adapter=self.adapter,
             urls=self.urls,
             clock=self._clock if self._clock is not None else default_clock(),
@@ -288,43 +290,27 @@ class Runner:
             raise MarketError(f"this {type(self).__name__} is running: close it first, or make another")
 
 
-class BinanceRunner(Runner):
-    """Streams from Binance; see Runner. market_type: SPOT, USDM or COINM."""
-
-    exchange = "binance"
-
-
-class OKXRunner(Runner):
-    """Streams from OKX; see Runner. market_type: SPOT, LINEAR or INVERSE."""
-
-    exchange = "okx"
-
-
-class KrakenRunner(Runner):
-    """Streams from Kraken (WebSocket v2, spot); see Runner."""
-
-    exchange = "kraken"
-
-
-class BybitRunner(Runner):
-    """Streams from Bybit (v5); see Runner. market_type: SPOT, LINEAR or INVERSE."""
-
-    exchange = "bybit"
-
-
 def runner_for(exchange: str, stream_input: DataInput | None = None, **options: Any) -> Runner:
-    """The runner of an exchange: binance, okx, kraken or bybit (any case); ``options`` as for Runner.
+    """The runner of an exchange by its name (any case), e.g. "binance"; ``options`` as for Runner.
 
     Raises:
         UnknownExchangeError: there is none of this name; the text names the nearest.
     """
-    name = adapter_for(exchange, options.get("market_type", "SPOT")).name
-    return _RUNNERS[name](stream_input, **options)
+    return _RUNNERS[entry_for(exchange).name](stream_input, **options)
 
 
-_RUNNERS: Final[Mapping[str, type[Runner]]] = {
-    runner.exchange: runner for runner in (BinanceRunner, OKXRunner, KrakenRunner, BybitRunner)
-}
+def _runner_class(entry: ExchangeEntry) -> type[Runner]:
+    """The runner's class of an exchange, as if it stood here: BinanceRunner, OKXRunner, ..."""
+    return type(
+        entry.runner_class,
+        (Runner,),
+        {"__module__": __name__, "__doc__": entry.runner_doc, "exchange": entry.name},
+    )
+
+
+_RUNNERS: Final[Mapping[str, type[Runner]]] = {entry.name: _runner_class(entry) for entry in ENTRIES.values()}
+globals().update({made.__name__: made for made in _RUNNERS.values()})
+__all__ += [made.__name__ for made in _RUNNERS.values()]
 
 
 def _rename(emitter: Any, names: dict[str, str]) -> None:

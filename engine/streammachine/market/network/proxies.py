@@ -10,12 +10,7 @@ import urllib.request
 from urllib.parse import urlsplit
 
 from streammachine.errors import ExchangeError
-
-
-def is_loopback(url: str) -> bool:
-    """Whether the URL's host is this machine."""
-    host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+from streammachine.market.loopback import is_loopback
 
 
 def websocket_proxy(url: str) -> str | None:

@@ -1,4 +1,4 @@
-"""GET with an exchange's manners: its budget kept, its 429 and 418 obeyed, what may pass tried again.
+"""REST client: rate limits, bans, retries.
 
 All waiting is by the clock. What leaves here is an answer, ``ExchangeError`` (refused, asking again would not help) or
 ``ExchangeUnavailableError`` (gave up; asking later may help).
@@ -20,6 +20,7 @@ import httpx2
 from streammachine.errors import ExchangeError, ExchangeUnavailableError
 from streammachine.market.exchanges.answers import refused
 from streammachine.market.exchanges.base import Refusal, excerpt
+from streammachine.market.loopback import is_loopback
 from streammachine.market.network import proxies
 from streammachine.market.network.rate_budget import Budget, budget_for
 from streammachine.masking import mask_text, mask_url
@@ -127,7 +128,7 @@ class RestClient:
             max_redirects=REDIRECTS,
             timeout=None,  # ours is by the clock
             limits=httpx2.Limits(max_connections=2 * self.parallel + 2, max_keepalive_connections=self.parallel),
-            trust_env=not proxies.is_loopback(self.urls.rest),
+            trust_env=not is_loopback(self.urls.rest),
             event_hooks={"request": [_stay_encrypted(self.urls)]},
         )
 

@@ -15,27 +15,12 @@ import anyio
 from streammachine.errors import UnknownExchangeError
 from streammachine.market.clock.clock import Clock, SystemClock
 from streammachine.market.exchanges.base import Urls
+from streammachine.market.exchanges.registry import ENTRIES, ExchangeEntry
 from streammachine.market.simulator.faults.board import Board, Log
 from streammachine.market.simulator.faults.fault import Fault
 from streammachine.market.simulator.tape.tape import Tape
-from streammachine.market.simulator.venue import rules as defaults
 from streammachine.market.simulator.venue.exchange import Exchange
-from streammachine.market.simulator.venue.rules import Rules
 from streammachine.market.simulator.venue.transport import Connection
-
-HOMES = {"binance": "BinanceExchange", "okx": "OkxExchange", "kraken": "KrakenExchange", "bybit": "BybitExchange"}
-RULES: dict[str, Rules] = {
-    "binance": defaults.BINANCE,
-    "okx": defaults.OKX,
-    "kraken": defaults.KRAKEN,
-    "bybit": defaults.BYBIT,
-}
-PATHS = {  # socket, second socket
-    "binance": ("", ""),
-    "okx": ("/ws/v5/public", "/ws/v5/business"),
-    "kraken": ("/v2", "/v2"),
-    "bybit": ("/v5/public", "/v5/public"),
-}
 
 
 class Simulator:
@@ -43,7 +28,7 @@ class Simulator:
 
     Args:
         tape: the trades that all of them saw.
-        exchanges: some of binance, okx, kraken, bybit.
+        exchanges: some of the registry's, by their names.
         clock: the one source of time; for tests the client's ``VirtualClock``.
         faults: what goes wrong (``Fault`` objects, or a ``Script``); ``Fault.at`` counts from entering.
         seed: of what is drawn by chance, such as how long after its end a candle's closing frame comes.
@@ -51,7 +36,7 @@ class Simulator:
         rules: fields of ``Rules`` to change, by exchange, e.g. ``{"okx": {"idle": 5.0}}``.
 
     Attributes:
-        log: what happened, oldest first: ``Entry(time_ms, exchange, what, connection, detail)``.
+        log: what happened, oldest first: ``LogEntry(time_ms, exchange, what, connection, detail)``.
 
     Raises:
         UnknownExchangeError: there is no such exchange here.
@@ -72,9 +57,9 @@ class Simulator:
         rules: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         for name in exchanges:
-            if name not in HOMES:
+            if name not in ENTRIES:
                 raise UnknownExchangeError(
-                    f"there is no exchange {name!r} to simulate: give some of {', '.join(HOMES)}"
+                    f"there is no exchange {name!r} to simulate: give some of {', '.join(ENTRIES)}"
                 )
         self.tape = tape
         self.clock = clock if clock is not None else SystemClock()
@@ -84,7 +69,11 @@ class Simulator:
         self._seed = seed
         self._host = host
         self._ports = dict(ports or {})
-        self._rules = {name: dataclasses.replace(RULES[name], **(rules or {}).get(name, {})) for name in self._names}
+        self._classes = {name: exchange_class(ENTRIES[name]) for name in self._names}
+        self._rules = {
+            name: dataclasses.replace(made.usual_rules, **(rules or {}).get(name, {}))
+            for name, made in self._classes.items()
+        }
         self._exchanges: dict[str, Exchange] = {}
         self._servers: list[asyncio.Server] = []
         self._stack = AsyncExitStack()
@@ -121,10 +110,10 @@ class Simulator:
         return None
 
     async def _listen(self, name: str) -> None:
-        module = importlib.import_module(f"streammachine.market.simulator.protocols.{name}")
-        made: type[Exchange] = getattr(module, HOMES[name])
         board = Board(self._faults, name, self.clock, self.log)
-        exchange = made(self.tape, self.clock, board, self.log, self._rules[name], self._seed, self._fail)
+        exchange = self._classes[name](
+            self.tape, self.clock, board, self.log, self._rules[name], self._seed, self._fail
+        )
         loop = asyncio.get_running_loop()
         port = self._ports.get(name, 0)
         server = await loop.create_server(lambda: Connection(exchange), self._host, port)
@@ -160,8 +149,9 @@ class Simulator:
     def urls(self, exchange: str, market_type: str = "SPOT") -> Urls:
         """The base URLs, as an adapter of this exchange takes them; the same for every kind of market."""
         place = f"{self._host}:{self._ports[exchange]}"
-        socket, second = PATHS[exchange]
-        bulk = f"http://{place}" if exchange == "binance" else ""
+        made = self._classes[exchange]
+        socket, second = made.paths
+        bulk = f"http://{place}" if made.has_bulk_files else ""
         return Urls(f"ws://{place}{socket}", f"http://{place}", f"ws://{place}{second}", bulk)
 
     def environment(self) -> dict[str, str]:
@@ -169,13 +159,13 @@ class Simulator:
         found = {"STREAMMACHINE_CLOCK_URL": f"{self.urls(self._names[0]).rest}/clock"}
         for name in self._names:
             urls = self.urls(name)
-            prefix = f"STREAMMACHINE_{name.upper()}"
-            found[f"{prefix}_WS"] = urls.ws
+            variables = ENTRIES[name].url_variables
+            found[variables["ws"]] = urls.ws
             if urls.ws_business != urls.ws:
-                found[f"{prefix}_WS_BUSINESS"] = urls.ws_business
-            found[f"{prefix}_REST"] = urls.rest
+                found[variables["ws_business"]] = urls.ws_business
+            found[variables["rest"]] = urls.rest
             if urls.bulk:
-                found[f"{prefix}_BULK"] = urls.bulk
+                found[variables["bulk"]] = urls.bulk
         return found
 
     def symbol(self, exchange: str, symbol: str, market_type: str = "SPOT") -> str:
@@ -192,4 +182,11 @@ class Simulator:
             if fault.exchange in (None, exchange.name):
                 moved = dataclasses.replace(fault, at=exchange.board.elapsed())
                 exchange.board.add(moved)
-                exchange.strike(moved)
+                exchange.trigger(moved)
+
+
+def exchange_class(entry: ExchangeEntry) -> type[Exchange]:
+    """The class of an exchange's simulator half; its module is loaded now."""
+    module = importlib.import_module(f"streammachine.market.simulator.protocols.{entry.name}")
+    made: type[Exchange] = getattr(module, entry.simulator)
+    return made

@@ -1,4 +1,4 @@
-"""Trades to candles: closed by event time or by the clock, flat where it is quiet. Oracle: DuckDB."""
+"""Trades to candles: closed by event time or by the clock, flat where nothing was traded. Oracle: DuckDB."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streammachine.errors import DataInputError
-from streammachine.market.aggregation.trade_folder import TickFolder
+from streammachine.market.aggregation.trade_folder import TradeFolder
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.kline import Gap, Kline, Trade
 from support.market import shared_data
@@ -26,7 +26,7 @@ def trade(ts: int, price: float = 100.0, volume: float = 1.0, symbol: str = "BTC
     return Trade(source="Binance", symbol=symbol, price=price, volume=volume, ts=ts, trade_id=str(number))
 
 
-def folded(folder: TickFolder, trades: Sequence[Trade]) -> list[Kline]:
+def folded(folder: TradeFolder, trades: Sequence[Trade]) -> list[Kline]:
     made = [row for one in trades for row in folder.add(one)]
     assert all(isinstance(row, Kline) for row in made)
     return [row for row in made if isinstance(row, Kline)]
@@ -42,8 +42,8 @@ def spans(rows: Sequence[Kline | Gap]) -> list[tuple[int, float | str, bool]]:
     ]
 
 
-def known(symbol: str = "BTCUSDT", ts: int = TEN) -> TickFolder:
-    folder = TickFolder("Binance", "1m")
+def known(symbol: str = "BTCUSDT", ts: int = TEN) -> TradeFolder:
+    folder = TradeFolder("Binance", "1m")
     folder.begin(symbol, ts)
     return folder
 
@@ -73,7 +73,7 @@ def test_a_trade_of_the_next_interval_closes_the_candle() -> None:
 
 
 def test_the_first_candle_began_before_we_did() -> None:
-    folder = TickFolder("Binance", "1m")
+    folder = TradeFolder("Binance", "1m")
     made = folded(folder, [trade(TEN + 30 * SECOND), trade(TEN + MINUTE), trade(TEN + 2 * MINUTE)])
     assert spans(made) == [(0, 1, False), (1, 1, True)]
 
@@ -83,7 +83,7 @@ def test_the_first_candle_is_complete_where_its_trades_are_known_from_its_start(
     assert spans(folded(known(ts=TEN + 1), [trade(TEN + 30 * SECOND), trade(TEN + MINUTE)])) == [(0, 1, False)]
 
 
-def test_quiet_intervals_are_flat_at_the_last_price() -> None:
+def test_idle_intervals_are_flat_at_the_last_price() -> None:
     made = folded(known(), [trade(TEN, 100.0), trade(TEN + 1, 105.0), trade(TEN + 3 * MINUTE, 99.0)])
     assert spans(made) == [(0, 2, True), (1, 0, True), (2, 0, True)]
     flat = made[1]
@@ -109,8 +109,8 @@ def test_the_clock_closes_nothing_before_the_first_trade() -> None:
     assert folder.symbols() == []
 
 
-def test_with_a_price_from_before_a_quiet_beginning_is_flat() -> None:
-    folder = TickFolder("Binance", "1m")
+def test_with_a_price_from_before_a_idle_beginning_is_flat() -> None:
+    folder = TradeFolder("Binance", "1m")
     folder.begin("BTCUSDT", TEN, price=42.0)
     made = folder.close_until("BTCUSDT", TEN + MINUTE)
     assert spans(made) == [(0, 0, True)]
@@ -126,7 +126,7 @@ def test_a_trade_behind_its_candle_is_late() -> None:
 
 
 def test_a_trade_before_the_first_candle_is_late_too() -> None:
-    folder = TickFolder("Binance", "1m")
+    folder = TradeFolder("Binance", "1m")
     made = folded(folder, [trade(TEN), trade(TEN - 1, 7.0), trade(TEN + MINUTE)])
     assert [(row.open_ts, row.low) for row in made] == [(TEN, 100.0)]
     assert folder.late == 1
@@ -180,7 +180,7 @@ def test_a_gap_before_the_first_trade_promises_nothing() -> None:
 
 
 def test_symbols_are_kept_apart() -> None:
-    folder = TickFolder("Binance", "1m")
+    folder = TradeFolder("Binance", "1m")
     trades = [trade(TEN, 1.0), trade(TEN, 2.0, symbol="ETHUSDT"), trade(TEN + MINUTE, 3.0)]
     assert [(row.symbol, row.close) for row in folded(folder, trades)] == [("BTCUSDT", 1.0)]
     assert sorted(folder.symbols()) == ["BTCUSDT", "ETHUSDT"]
@@ -202,7 +202,7 @@ def test_running_candles_are_given_once_for_each_change() -> None:
 
 def test_months_are_not_built_from_trades() -> None:
     with pytest.raises(DataInputError, match="aggregate_list"):
-        TickFolder("Binance", "1M")
+        TradeFolder("Binance", "1M")
 
 
 def from_duckdb(trades: pd.DataFrame, step: int) -> pd.DataFrame:
@@ -238,7 +238,7 @@ def test_recorded_trades_agree_with_duckdb(timeframe: str) -> None:
             "volume": recorded["qty"].astype(float),
         }
     )
-    folder = TickFolder("Binance", timeframe)
+    folder = TradeFolder("Binance", timeframe)
     made: list[Kline | Gap] = []
     for number, ts, price, volume in zip(frame["id"], frame["ts"], frame["price"], frame["volume"], strict=True):
         made += folder.add(trade(int(ts), price, volume, number=number))
@@ -246,7 +246,9 @@ def test_recorded_trades_agree_with_duckdb(timeframe: str) -> None:
     assert folder.late == 0
     assert_agree(made, from_duckdb(frame, timeframes.MILLISECONDS[timeframe]))
     starts = [row.open_ts for row in made if isinstance(row, Kline)]
-    assert starts == list(timeframes.starts(timeframe, starts[0], starts[-1] + 1))  # the quiet seconds are flat
+    assert starts == list(
+        timeframes.starts(timeframe, starts[0], starts[-1] + 1)
+    )  # the seconds without trades are flat
 
 
 @settings(max_examples=40, deadline=None)

@@ -39,12 +39,12 @@ LANE = Lane("Binance", "BTCUSDT", "1m")
 
 @asynccontextmanager
 async def refused_for_a_while(
-    outlet: Outlet, trouble: Callable[[], object], mended: Callable[[], object], caplog: pytest.LogCaptureFixture
+    outlet: Outlet, cause: Callable[[], object], mended: Callable[[], object], caplog: pytest.LogCaptureFixture
 ) -> AsyncIterator[None]:
     """Rows before, while it is refused, and after; all of them are taken, and the log says so."""
     await outlet.put(candles(3))
     await outlet.drain(WAIT)
-    trouble()
+    cause()
     try:
         await outlet.put(candles(3, first=3))
         await until(lambda: outlet.stats.retried >= 2, WAIT)
@@ -71,7 +71,7 @@ async def refused_at_start(emitter: Any, words: str) -> None:
 # -- PostgreSQL -------------------------------------------------------------------------------
 
 TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'writer'"
-TROUBLES = {
+CAUSES = {
     "the password is changed": (
         ["ALTER ROLE writer PASSWORD 'new-word'", TERMINATE],
         ["ALTER ROLE writer PASSWORD 'first-word'"],
@@ -135,11 +135,11 @@ def writer(postgres: Postgres) -> Iterator[str]:
     postgres.execute("DROP ROLE writer")
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize("cause", CAUSES)
 async def test_postgres_that_refuses_us_in_the_middle_is_waited_for(
-    postgres: Postgres, writer: str, trouble: str, caplog: pytest.LogCaptureFixture
+    postgres: Postgres, writer: str, cause: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wrong, right, words = TROUBLES[trouble]
+    wrong, right, words = CAUSES[cause]
 
     def run(statements: list[str]) -> None:
         for statement in statements:
@@ -153,13 +153,13 @@ async def test_postgres_that_refuses_us_in_the_middle_is_waited_for(
     assert len(postgres.execute("SELECT FROM klines")) == 9
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize("cause", CAUSES)
 async def test_postgres_that_refuses_us_at_the_start_is_an_error_at_once(
-    postgres: Postgres, writer: str, trouble: str
+    postgres: Postgres, writer: str, cause: str
 ) -> None:
-    for statement in TROUBLES[trouble][0]:
+    for statement in CAUSES[cause][0]:
         postgres.execute(statement)
-    await refused_at_start(PostgresEmitter(url=writer).set_model(Candle), TROUBLES[trouble][2])
+    await refused_at_start(PostgresEmitter(url=writer).set_model(Candle), CAUSES[cause][2])
 
 
 async def test_what_postgres_says_of_a_row_still_refuses_that_row(
@@ -207,7 +207,7 @@ async def test_kafka_that_refuses_the_topic_at_the_start_is_an_error_at_once(kaf
 
 # -- Redis ------------------------------------------------------------------------------------
 
-REDIS_TROUBLES = {
+REDIS_CAUSES = {
     "a right is taken": (["ACL SETUSER writer -xadd"], ["ACL SETUSER writer +xadd"], "xadd"),
     "the keys are forbidden": (["ACL SETUSER writer resetkeys"], ["ACL SETUSER writer ~kline:*"], "key"),
     "the login is forbidden": (
@@ -240,11 +240,11 @@ def redis_emitter(server: Valkey) -> RedisEmitter:
     return RedisEmitter(server.url.replace("redis://", "redis://writer:word@"))
 
 
-@pytest.mark.parametrize("trouble", REDIS_TROUBLES)
+@pytest.mark.parametrize("cause", REDIS_CAUSES)
 async def test_redis_that_refuses_us_in_the_middle_is_waited_for(
-    server: Valkey, trouble: str, caplog: pytest.LogCaptureFixture
+    server: Valkey, cause: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wrong, right, words = REDIS_TROUBLES[trouble]
+    wrong, right, words = REDIS_CAUSES[cause]
     async with (
         Outlet(redis_emitter(server)) as outlet,
         refused_for_a_while(outlet, lambda: run_commands(server, wrong), lambda: run_commands(server, right), caplog),
@@ -319,7 +319,7 @@ async def test_a_parquet_folder_that_is_taken_away_in_the_middle_is_waited_for(
 
 
 async def test_the_log_says_none_was_lost_only_when_none_was(caplog: pytest.LogCaptureFixture) -> None:
-    errors: list[Exception | None] = [EmitterUnavailableError("away"), EmitterError("too odd"), None]
+    errors: list[Exception | None] = [EmitterUnavailableError("away"), EmitterError("not accepted"), None]
 
     class Fickle(DataEmitter):
         name = "fickle"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from streammachine.market.exchanges import EXCHANGES
-from streammachine.market.live.feed import FeedOptions
+from streammachine.market.live.feed_options import FeedOptions
 from streammachine.market.simulator.faults.scripts import random_script
 from support.feed import START, SYMBOLS, Tape, check, check_trades, watch
 
@@ -82,7 +82,7 @@ def test_no_fault_of_the_simulator_is_left_out() -> None:
     from streammachine.market.simulator.faults.fault import KINDS
 
     tried = {part.partition(":")[0].partition("@")[0] for case in EVERY + CLOSING for part in case.split()}
-    assert set(KINDS) - tried == {"delist"}  # which has a test of its own
+    assert set(KINDS) - tried == {"delist", "off_grid", "listing"}  # which have tests of their own
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)

@@ -1,4 +1,4 @@
-"""Kraken: candles that nobody doubts are confirmed by REST while it has the time, and wait no longer than that."""
+"""Kraken: candles of a stream that lives are confirmed by REST while it has the time, and wait no longer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from streammachine.market.healing.candle_ledger import CandleLedger
-from streammachine.market.live.feed import FeedOptions
+from streammachine.market.live.feed_options import FeedOptions
 from streammachine.market.model.kline import Kline
 from streammachine.market.model.rows import Row
 from support.feed import START, Tape, Watched, check, tape_of, watch
@@ -96,7 +96,7 @@ async def test_a_silent_socket_is_not_believed_because_rest_is_slow() -> None:
     check(await watch("kraken", ["stall@36", "slow@36:times=4,seconds=12"], minutes=5))
 
 
-async def test_without_rest_a_quiet_market_does_not_fall_behind() -> None:
+async def test_without_rest_a_idle_market_does_not_fall_behind() -> None:
     tape = Tape.generate(5, ["BTC/USDT"], START, minutes=30, trades_per_minute=1)
     seen = await watch(
         "kraken", ["rest_refuse:times=all"], minutes=15, tape=tape, symbols=["BTC/USDT"], rest_attempts=2
@@ -110,7 +110,7 @@ async def test_without_rest_a_quiet_market_does_not_fall_behind() -> None:
 
 
 async def test_no_more_candles_are_confirmed_at_a_time_than_are_allowed() -> None:
-    """All of them are quiet, and end at the same moment."""
+    """None of them has trades, and all end at the same moment."""
     symbols = [f"C{number}/USDT" for number in range(12)]
     tape = Tape.generate(3, symbols, START, minutes=30, trades_per_minute=1, quiet=0.95)
     options = FeedOptions(seed=1, verify=3)

@@ -9,7 +9,7 @@ import pytest
 
 from streammachine import Gap, Kline
 from streammachine.market.model import timeframe as timeframes
-from streammachine.market.simulator import Fault
+from streammachine.market.simulator import random_script
 from support.market_runs import EXCHANGES, MINUTE, START, Collector, World, run_until, short, without_counts, world
 
 pytestmark = pytest.mark.anyio
@@ -55,7 +55,7 @@ def holds(there: World, collector: Collector, timeframe: str, *, first_complete:
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_candles_and_those_built_from_them(exchange: str, seed: int) -> None:
     async with world(exchange) as plain:
-        script = Fault.script(seed, tape=plain.tape, exchange=exchange, timeframe="1m", minutes=MINUTES)
+        script = random_script(seed, tape=plain.tape, exchange=exchange, timeframe="1m", minutes=MINUTES)
     async with world(exchange, faults=script, seed=7) as there:
         runner = there.runner(exchange, targets=["15m", "5m"], emit_warmup=True, emit_gap=True)
         collector = Collector(until(MINUTES + 5))  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ async def test_candles_and_those_built_from_them(exchange: str, seed: int) -> No
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_candles_built_from_trades(exchange: str, seed: int) -> None:
     async with world(exchange) as plain:
-        script = Fault.script(seed, tape=plain.tape, exchange=exchange, timeframe="1m", minutes=MINUTES)
+        script = random_script(seed, tape=plain.tape, exchange=exchange, timeframe="1m", minutes=MINUTES)
     async with world(exchange, faults=script, seed=7) as there:
         runner = there.runner(exchange, targets=["5m"], kind="trade", emit_gap=True)
         collector = Collector(until(MINUTES))  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streammachine.errors import DataInputError
-from streammachine.market.simulator import Fault, Tape
+from streammachine.market.simulator import Fault, Tape, random_script
 from streammachine.market.simulator.faults.fault import KINDS
 from support.exchange import START
 
@@ -47,8 +47,8 @@ def test_another_text_is_refused_with_a_reason(text: str, match: str) -> None:
 
 def test_scripts_are_the_same_by_seed_and_use_every_kind_that_can_be_healed() -> None:
     tape = Tape.generate(1, start_ms=START)
-    scripts = [Fault.script(seed, tape, "okx", minutes=10) for seed in range(300)]
-    assert scripts == [Fault.script(seed, tape, "okx", minutes=10) for seed in range(300)]
+    scripts = [random_script(seed, tape, "okx", minutes=10) for seed in range(300)]
+    assert scripts == [random_script(seed, tape, "okx", minutes=10) for seed in range(300)]
     assert len(set(scripts)) > 290
     used = {fault.kind for script in scripts for fault in script}
     assert used == set(KINDS) - {"ack_error", "delist", "listing", "off_grid", "skew"}
@@ -59,7 +59,7 @@ def test_scripts_are_the_same_by_seed_and_use_every_kind_that_can_be_healed() ->
 
 def test_a_script_says_which_candles_nobody_can_get() -> None:
     tape = Tape.generate(1, start_ms=START)
-    scripts = [Fault.script(seed, tape, "bybit", minutes=10, harsh=0.5) for seed in range(100)]
+    scripts = [random_script(seed, tape, "bybit", minutes=10, harsh=0.5) for seed in range(100)]
     harsh = [script for script in scripts if script.unobtainable]
     assert 30 < len(harsh) < 70
     for script in harsh:
@@ -67,4 +67,4 @@ def test_a_script_says_which_candles_nobody_can_get() -> None:
             assert START <= start < START + 9 * 60_000
             assert any(fault.kind == "missing" and fault.value == start and fault.symbol == symbol for fault in script)
             assert any(fault.kind == "lost_close" and fault.timeframe == timeframe for fault in script)
-    assert not any(Fault.script(seed, tape, "kraken", harsh=1.0).unobtainable for seed in range(20))
+    assert not any(random_script(seed, tape, "kraken", harsh=1.0).unobtainable for seed in range(20))

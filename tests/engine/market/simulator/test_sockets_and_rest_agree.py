@@ -73,17 +73,17 @@ async def test_closing_frames_are_the_tapes_candles_each_once_in_order(exchange:
     if closed[0][0] == START - MINUTE:  # its closing frame was still to come
         del closed[0]
     assert [row[0] for row in closed] == [START + minute * MINUTE for minute in range(MINUTES)]
-    quiet = {row[0] for row in closed if row[5] == "0"}
+    idle = {row[0] for row in closed if row[5] == "0"}
     want = comparable(exchange, folded(market.tape, MINUTE, START, START + MINUTES * MINUTE))
-    assert [row for row in closed if row[0] not in quiet] == want
-    assert quiet == {row[0] for row in closed} - {row[0] for row in want}
+    assert [row for row in closed if row[0] not in idle] == want
+    assert idle == {row[0] for row in closed} - {row[0] for row in want}
     # no push of a candle behind its closing frame, none of the next before it
     assert [row[0] for _, row in rows] == sorted(row[0] for _, row in rows)
     running = [row[0] for is_closed, row in rows if not is_closed]
     assert len(running) > MINUTES * (25 if exchange == "binance" else 55)
 
 
-async def test_krakens_last_update_of_each_interval_is_its_candle_and_quiet_ones_are_never_told() -> None:
+async def test_krakens_last_update_of_each_interval_is_its_candle_and_idle_ones_are_never_told() -> None:
     tape = Tape.generate(12, start_ms=START, trades_per_minute=4, quiet=0.3)
     async with simulated("kraken", tape=tape) as market:
         rows = pushed("kraken", await listened(market))

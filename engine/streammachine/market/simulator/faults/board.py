@@ -9,7 +9,7 @@ from streammachine.market.clock.clock import Clock
 from streammachine.market.simulator.faults.fault import UNLIMITED, Fault
 
 
-class Entry(NamedTuple):
+class LogEntry(NamedTuple):
     """One line of the event log. ``time_ms`` is the injected clock's; ``connection`` a socket's number, 0 for REST and
     for what concerns no socket; ``what`` one of listen, connect, refuse, subscribe, unsubscribe, reject, ping, pong,
     rest, fault, lack (a candle or its closing frame is withheld), kill, close, lost."""
@@ -21,22 +21,22 @@ class Entry(NamedTuple):
     detail: str
 
 
-class Log(list[Entry]):
+class Log(list[LogEntry]):
     """The event log: a list, oldest first, that also tells a listener."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self._clock = clock
-        self.listener: Callable[[Entry], None] | None = None
+        self.listener: Callable[[LogEntry], None] | None = None
 
     def add(self, exchange: str, what: str, detail: str = "", connection: int = 0) -> None:
         """Note what happened, now."""
-        entry = Entry(self._clock.time_ms(), exchange, what, connection, detail)
+        entry = LogEntry(self._clock.time_ms(), exchange, what, connection, detail)
         self.append(entry)
         if self.listener is not None:
             self.listener(entry)
 
-    def of(self, what: str, exchange: str | None = None) -> list[Entry]:
+    def of(self, what: str, exchange: str | None = None) -> list[LogEntry]:
         """The entries of one sort."""
         return [entry for entry in self if entry.what == what and exchange in (None, entry.exchange)]
 

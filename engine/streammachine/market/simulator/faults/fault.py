@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, ClassVar, Final
 
 from streammachine.errors import DataInputError
-from streammachine.market.simulator.faults.scripts import Script
-
-if TYPE_CHECKING:
-    from streammachine.market.simulator.tape.tape import Tape
 
 KINDS: Final[dict[str, str]] = {
     # at a moment, for the sockets open then
@@ -80,6 +77,8 @@ class Fault:
         DataInputError: the kind or a number is not accepted.
     """
 
+    script: ClassVar[Callable[..., Any]]  # scripts.random_script under its old name, for one more version
+
     kind: str
     at: float = 0.0
     exchange: str | None = None
@@ -139,22 +138,6 @@ class Fault:
                 parts.append(f"{each.name}={'all' if each.name == 'times' and value == UNLIMITED else value}")
         moment = f"@{self.at:g}" if self.at else ""
         return f"{self.kind}{moment}" + (":" + ",".join(parts) if parts else "")
-
-    @staticmethod
-    def script(
-        seed: int,
-        tape: Tape,
-        exchange: str = "binance",
-        timeframe: str = "1m",
-        *,
-        minutes: int = 10,
-        count: int = 4,
-        harsh: float = 0.3,
-    ) -> Script:
-        """A random script of ``count`` faults for property tests; see ``scripts.random_script``."""
-        from streammachine.market.simulator.faults.scripts import random_script
-
-        return random_script(seed, tape, exchange, timeframe, minutes=minutes, count=count, harsh=harsh)
 
 
 def _value(text: str, name: str, value: str) -> str | int | float:

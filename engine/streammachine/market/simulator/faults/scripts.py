@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.simulator.faults.fault import Fault
 from streammachine.market.simulator.tape.candles import UTC
 from streammachine.market.simulator.tape.tape import Tape
 
-SPARED: Final = 90.0  # seconds at the end without a new fault, to recover in
+RECOVERY: Final = 90.0  # seconds at the end without a new fault, to recover in
 AFTER_START: Final = 5.0  # seconds into a candle: behind the closing frame of the one before
 
 Maker = Callable[[random.Random, float, str], list[Fault]]
@@ -33,23 +34,24 @@ def random_script(
 
     Args:
         harsh: how likely it is that a candle is made unobtainable: its closing frame is lost, and REST lacks it for
-            ever. Never on Kraken, whose sockets show old candles when they open.
+            ever. Never where nothing says that a candle is closed: such sockets show old candles when they open.
 
     Returns:
         The faults, and the candles that cannot be had. Of those a client must say so, or make them from the trades.
     """
     source = random.Random(f"{seed} {exchange} {timeframe}")
+    has_closing = ENTRIES[exchange].closes == "flag"
     symbols = list(tape.markets)
     faults: list[Fault] = []
     for _ in range(count):
-        make = source.choice(ALL if exchange == "kraken" else ALL + WITH_CLOSING)
-        moment = round(source.uniform(0, max(minutes * 60 - SPARED, 1)), 1)
+        make = source.choice(ALL + WITH_CLOSING if has_closing else ALL)
+        moment = round(source.uniform(0, max(minutes * 60 - RECOVERY, 1)), 1)
         faults += make(source, moment, source.choice(symbols))
     lost: set[tuple[str, str, int]] = set()
     grid = UTC[timeframe]
-    last = tape.start_ms + minutes * 60_000 - int(SPARED * 1000)
+    last = tape.start_ms + minutes * 60_000 - int(RECOVERY * 1000)
     candles = grid.starts(tape.start_ms, last)
-    if exchange != "kraken" and candles and source.random() < harsh:
+    if has_closing and candles and source.random() < harsh:
         symbol, start = source.choice(symbols), source.choice(candles)
         moment = (start - tape.start_ms) / 1000 + AFTER_START
         faults.append(Fault("lost_close", moment, symbol=symbol, timeframe=timeframe))
@@ -171,3 +173,6 @@ class Script:
 
     def __iter__(self) -> Iterator[Fault]:
         return iter(self.faults)
+
+
+Fault.script = staticmethod(random_script)

@@ -17,13 +17,13 @@ import orjson
 
 from streammachine.market.model.timeframe import HOUR
 from streammachine.market.simulator.protocols.binance_bulk import BulkFiles
-from streammachine.market.simulator.protocols.binance_rows import CONTRACT, _amounts, _padded, kline_row
+from streammachine.market.simulator.protocols.binance_rows import CONTRACT, amounts, kline_row, padded
 from streammachine.market.simulator.tape.candles import UTC, Bar
 from streammachine.market.simulator.tape.tape import TapeTrade, trimmed
 from streammachine.market.simulator.venue.exchange import Exchange, number
 from streammachine.market.simulator.venue.rules import Rules
-from streammachine.market.simulator.venue.session import Session
-from streammachine.market.simulator.venue.topics import Push, Topic
+from streammachine.market.simulator.venue.session import ClientSession
+from streammachine.market.simulator.venue.topics import PushFrame, StreamTopic
 from streammachine.market.simulator.venue.transport import Answer, HttpRequest
 
 FUTURES = {"/fapi/v1": "USDM", "/dapi/v1": "COINM"}
@@ -31,7 +31,7 @@ JSON_ERROR = 3
 REQUEST_ERROR = 2
 
 
-class Refused(Exception):  # noqa: N818 - an answer on its way out
+class RefusedRequest(Exception):  # noqa: N818 - an answer on its way out
     """A REST request that the exchange does not take."""
 
     def __init__(self, code: int, text: str, status: int = 400) -> None:
@@ -43,6 +43,21 @@ class BinanceExchange(Exchange):
     """Binance."""
 
     name = "binance"
+    usual_rules = Rules(
+        push_every=2.0,
+        first_push=False,
+        close_delays=(0.005, 0.006, 0.204, 0.792, 1.756),
+        ping_every=20.0,
+        pong_within=60.0,
+        lifetime=24 * 3600.0,
+        messages=5,
+        streams=1024,
+        connects=300,
+        weight=6000,
+        page=1000,
+        default_page=500,
+    )
+    has_bulk_files = True
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -77,7 +92,7 @@ class BinanceExchange(Exchange):
             messages=None if messages is None else messages * 2,
         )
 
-    def greet(self, session: Session) -> None:
+    def greet(self, session: ClientSession) -> None:
         market, kind, rest = _path(session.request)
         session.options.update(market=market, combined=kind == "stream")
         names = session.request.query.get("streams", "") if kind == "stream" else rest
@@ -85,7 +100,7 @@ class BinanceExchange(Exchange):
         if wanted:
             self._subscribe(session, wanted, lambda: None, session.kill)
 
-    def message(self, session: Session, text: str) -> None:
+    def message(self, session: ClientSession, text: str) -> None:
         try:
             request = orjson.loads(text)
         except orjson.JSONDecodeError as error:
@@ -126,7 +141,7 @@ class BinanceExchange(Exchange):
             refuse(f"unknown variant `{method}`, expected one of SUBSCRIBE, UNSUBSCRIBE, LIST_SUBSCRIPTIONS, ...")
 
     def _subscribe(
-        self, session: Session, names: list[str], ack: Callable[[], None], refuse: Callable[[str], None]
+        self, session: ClientSession, names: list[str], ack: Callable[[], None], refuse: Callable[[str], None]
     ) -> None:
         """Take streams on; those that mean nothing are acknowledged all the same, and stay silent."""
         most = self.rules.streams
@@ -141,7 +156,7 @@ class BinanceExchange(Exchange):
 
         session.subscribe_all([topic for _, topic in found if topic is not None], accepted, refuse)
 
-    def _topic(self, name: str, market: str) -> Topic | None:
+    def _topic(self, name: str, market: str) -> StreamTopic | None:
         native, _, stream = name.partition("@")
         if native != native.lower():
             return None
@@ -152,19 +167,19 @@ class BinanceExchange(Exchange):
         if symbol is None:
             return None
         if stream in ("trade", "aggTrade"):
-            return Topic(name, symbol, native, market, kind=stream)
+            return StreamTopic(name, symbol, native, market, kind=stream)
         kind, _, interval = stream.partition("_")
         if kind == "kline" and interval in UTC:
-            return Topic(name, symbol, native, market, interval, UTC[interval], interval)
+            return StreamTopic(name, symbol, native, market, interval, UTC[interval], interval)
         return None
 
-    def wrap(self, session: Session, push: Push) -> str:
+    def wrap(self, session: ClientSession, push: PushFrame) -> str:
         if session.options["combined"]:
             return f'{{"stream":"{push.topic.name}","data":{push.text}}}'
         return push.text
 
-    def candle_frame(self, topic: Topic, bar: Bar, *, closing: bool) -> str:
-        row = _amounts(topic.market, bar)
+    def candle_frame(self, topic: StreamTopic, bar: Bar, *, closing: bool) -> str:
+        row = amounts(topic.market, bar)
         candle = {
             "t": bar.start,
             "T": bar.end - 1,
@@ -182,12 +197,12 @@ class BinanceExchange(Exchange):
         }
         return _json({"e": "kline", "E": self.now(), "s": topic.native, "k": candle})
 
-    def price(self, topic: Topic, value: int, bar: Bar) -> str:
-        return _padded(topic.market, bar.price_text(value))
+    def price(self, topic: StreamTopic, value: int, bar: Bar) -> str:
+        return padded(topic.market, bar.price_text(value))
 
-    def trade_frames(self, topic: Topic, trades: list[TapeTrade]) -> Iterable[tuple[str, str]]:
+    def trade_frames(self, topic: StreamTopic, trades: list[TapeTrade]) -> Iterable[tuple[str, str]]:
         for trade in trades:
-            price, quantity = _padded(topic.market, trade.price), self._size(topic.symbol, topic.market, trade)
+            price, quantity = padded(topic.market, trade.price), self._size(topic.symbol, topic.market, trade)
             told: dict[str, object] = {"e": topic.kind, "E": self.now(), "s": topic.native}
             if topic.kind == "aggTrade":
                 told |= {"a": trade.id, "p": price, "q": quantity, "f": trade.id, "l": trade.id}
@@ -198,19 +213,19 @@ class BinanceExchange(Exchange):
 
     def _size(self, symbol: str, market: str, trade: TapeTrade) -> str:
         if market != "COINM":
-            return _padded(market, trade.quantity)
+            return padded(market, trade.quantity)
         dollars = Decimal(trade.price) * Decimal(trade.quantity)
         return trimmed(f"{dollars / CONTRACT.get(symbol.partition('/')[0], 10):f}")
 
-    def announce(self, session: Session) -> None:
+    def announce(self, session: ClientSession) -> None:
         told = {"e": "serverShutdown", "E": self.now()}
         session.write(_json({"stream": "!serverShutdown", "data": told} if session.options["combined"] else told))
 
-    def unknown_frame(self, session: Session) -> str:
+    def unknown_frame(self, session: ClientSession) -> str:
         told = {"e": "somethingNew", "E": self.now(), "s": "BTCUSDT", "x": [1, {"y": None}]}
         return _json({"stream": "btcusdt@somethingNew", "data": told} if session.options["combined"] else told)
 
-    def error_frame(self, session: Session) -> str:
+    def error_frame(self, session: ClientSession) -> str:
         return _json({"code": REQUEST_ERROR, "msg": "Invalid request: simulated", "id": None})
 
     # -- REST --
@@ -244,7 +259,7 @@ class BinanceExchange(Exchange):
         headers = {"X-MBX-USED-WEIGHT": str(self.used_weight), "X-MBX-USED-WEIGHT-1M": str(self.used_weight)}
         try:
             return Answer(orjson.dumps(calls[call](request, market)), 200, headers)
-        except Refused as refused:
+        except RefusedRequest as refused:
             return Answer(refused.answer.body, refused.answer.status, headers)
         except ValueError:
             return Answer(
@@ -255,21 +270,21 @@ class BinanceExchange(Exchange):
         native = request.query.get("symbol", "")
         if not native:
             text = "Mandatory parameter 'symbol' was not sent, was empty/null, or malformed."
-            raise Refused(-1102, text)
+            raise RefusedRequest(-1102, text)
         symbol = self.ours(native, market)
         if symbol is None:
-            raise Refused(-1121, "Invalid symbol.")
+            raise RefusedRequest(-1121, "Invalid symbol.")
         return symbol
 
     def _klines(self, request: HttpRequest, market: str) -> object:
         symbol, query = self._symbol(request, market), request.query
         interval = query.get("interval", "")
         if interval not in UTC or (interval == "1s" and market != "SPOT"):
-            raise Refused(-1120, "Invalid interval.")
+            raise RefusedRequest(-1120, "Invalid interval.")
         most = self.rules.page if market == "SPOT" else max(self.rules.page, 1500)
         limit = number(query.get("limit"), self.rules.default_page)
         if limit < 1:
-            raise Refused(-1130, "Data sent for parameter 'limit' is not valid.")
+            raise RefusedRequest(-1130, "Data sent for parameter 'limit' is not valid.")
         limit = min(limit, most)
         grid, end = UTC[interval], _ms(number(query.get("endTime"), self.now())) + 1
         if "startTime" in query:
@@ -283,7 +298,7 @@ class BinanceExchange(Exchange):
     def _historical_trades(self, request: HttpRequest, market: str) -> object:
         symbol, query = self._symbol(request, market), request.query
         if market != "SPOT" and request.path.endswith("historicalTrades") and "x-mbx-apikey" not in request.headers:
-            raise Refused(-2014, "API-key format invalid.", 401)
+            raise RefusedRequest(-2014, "API-key format invalid.", 401)
         limit = min(number(query.get("limit"), 500), self.rules.trades_page)
         until = self.known_until(symbol)
         first = number(query.get("fromId"), -1)
@@ -294,9 +309,9 @@ class BinanceExchange(Exchange):
         return [
             {
                 "id": trade.id,
-                "price": _padded(market, trade.price),
+                "price": padded(market, trade.price),
                 "qty": self._size(symbol, market, trade),
-                "quoteQty": _padded(market, trimmed(str(Decimal(trade.price) * Decimal(trade.quantity)))),
+                "quoteQty": padded(market, trimmed(str(Decimal(trade.price) * Decimal(trade.quantity)))),
                 "time": trade.ts,
                 "isBuyerMaker": trade.side == "sell",
                 "isBestMatch": True,
@@ -319,7 +334,7 @@ class BinanceExchange(Exchange):
         return [
             {
                 "a": trade.id,
-                "p": _padded(market, trade.price),
+                "p": padded(market, trade.price),
                 "q": self._size(symbol, market, trade),
                 "f": trade.id,
                 "l": trade.id,
@@ -335,7 +350,7 @@ class BinanceExchange(Exchange):
         if market == "SPOT" and ("symbol" in request.query or "symbols" in request.query):
             asked = orjson.loads(request.query["symbols"]) if "symbols" in request.query else [request.query["symbol"]]
             if not _texts(asked) or not set(asked) <= set(wanted):
-                raise Refused(-1121, "Invalid symbol.")
+                raise RefusedRequest(-1121, "Invalid symbol.")
             wanted = asked
         told = []
         for native in wanted:
@@ -385,7 +400,7 @@ def _path(request: HttpRequest) -> tuple[str, str, str]:
     return market, kind, rest
 
 
-def _listed(session: Session) -> dict[str, None]:
+def _listed(session: ClientSession) -> dict[str, None]:
     """The streams that a socket asked for, those that mean nothing included."""
     found = session.options.setdefault("listed", {})
     return found if isinstance(found, dict) else {}

@@ -13,13 +13,13 @@ import io
 import re
 import zipfile
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from streammachine.market.simulator.tape.candles import UTC
+from streammachine.market.simulator.protocols.binance_rows import kline_row
+from streammachine.market.simulator.tape.candles import UTC, Bar
+from streammachine.market.simulator.tape.tape import Tape
+from streammachine.market.simulator.venue.rules import Rules
 from streammachine.market.simulator.venue.transport import Answer
-
-if TYPE_CHECKING:
-    from streammachine.market.simulator.protocols.binance import BinanceExchange
 
 MICROSECONDS_SINCE = 1_735_689_600_000  # 2025-01-01
 KEPT = 16  # files
@@ -33,10 +33,26 @@ PATH = re.compile(
 )
 
 
+class BulkHost(Protocol):
+    """Binance, as far as its bulk files need it."""
+
+    tape: Tape
+    rules: Rules
+
+    def now(self) -> int:
+        """The exchange's time, epoch milliseconds."""
+
+    def ours(self, native: str, market: str) -> str | None:
+        """The tape symbol of a Binance symbol."""
+
+    def bars(self, symbol: str, timeframe: str, start: int, end: int) -> list[Bar]:
+        """The candles of [start, end), oldest first."""
+
+
 class BulkFiles:
     """Makes the files when they are asked for."""
 
-    def __init__(self, exchange: BinanceExchange) -> None:
+    def __init__(self, exchange: BulkHost) -> None:
         self._exchange = exchange
         self._kept: OrderedDict[str, bytes] = OrderedDict()
 
@@ -73,8 +89,6 @@ class BulkFiles:
         if path in self._kept:
             self._kept.move_to_end(path)
             return self._kept[path]
-        from streammachine.market.simulator.protocols.binance_rows import kline_row
-
         fine = market == "SPOT" and start >= MICROSECONDS_SINCE
         lines = [] if market == "SPOT" else [HEADER]
         for bar in self._exchange.bars(symbol, timeframe, start, end):

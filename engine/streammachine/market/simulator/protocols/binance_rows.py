@@ -12,16 +12,16 @@ CONTRACT = {"BTC": 100}  # US dollars a COIN-M contract; 10 for all others
 
 def kline_row(market: str, bar: Bar) -> list[object]:
     """A candle as a row of REST and of the bulk files; times in milliseconds."""
-    row = _amounts(market, bar)
+    row = amounts(market, bar)
     return [bar.start, *row[:5], bar.end - 1, row[5], bar.count, row[6], row[7], "0"]
 
 
-def _amounts(market: str, bar: Bar) -> tuple[str, ...]:
+def amounts(market: str, bar: Bar) -> tuple[str, ...]:
     """o, h, l, c, v, q, V, Q. COIN-M counts contracts in v and V, the base currency in q and Q."""
-    prices = tuple(_padded(market, bar.price_text(value)) for value in (bar.open, bar.high, bar.low, bar.close))
+    prices = tuple(padded(market, bar.price_text(value)) for value in (bar.open, bar.high, bar.low, bar.close))
     if market != "COINM":
-        amounts = bar.volume_text(), bar.quote_text(), bar.volume_text(bar.bought), bar.quote_text(bar.bought_quote)
-        return (*prices, *(_padded(market, text) for text in amounts))
+        sizes = bar.volume_text(), bar.quote_text(), bar.volume_text(bar.bought), bar.quote_text(bar.bought_quote)
+        return (*prices, *(padded(market, text) for text in sizes))
     size = CONTRACT.get(bar.market.base, 10)
     return (
         *prices,
@@ -38,7 +38,7 @@ def _contracts(market: Market, quote: int, size: int) -> str:
     return trimmed(f"{value:f}")
 
 
-def _padded(market: str, text: str) -> str:
+def padded(market: str, text: str) -> str:
     """Spot writes eight decimals (more where there are more), futures as many as there are."""
     if market != "SPOT":
         return text

@@ -16,8 +16,9 @@ import orjson
 from streammachine.market.simulator.tape.candles import UTC, Bar, Grid
 from streammachine.market.simulator.tape.tape import TapeTrade, trimmed
 from streammachine.market.simulator.venue.exchange import Exchange, number
-from streammachine.market.simulator.venue.session import Session
-from streammachine.market.simulator.venue.topics import Topic
+from streammachine.market.simulator.venue.rules import Rules
+from streammachine.market.simulator.venue.session import ClientSession
+from streammachine.market.simulator.venue.topics import StreamTopic
 from streammachine.market.simulator.venue.transport import Answer, HttpRequest
 
 INTERVALS: Final[dict[str, tuple[str, Grid]]] = {
@@ -36,6 +37,18 @@ class BybitExchange(Exchange):
     """Bybit."""
 
     name = "bybit"
+    usual_rules = Rules(
+        idle=600.0,
+        args=10,
+        connects=500,
+        weight=600,
+        weight_within=5.0,
+        refusals=1_000_000,
+        page=1000,
+        default_page=200,
+        trades_page=60,
+    )
+    paths = ("/v5/public", "/v5/public")
     limit_status = 403
 
     def __init__(self, *arguments: Any) -> None:
@@ -55,11 +68,11 @@ class BybitExchange(Exchange):
     def accepts(self, request: HttpRequest) -> bool:
         return request.path.startswith("/v5/public/") and request.path.rpartition("/")[2] in CATEGORIES
 
-    def greet(self, session: Session) -> None:
+    def greet(self, session: ClientSession) -> None:
         session.options["market"] = CATEGORIES[session.request.path.rpartition("/")[2]]
         session.options["id"] = f"d9av{self.seed:x}oaae41ai44n-{session.number}"
 
-    def message(self, session: Session, text: str) -> None:
+    def message(self, session: ClientSession, text: str) -> None:
         try:
             request = orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -84,7 +97,7 @@ class BybitExchange(Exchange):
         else:
             self._subscribe(session, request, [str(name) for name in names])
 
-    def _subscribe(self, session: Session, request: dict[str, Any], names: list[str]) -> None:
+    def _subscribe(self, session: ClientSession, request: dict[str, Any], names: list[str]) -> None:
         market = str(session.options["market"])
         topics = [self._topic(name, market) for name in names]
         wrong = [name for name, topic in zip(names, topics, strict=True) if topic is None]
@@ -97,25 +110,25 @@ class BybitExchange(Exchange):
             lambda reason: self._reply(session, request, success=False, text=reason),
         )
 
-    def _reply(self, session: Session, request: dict[str, Any], *, success: bool, text: str) -> None:
+    def _reply(self, session: ClientSession, request: dict[str, Any], *, success: bool, text: str) -> None:
         if not success:
             session.note("reject", text)
         told = {"success": success, "ret_msg": text, "conn_id": session.options["id"]}
         session.write(_json({**told, "req_id": request.get("req_id", ""), "op": request.get("op", "")}))
 
-    def _topic(self, name: str, market: str) -> Topic | None:
+    def _topic(self, name: str, market: str) -> StreamTopic | None:
         parts = name.split(".")
         symbol = self._names.get((market, parts[-1]))
         if symbol is None:
             return None
         if parts[0] == "publicTrade" and len(parts) == 2:
-            return Topic(name, symbol, parts[1], market, kind="trade")
+            return StreamTopic(name, symbol, parts[1], market, kind="trade")
         if parts[0] == "kline" and len(parts) == 3 and parts[1] in INTERVALS:
             timeframe, grid = INTERVALS[parts[1]]
-            return Topic(name, symbol, parts[2], market, timeframe, grid, parts[1])
+            return StreamTopic(name, symbol, parts[2], market, timeframe, grid, parts[1])
         return None
 
-    def candle_frame(self, topic: Topic, bar: Bar, *, closing: bool) -> str:
+    def candle_frame(self, topic: StreamTopic, bar: Bar, *, closing: bool) -> str:
         now = self.now()
         opened, high, low, close, volume, turnover = _amounts(topic.market, bar)
         row = {
@@ -133,7 +146,7 @@ class BybitExchange(Exchange):
         }
         return _json({"topic": topic.name, "data": [row], "ts": now, "type": "snapshot"})
 
-    def trade_frames(self, topic: Topic, trades: list[TapeTrade]) -> Iterable[tuple[str, str]]:
+    def trade_frames(self, topic: StreamTopic, trades: list[TapeTrade]) -> Iterable[tuple[str, str]]:
         rows = [
             {
                 "i": self._trade_id(topic.market, topic.symbol, trade),
@@ -159,12 +172,12 @@ class BybitExchange(Exchange):
             return str(FIRST_ID + trade.id)
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{market}:{symbol}:{trade.id}"))
 
-    def unknown_frame(self, session: Session) -> str:
+    def unknown_frame(self, session: ClientSession) -> str:
         return _json(
             {"topic": "somethingNew.BTCUSDT", "type": "snapshot", "ts": self.now(), "data": [{"x": [1, None]}]}
         )
 
-    def error_frame(self, session: Session) -> str:
+    def error_frame(self, session: ClientSession) -> str:
         told = {"success": False, "ret_msg": "error:simulated", "conn_id": session.options["id"]}
         return _json({**told, "req_id": "", "op": ""})
 

@@ -17,10 +17,12 @@ import orjson
 from streammachine.market.model.timeframe import DAY, SECOND
 from streammachine.market.simulator.tape.candles import UTC, Bar, Grid
 from streammachine.market.simulator.tape.tape import TapeTrade, decimal_text, trimmed
-from streammachine.market.simulator.venue.channels import Channel, TradeFed
+from streammachine.market.simulator.venue.channels import Channel, TradeFedChannel
 from streammachine.market.simulator.venue.exchange import Exchange, number
-from streammachine.market.simulator.venue.session import Session, texts_for_numbers
-from streammachine.market.simulator.venue.topics import Push, Topic
+from streammachine.market.simulator.venue.host import Subscriber
+from streammachine.market.simulator.venue.rules import Rules
+from streammachine.market.simulator.venue.session import ClientSession, texts_for_numbers
+from streammachine.market.simulator.venue.topics import PushFrame, StreamTopic
 from streammachine.market.simulator.venue.transport import Answer, HttpRequest
 
 INTERVALS: Final[dict[int, tuple[str, Grid]]] = {
@@ -46,6 +48,18 @@ class KrakenExchange(Exchange):
     """Kraken."""
 
     name = "kraken"
+    usual_rules = Rules(
+        heartbeat=1.0,
+        idle=60.0,
+        connects=150,
+        connects_within=600.0,
+        weight=20,
+        weight_within=20.0,
+        refusals=1_000_000,
+        recent=720,
+        page=720,
+    )
+    paths = ("/v2", "/v2")
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -59,15 +73,15 @@ class KrakenExchange(Exchange):
     def accepts(self, request: HttpRequest) -> bool:
         return request.path in ("/v2", "/v2/public")
 
-    def greet(self, session: Session) -> None:
+    def greet(self, session: ClientSession) -> None:
         session.write(_json(self._status(session, "online")))
 
-    def _status(self, session: Session, system: str) -> dict[str, object]:
+    def _status(self, session: ClientSession, system: str) -> dict[str, object]:
         identity = 9_028_458_593_339_000_000 + self.seed * 1000 + session.number
         data = {"version": "2.0.10", "system": system, "api_version": "v2", "connection_id": identity}
         return {"channel": "status", "type": "update", "data": [data]}
 
-    def message(self, session: Session, text: str) -> None:
+    def message(self, session: ClientSession, text: str) -> None:
         try:
             request = orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -89,7 +103,9 @@ class KrakenExchange(Exchange):
             for symbol in params["symbol"]:
                 self._one(session, request, method, params, str(symbol))
 
-    def _one(self, session: Session, request: dict[str, Any], method: str, params: dict[str, Any], native: str) -> None:
+    def _one(
+        self, session: ClientSession, request: dict[str, Any], method: str, params: dict[str, Any], native: str
+    ) -> None:
         candles = params["channel"] == "ohlc"
         interval = params.get("interval", 1) if candles else 0
         if native not in self.tape.markets:
@@ -113,7 +129,7 @@ class KrakenExchange(Exchange):
             self._refuse(session, request, "Already subscribed", native)
             return
         timeframe, grid = INTERVALS[interval] if candles else (None, UTC["1m"])
-        topic = Topic(name, native, native, "SPOT", timeframe, grid, str(interval))
+        topic = StreamTopic(name, native, native, "SPOT", timeframe, grid, str(interval))
         session.options[name] = params.get("snapshot", True)
         result["snapshot"] = params.get("snapshot", True)
         if candles:
@@ -125,12 +141,12 @@ class KrakenExchange(Exchange):
             lambda _: self._refuse(session, request, f"Currency pair not supported {native}", native),
         )
 
-    def _reply(self, session: Session, request: dict[str, Any], told: dict[str, object]) -> None:
+    def _reply(self, session: ClientSession, request: dict[str, Any], told: dict[str, object]) -> None:
         if "req_id" in request:
             told["req_id"] = request["req_id"]
         session.write(_json(told))
 
-    def _refuse(self, session: Session, request: dict[str, Any], reason: str, symbol: str | None = None) -> None:
+    def _refuse(self, session: ClientSession, request: dict[str, Any], reason: str, symbol: str | None = None) -> None:
         session.note("reject", reason)
         told: dict[str, object] = {
             "error": reason,
@@ -146,10 +162,10 @@ class KrakenExchange(Exchange):
         moment = _time(self.now(), 6)
         return {"time_in": moment, "time_out": moment}
 
-    def channel(self, topic: Topic) -> Channel:
+    def channel(self, topic: StreamTopic) -> Channel:
         return KrakenTrades(self, topic) if topic.timeframe is None else KrakenCandles(self, topic)
 
-    def candle_update(self, kind: str, topic: Topic, bars: list[Bar]) -> str:
+    def candle_update(self, kind: str, topic: StreamTopic, bars: list[Bar]) -> str:
         """A push of candles: kind "snapshot" or "update"."""
         rows = [
             {
@@ -169,7 +185,7 @@ class KrakenExchange(Exchange):
         ]
         return _json({"channel": "ohlc", "type": kind, "timestamp": _time(self.now(), 9), "data": rows})
 
-    def trade_update(self, kind: str, topic: Topic, trades: list[TapeTrade]) -> str:
+    def trade_update(self, kind: str, topic: StreamTopic, trades: list[TapeTrade]) -> str:
         """A push of trades: kind "snapshot" or "update"."""
         rows = [
             {
@@ -188,16 +204,16 @@ class KrakenExchange(Exchange):
     def heartbeat_frame(self) -> str:
         return '{"channel":"heartbeat"}'
 
-    def announce(self, session: Session) -> None:
+    def announce(self, session: ClientSession) -> None:
         session.write(_json(self._status(session, "maintenance")))
 
-    def unknown_frame(self, session: Session) -> str:
+    def unknown_frame(self, session: ClientSession) -> str:
         return _json({"channel": "something_new", "type": "update", "data": [{"x": [1, None]}]})
 
-    def error_frame(self, session: Session) -> str:
+    def error_frame(self, session: ClientSession) -> str:
         return _json({"error": "EGeneral:Internal error", "method": "subscribe", "success": False, **self._times()})
 
-    def repeat_snapshot(self, session: Session) -> None:
+    def repeat_snapshot(self, session: ClientSession) -> None:
         for channel in list(session.channels.values()):
             channel.greet(session, early=True)
 
@@ -322,10 +338,10 @@ class KrakenExchange(Exchange):
         return Answer(b"<html><body>simulated</body></html>", status, {"Content-Type": "text/html"})
 
 
-class KrakenCandles(TradeFed):
+class KrakenCandles(TradeFedChannel):
     """Candles of a pair: a snapshot of the last ten, then an update with every trade."""
 
-    def greet(self, session: Session, *, early: bool = False) -> None:
+    def greet(self, session: Subscriber, *, early: bool = False) -> None:
         exchange, topic = self.exchange, self.topic
         if not isinstance(exchange, KrakenExchange) or not (early or session.options.get(topic.name)):
             return
@@ -334,7 +350,7 @@ class KrakenCandles(TradeFed):
         bars = exchange.candles.range(topic.symbol, topic.grid, start, now + 1, now + 1)
         if bars:
             text = exchange.candle_update("snapshot", topic, bars)
-            session.deliver(Push(topic, text, trimmed(bars[-1].price_text(bars[-1].close))))
+            session.deliver(PushFrame(topic, text, trimmed(bars[-1].price_text(bars[-1].close))))
 
     def feed(self, trades: list[TapeTrade]) -> None:
         exchange, topic = self.exchange, self.topic
@@ -344,13 +360,13 @@ class KrakenCandles(TradeFed):
             bar = exchange.candles.bar(topic.symbol, topic.grid, start, exchange.now() + 1)
             if bar is not None:
                 text = exchange.candle_update("update", topic, [bar])
-                self.publish(Push(topic, text, trimmed(bar.price_text(bar.close))))
+                self.publish(PushFrame(topic, text, trimmed(bar.price_text(bar.close))))
 
 
-class KrakenTrades(TradeFed):
+class KrakenTrades(TradeFedChannel):
     """Trades of a pair: a snapshot of the last fifty, then updates."""
 
-    def greet(self, session: Session, *, early: bool = False) -> None:
+    def greet(self, session: Subscriber, *, early: bool = False) -> None:
         exchange, topic = self.exchange, self.topic
         if not isinstance(exchange, KrakenExchange) or not (early or session.options.get(topic.name)):
             return
@@ -359,12 +375,12 @@ class KrakenTrades(TradeFed):
         if last is not None:
             first = max(last.id - SNAPSHOT_TRADES + 1, 1)
             trades = list(exchange.tape.rows_from_id(topic.symbol, first, until))
-            session.deliver(Push(topic, exchange.trade_update("snapshot", topic, trades), trimmed(last.price)))
+            session.deliver(PushFrame(topic, exchange.trade_update("snapshot", topic, trades), trimmed(last.price)))
 
     def feed(self, trades: list[TapeTrade]) -> None:
         if isinstance(self.exchange, KrakenExchange):
             text = self.exchange.trade_update("update", self.topic, trades)
-            self.publish(Push(self.topic, text, trimmed(trades[-1].price)))
+            self.publish(PushFrame(self.topic, text, trimmed(trades[-1].price)))
 
 
 def vwap(bar: Bar) -> str:

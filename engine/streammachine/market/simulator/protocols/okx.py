@@ -18,8 +18,9 @@ from streammachine.market.model.timeframe import DAY, HOUR
 from streammachine.market.simulator.tape.candles import UTC, Bar, Grid
 from streammachine.market.simulator.tape.tape import TapeTrade, trimmed
 from streammachine.market.simulator.venue.exchange import Exchange, number
-from streammachine.market.simulator.venue.session import Session
-from streammachine.market.simulator.venue.topics import Topic
+from streammachine.market.simulator.venue.rules import Rules
+from streammachine.market.simulator.venue.session import ClientSession
+from streammachine.market.simulator.venue.topics import StreamTopic
 from streammachine.market.simulator.venue.transport import Answer, HttpRequest
 
 HONG_KONG: Final = -8 * HOUR
@@ -46,6 +47,22 @@ class OkxExchange(Exchange):
     """OKX."""
 
     name = "okx"
+    usual_rules = Rules(
+        idle=30.0,
+        requests=480,
+        connects=3,
+        connects_within=1.0,
+        weight=40,
+        weight_within=2.0,
+        refusals=1_000_000,
+        page=300,
+        history_page=300,
+        trades_page=100,
+        default_page=100,
+        recent=1440,
+    )
+    paths = ("/ws/v5/public", "/ws/v5/business")
+    idle_code = 4004
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -63,11 +80,11 @@ class OkxExchange(Exchange):
     def accepts(self, request: HttpRequest) -> bool:
         return request.path in ("/ws/v5/public", "/ws/v5/business")
 
-    def greet(self, session: Session) -> None:
+    def greet(self, session: ClientSession) -> None:
         session.options["business"] = session.request.path.endswith("/business")
         session.options["id"] = f"{(self.seed * 7919 + session.number * 104729) % 2**32:08x}"
 
-    def message(self, session: Session, text: str) -> None:
+    def message(self, session: ClientSession, text: str) -> None:
         if text == "ping":
             session.note("ping")
             session.write("pong")
@@ -88,7 +105,7 @@ class OkxExchange(Exchange):
             for arg in wanted:
                 self._one(session, operation, arg)
 
-    def _one(self, session: Session, operation: str, arg: object) -> None:
+    def _one(self, session: ClientSession, operation: str, arg: object) -> None:
         if not isinstance(arg, dict):
             self._error(session, "60012", f"Invalid request: {arg}")
             return
@@ -109,29 +126,29 @@ class OkxExchange(Exchange):
         else:
             session.subscribe(topic, lambda: session.write(_json(told)), lambda _: self._error(session, "60018", wrong))
 
-    def _error(self, session: Session, code: str, text: str) -> None:
+    def _error(self, session: ClientSession, code: str, text: str) -> None:
         session.note("reject", f"{code} {text[:200]}")
         session.write(_json({"event": "error", "code": code, "msg": text, "connId": session.options["id"]}))
 
-    def _topic(self, arg: dict[str, object], business: bool) -> Topic | None:
+    def _topic(self, arg: dict[str, object], business: bool) -> StreamTopic | None:
         channel, native = str(arg.get("channel")), str(arg.get("instId"))
         symbol = self._names.get(native)
         if symbol is None:
             return None
         market = _market(native)
         if channel == ("trades-all" if business else "trades"):
-            return Topic(_name(arg), symbol, native, market, kind=channel)
+            return StreamTopic(_name(arg), symbol, native, market, kind=channel)
         bar = channel.removeprefix("candle")
         if business and channel.startswith("candle") and bar in BARS:
             timeframe, grid = BARS[bar]
-            return Topic(_name(arg), symbol, native, market, timeframe, grid, bar)
+            return StreamTopic(_name(arg), symbol, native, market, timeframe, grid, bar)
         return None
 
-    def candle_frame(self, topic: Topic, bar: Bar, *, closing: bool) -> str:
+    def candle_frame(self, topic: StreamTopic, bar: Bar, *, closing: bool) -> str:
         arg = {"channel": f"candle{topic.interval}", "instId": topic.native}
         return _json({"arg": arg, "data": [_row(topic.native, bar, closing)]})
 
-    def trade_frames(self, topic: Topic, trades: list[TapeTrade]) -> Iterable[tuple[str, str]]:
+    def trade_frames(self, topic: StreamTopic, trades: list[TapeTrade]) -> Iterable[tuple[str, str]]:
         arg = {"channel": topic.kind, "instId": topic.native}
         groups = [[trade] for trade in trades] if topic.kind == "trades-all" else _orders(trades)
         for group in groups:
@@ -151,14 +168,14 @@ class OkxExchange(Exchange):
                 del told["count"], told["seqId"]
             yield _json({"arg": arg, "data": [told]}), price
 
-    def announce(self, session: Session) -> None:
+    def announce(self, session: ClientSession) -> None:
         text = "The connection will soon be closed for a service upgrade. Please reconnect."
         session.write(_json({"event": "notice", "code": "64008", "msg": text, "connId": session.options["id"]}))
 
-    def unknown_frame(self, session: Session) -> str:
+    def unknown_frame(self, session: ClientSession) -> str:
         return _json({"arg": {"channel": "something-new", "instId": "BTC-USDT"}, "data": [{"x": [1, None]}]})
 
-    def error_frame(self, session: Session) -> str:
+    def error_frame(self, session: ClientSession) -> str:
         return _json({"event": "error", "code": "60012", "msg": "Invalid request: {}", "connId": session.options["id"]})
 
     # -- REST --

@@ -7,27 +7,23 @@ Sockets share a channel, so two of them see the same frames at the same time.
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
 
 from streammachine.market.model.timeframe import DAY
 from streammachine.market.simulator.tape.candles import Bar
 from streammachine.market.simulator.tape.tape import TapeTrade
-from streammachine.market.simulator.venue.topics import Push, Topic
-
-if TYPE_CHECKING:
-    from streammachine.market.simulator.venue.exchange import Exchange
-    from streammachine.market.simulator.venue.session import Session
-    from streammachine.market.simulator.venue.timers import Timer
+from streammachine.market.simulator.venue.host import Host, Subscriber
+from streammachine.market.simulator.venue.timers import ScheduledCall
+from streammachine.market.simulator.venue.topics import PushFrame, StreamTopic
 
 
 class Channel:
     """One stream and who gets it."""
 
-    def __init__(self, exchange: Exchange, topic: Topic) -> None:
+    def __init__(self, exchange: Host, topic: StreamTopic) -> None:
         self.exchange = exchange
         self.topic = topic
-        self.sessions: dict[Session, None] = {}
-        self.last: Push | None = None
+        self.sessions: dict[Subscriber, None] = {}
+        self.last: PushFrame | None = None
 
     def open(self) -> None:
         """The first socket subscribed."""
@@ -35,10 +31,10 @@ class Channel:
     def close(self) -> None:
         """The last socket went."""
 
-    def greet(self, session: Session, *, early: bool = False) -> None:
+    def greet(self, session: Subscriber, *, early: bool = False) -> None:
         """A socket subscribed: what it gets at once. ``early``: in any case, for the acknowledgement comes later."""
 
-    def publish(self, push: Push) -> None:
+    def publish(self, push: PushFrame) -> None:
         """Send a frame to every socket of the channel."""
         self.last = push
         for session in list(self.sessions):
@@ -48,7 +44,7 @@ class Channel:
 class CandleChannel(Channel):
     """The candles of a symbol, with a closing frame (Binance, OKX, Bybit)."""
 
-    def __init__(self, exchange: Exchange, topic: Topic) -> None:
+    def __init__(self, exchange: Host, topic: StreamTopic) -> None:
         super().__init__(exchange, topic)
         self.timeframe = topic.timeframe or ""
         now = exchange.now()
@@ -56,7 +52,7 @@ class CandleChannel(Channel):
         before = topic.grid.shift(self.start, -1)
         if now < self.start + self._delay(before):
             self.start = before
-        self._closing: Timer | None = None
+        self._closing: ScheduledCall | None = None
         self._shown: tuple[int, int] | None = None
 
     @property
@@ -71,7 +67,7 @@ class CandleChannel(Channel):
         if self._closing is not None:
             self._closing.cancel()
 
-    def greet(self, session: Session, *, early: bool = False) -> None:
+    def greet(self, session: Subscriber, *, early: bool = False) -> None:
         if early or self.exchange.rules.first_push:
             bar = self._running()
             if bar is not None:
@@ -94,9 +90,9 @@ class CandleChannel(Channel):
             return None
         return self._bar(now + 1)
 
-    def _push(self, bar: Bar, *, closing: bool) -> Push:
+    def _push(self, bar: Bar, *, closing: bool) -> PushFrame:
         text = self.exchange.candle_frame(self.topic, bar, closing=closing)
-        return Push(self.topic, text, self.exchange.price(self.topic, bar.close, bar), closing)
+        return PushFrame(self.topic, text, self.exchange.price(self.topic, bar.close, bar), closing)
 
     def _bar(self, until: int) -> Bar | None:
         return self.exchange.candles.bar(self.topic.symbol, self.topic.grid, self.start, until)
@@ -131,7 +127,7 @@ class CandleChannel(Channel):
         return min(delay, (self.topic.grid.step or DAY) // 4)
 
 
-class TradeFed(Channel):
+class TradeFedChannel(Channel):
     """A channel that lives on trades: ``feed`` gets what came since the last time."""
 
     def feed(self, trades: list[TapeTrade]) -> None:
@@ -139,27 +135,27 @@ class TradeFed(Channel):
         raise NotImplementedError
 
 
-class TradeChannel(TradeFed):
+class TradeChannel(TradeFedChannel):
     """The trades of a symbol."""
 
-    def greet(self, session: Session, *, early: bool = False) -> None:
+    def greet(self, session: Subscriber, *, early: bool = False) -> None:
         for push in self.exchange.trade_greeting(self.topic):
             session.deliver(push)
 
     def feed(self, trades: list[TapeTrade]) -> None:
         for text, price in self.exchange.trade_frames(self.topic, trades):
-            self.publish(Push(self.topic, text, price))
+            self.publish(PushFrame(self.topic, text, price))
 
 
 class Pump:
     """Brings the trades of one symbol to the channels that live on them, a moment after they happen."""
 
-    def __init__(self, exchange: Exchange, symbol: str) -> None:
+    def __init__(self, exchange: Host, symbol: str) -> None:
         self.exchange = exchange
         self.symbol = symbol
-        self.channels: dict[TradeFed, None] = {}
+        self.channels: dict[TradeFedChannel, None] = {}
         self._seen = exchange.now()
-        self._timer: Timer | None = None
+        self._timer: ScheduledCall | None = None
         self._arm()
 
     def stop(self) -> None:
@@ -187,11 +183,11 @@ class Pulse:
 
     PHASE = 350  # milliseconds behind the full second
 
-    def __init__(self, exchange: Exchange, period: int) -> None:
+    def __init__(self, exchange: Host, period: int) -> None:
         self.exchange = exchange
         self.period = period
         self.channels: dict[CandleChannel, None] = {}
-        self._timer: Timer | None = None
+        self._timer: ScheduledCall | None = None
         self._arm()
 
     def stop(self) -> None:

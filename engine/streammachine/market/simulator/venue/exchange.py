@@ -16,13 +16,20 @@ from streammachine.market.simulator.faults.board import Board, Log
 from streammachine.market.simulator.faults.fault import Fault
 from streammachine.market.simulator.tape.candles import UTC, Bar, Candles, Grid
 from streammachine.market.simulator.tape.tape import Tape, TapeTrade, trimmed
-from streammachine.market.simulator.venue.channels import CandleChannel, Channel, Pulse, Pump, TradeChannel, TradeFed
+from streammachine.market.simulator.venue.channels import (
+    CandleChannel,
+    Channel,
+    Pulse,
+    Pump,
+    TradeChannel,
+    TradeFedChannel,
+)
 from streammachine.market.simulator.venue.rest import RestServer
 from streammachine.market.simulator.venue.rules import Rules
-from streammachine.market.simulator.venue.session import GOING_AWAY, Session, numbers_for_texts
+from streammachine.market.simulator.venue.session import GOING_AWAY, ClientSession, numbers_for_texts
 from streammachine.market.simulator.venue.timed_faults import TimedFaults
-from streammachine.market.simulator.venue.timers import Timer, Timers
-from streammachine.market.simulator.venue.topics import Push, Topic
+from streammachine.market.simulator.venue.timers import ScheduledCall, Timers
+from streammachine.market.simulator.venue.topics import PushFrame, StreamTopic
 from streammachine.market.simulator.venue.transport import Answer, Connection, HttpRequest
 
 
@@ -30,11 +37,17 @@ class Exchange:
     """One exchange. Subclasses are its protocol.
 
     Attributes:
-        name: "binance". rules, tape, candles, clock, board, log, seed: what it is made of.
+        name: "binance". usual_rules: its numbers, as its documents give them. has_bulk_files: whether it serves them.
+        paths: of the socket and of the second one, behind the base URL. idle_code: what an idle socket is closed with.
+        rules, tape, candles, clock, board, log, seed: what it is made of.
         sessions: the open sockets by number. connections: all open ones, those for REST included.
     """
 
     name = ""
+    usual_rules = Rules()
+    paths = ("", "")
+    has_bulk_files = False
+    idle_code = 1000
     limit_status = 429  # where the REST budget is spent
 
     def __init__(
@@ -55,24 +68,24 @@ class Exchange:
         self.rules = rules
         self.seed = seed
         self._fail = fail
-        self.sessions: dict[int, Session] = {}
-        self._by_connection: dict[Connection, Session] = {}
+        self.sessions: dict[int, ClientSession] = {}
+        self._by_connection: dict[Connection, ClientSession] = {}
         self.connections: set[Connection] = set()
         self._count = 0
         self._skew = 0
         self._timers = Timers(clock, fail)
-        self._channels: dict[Topic, Channel] = {}
+        self._channels: dict[StreamTopic, Channel] = {}
         self._pumps: dict[str, Pump] = {}
         self._pulses: dict[int, Pulse] = {}
         self._handshakes: deque[float] = deque()
-        self._desk = RestServer(self)
-        self._strikes = TimedFaults(self)
+        self._rest_server = RestServer(self)
+        self._timed_faults = TimedFaults(self)
         self._lacks: set[str] = set()
 
     def start(self) -> None:
         """Arm the faults that come at a moment."""
         for fault in self.board.faults:
-            self._strikes.arm(fault)
+            self._timed_faults.arm(fault)
 
     def stop(self) -> None:
         """Let no callback come any more, and close every connection."""
@@ -88,11 +101,11 @@ class Exchange:
         """The exchange's time, epoch milliseconds."""
         return self.clock.time_ms() + self._skew
 
-    def at(self, moment: int, callback: Callable[[], object]) -> Timer:
+    def at(self, moment: int, callback: Callable[[], object]) -> ScheduledCall:
         """Call back at a moment of the exchange's time."""
         return self._timers.add(lambda: (moment - self.now()) / 1000, callback)
 
-    def later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+    def later(self, seconds: float, callback: Callable[[], object]) -> ScheduledCall:
         """Call back in so many seconds."""
         moment = self.clock.monotonic() + seconds
         return self._timers.add(lambda: moment - self.clock.monotonic(), callback)
@@ -142,7 +155,7 @@ class Exchange:
 
     def opened(self, connection: Connection, request: HttpRequest) -> None:
         self._count += 1
-        session = Session(self, connection, request, self._count)
+        session = ClientSession(self, connection, request, self._count)
         self.sessions[session.number] = session
         self._by_connection[connection] = session
         session.note("connect", request.path)
@@ -156,7 +169,7 @@ class Exchange:
 
     # -- channels --
 
-    def join(self, session: Session, topic: Topic) -> Channel:
+    def join(self, session: ClientSession, topic: StreamTopic) -> Channel:
         """The channel of a topic, with this socket in it."""
         channel = self._channels.get(topic)
         if channel is None:
@@ -166,7 +179,7 @@ class Exchange:
         channel.sessions[session] = None
         return channel
 
-    def leave(self, session: Session, channel: Channel) -> None:
+    def leave(self, session: ClientSession, channel: Channel) -> None:
         """Take a socket out of a channel."""
         channel.sessions.pop(session, None)
         if channel.sessions or self._channels.pop(channel.topic, None) is None:
@@ -178,13 +191,13 @@ class Exchange:
             pulse.channels.pop(channel, None)
             if not pulse.channels:
                 self._pulses.pop(period).stop()
-        elif isinstance(channel, TradeFed):
+        elif isinstance(channel, TradeFedChannel):
             pump = self._pumps[channel.topic.symbol]
             pump.channels.pop(channel, None)
             if not pump.channels:
                 self._pumps.pop(channel.topic.symbol).stop()
 
-    def channel(self, topic: Topic) -> Channel:
+    def channel(self, topic: StreamTopic) -> Channel:
         """A new channel for a topic."""
         return TradeChannel(self, topic) if topic.timeframe is None else CandleChannel(self, topic)
 
@@ -194,7 +207,7 @@ class Exchange:
             if period not in self._pulses:
                 self._pulses[period] = Pulse(self, period)
             self._pulses[period].channels[channel] = None
-        elif isinstance(channel, TradeFed):
+        elif isinstance(channel, TradeFedChannel):
             symbol = channel.topic.symbol
             if symbol not in self._pumps:
                 self._pumps[symbol] = Pump(self, symbol)
@@ -217,12 +230,12 @@ class Exchange:
     # -- REST --
 
     def requested(self, connection: Connection, request: HttpRequest) -> None:
-        self._desk.requested(connection, request)
+        self._rest_server.requested(connection, request)
 
     @property
     def used_weight(self) -> int:
         """What was charged in this window of the REST budget."""
-        return self._desk.used
+        return self._rest_server.used
 
     def known_until(self, symbol: str) -> int:
         """REST knows the trades before this moment: all, but for the faults behind and delist."""
@@ -264,9 +277,9 @@ class Exchange:
 
     # -- faults that come at a moment --
 
-    def strike(self, fault: Fault) -> None:
+    def trigger(self, fault: Fault) -> None:
         """Let a fault happen now, if it is one that comes at a moment."""
-        self._strikes.strike(fault)
+        self._timed_faults.trigger(fault)
 
     def skewed(self, milliseconds: int) -> None:
         """Set how far off the exchange's clock is."""
@@ -286,30 +299,30 @@ class Exchange:
         """The numbers of the socket that is asked for."""
         return self.rules
 
-    def greet(self, session: Session) -> None:
+    def greet(self, session: ClientSession) -> None:
         """A socket is open."""
 
-    def message(self, session: Session, text: str) -> None:
+    def message(self, session: ClientSession, text: str) -> None:
         """A client's text message."""
         raise NotImplementedError
 
-    def wrap(self, session: Session, push: Push) -> str:
+    def wrap(self, session: ClientSession, push: PushFrame) -> str:
         """A push as this socket gets it."""
         return push.text
 
-    def candle_frame(self, topic: Topic, bar: Bar, *, closing: bool) -> str:
+    def candle_frame(self, topic: StreamTopic, bar: Bar, *, closing: bool) -> str:
         """The push of a candle."""
         raise NotImplementedError
 
-    def trade_frames(self, topic: Topic, trades: list[TapeTrade]) -> Iterable[tuple[str, str]]:
+    def trade_frames(self, topic: StreamTopic, trades: list[TapeTrade]) -> Iterable[tuple[str, str]]:
         """The pushes of trades, each with a price text in it."""
         raise NotImplementedError
 
-    def trade_greeting(self, topic: Topic) -> Iterable[Push]:
+    def trade_greeting(self, topic: StreamTopic) -> Iterable[PushFrame]:
         """What a socket gets when it subscribes to trades."""
         return ()
 
-    def price(self, topic: Topic, value: int, bar: Bar) -> str:
+    def price(self, topic: StreamTopic, value: int, bar: Bar) -> str:
         """A price as it stands in a push."""
         return trimmed(bar.price_text(value))
 
@@ -317,18 +330,18 @@ class Exchange:
         """The message that shows that the connection works."""
         raise NotImplementedError
 
-    def unknown_frame(self, session: Session) -> str:
+    def unknown_frame(self, session: ClientSession) -> str:
         """A message of a channel that nobody knows."""
         raise NotImplementedError
 
-    def error_frame(self, session: Session) -> str:
+    def error_frame(self, session: ClientSession) -> str:
         """An error that belongs to no request."""
         raise NotImplementedError
 
-    def announce(self, session: Session) -> None:
+    def announce(self, session: ClientSession) -> None:
         """Say that the connection will be closed soon, where the exchange does."""
 
-    def repeat_snapshot(self, session: Session) -> None:
+    def repeat_snapshot(self, session: ClientSession) -> None:
         """Send again what a socket gets when it subscribes."""
         session.repeat()
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import orjson
 
+from streammachine.market.simulator.venue.host import Host
 from streammachine.market.simulator.venue.transport import Answer, Connection, HttpRequest
-
-if TYPE_CHECKING:
-    from streammachine.market.simulator.venue.exchange import Exchange
 
 SLOW_PIECES: Final = 10  # of a body that takes its time
 STUCK: Final = 60.0  # seconds without an answer, where the fault does not say
@@ -20,7 +18,7 @@ PAGE: Final = Answer(b"<html><body>Bad Gateway</body></html>", 200, {"Content-Ty
 class RestServer:
     """Answers the requests of one exchange; the exchange says what. ``used``: what was charged in this window."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Host) -> None:
         self._exchange = exchange
         self.used = 0
         self._window = -1

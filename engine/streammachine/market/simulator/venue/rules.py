@@ -1,9 +1,8 @@
-"""The numbers of each exchange, as its documents give them; a simulator can be given others."""
+"""The numbers that an exchange has: each gives its own, as its documents say; a simulator can be given others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 
 @dataclass(frozen=True)
@@ -62,55 +61,3 @@ class Rules:
     recent: int | None = None
     bulk_delay: float = 10 * 3600.0
     latency: float = 0.0
-
-
-BINANCE: Final = Rules(
-    push_every=2.0,
-    first_push=False,
-    close_delays=(0.005, 0.006, 0.204, 0.792, 1.756),
-    ping_every=20.0,
-    pong_within=60.0,
-    lifetime=24 * 3600.0,
-    messages=5,
-    streams=1024,
-    connects=300,
-    weight=6000,
-    page=1000,
-    default_page=500,
-)
-OKX: Final = Rules(
-    idle=30.0,
-    requests=480,
-    connects=3,
-    connects_within=1.0,
-    weight=40,
-    weight_within=2.0,
-    refusals=1_000_000,
-    page=300,
-    history_page=300,
-    trades_page=100,
-    default_page=100,
-    recent=1440,
-)
-KRAKEN: Final = Rules(
-    heartbeat=1.0,
-    idle=60.0,
-    connects=150,
-    connects_within=600.0,
-    weight=20,
-    weight_within=20.0,
-    refusals=1_000_000,
-    recent=720,
-    page=720,
-)
-BYBIT: Final = Rules(
-    idle=600.0,
-    args=10,
-    connects=500,
-    weight=600,
-    weight_within=5.0,
-    refusals=1_000_000,
-    page=1000,
-    default_page=200,
-    trades_page=60,
-)

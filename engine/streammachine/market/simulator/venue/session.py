@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from websockets.frames import Opcode
 
 from streammachine.market.simulator.faults.fault import Fault
 from streammachine.market.simulator.venue.channels import Channel
-from streammachine.market.simulator.venue.topics import Push, Topic
+from streammachine.market.simulator.venue.host import Host
+from streammachine.market.simulator.venue.rules import Rules
+from streammachine.market.simulator.venue.timers import ScheduledCall
+from streammachine.market.simulator.venue.topics import PushFrame, StreamTopic
 from streammachine.market.simulator.venue.transport import Connection, HttpRequest
-
-if TYPE_CHECKING:
-    from streammachine.market.simulator.venue.exchange import Exchange
-    from streammachine.market.simulator.venue.timers import Timer
 
 FRAME_FAULTS = ("nan", "zero", "strings", "malformed", "truncated", "unknown", "duplicate", "reorder")
 GOING_AWAY = 1001
@@ -24,10 +23,52 @@ POLICY = 1008
 CUT_CHARACTER = b"\xe2\x82"  # two of the three bytes of a euro sign
 
 
-class Session:
+class SessionHost(Host, Protocol):
+    """The exchange, and what it does with one client's socket."""
+
+    sessions: dict[int, ClientSession]
+
+    def rules_of(self, request: HttpRequest) -> Rules:
+        """The numbers of the socket that is asked for."""
+
+    def join(self, session: ClientSession, topic: StreamTopic) -> Channel:
+        """The channel of a topic, with this socket in it."""
+
+    def leave(self, session: ClientSession, channel: Channel) -> None:
+        """Take a socket out of a channel."""
+
+    def message(self, session: ClientSession, text: str) -> None:
+        """A client's text message."""
+
+    def wrap(self, session: ClientSession, push: PushFrame) -> str:
+        """A push as this socket gets it."""
+
+    def heartbeat_frame(self) -> str:
+        """The message that shows that the connection works."""
+
+    def unknown_frame(self, session: ClientSession) -> str:
+        """A message of a channel that nobody knows."""
+
+    def error_frame(self, session: ClientSession) -> str:
+        """An error that belongs to no request."""
+
+    def announce(self, session: ClientSession) -> None:
+        """Say that the connection will be closed soon, where the exchange does."""
+
+    def repeat_snapshot(self, session: ClientSession) -> None:
+        """Send again what a socket gets when it subscribes."""
+
+    def swap_numbers(self, text: str) -> str:
+        """A frame whose numbers are texts, or the other way round."""
+
+    def skewed(self, milliseconds: int) -> None:
+        """Set how far off the exchange's clock is."""
+
+
+class ClientSession:
     """A socket. ``number`` counts the exchange's sockets from 1; ``options`` belongs to the exchange's protocol."""
 
-    def __init__(self, exchange: Exchange, connection: Connection, request: HttpRequest, number: int) -> None:
+    def __init__(self, exchange: SessionHost, connection: Connection, request: HttpRequest, number: int) -> None:
         self.exchange = exchange
         self.connection = connection
         self.request = request
@@ -42,8 +83,8 @@ class Session:
         self._requests: deque[float] = deque()
         self._held: list[list[object]] = []  # [frames still to pass, bytes] of reordered frames
         self._spoke = self._told = exchange.clock.monotonic()
-        self._timers: list[Timer] = []
-        self._pong_due: Timer | None = None
+        self._timers: list[ScheduledCall] = []
+        self._pong_due: ScheduledCall | None = None
 
     # -- life --
 
@@ -108,7 +149,7 @@ class Session:
             self._later(left, self._look_idle)
         elif self.connection.is_open:
             self.note("kill", f"idle for {idle:g} s")
-            self.close(4004 if self.exchange.name == "okx" else 1000, "no data received")
+            self.close(self.exchange.idle_code, "no data received")
 
     def _heartbeat(self) -> None:
         beat = self.rules.heartbeat or 1.0
@@ -148,11 +189,11 @@ class Session:
 
     # -- streams --
 
-    def subscribe(self, topic: Topic, ack: Callable[[], None], refuse: Callable[[str], None]) -> None:
+    def subscribe(self, topic: StreamTopic, ack: Callable[[], None], refuse: Callable[[str], None]) -> None:
         """Serve a stream, acknowledged by ``ack``; the faults of acknowledgements happen here."""
         self.subscribe_all([topic], ack, refuse)
 
-    def subscribe_all(self, topics: list[Topic], ack: Callable[[], None], refuse: Callable[[str], None]) -> None:
+    def subscribe_all(self, topics: list[StreamTopic], ack: Callable[[], None], refuse: Callable[[str], None]) -> None:
         """Serve streams that are acknowledged together."""
         board = self.exchange.board
         who: dict[str, str | None] = {"symbol": None, "timeframe": None}
@@ -173,7 +214,7 @@ class Session:
         for topic in topics:
             self.note("subscribe", topic.name)
 
-    def _greet(self, topics: list[Topic], *, early: bool) -> None:
+    def _greet(self, topics: list[StreamTopic], *, early: bool) -> None:
         for topic in topics:
             channel = self.exchange.join(self, topic)
             self.channels[topic.name] = channel
@@ -194,7 +235,7 @@ class Session:
         self._told = self.exchange.clock.monotonic()
         self.connection.send_text(text.encode())
 
-    def deliver(self, push: Push) -> None:
+    def deliver(self, push: PushFrame) -> None:
         """Send market data, or what a fault makes of it."""
         if self.stalled or not self.connection.is_open or self._mute(push.topic):
             return
@@ -204,10 +245,10 @@ class Session:
             return
         self._deliver_spoiled(push, text)
 
-    def _mute(self, topic: Topic) -> bool:
+    def _mute(self, topic: StreamTopic) -> bool:
         return any(symbol == topic.symbol and one in (None, topic.timeframe) for symbol, one in self.muted)
 
-    def _deliver_spoiled(self, push: Push, text: str) -> None:
+    def _deliver_spoiled(self, push: PushFrame, text: str) -> None:
         def hit(kind: str) -> Fault | None:
             topic = push.topic
             return self.exchange.board.take(

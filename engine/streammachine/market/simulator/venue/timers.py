@@ -19,12 +19,12 @@ class Timers:
     def __init__(self, clock: Clock, fail: Callable[[Exception], None]) -> None:
         self.clock = clock
         self.fail = fail
-        self.waiting: set[Timer] = set()
+        self.waiting: set[ScheduledCall] = set()
         self._stopped = False
 
-    def add(self, left: Callable[[], float], callback: Callable[[], object]) -> Timer:
+    def add(self, left: Callable[[], float], callback: Callable[[], object]) -> ScheduledCall:
         """Call back as soon as ``left()``, the seconds that are left, is 0. After ``stop``: never."""
-        timer = Timer(self, left, callback)
+        timer = ScheduledCall(self, left, callback)
         if not self._stopped:
             timer.start()
         return timer
@@ -36,7 +36,7 @@ class Timers:
             timer.cancel()
 
 
-class Timer:
+class ScheduledCall:
     """A callback that waits for its moment."""
 
     def __init__(self, owner: Timers, left: Callable[[], float], callback: Callable[[], object]) -> None:

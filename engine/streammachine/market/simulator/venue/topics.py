@@ -12,7 +12,7 @@ MINUTES: Final = Grid(MINUTE)
 
 
 @dataclass(frozen=True)
-class Topic:
+class StreamTopic:
     """What a stream is of: candles (``timeframe``) or trades of a tape symbol, as a kind of market has them.
 
     ``name`` is the exchange's own name of the stream, ``native`` its symbol, ``interval`` its timeframe; ``timeframe``
@@ -30,10 +30,10 @@ class Topic:
 
 
 @dataclass(frozen=True)
-class Push:
+class PushFrame:
     """A frame with data, before it goes to a socket. ``price`` is a price text in it, for the faults that spoil it."""
 
-    topic: Topic
+    topic: StreamTopic
     text: str
     price: str
     closing: bool = False

@@ -49,7 +49,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """Who a connection belongs to; called from the loop, synchronously."""
 
     def connected(self, connection: Connection) -> None:
@@ -77,7 +77,7 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """Serves one client."""
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: ConnectionOwner) -> None:
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._buffer = b""

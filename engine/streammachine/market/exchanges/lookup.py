@@ -1,0 +1,53 @@
+"""``adapter_for``: the adapter of the exchange that a name means, loaded when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from streammachine.errors import DataInputError, UnknownExchangeError
+from streammachine.market.exchanges.registry import ENTRIES, EXCHANGES, ExchangeEntry
+
+if TYPE_CHECKING:
+    from streammachine.market.exchanges.base import Adapter
+
+
+def adapter_for(name: str, market_type: str = "SPOT") -> Adapter:
+    """The adapter of an exchange by its name (any case): one of ``EXCHANGES``, e.g. "binance".
+
+    Args:
+        market_type: SPOT, or another kind that the exchange has (``ExchangeEntry.market_types``). DEFAULT means SPOT.
+
+    Raises:
+        UnknownExchangeError: there is none of this name; the text names the nearest.
+        DataInputError: the exchange has no such kind of market here.
+    """
+    entry = entry_for(name)
+    market = str(market_type).upper().replace("DEFAULT", "SPOT").replace("-", "")
+    for known in entry.market_types:
+        if market == known:
+            return adapter_class(entry)(known)
+    raise DataInputError(f"{entry.title} has no market type {market_type!r} here: give {', '.join(entry.market_types)}")
+
+
+def entry_for(name: str) -> ExchangeEntry:
+    """The entry of an exchange by its name (any case).
+
+    Raises:
+        UnknownExchangeError: there is none of this name; the text names the nearest.
+    """
+    key = str(name).strip().lower()
+    if key in ENTRIES:
+        return ENTRIES[key]
+    import difflib
+
+    near = difflib.get_close_matches(key, EXCHANGES, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise UnknownExchangeError(f"there is no exchange {name!r}: give one of {', '.join(EXCHANGES)}{hint}")
+
+
+def adapter_class(entry: ExchangeEntry) -> type[Adapter]:
+    """The class of an entry's adapter; its module is loaded now."""
+    module = importlib.import_module(f"{__package__}.{entry.name}")
+    made: type[Adapter] = getattr(module, entry.adapter)
+    return made
