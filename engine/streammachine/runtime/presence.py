@@ -45,7 +45,7 @@ class Announced(Protocol):
     """What can be announced and paused: a StreamConsumer, a FastOHLCConsumer.
 
     Attributes:
-        topic: the stream it reads. paused_by_name: set while its name stands among the paused ones.
+        topic: the stream it reads. paused_by_name: set while its agent is paused for every process.
     """
 
     @property

@@ -110,7 +110,7 @@ class Lifecycle:
         """Run until ``stop`` is set, then drain. ``ready`` is set when every consumer reads."""
         try:
             async with anyio.create_task_group() as outer:
-                base = anyio.CancelScope(shield=True)  # outlives what uses it, whoever cancels us
+                base = anyio.CancelScope(shield=True)  # outlives what uses it, also when we are cancelled
                 try:
                     await outer.start(self._hold_base, base)
                     await self._run_hooks_around(ready)

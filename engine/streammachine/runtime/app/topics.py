@@ -1,7 +1,7 @@
 """Partitioned topics: one name, several streams, and the records of one key always in the same stream.
 
 ``ticks`` with 8 partitions is the streams ``{ticks.0}`` to ``{ticks.7}``. The braces are a hash tag: on a Cluster each
-partition has a slot of its own (they spread over the nodes), and its companions, such as ``{ticks.3}:dlq``, stand in
+partition has a slot of its own (they spread over the nodes), and its companions, such as ``{ticks.3}:dlq``, are in
 it.
 """
 

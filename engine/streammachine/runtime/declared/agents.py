@@ -1,4 +1,4 @@
-"""Declared agents as they stand in Redis: declare, list, undeclare."""
+"""Declared agents as they are kept in Redis: declare, list, undeclare."""
 
 from __future__ import annotations
 
@@ -24,25 +24,13 @@ if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
     from streammachine.runtime.model.message import Message
 
-
 log = logging.getLogger(__name__)
 
-
-KEY = "sm:agents"
-
-
-LEASE_KEY = "sm:agents:lease:"
-
-
+KEY = "sm:agents"  # a hash: each agent's definition as JSON, by its name
+LEASE_KEY = "sm:agents:lease:"  # and the agent's name
 HOST_NAME = "declared"  # the app that declared agents show under
-
-
-MOST_AGENTS = 100
-
-
+MOST_AGENTS = 100  # that may be declared
 SLOW = 0.25  # seconds for one message; a slower agent gets an evaluator of its own
-
-
 STOPPED_WAIT = 8.0  # seconds for an agent's host to release its lease before its group is deleted
 
 

@@ -19,7 +19,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 
 class Meaning(NamedTuple):
-    """What one metric is: its kind, the labels of its values, and what it says, as part of a sentence."""
+    """What one metric is: its kind, the labels of its values, and what it means, as a sentence without its stop."""
 
     kind: Kind
     labels: tuple[str, ...]
@@ -65,7 +65,7 @@ class Family:
 
     @property
     def help(self) -> str:
-        """What it says, as a sentence."""
+        """What it means, as a sentence."""
         return f"{self.meaning.text}."
 
     def add(self, value: float, *labels: str) -> None:
