@@ -231,9 +231,7 @@ class ServerState:
 
 
 def _new_connection(settings: Settings) -> RedisConnection:
-    """Load the Redis client (a third of a second) and make the connection; run in a thread."""
-    import coredis.connection  # noqa: F401
-
+    """Load what speaks with Redis and make the connection; run in a thread."""
     from streammachine.redis.connection import RedisConnection
 
     return RedisConnection(settings=settings)
