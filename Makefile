@@ -6,12 +6,18 @@ JOBS ?= 3
 LONGEST ?= 6m
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)-$(shell cksum < constraints.txt | cut -d' ' -f1)
-NATIVE := $(wildcard engine/streammachine/*/*.pyx engine/streammachine/*/*/*.pyx)
+NATIVE := $(wildcard engine/streammachine/*/*.pyx engine/streammachine/*/*/*.pyx engine/streammachine/*/native/*.pxi)
 
-.PHONY: demo test test-versions test-newest check bench chaos fuzz peers clean setup
+.PHONY: help setup demo test test-versions test-newest check coverage bench chaos peers fuzz changelog hooks clean
 .DEFAULT_GOAL := demo
 
-setup: $(READY)
+# A line for each target: the text behind its "##".
+help: ## This list.
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
+	  printf '%-14s %s\n' "$$target" "$$text"; \
+	done
+
+setup: $(READY) ## Make .venv with everything, at the versions of constraints.txt.
 
 $(READY): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; $(PYTHON) is `$(PYTHON) --version`. Try: make PYTHON=python3.12"; exit 1; }
@@ -23,16 +29,14 @@ $(READY): pyproject.toml constraints.txt $(NATIVE)
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
-# make demo TRADES=file.csv.gz plays recorded trades.
-demo: setup
+demo: setup ## Show it at work, in about a minute; TRADES=file.csv.gz plays recorded trades.
 	@$(BIN)/streammachine demo $(if $(TRADES),--trades "$(TRADES)",)
 
 # Three at a time: most of the tests wait for servers most of the time.
-test: check
+test: check ## Linters, types, import rules, and all tests; JOBS=3 at a time.
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
-# A chosen quarter of the tests on each other Python of pyproject's classifiers that is installed.
-test-versions: setup
+test-versions: setup ## A quarter of the tests on every other Python of the classifiers that is installed.
 	@.ci/pythons $(BIN)/python | while read -r version python; do \
 	  echo "Python $$version:"; \
 	  $(MAKE) --no-print-directory setup PYTHON="$$python" VENV=".venv-$$version" < /dev/null && \
@@ -40,34 +44,44 @@ test-versions: setup
 	    @tests/other_versions.txt < /dev/null || exit 1; \
 	done
 
-# What a new FastMCP or mcp could break, with the newest that pyproject admits.
-test-newest: setup
+test-newest: setup ## What a new FastMCP or mcp could break, with the newest that pyproject admits.
 	@timeout -k 10 $(LONGEST) .ci/newest $(BIN)/python -q -n $(JOBS) --dist loadfile -p no:cacheprovider \
 	  @tests/newest_libraries.txt < /dev/null
 
-check: setup
+check: setup ## Linters, types and import rules, without the tests.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup
+# Processes that tests start are measured too; those that they kill are not.
+coverage: setup ## All tests, then the coverage by module: stated, not gated. ONLY=tests/engine/ohlc for a part.
+	$(BIN)/coverage erase
+	-$(BIN)/coverage run -m pytest -q -n $(JOBS) --dist loadfile $(ONLY)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+bench: setup ## Benchmarks, each beside a peer; ONLY=mcp for one. Appends to benchmarks/history.jsonl.
 	$(BIN)/python -m benchmarks $(ONLY)
 
-# The long form of tests/chaos: workers killed and paused, the network cut, the server restarted, at random.
-chaos: setup
+chaos: setup ## The long form of tests/chaos: workers killed, the network cut, servers restarted, at random.
 	$(BIN)/python -m tests.chaos
 
-# Agent frameworks and the Inspector as clients, each in an environment of its own under .venv-peers (1.3 GB, needs an index).
-peers: setup
+# Each in an environment of its own under .venv-peers (1.3 GB).
+peers: setup ## Agent frameworks and the Inspector as clients of the server; installs them first.
 	$(BIN)/python -m tests.peers
 	$(BIN)/python -m pytest -q tests/server/test_peers.py
 
-# The native modules under AddressSanitizer, built into build/asan: hostile and random inputs, SECONDS for each target.
-fuzz: setup
+fuzz: setup ## The native modules under AddressSanitizer: hostile and random inputs, SECONDS=300 for each.
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),300)
 
-clean:
-	rm -rf $(VENV) .venv-* build dist *.egg-info engine/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+changelog: setup ## What changes/ will add to CHANGELOG.md; VERSION=0.2.0 writes it there and removes the fragments.
+	$(BIN)/towncrier build $(if $(VERSION),--yes --version "$(VERSION)",--draft --version Unreleased)
+
+hooks: setup ## Run the checks at each commit (.pre-commit-config.yaml).
+	$(BIN)/pre-commit install
+
+clean: ## Remove environments, builds and caches.
+	rm -rf $(VENV) .venv-* build dist *.egg-info engine/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 	find engine -name '*.so' -delete
 	find engine -name '*.c' -delete

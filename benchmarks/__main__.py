@@ -1,17 +1,22 @@
 """All benchmarks, or those that are named: ``python -m benchmarks [ohlc frames redis app mcp market ...]``.
 
-Each runs in a process of its own, so none warms or clutters another's.
+Each runs in a process of its own, so none warms or clutters another's. What they measured is appended to the history
+(``history.py``), one line for the run.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import platform
 import subprocess
 import sys
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from benchmarks import history
+from benchmarks.measuring import ROWS
 
 SUBJECTS = {
     "ohlc": "Ticks to candles",
@@ -23,7 +28,6 @@ SUBJECTS = {
     "market": "Frames of exchanges to Klines",
     "market_postgres": "Candles in bulk into PostgreSQL",
 }
-PEERS = ("fastmcp", "mcp", "coredis", "redis", "pandas", "pydantic", "orjson", "psycopg")
 
 
 def main(names: Sequence[str]) -> int:
@@ -33,40 +37,33 @@ def main(names: Sequence[str]) -> int:
         print(f"There is no benchmark {unknown[0]!r}; there are: {', '.join(SUBJECTS)}.", file=sys.stderr)
         return 2
     failed = []
-    for name in names or SUBJECTS:
-        print(f"\n== {SUBJECTS[name]} (benchmarks/{name}.py) ==\n", flush=True)
-        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode:
-            failed.append(name)
-    print(f"\n{machine()}")
+    results: dict[str, Any] = {}
+    machine = history.machine()
+    with tempfile.TemporaryDirectory(prefix="sm-bench-") as folder:
+        for name in names or SUBJECTS:
+            print(f"\n== {SUBJECTS[name]} (benchmarks/{name}.py) ==\n", flush=True)
+            rows = Path(folder) / f"{name}.json"
+            env = {**os.environ, ROWS: str(rows)}
+            if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], env=env, check=False).returncode:
+                failed.append(name)
+            elif rows.exists():
+                results[name] = json.loads(rows.read_text(encoding="utf-8"))
+    if results:
+        history.append(results, machine)
+    print(f"\n{described(machine)}")
     if failed:
         print(f"Failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def machine() -> str:
+def described(machine: Mapping[str, Any]) -> str:
     """What the numbers were taken on. Quote ratios: the absolute numbers are this machine's."""
-    versions = ", ".join(f"{name} {found}" for name in PEERS if (found := _version(name)))
-    load = ", ".join(f"{part:.1f}" for part in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown"
+    versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items())
+    load = ", ".join(map(str, machine["load"] or ["unknown"]))
     return (
-        f"Measured on {os.cpu_count()} cores ({_processor()}), {platform.system()} {platform.machine()}, "
-        f"Python {platform.python_version()}, {versions}; load {load}."
+        f"Measured on {machine['cores']} cores ({machine['processor']}), {machine['system']}, "
+        f"Python {machine['python']}, {versions}; load {load}."
     )
-
-
-def _processor() -> str:
-    try:
-        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or "unknown processor"
-    names = (line.partition(":")[2].strip() for line in facts.splitlines() if line.startswith("model name"))
-    return next(names, "unknown processor")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

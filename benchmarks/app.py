@@ -31,7 +31,7 @@ from typing import Any
 
 import redis
 
-from benchmarks.measuring import Row, median_ratio, table
+from benchmarks.measuring import Row, keep, median_ratio, table
 from streammachine.redis.embedded.server import find_binary
 
 PUBLISHED = Path(__file__).parent / "consumers" / "published.py"
@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
             "latency": bench.latency(options.rounds),
             "memory": bench.memory(options.backlog),
         }
+    keep(rows)
     if options.json:
         print(json.dumps(rows, indent=2))
         return

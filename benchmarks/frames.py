@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from coredis._packer import Packer  # what a coredis pipeline spends on encoding alone, without its bookkeeping
 from coredis.response.types import StreamEntry
 
+from benchmarks.measuring import keep
 from streammachine.frames import TimeSeriesBuffer, streams_to_dataframe, streams_to_dataframe_fast
 from streammachine.redis.transport import codec, wire_reference
 
@@ -178,6 +179,7 @@ def main() -> None:
     arguments.add_argument("--json", action="store_true", help="print a list of rows")
     as_json = arguments.parse_args().json
     rows = [*frames(), *buffer(), *wire()]
+    keep([row._asdict() for row in rows])
     if as_json:
         print(json.dumps([row._asdict() for row in rows]))
         return

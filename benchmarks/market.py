@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
 import orjson
 
-from benchmarks.measuring import Row, median_ratio, table
+from benchmarks.measuring import Row, keep, median_ratio, table
 from benchmarks.streamforge import StreamForge, streamforge
 from streammachine.market.aggregation.pipeline import Pipeline
 from streammachine.market.clock.clock import SystemClock
@@ -66,6 +66,7 @@ def main(argv: list[str] | None = None) -> None:
                 found = {"frames": frames(options.frames, options.rounds, peer, Path(folder))}
     if options.memory:
         found["memory"] = memory(options.memory)
+    keep(found)
     if options.json:
         print(json.dumps(found, indent=2))
         return

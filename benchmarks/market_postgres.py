@@ -30,7 +30,7 @@ import psycopg
 from sqlalchemy import BigInteger, Boolean, Float, Integer, String, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from benchmarks.measuring import Row, median_ratio, table
+from benchmarks.measuring import Row, keep, median_ratio, table
 from benchmarks.streamforge import StreamForge, streamforge
 from streammachine.market.emitters.postgres import PostgresEmitter
 from streammachine.market.model.kline import Kline
@@ -88,6 +88,7 @@ def main(argv: list[str] | None = None) -> None:
             else:
                 with streamforge(Path(folder), options.peer_python) as peer:
                     rows = measure(url, options.rows, options.rounds, peer, Path(folder))
+    keep(rows)
     print(json.dumps(rows, indent=2) if options.json else table(rows))
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks.measuring import Row, median_ratio, table
+from benchmarks.measuring import Row, keep, median_ratio, table
 
 OURS = "streammachine.mcp_server"
 EMPTY = "sm_bench_empty"
@@ -59,6 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         starts = started(folder, options.starts)
         calls = called(folder, options.rounds, options.calls)
         disk = flushed(folder)
+    keep({"start": starts, "calls": calls, "disk": disk})
     if options.json:
         print(json.dumps({"start": starts, "calls": calls, "disk": disk}, indent=2))
         return

@@ -1,13 +1,17 @@
-"""What the benchmarks of the server and of Redis share: runs taken in turns, and a table of the medians."""
+"""What the benchmarks share: runs taken in turns, a table of the medians, and the rows kept for the history."""
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+ROWS = "BENCHMARK_ROWS"  # the variable that names the file for ``keep``
 
 
 async def in_turns(runs: Mapping[str, Callable[[], Awaitable[Any]]], rounds: int) -> dict[str, list[float]]:
@@ -26,6 +30,12 @@ async def in_turns(runs: Mapping[str, Callable[[], Awaitable[Any]]], rounds: int
 def median_ratio(times: Sequence[float], base: Sequence[float]) -> float:
     """The median of the rounds' ratios: each round against its own neighbour."""
     return statistics.median(mine / other for mine, other in zip(times, base, strict=True))
+
+
+def keep(found: Any) -> None:
+    """Write what was measured (rows, or rows by name) where ``python -m benchmarks`` collects it for the history."""
+    if (file := os.environ.get(ROWS)) is not None:
+        Path(file).write_text(json.dumps(found), encoding="utf-8")
 
 
 def table(rows: Sequence[Row]) -> str:

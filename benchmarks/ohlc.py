@@ -28,8 +28,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
+from benchmarks.measuring import keep
+from streammachine.ohlc import reference
 from streammachine.ohlc.aggregator import IMPLEMENTATION, FastOHLC
-from streammachine.ohlc.reference import engine as reference
 
 INTERVALS = [60_000, 300_000, 900_000]
 SYMBOLS = [f"SYM{k:02d}".encode() for k in range(50)]
@@ -66,6 +67,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
             ),
             *measured("columns", "DuckDB, three GROUP BYs", options.rounds, column_runs(ticks)),
         ]
+    keep(rows)
     print(json.dumps(rows, indent=2) if options.json else table(rows))
     return rows
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
-from benchmarks.measuring import Row, in_turns, median_ratio, table
+from benchmarks.measuring import Row, in_turns, keep, median_ratio, table
 from streammachine.ohlc.consumer.consumer import FastOHLCConsumer
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.embedded.server import EmbeddedServer
@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     options = parser.parse_args(argv)
     rows = asyncio.run(measure(options.ticks, options.rounds))
+    keep(rows)
     print(json.dumps(rows, indent=2) if options.json else table(rows))
     return rows
 
@@ -88,7 +89,7 @@ async def fill(redis: RedisConnection, stream: str, count: int, symbols: int) ->
 
 async def read_all(redis: RedisConnection, stream: str) -> None:
     """Read the stream to its end."""
-    road = await redis.open_road(stream)
+    road = await redis.open_connection(stream)
     position: bytes = b"0-0"
     while True:
         command = encode_command(("XREAD", "COUNT", READ_COUNT, "STREAMS", stream, position))

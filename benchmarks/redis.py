@@ -21,7 +21,7 @@ from typing import Any
 import anyio
 import redis as redis_py
 
-from benchmarks.measuring import Row, in_turns, median_ratio, table
+from benchmarks.measuring import Row, in_turns, keep, median_ratio, table
 from streammachine import RedisConnection, Settings, Storage
 from streammachine.redis import streams
 from streammachine.redis.embedded.server import EmbeddedServer
@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     ):
         settings = Settings(redis_url=server.url, data_dir=Path(folder) / "data")
         rows = anyio.run(measured, settings, server.socket_path, options.rounds)
+    keep(rows)
     if options.json:
         print(json.dumps(rows, indent=2))
         return

@@ -1,5 +1,5 @@
-"""The tables of the README (tools, settings, extras), of docs/market.md (exchanges, sinks) and of the guides (numbered
-cases), from the code: ``python docs/tables.py --write``.
+"""The tables of the README and of docs/ (market, metrics, architecture, the guides), from the code:
+``python docs/tables.py --write``.
 
 Without ``--write`` it says whether they are up to date, and exits 1 if not; a test does the same.
 """
@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 README = Path(__file__).parents[1] / "README.md"
+METRICS_PAGE = Path(__file__).parent / "metrics.md"
 MARKET_PAGE = Path(__file__).parent / "market.md"
+PLAN_PAGE = Path(__file__).parent / "architecture.md"
 GUIDES = Path(__file__).parent / "contributing"
 
 # What each variable does; that all of them are here, and their defaults, comes from Settings.
@@ -60,7 +62,7 @@ EXTRAS = {
 
 def main() -> int:
     """Write the tables or check them."""
-    parser = argparse.ArgumentParser(description="The tables of the documents, from the code.")
+    parser = argparse.ArgumentParser(description="The tables of the README and of docs/, from the code.")
     parser.add_argument("--write", action="store_true", help="write them into the pages")
     options = parser.parse_args()
     status = 0
@@ -167,6 +169,30 @@ def sinks_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def metrics_table() -> str:
+    """One row a metric: its name as Prometheus shows it, its kind, its labels, its meaning."""
+    from streammachine.runtime.observability.metrics import METRICS, PREFIX
+
+    rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    for name, metric in METRICS.items():
+        suffix = "_total" if metric.kind == "counter" else ""
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        rows.append(f"| `{PREFIX}{name}{suffix}` | {metric.kind} | {labels} | {metric.text} |")
+    return "\n".join(rows) + "\n"
+
+
+def plan_table() -> str:
+    """One row a package: its path and the first sentence of its docstring."""
+    rows = ["| room | what it holds |", "|---|---|"]
+    for root in ("engine/streammachine", "server/streammachine_mcp"):
+        for init in sorted((README.parent / root).rglob("__init__.py")):
+            name = init.parent.relative_to(README.parent / root).as_posix()
+            text = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
+            what = _first_sentence(" ".join(text.split())).replace("``", "`")
+            rows.append(f"| {f'`{name}/`' if name != '.' else f'**`{init.parent.name}`**'} | {what} |")
+    return "\n".join(rows) + "\n"
+
+
 def cases_table(suite: str, letter: str) -> str:
     """One row a numbered case of a conformance suite: its number and its docstring."""
     tree = ast.parse((README.parent / "tests" / "engine" / "market" / suite).read_text(encoding="utf-8"))
@@ -199,7 +225,9 @@ def _default(name: str, value: Any) -> str:
 # The tables that stand in each page, between its markers.
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     README: {"tools": tools_table, "settings": settings_table, "extras": extras_table},
+    METRICS_PAGE: {"metrics": metrics_table},
     MARKET_PAGE: {"exchanges": exchanges_table, "variables": variables_table, "sinks": sinks_table},
+    PLAN_PAGE: {"plan": plan_table},
     GUIDES / "exchange.md": {"adapter-cases": partial(cases_table, "exchanges/test_conformance.py", "a")},
     GUIDES / "sink.md": {"sink-cases": partial(cases_table, "emitters/test_conformance.py", "s")},
 }

@@ -83,7 +83,7 @@ def test_the_configuration_shown_is_the_example_file() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_file_that_is_named_is_there(page: Path) -> None:
-    named = set(re.findall(r"\b((?:docs|examples|tests|server)/[\w/.]*\w)", page.read_text(encoding="utf-8")))
+    named = set(re.findall(r"(?<![\w/])((?:docs|examples|tests|server)/[\w/.-]*\w)", page.read_text(encoding="utf-8")))
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 

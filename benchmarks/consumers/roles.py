@@ -71,8 +71,7 @@ def status_kb(name: str) -> int:
 
 def ours(kind: str, wanted: int) -> None:
     from streammachine.runtime.app.app import App
-    from streammachine.runtime.consumer.consumer import MessageBatch
-    from streammachine.runtime.model.message import Message
+    from streammachine.runtime.model.message import Message, MessageBatch
 
     app = App("bench", to_scan=False)
     counter = Counter(wanted)

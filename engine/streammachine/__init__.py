@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
     from streammachine.errors import StreamMachineError as StreamMachineError
     from streammachine.frames.buffer import TimeSeriesBuffer as TimeSeriesBuffer
     from streammachine.frames.convert import prune_old_dataframe_rows as prune_old_dataframe_rows
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from streammachine.market.emitters.parquet import ParquetEmitter as ParquetEmitter
     from streammachine.market.emitters.postgres import PostgresEmitter as PostgresEmitter
     from streammachine.market.emitters.redis import RedisEmitter as RedisEmitter
-    from streammachine.market.live.feed import FeedOptions as FeedOptions
+    from streammachine.market.live.feed_options import FeedOptions as FeedOptions
     from streammachine.market.live.merge import merge_streams as merge_streams
     from streammachine.market.live.runner import Runner
     from streammachine.market.log_config import config as config
@@ -94,7 +97,7 @@ _HOMES = {
     "DeadLetters": "runtime.admin.dead_letters",
     "FastOHLC": "ohlc.aggregator",
     "FastOHLCConsumer": "ohlc.consumer.consumer",
-    "FeedOptions": "market.live.feed",
+    "FeedOptions": "market.live.feed_options",
     "Gap": "market.model.kline",
     "KafkaEmitter": "market.emitters.kafka",
     "Kline": "market.model.kline",
@@ -102,7 +105,7 @@ _HOMES = {
     "KrakenRunner": "market.live.runner",
     "Logger": "market.emitters.logger",
     "Message": "runtime.model.message",
-    "MessageBatch": "runtime.consumer.runner",
+    "MessageBatch": "runtime.model.message",
     "OKXBackfilling": "market.backfill.backfill",
     "OKXRunner": "market.live.runner",
     "OkxBackfilling": "market.backfill.backfill",
@@ -166,3 +169,18 @@ def _installed_version() -> str:
         return version("streammachine-mcp")
     except PackageNotFoundError:
         return "0+unknown"
+
+
+class _MovedModules:
+    """Finds a module under the path of the version before (``moved.py``); asked for what no other finder finds."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if not name.startswith("streammachine."):
+            return None
+        from streammachine.moved import spec_of
+
+        return spec_of(name)
+
+
+sys.meta_path.append(_MovedModules)

@@ -85,7 +85,7 @@ def _host(host: str) -> str:
 
 
 def _is_port(text: str) -> bool:
-    return not text or (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535)
+    return not text or (text.isascii() and text.isdigit() and len(text) <= 5)
 
 
 def _option(option: str) -> str:

@@ -124,7 +124,7 @@ class Settings(BaseSettings):
 
     @property
     def redis_is_explicit(self) -> bool:
-        """Whether any of REDIS_URL, REDIS_HOST, REDIS_PORT, REDIS_DB was set (DESIGN decision 1)."""
+        """Whether any of REDIS_URL, REDIS_HOST, REDIS_PORT, REDIS_DB was set (docs/decisions/01-embedded-server.md)."""
         return bool(self.model_fields_set & {"redis_url", "redis_host", "redis_port", "redis_db"})
 
     def explicit_url(self) -> str:

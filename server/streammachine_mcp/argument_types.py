@@ -1,8 +1,8 @@
 """What a tool's argument means as a time, an interval, a timeframe or an exchange: the types of the parameters.
 
 A time is taken in every form that a model writes: epoch milliseconds as a number or as text, ISO 8601 (UTC where it
-names no zone), a stream id, "now-15m". Times are UTC epoch milliseconds (DESIGN decision 5). The schema of each type is
-one plain type, because clients and model providers refuse more; the other forms are taken all the same.
+names no zone), a stream id, "now-15m". Times are UTC epoch milliseconds (docs/decisions/05-time.md). The schema of each
+type is one plain type, because clients and model providers refuse more; the other forms are taken all the same.
 """
 
 import math
@@ -133,6 +133,7 @@ TimeMsOrNow = Annotated[int, BeforeValidator(time_ms_or_now)]
 Moment = Annotated[str, BeforeValidator(moment)]
 Position = Annotated[str, BeforeValidator(position)]
 History = Annotated[str, BeforeValidator(history)]
+StreamName = Annotated[str, Field(description="Stream name", min_length=1, max_length=512)]
 Interval = Annotated[int, BeforeValidator(interval_ms)]
 Timeframe = Annotated[str, BeforeValidator(timeframe), Field(description=" ".join(timeframes.TIMEFRAMES))]
 if TYPE_CHECKING:

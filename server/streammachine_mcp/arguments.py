@@ -1,4 +1,4 @@
-"""Arguments as clients really send them, put in order before a tool checks them (contract E1).
+"""Arguments as clients really send them, put in order before a tool checks them.
 
 One step for every tool, led by its input schema: what a client adds of its own is dropped, ``null`` and ``""`` for an
 argument that may be left out count as left out, JSON text where an array or object belongs is parsed once, and what no

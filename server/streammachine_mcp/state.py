@@ -41,7 +41,7 @@ BACKOFF_FIRST, BACKOFF_LAST = 0.5, 10.0  # seconds between two attempts to choos
 
 
 class ServerState:
-    """Connection, storages and aggregators of one server, and what it hosts (``hosting.py``).
+    """Connection, storages and aggregators of one server, and what it hosts (``hosting/supervisor.py``).
 
     Args:
         app: the App to host, as ``package.module:app``.
@@ -50,7 +50,14 @@ class ServerState:
     def __init__(self, settings: Settings, app: str | None = None) -> None:
         self.settings = settings
         may = () if settings.read_only else settings.toolsets
-        self.hosting = Hosting(self, app, declared="agent" in may, market="market" in may)
+        self.hosting = Hosting(
+            app,
+            declared="agent" in may,
+            market="market" in may,
+            log_level=settings.log_level,
+            opened=lambda: self.connection,
+            connect=self.redis,
+        )
         self.started = time.time()
         self.problem: StreamMachineError | None = None
         self.restarts = 0

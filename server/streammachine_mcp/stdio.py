@@ -1,9 +1,10 @@
 """The stdio transport: the protocol alone on the wire, and a clean end.
 
 ``Wire.take()`` moves file descriptors 0 and 1 to private ones before anything else runs, and points 0 at
-nothing and 1 at stderr: a print in a hook, a library's banner or a child process cannot reach the client (DESIGN
-decision 9). ``serve`` ends on end of input, or when ``stop`` is set, in the same way: no new request is taken, those
-under way get ``DRAIN`` seconds to finish and be answered, then the server's lifespan ends (decision 10).
+nothing and 1 at stderr: a print in a hook, a library's banner or a child process cannot reach the client
+(docs/decisions/09-standard-output.md). ``serve`` ends on end of input, or when ``stop`` is set, in the same way: no new
+request is taken, those under way get ``DRAIN`` seconds to finish and be answered, then the server's lifespan ends
+(docs/decisions/10-hosting.md).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def needed(module: str) -> None:
 def test_the_candle_engines_agree(case: Case) -> None:
     needed("streammachine.ohlc.fast")
     native = importlib.import_module("streammachine.ohlc.fast")
-    twin = importlib.import_module("streammachine.ohlc.reference.engine")
+    twin = importlib.import_module("streammachine.ohlc.reference")
     assert outcome(case, native) == outcome(case, twin)
 
 

@@ -37,8 +37,8 @@ def test_the_names_of_this_layer_are_public() -> None:
     assert wanted <= set(streammachine.__all__)
 
 
-# Section B of the contract, as far as it is built.
-CONTRACT_B = [
+# The names that documents and users rely on.
+PUBLIC_NAMES = [
     "App",
     "StreamConsumer",
     "Message",
@@ -95,7 +95,7 @@ CONTRACT_B = [
 ]
 
 
-@pytest.mark.parametrize("name", CONTRACT_B)
+@pytest.mark.parametrize("name", PUBLIC_NAMES)
 def test_every_name_of_the_contract_is_public(name: str) -> None:
     assert name in streammachine.__all__
     assert run(f"from streammachine import {name}; print({name} is not None)") == "True"

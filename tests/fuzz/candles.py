@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fuzz.agree import agree
-from streammachine.ohlc import fast
-from streammachine.ohlc.reference import engine as reference
+from streammachine.ohlc import fast, reference
 
 WEEK = 604_800_000
 SETS = ([1], [2, 3, 6], [60_000, 300_000, 900_000], [60_000, 90_000, 180_000], [WEEK, 43_200_000, 86_400_000])

@@ -20,7 +20,7 @@ def hostile() -> int:
     from fuzz import hostile as cases
 
     engines = [importlib.import_module(f"streammachine.ohlc.{name}") for name in ("fast", "reference")]
-    codecs = [importlib.import_module(f"streammachine.redis.{name}") for name in ("wire", "wire_reference")]
+    codecs = [importlib.import_module(f"streammachine.redis.transport.{name}") for name in ("wire", "wire_reference")]
     groups = ((cases.CANDLES, engines), (cases.WIRE, codecs), (cases.KLINES, cases.kline_makers()))
     count = 0
     for group, (native, twin) in groups:

@@ -41,7 +41,9 @@ def built(folder: Path = ROOT / "build" / "asan") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for module in MODULES:
         source = ROOT.joinpath("engine", *module.split(".")).with_suffix(".pyx")
-        stamp = hashlib.sha256(source.read_bytes() + repr((FLAGS, compiler, sys.version)).encode()).hexdigest()
+        rooms = sorted(source.parent.glob("native/*.pxi"))  # included by the source
+        text = b"".join(path.read_bytes() for path in (source, *rooms))
+        stamp = hashlib.sha256(text + repr((FLAGS, compiler, sys.version)).encode()).hexdigest()
         made, mark = folder / (module + EXTENSION_SUFFIXES[0]), folder / f"{module}.stamp"
         if made.exists() and mark.exists() and mark.read_text() == stamp:
             continue

@@ -1,4 +1,4 @@
-"""Arguments as clients really send them (contract E1), over stdio in both protocol eras; and what a text or number
+"""Arguments as clients really send them, over stdio in both protocol eras; and what a text or number
 means as a time, an interval, a timeframe."""
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ import pandas as pd
 
 from streammachine.market.clock.clock import VirtualClock
 from streammachine.market.exchanges import adapter_for
-from streammachine.market.live.feed import Feed, FeedOptions, FeedStats
+from streammachine.market.live.feed import Feed
+from streammachine.market.live.feed_options import FeedOptions, FeedStats
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Gap, Kline, Trade

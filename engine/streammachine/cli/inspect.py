@@ -32,7 +32,7 @@ Order = Literal["lag", "pending", "oldest", "rate", "length", "dead", "name"]
 
 
 @dataclass(frozen=True)
-class Row:
+class StreamRow:
     """One group of a stream, or a stream that has none."""
 
     stream: str
@@ -69,7 +69,7 @@ class Inspector:
         self._pattern = pattern
         self._before: dict[str, tuple[float, int]] = {}
 
-    async def rows(self) -> tuple[list[Row], bool]:
+    async def rows(self) -> tuple[list[StreamRow], bool]:
         """A row for each group of each stream, in order of their names, and whether streams were left out."""
         names, more = await streams.find_streams(self._connection, self._pattern, limit=MOST_STREAMS)
         agents: dict[tuple[str, str], list[str]] = {}
@@ -79,7 +79,7 @@ class Inspector:
                 agents.setdefault((stream, group), []).append(
                     shown if entry.status == "running" else f"{shown} ({entry.status})"
                 )
-        rows: list[Row] = []
+        rows: list[StreamRow] = []
         for name in names:
             try:
                 rows += await self._stream(name, agents)
@@ -87,17 +87,17 @@ class Inspector:
                 continue
         return rows, more
 
-    async def _stream(self, name: str, agents: dict[tuple[str, str], list[str]]) -> list[Row]:
+    async def _stream(self, name: str, agents: dict[tuple[str, str], list[str]]) -> list[StreamRow]:
         info = await streams.describe(self._connection, name)
         dead = await streams.length(self._connection, dead_letters(name))
         rate = self._rate(name, info.entries_added)
         if not info.groups:
-            return [Row(name, info.length, rate, dead)]
+            return [StreamRow(name, info.length, rate, dead)]
         rows = []
         for group in info.groups:
             gauges = await group_gauges(self._connection, name, group.name)
             rows.append(
-                Row(
+                StreamRow(
                     name, info.length, rate, dead, group.name,
                     gauges.get("lag"), gauges.get("pending"), gauges.get("oldest_pending_seconds"),
                     group.consumers, ", ".join(agents.get((name, group.name), ())),
@@ -144,7 +144,7 @@ async def _inspect(console: Console, pattern: str, once: bool, every: float, sor
                 await anyio.sleep(every)
 
 
-def _screen(console: Console, rows: list[Row], more: bool, server: str, sort: Order) -> Group:
+def _screen(console: Console, rows: list[StreamRow], more: bool, server: str, sort: Order) -> Group:
     """The table with as many rows as the window has room for; a row may take several lines."""
 
     def table(count: int) -> Group:
@@ -161,7 +161,7 @@ def _screen(console: Console, rows: list[Row], more: bool, server: str, sort: Or
 
 
 def _table(
-    console: Console, rows: list[Row], more: bool, server: str, sort: Order = "lag", count: int | None = None
+    console: Console, rows: list[StreamRow], more: bool, server: str, sort: Order = "lag", count: int | None = None
 ) -> Group:
     """The first ``count`` rows, or all, and what is said of the others."""
     ordered = sorted(rows, key=lambda row: row.place(sort))

@@ -20,8 +20,7 @@ else:
 
         _HAS_FAST_OHLC_CYTHON = True
     except ImportError:
-        from streammachine.ohlc.reference.candles import CandleData
-        from streammachine.ohlc.reference.engine import FastOHLC
+        from streammachine.ohlc.reference import CandleData, FastOHLC
 
         _HAS_FAST_OHLC_CYTHON = False
     IMPLEMENTATION = "Cython" if _HAS_FAST_OHLC_CYTHON else "Python"
@@ -40,8 +39,13 @@ __all__ = [
 def create_ohlc_aggregator(intervals: Iterable[int] | None = None, *, max_candles: int = 0) -> FastOHLC:
     """A new aggregator for candles of these intervals (milliseconds; default 60,000 and 300,000).
 
-    ``max_candles`` bounds what is kept per symbol and interval; 0 is no bound. Raises IntervalError for an empty list,
-    a duplicate, or an interval that is no positive int, and SettingsError for a bad ``max_candles``.
+    Args:
+        intervals: milliseconds, each once.
+        max_candles: the most candles kept per symbol and interval; 0 is no bound.
+
+    Raises:
+        IntervalError: no interval, one twice, or one that is no int from 1.
+        SettingsError: ``max_candles`` is no int from 0.
     """
     return FastOHLC(intervals, max_candles=max_candles)
 
@@ -49,7 +53,8 @@ def create_ohlc_aggregator(intervals: Iterable[int] | None = None, *, max_candle
 def parse_stream_id_timestamp(stream_id: bytes | str) -> int:
     """The milliseconds of a stream id: 1638360000000 for ``b"1638360000000-0"`` or ``"1638360000000"``.
 
-    Raises StreamIdError for anything else than ``<digits>`` or ``<digits>-<digits>``, each within 64 bits.
+    Raises:
+        StreamIdError: it is neither ``<digits>`` nor ``<digits>-<digits>``, each within 64 bits.
     """
     text = stream_id.decode("latin-1") if isinstance(stream_id, bytes) else stream_id
     if isinstance(text, str) and text.isascii():
@@ -63,8 +68,11 @@ def parse_stream_id_timestamp(stream_id: bytes | str) -> int:
 def format_candle_for_redis(candle: CandleData, symbol: bytes | str, interval: int) -> dict[str, str]:
     """A candle as fields for XADD: symbol, interval_ms, candle_start_ms, open, high, low, close, volume, trade_count.
 
-    Prices and volume are plain decimals (never ``1e-07``) that ``float()`` reads back exactly. Raises TickError for
-    a symbol that is empty or not UTF-8, IntervalError for an interval that is no positive int.
+    Prices and volume are plain decimals (never ``1e-07``) that ``float()`` reads back exactly.
+
+    Raises:
+        TickError: the symbol is empty or not UTF-8.
+        IntervalError: the interval is no int from 1.
     """
     return {
         "symbol": _symbol_text(symbol),

@@ -30,7 +30,11 @@ class Columns(NamedTuple):
 
 
 def columns_of(symbols: Any, prices: Any, volumes: Any, timestamps: Any) -> Columns:
-    """The columns as given, or those of one DataFrame. Raises TickError for what is no column."""
+    """The columns as given, or those of one DataFrame.
+
+    Raises:
+        TickError: one is no column.
+    """
     if prices is None and volumes is None and timestamps is None and hasattr(symbols, "columns"):
         symbols, prices, volumes, timestamps = _frame_columns(symbols)
     numbers = (

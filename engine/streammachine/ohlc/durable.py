@@ -1,4 +1,6 @@
-"""Aggregators kept in Redis: a journal of ticks, a snapshot, and the fold of both (DESIGN decision 12).
+"""Aggregators kept in Redis: a journal of ticks, a snapshot, and the fold of both.
+
+Why it is so: docs/decisions/12-durable-aggregators.md.
 
 Every change of an aggregator (ticks, flush, clear) is one entry of its journal stream, and an answer is given only
 after this process has folded the journal to its end. So an acknowledged tick survives any crash, and two servers on one
@@ -285,7 +287,7 @@ class DurableAggregators:
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
         self._known: dict[str, DurableAggregator] = {}
-        self._reported: set[bytes] = set()  # names of the index whose trouble was logged
+        self._reported: set[bytes] = set()  # names of the index whose error was logged
 
     async def create(self, name: str, intervals: Sequence[int] | None = None) -> tuple[DurableAggregator, bool]:
         """Create the aggregator, or give the existing one of the same intervals; and whether it is new.

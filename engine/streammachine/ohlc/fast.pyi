@@ -1,4 +1,4 @@
-"""The types of the Cython engine; ``reference.py`` has the same in plain Python."""
+"""The types of the Cython engine; ``reference/`` has the same in plain Python."""
 
 from collections.abc import Iterable
 from typing import Any, Self, SupportsFloat, SupportsIndex
@@ -40,7 +40,7 @@ class CandleData:
     def __hash__(self) -> int: ...
 
 class FastOHLC:
-    """UpdateQueue ticks into candles for any number of symbols and intervals (milliseconds). Not thread-safe."""
+    """Turn ticks into candles for any number of symbols and intervals (milliseconds). Not thread-safe."""
 
     def __init__(self, intervals: Iterable[int] | None = None, max_candles: int = 0) -> None: ...
     def update_tick(

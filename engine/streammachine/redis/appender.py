@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import anyio
 
 from streammachine.errors import RedisUnavailableError, StreamMachineError
+from streammachine.redis.commands import RedisCommands
 from streammachine.redis.transport.codec import RespError
 from streammachine.redis.transport.raw_connection import RawConnection, encode_command, refused
-
-if TYPE_CHECKING:
-    from streammachine.redis.connection import RedisConnection
 
 MOST = 1000  # sends in one pipeline
 
@@ -27,7 +24,7 @@ _Send = tuple[bytes, str, "asyncio.Future[str]"]  # the command, its stream, who
 class Appender:
     """Collects XADDs and sends them. ``run`` it in a task group."""
 
-    def __init__(self, connection: RedisConnection) -> None:
+    def __init__(self, connection: RedisCommands) -> None:
         self._connection = connection
         self._waiting: list[_Send] = []
         self._arrived = anyio.Event()
@@ -47,7 +44,7 @@ class Appender:
 
     async def run(self) -> None:
         """Send what comes until cancelled; what waits then fails by name."""
-        road: RawConnection | None = None
+        connection: RawConnection | None = None
         batch: list[_Send] = []
         try:
             while True:
@@ -56,12 +53,12 @@ class Appender:
                     await self._arrived.wait()
                 batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
                 try:
-                    if road is None or road.stale:
-                        if road is not None:
-                            await road.aclose()
-                        road = await self._connection.open_road()
+                    if connection is None or connection.stale:
+                        if connection is not None:
+                            await connection.aclose()
+                        connection = await self._connection.open_connection()
                     payload = b"".join(command for command, _, _ in batch)
-                    replies = await road.exchange(payload, len(batch), self._connection.timeout)
+                    replies = await connection.exchange(payload, len(batch), self._connection.timeout)
                 except StreamMachineError as error:
                     _fail(batch, await self._connection.explain(error))
                     continue
@@ -76,8 +73,8 @@ class Appender:
         finally:
             _fail([*batch, *self._waiting], RedisUnavailableError("The app has ended; the record was not sent."))
             self._waiting = []
-            if road is not None:
-                await road.aclose()
+            if connection is not None:
+                await connection.aclose()
 
 
 def _fail(batch: list[_Send], error: StreamMachineError) -> None:

@@ -9,15 +9,13 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio.to_thread
 
 from streammachine.errors import RedisDiskError, RedisPermissionError, RedisReadOnlyError, StreamMachineError
+from streammachine.redis.connection import RedisConnection
 from streammachine.redis.transport.raw_connection import disk_text, read_only_text
-
-if TYPE_CHECKING:
-    from streammachine.redis.connection import RedisConnection
 
 log = logging.getLogger(__name__)
 
@@ -42,29 +40,6 @@ async def condition_of(connection: RedisConnection) -> Condition:
         return Condition(True, str(error))
     except StreamMachineError as error:
         return Condition(False, str(error))
-
-
-def parse_info(text: str) -> dict[str, Any]:
-    """The fields of INFO: numbers as numbers, ``a=1,b=2`` as a mapping; the headings of its sections are left out."""
-    found: dict[str, Any] = {}
-    for line in text.splitlines():
-        name, colon, value = line.partition(":")
-        if colon and not line.startswith("#"):
-            found[name] = _value(value)
-    return found
-
-
-def _value(text: str) -> Any:
-    if "=" in text and "," in text:
-        parts = (part.rpartition("=") for part in text.split(","))
-        return {name: _value(value) for name, _, value in parts if name}
-    for kind in (int, float):
-        if text.replace(".", "", 1).removeprefix("-").isdecimal() and text.isascii():
-            try:
-                return kind(text)
-            except ValueError:
-                continue
-    return text
 
 
 async def _refusal(connection: RedisConnection) -> str:

@@ -1,26 +1,24 @@
 """RedisConnection: one client, entered once, with every timeout set and no silent retries.
 
-How it lives. coredis keeps its sockets in a task group, so its client must be entered and left by one
-task that outlives all users (entered inside a request it would die with the request). ``serve()`` is
-that task: the MCP server and the App run it in their own task group. Used bare, as in
-``RedisConnection()`` or ``async with RedisConnection()``, a host task per event loop does the same; it
-ends with ``close()`` or with the loop, and is the only detached task in this project.
+How it lives. Its sockets belong to one task that outlives all users (``host.py``). ``serve()`` is that task: the MCP
+server and the App run it in their own task group. Used bare, as in ``RedisConnection()`` or
+``async with RedisConnection()``, a host task per event loop does the same; it ends with ``close()`` or with the loop,
+and is the only detached task in this project.
 
-How a command runs. ``run(fn)`` calls ``fn(client)`` under a deadline. A write is sent once: coredis' default
-policy would repeat an XADD whose reply was lost (three entries for one call were measured). If the
-connection could not be opened nothing was sent, and the call is tried once more after the embedded
-server was brought back. After a timeout the pool's connections are dropped, because coredis keeps a dead
-one and lets the next commands run into it too.
+Two ways to the server. ``command``, ``exchange`` and all that this package does itself go over the transport: appends,
+group reads, commits, storage. ``client`` and ``run`` are coredis' whole client of the same server, for everything else;
+it is loaded and opened by its first use.
+
+How a command runs. Under a deadline, and a write is sent once: coredis' default policy would repeat an XADD whose reply
+was lost (three entries for one call were measured). If the connection could not be opened nothing was sent, and the
+call is tried once more after the embedded server was brought back. After a timeout the connections are dropped: a dead
+one would let the next commands run into it too.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
-import os
-import socket
-import uuid
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -37,28 +35,23 @@ from streammachine.errors import (
     SettingsError,
     StreamMachineError,
 )
-from streammachine.redis.target import Target, choose_target
-from streammachine.redis.transport.cluster import ClusterRoads, key_of
+from streammachine.redis.commands import EntryReader
+from streammachine.redis.host import LoopHost
+from streammachine.redis.server_info import parse_info
+from streammachine.redis.target import Target, explicit_url
+from streammachine.redis.transport.cluster import key_of
 from streammachine.redis.transport.codec import RespError
 from streammachine.redis.transport.raw_connection import RawConnection, encode_command, refused
 from streammachine.redis.transport.shared_connection import SharedConnection, UnsentError
-from streammachine.redis_url import parse_url, with_db
 from streammachine.settings import Settings
 
 if TYPE_CHECKING:
     from coredis import Redis
 
-    from streammachine.redis.embedded.server import EmbeddedServer
-    from streammachine.redis.failures import Failure
-    from streammachine.redis.group_reader import GroupReader
-
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 COMMAND_TIMEOUT = 5.0  # seconds for one command, its connection included
-MAX_READERS = 1024  # blocking readers hold a connection each; this only guards against a leak
-WATCH_PERIOD = 0.5  # seconds between two looks at the embedded server's process
-REVIVE_WAIT = 1.0  # seconds to wait for a server that is just being restarted
 
 
 class RedisConnection:
@@ -66,10 +59,10 @@ class RedisConnection:
 
     Args:
         host, port, db, url: the server. Any of them counts as explicit; ``url`` wins, and ``db`` alone is another
-            database of the server in REDIS_URL. None of them: the REDIS_ variables, else the choice of DESIGN
-            decision 1 (running embedded server, localhost:6379, a new embedded server).
-        max_connections: bound of the command pool (REDIS_MAX_CONNECTIONS). Blocking readers have
-            connections of their own.
+            database of the server in REDIS_URL. None of them: the REDIS_ variables, else a running embedded server,
+            localhost:6379, a new embedded server (docs/decisions/01-embedded-server.md).
+        max_connections: bound of the connections for commands, this package's and coredis' together
+            (REDIS_MAX_CONNECTIONS); each has one at least. Blocking readers have connections of their own.
         settings: read from the environment when not given.
         timeout: seconds one command may take.
     """
@@ -90,8 +83,8 @@ class RedisConnection:
         if self.max_connections < 1 or timeout <= 0:
             raise SettingsError(f"max_connections={max_connections!r}, timeout={timeout!r}: give numbers above 0.")
         self.timeout = timeout
-        self._url = _explicit_url(self.settings, host, port, db, url)
-        self._hosts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Host] = weakref.WeakKeyDictionary()
+        self._url = explicit_url(self.settings, host, port, db, url)
+        self._hosts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopHost] = weakref.WeakKeyDictionary()
 
     # -- life cycle ---------------------------------------------------------------------------
 
@@ -135,7 +128,7 @@ class RedisConnection:
         ``health_check`` to say, so a server that comes later is found then.
         """
         await self.close()
-        host = self._hosts[asyncio.get_running_loop()] = _Host()
+        host = self._hosts[asyncio.get_running_loop()] = self._new_host()
         await self._hold(host, task_status)
 
     @property
@@ -146,13 +139,24 @@ class RedisConnection:
 
     @property
     def client(self) -> Redis[bytes]:
-        """The coredis client of this loop. It must be open, and has no deadlines: ``run`` is the better way."""
+        """coredis' client of this loop and server, with every command it has; on a Cluster its ``RedisCluster``.
+
+        It is loaded and opened by its first use, speaks RESP3 or, where the server knows no HELLO, RESP2, and never
+        sends a command twice. A command has no deadline, and its errors are coredis'; ``run`` gives both::
+
+            async with RedisConnection() as redis:
+                await redis.client.zadd("scores", {"ann": 1.5})
+                await redis.run(lambda client: client.zrange("scores", 0, -1), repeatable=True)
+
+        Raises:
+            RedisUnavailableError: the connection is not open.
+        """
         host = self._current_host()
-        if host is None or host.client is None:
+        if host is None or not host.ready.is_set():
             raise RedisUnavailableError(
                 "The connection is not open. Use 'async with RedisConnection() as redis:' or await redis.open()."
             )
-        return host.client
+        return host.client()
 
     # -- commands -----------------------------------------------------------------------------
 
@@ -172,26 +176,18 @@ class RedisConnection:
         """
         limit = timeout or self.timeout
         host = await self._opened_host()
+        await host.loaded_client()
 
         async def attempt() -> T:
             with anyio.fail_after(limit):
-                return await command(host.opened(host.client))
+                return await command(host.client())
 
         return await self._twice(host, attempt, limit, repeatable=repeatable)
-
-    async def run_reader(self, command: Callable[[Redis[bytes]], Awaitable[T]]) -> T:
-        """Run a blocking read on a connection of its own; the command bounds its own time."""
-        host = await self._opened_host()
-
-        async def attempt() -> T:
-            return await command(host.opened(host.reader))
-
-        return await self._twice(host, attempt, self.timeout, repeatable=False)
 
     async def command(
         self, *arguments: bytes | str | int, repeatable: bool = False, timeout: float | None = None
     ) -> Any:
-        """Run one raw command over the fast road; strings in its reply are bytes.
+        """Run one command over the transport; strings in its reply are bytes.
 
         Raises:
             What ``run`` raises.
@@ -216,7 +212,7 @@ class RedisConnection:
         timeout: float | None = None,
         key: str | bytes | None = None,
     ) -> list[Any]:
-        """Send prepared commands over the fast road and give their replies, error replies as ``RespError`` values.
+        """Send prepared commands over the transport and give their replies, error replies as ``RespError`` values.
 
         Args:
             key: the key they are about; on a Cluster they go to its node.
@@ -224,7 +220,7 @@ class RedisConnection:
         host = await self._opened_host()
         limit = timeout or self.timeout
         try:
-            return await host.opened_road().exchange(payload, replies, limit, key)
+            return await host.opened().exchange(payload, replies, limit, key)
         except UnsentError:
             pass
         except RedisTimeoutError:
@@ -234,11 +230,11 @@ class RedisConnection:
                 raise await self.explain(error) from error
         await host.revive(limit)
         try:
-            return await host.opened_road().exchange(payload, replies, limit, key)
+            return await host.opened().exchange(payload, replies, limit, key)
         except UnsentError as error:
             raise error.cause from error
 
-    async def open_road(self, key: str | bytes | None = None) -> RawConnection:
+    async def open_connection(self, key: str | bytes | None = None) -> RawConnection:
         """A raw connection of the caller's own, for blocking reads and pipelines; the caller closes it.
 
         Args:
@@ -246,13 +242,13 @@ class RedisConnection:
         """
         host = await self._opened_host()
         try:
-            return await host.opened_road().open(key)
+            return await host.opened().open(key)
         except RedisAuthError:
             raise
         except (RedisUnavailableError, UnsentError):
             await host.revive(self.timeout)
         try:
-            return await host.opened_road().open(key)
+            return await host.opened().open(key)
         except UnsentError as error:
             raise error.cause from error
 
@@ -270,16 +266,7 @@ class RedisConnection:
         if kind is not None:
             options += ["TYPE", kind]
         with anyio.move_on_after(timeout):
-            try:
-                return await self._walk(host, options)
-            except RedisTimeoutError:
-                raise
-            except (RedisUnavailableError, UnsentError):
-                await host.revive(self.timeout)
-            try:
-                return await self._walk(host, options)
-            except UnsentError as error:
-                raise error.cause from error
+            return await self._read_twice(host, lambda: self._walk(host, options))
         raise RedisTimeoutError(f"Redis at {self.name} holds too many keys to walk through in {timeout:g} s.")
 
     async def info(self, *sections: str) -> dict[str, dict[str, Any]]:
@@ -288,30 +275,17 @@ class RedisConnection:
         Raises:
             What ``run`` raises; RedisPermissionError where this user may not ask.
         """
-        from streammachine.redis.condition import parse_info
-
         host = await self._opened_host()
         payload = encode_command(["INFO", *sections])
 
         async def ask() -> dict[str, dict[str, Any]]:
             found: dict[str, dict[str, Any]] = {}
-            for road in await host.opened_road().each_primary():
-                (reply,) = await road.exchange(payload, 1, self.timeout)
-                if isinstance(reply, RespError):
-                    raise refused(reply, self.name, ("INFO",))
-                found[road.name] = parse_info(bytes(reply).decode("utf-8", "replace"))
+            for primary in await host.opened().each_primary():
+                reply = await self._asked(primary, payload, "INFO")
+                found[primary.name] = parse_info(bytes(reply).decode("utf-8", "replace"))
             return found
 
-        try:
-            return await ask()
-        except RedisTimeoutError:
-            raise
-        except (RedisUnavailableError, UnsentError):
-            await host.revive(self.timeout)
-        try:
-            return await ask()
-        except UnsentError as error:
-            raise error.cause from error
+        return await self._read_twice(host, ask)
 
     async def explain(self, error: StreamMachineError) -> StreamMachineError:
         """The error, or a better one: an embedded server that broke a connection may have ended at a full disk."""
@@ -320,21 +294,6 @@ class RedisConnection:
             return error
         problem = await anyio.to_thread.run_sync(embedded.disk_problem, True)
         return RedisDiskError(f"{problem} The last command was not acknowledged.") if problem else error
-
-    async def _walk(self, host: _Host, options: list[str | int]) -> set[bytes]:
-        """All keys that SCAN gives with these options."""
-        found: set[bytes] = set()
-        for road in await host.opened_road().each_primary():
-            cursor = b"0"
-            while True:
-                (reply,) = await road.exchange(encode_command(["SCAN", cursor, *options]), 1, self.timeout)
-                if isinstance(reply, RespError):
-                    raise refused(reply, self.name, ("SCAN",))
-                cursor, keys = reply
-                found.update(keys)
-                if cursor == b"0":
-                    break
-        return found
 
     @property
     def is_cluster(self) -> bool:
@@ -355,12 +314,6 @@ class RedisConnection:
         if target is None or target.origin != "explicit":
             return target.url if target is not None else None
         return self._url if self._url is not None else self.settings.explicit_url()
-
-    def drop_readers(self) -> None:
-        """Close the blocking readers' connections, after one of them turned out to be dead."""
-        host = self._current_host()
-        if host is not None and host.reader is not None:
-            host.reader.connection_pool.disconnect()
 
     async def pipeline_xadd(
         self, topic: str | bytes, records: Sequence[Mapping[Any, Any]], maxlen: int | None = None
@@ -384,7 +337,7 @@ class RedisConnection:
         start_from_backlog: bool = False,
         auto_acknowledge: bool = True,
         timeout: int | None = 5000,
-    ) -> GroupReader:
+    ) -> EntryReader:
         """Read ``channel``, a stream or a list, as ``consumer`` of ``group``: an async iterator of ``(stream, entry)``.
 
         The group is created at the stream's start, and again if it vanishes (DEL, FLUSHALL). An entry is acknowledged
@@ -403,13 +356,11 @@ class RedisConnection:
         from streammachine.redis.group_reader import GroupReader
 
         channels = [channel] if isinstance(channel, str) else channel
-        consumer = consumer or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        group = group or self.settings.default_group
         return GroupReader(
             self,
             channels,
             consumer,
-            group,
+            group or self.settings.default_group,
             backlog=start_from_backlog,
             acknowledge=auto_acknowledge,
             timeout_ms=timeout,
@@ -426,92 +377,80 @@ class RedisConnection:
 
     # -- hosting ------------------------------------------------------------------------------
 
-    def _current_host(self) -> _Host | None:
+    def _new_host(self) -> LoopHost:
+        return LoopHost(self.max_connections, self.timeout)
+
+    def _current_host(self) -> LoopHost | None:
         try:
             return self._hosts.get(asyncio.get_running_loop())
         except RuntimeError:
             return None
 
-    async def _opened_host(self) -> _Host:
+    async def _opened_host(self) -> LoopHost:
         """This loop's host, started when there is none."""
         loop = asyncio.get_running_loop()
         host = self._hosts.get(loop)
         if host is None:
-            host = self._hosts[loop] = _Host()
-            host.task = loop.create_task(self._bare_host(host), name="streammachine-redis-host")
+            host = self._hosts[loop] = self._new_host()
+            host.task = loop.create_task(self._hold_bare(host), name="streammachine-redis-host")
         await host.ready.wait()
         if host.failure is not None:
             raise host.failure
         return host
 
-    async def _bare_host(self, host: _Host) -> None:
+    async def _hold_bare(self, host: LoopHost) -> None:
         try:
             await self._hold(host, anyio.TASK_STATUS_IGNORED)
         except Exception as error:
             if error is not host.failure:  # it came after the start, so nobody waits for it
                 log.exception("The Redis host task failed; the next call opens a new one")
 
-    async def _hold(self, host: _Host, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """Choose the server and hold its clients open until the host closes."""
+    async def _hold(self, host: LoopHost, task_status: anyio.abc.TaskStatus[None]) -> None:
         try:
-            target = await anyio.to_thread.run_sync(_choose, self.settings, self._url)
-            try:
-                await self._hold_clients(host, target, task_status)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(target.release)
-        except BaseException as error:
-            if not host.ready.is_set():
-                host.failure = error if isinstance(error, Exception) else host.closed()
-            raise
+            await host.hold(self.settings, self._url, task_status)
         finally:
-            host.ready.set()
             self._forget(host)
 
-    async def _hold_clients(self, host: _Host, target: Target, task_status: anyio.abc.TaskStatus[None]) -> None:
-        if target.endpoint.cluster:
-            await self._hold_cluster(host, target, task_status)
-            return
-        from streammachine.redis.client import make_client
-
-        # One of the connections is the shared road.
-        commands = make_client(target.endpoint, max(1, self.max_connections - 1), self.timeout)
-        readers = make_client(target.endpoint, MAX_READERS, self.timeout)
-        async with commands, readers:
-            host.target, host.client, host.reader = target, commands, readers
-            host.shared = shared = SharedConnection(target.endpoint, target.url)
-            host.ready.set()
-            task_status.started()
-            try:
-                if target.embedded is None:
-                    await host.closing.wait()
-                else:
-                    await _watch(target.embedded, host.closing)
-            finally:
-                host.client = host.reader = host.shared = None  # before they close: who still uses them learns why
-                await shared.aclose()
-
-    async def _hold_cluster(self, host: _Host, target: Target, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """A Cluster is reached over roads alone: they know which node a command is for."""
-        host.target = target
-        host.shared = shared = ClusterRoads(target.endpoint, target.url)
-        try:
-            await shared.each_primary()
-            host.ready.set()
-            task_status.started()
-            await host.closing.wait()
-        except UnsentError as error:
-            raise error.cause from error
-        finally:
-            host.shared = None
-            await shared.aclose()
-
-    def _forget(self, host: _Host) -> None:
+    def _forget(self, host: LoopHost) -> None:
         loop = asyncio.get_running_loop()
         if self._hosts.get(loop) is host:
             del self._hosts[loop]
 
-    async def _twice(self, host: _Host, attempt: Callable[[], Awaitable[T]], limit: float, *, repeatable: bool) -> T:
+    # -- details ------------------------------------------------------------------------------
+
+    async def _walk(self, host: LoopHost, options: list[str | int]) -> set[bytes]:
+        """All keys that SCAN gives with these options."""
+        found: set[bytes] = set()
+        for primary in await host.opened().each_primary():
+            cursor = b"0"
+            while True:
+                cursor, keys = await self._asked(primary, encode_command(["SCAN", cursor, *options]), "SCAN")
+                found.update(keys)
+                if cursor == b"0":
+                    break
+        return found
+
+    async def _asked(self, primary: SharedConnection, payload: bytes, command: str) -> Any:
+        """One primary's reply."""
+        (reply,) = await primary.exchange(payload, 1, self.timeout)
+        if isinstance(reply, RespError):
+            raise refused(reply, self.name, (command,))
+        return reply
+
+    async def _read_twice(self, host: LoopHost, read: Callable[[], Awaitable[T]]) -> T:
+        """What a read of several steps gives; it begins once more where the connection broke."""
+        try:
+            return await read()
+        except RedisTimeoutError:
+            raise
+        except (RedisUnavailableError, UnsentError):
+            await host.revive(self.timeout)
+        try:
+            return await read()
+        except UnsentError as error:
+            raise error.cause from error
+
+    async def _twice(self, host: LoopHost, attempt: Callable[[], Awaitable[T]], limit: float, *, repeatable: bool) -> T:
         """Try, and once more if nothing was sent, or if it may be sent twice."""
         try:
             return await attempt()
@@ -528,104 +467,3 @@ class RedisConnection:
             raise
         except Exception as error:
             raise host.translate(error, limit).error from error
-
-
-class _Host:
-    """What one loop's host task holds. ``task`` is None where ``serve`` is that task."""
-
-    def __init__(self) -> None:
-        self.ready = anyio.Event()
-        self.closing = anyio.Event()
-        self.failure: Exception | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.target: Target | None = None
-        self.client: Redis[bytes] | None = None
-        self.reader: Redis[bytes] | None = None
-        self.shared: SharedConnection | ClusterRoads | None = None
-
-    def opened_road(self) -> SharedConnection | ClusterRoads:
-        """The shared road, or why there is none."""
-        if self.shared is None:
-            raise self.closed()
-        return self.shared
-
-    def opened(self, client: Redis[bytes] | None) -> Redis[bytes]:
-        """The client, unless the host has left it meanwhile."""
-        if client is None:
-            raise self.closed()
-        return client
-
-    def closed(self) -> RedisUnavailableError:
-        """The error for a command that comes while the connection is being closed."""
-        where = f" to {self.target.url}" if self.target is not None else ""
-        return RedisUnavailableError(f"The connection{where} was closed meanwhile. Open it again.")
-
-    def translate(self, error: Exception, limit: float) -> Failure:
-        """The failure in our terms; a timeout and a replica's answer also drop the pool's connections."""
-        from streammachine.redis.failures import Failure, translate
-
-        if self.client is None:
-            return Failure(self.closed())
-        assert self.target is not None
-        failure = translate(error, self.target.url, limit)
-        if failure.timed_out or failure.replica:
-            self.client.connection_pool.disconnect()
-        return failure
-
-    async def revive(self, limit: float) -> None:
-        """Before the second try: bring the embedded server back, or wait a second at most until a socket opens."""
-        embedded = self.target.embedded if self.target is not None else None
-        location = self.client.connection_pool.location if self.client is not None else None
-        with anyio.move_on_after(min(REVIVE_WAIT, limit)):
-            while location is not None:
-                if embedded is not None:
-                    # A killed process counts as alive until the kernel is through with it: hence the loop.
-                    await anyio.to_thread.run_sync(embedded.ensure)
-                if await location.check():
-                    return
-                await anyio.sleep(0.05)
-
-
-def _choose(settings: Settings, url: str | None) -> Target:
-    """Choose the server, and load the client library (a sixth of a second) where it holds up no loop."""
-    importlib.import_module("streammachine.redis.client")
-    return choose_target(settings, url)
-
-
-async def _watch(server: EmbeddedServer, closing: anyio.Event) -> None:
-    """Bring the embedded server back when its process dies, whoever started it, until ``closing``."""
-    said = ""  # the last failure: one that lasts is logged once
-    while True:
-        with anyio.move_on_after(WATCH_PERIOD):
-            await closing.wait()
-            return
-        if server.alive():
-            continue
-        if not said:
-            log.warning("The embedded Valkey died; starting it again on %s", server.url)
-        try:
-            await anyio.to_thread.run_sync(server.ensure)
-        except StreamMachineError as error:
-            if str(error) != said:
-                said = str(error)
-                log.error("The embedded Valkey could not be started again (trying on): %s", error)
-        else:
-            said = ""
-
-
-def _explicit_url(
-    settings: Settings, host: str | None, port: int | None, db: int | None, url: str | None
-) -> str | None:
-    """The URL that the constructor's arguments name, or None when they name nothing."""
-    if url is None and host is None and port is None:
-        if db is None:
-            return None
-        if settings.redis_url is not None:
-            return with_db(settings.explicit_url(), db)  # the database alone: on the server that REDIS_URL names
-    if url is None:
-        name = host if host is not None else settings.redis_host
-        bracketed = f"[{name}]" if ":" in name else name
-        number = settings.redis_port if port is None else port
-        url = f"redis://{bracketed}:{number}/{settings.redis_db if db is None else db}"
-    parse_url(url)
-    return url

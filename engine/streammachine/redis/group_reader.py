@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
+import socket
 import time
+import uuid
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from anyio import to_thread
+
 from streammachine.errors import CrossSlotError, RedisTimeoutError, StreamMachineError, WrongTypeError
+from streammachine.redis.commands import RedisCommands
 from streammachine.redis.streams import ensure_group, require_stream
 from streammachine.redis.transport.cluster import slot_of
 from streammachine.redis.transport.codec import RespError, parse_entries, parse_stream_reply
@@ -16,8 +23,6 @@ from streammachine.redis.transport.raw_connection import RawConnection, encode_c
 
 if TYPE_CHECKING:
     from coredis.response.types import StreamEntry
-
-    from streammachine.redis.connection import RedisConnection
 
 BLOCK_MS = 1000  # one blocking read; short enough to notice a closing connection soon
 BLOCK_MARGIN = 2.0  # seconds beyond BLOCK_MS before the link counts as dead
@@ -40,9 +45,9 @@ class GroupReader:
 
     def __init__(
         self,
-        connection: RedisConnection,
+        connection: RedisCommands,
         channels: Sequence[str],
-        consumer: str,
+        consumer: str | None,
         group: str,
         *,
         backlog: bool,
@@ -53,12 +58,12 @@ class GroupReader:
             raise ValueError(f"timeout={timeout_ms!r}: give milliseconds, or None to wait for ever.")
         self._connection = connection
         self._channels = tuple(dict.fromkeys(channels))
-        self._consumer = consumer
+        self._consumer = consumer or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._group = group
         self._backlog = backlog
         self._acknowledge = acknowledge
         self._timeout = None if not timeout_ms else timeout_ms / 1000
-        self._road: RawConnection | None = None
+        self._reads: RawConnection | None = None
         self._moved = False  # whether the last read met a replica
         self._ahead: deque[tuple[str, StreamEntry]] = deque()  # assigned to this consumer, not handed out yet
         if not self._channels:
@@ -105,8 +110,8 @@ class GroupReader:
                 elif self._timeout is not None and time.monotonic() - idle_since >= self._timeout:
                     return
         finally:
-            if self._road is not None:
-                self._road.close()
+            if self._reads is not None:
+                self._reads.close()
 
     async def _deliver(self) -> AsyncIterator[tuple[str, StreamEntry]]:
         while self._ahead:
@@ -122,8 +127,8 @@ class GroupReader:
             left = self._timeout - (time.monotonic() - idle_since)
             block = max(1, min(BLOCK_MS, int(left * 1000)))
 
-        if self._road is None or self._road.broken:
-            self._road = await self._connection.open_road(self._channels[0])
+        if self._reads is None or self._reads.broken:
+            self._reads = await self._connection.open_connection(self._channels[0])
         count = self._connection.settings.count
         command: list[bytes | str | int] = [
             "XREADGROUP",
@@ -138,7 +143,7 @@ class GroupReader:
         ]
         try:
             payload = encode_command([*command, *self._channels, *[">"] * len(self._channels)])
-            (reply,) = await self._road.exchange(payload, 1, block / 1000 + BLOCK_MARGIN)
+            (reply,) = await self._reads.exchange(payload, 1, block / 1000 + BLOCK_MARGIN)
         except RedisTimeoutError:
             raise RedisTimeoutError(
                 f"Redis did not answer a blocking read of {self._named} in time; entries that it had "
@@ -159,7 +164,7 @@ class GroupReader:
 
     async def _elsewhere(self, reply: RespError) -> Sequence[tuple[str, StreamEntry]]:
         """After a failover the same address may lead to the new primary: look there once, before it is an error."""
-        if self._moved or self._road is None or not self._road.retired:
+        if self._moved or self._reads is None or not self._reads.retired:
             self._moved = False
             raise await self._refused(reply)
         self._moved = True
@@ -187,6 +192,7 @@ class GroupReader:
         return "(" + identifiers[-1].decode()
 
     async def _create_groups(self) -> None:
+        await to_thread.run_sync(_entry_type)  # a sixth of a second for the first reader of a process
         for channel in self._channels:
             await ensure_group(self._connection, channel, self._group)
         if self._connection.is_cluster and len(set(map(slot_of, self._channels))) > 1:
@@ -200,7 +206,13 @@ class GroupReader:
         return ", ".join(map(repr, self._channels))
 
 
-def _entry(identifier: bytes, fields: dict[bytes, bytes] | None) -> StreamEntry:
+@functools.cache
+def _entry_type() -> type[StreamEntry]:
+    """coredis' entry, which is what users get; loaded when the first one reads."""
     from coredis.response.types import StreamEntry
 
-    return StreamEntry(identifier, OrderedDict[Any, Any](fields or {}))
+    return StreamEntry
+
+
+def _entry(identifier: bytes, fields: dict[bytes, bytes] | None) -> StreamEntry:
+    return _entry_type()(identifier, OrderedDict[Any, Any](fields or {}))

@@ -1,4 +1,4 @@
-"""Signed pickles: an object is loaded only when this installation wrote it (DESIGN decision 4).
+"""Signed pickles: an object is loaded only when this installation wrote it (docs/decisions/04-signed-pickles.md).
 
 A stored value is ``\\x01SM1`` + HMAC-SHA256 (32 bytes) + pickle. The MAC covers the version, the full Redis
 key, the hash field and the payload, so a value cannot be moved to another key. The key is
@@ -85,7 +85,7 @@ class Signer:
         """Check the signature, then unpickle. Only what this installation signed is ever loaded."""
         payload = self._verified(stored, key, field)
         try:
-            return pickle.loads(payload)
+            return _Unpickler(io.BytesIO(payload)).load()
         except Exception as error:  # whatever the object's own __setstate__ raises
             raise SerializationError(
                 f"The value at {_place(key, field)!r} is signed, but cannot be built again: "
@@ -140,6 +140,17 @@ def is_unicode(text: str) -> bool:
 
 def _place(key: str, field: str) -> str:
     return f"{key}[{field}]" if field else key
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds a class that an earlier version stored under another module."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("streammachine."):
+            from streammachine.moved import current
+
+            module, name = current(module, name)
+        return super().find_class(module, name)
 
 
 class _PlainUnpickler(pickle.Unpickler):

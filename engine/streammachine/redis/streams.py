@@ -1,8 +1,9 @@
 """Stream operations: append, read, describe, find, trim.
 
 The only place that knows the shapes of XADD, XRANGE and XINFO; the App and the MCP tools call it. Ids are texts
-"ms-seq" (Redis' own format), entries are in stream order, and every value is encoded before it reaches the client
-(DESIGN decision 7): one value that the client cannot pack would close the connection under everybody's commands.
+"ms-seq" (Redis' own format), entries are in stream order, and every value is encoded before it reaches the client: one
+value that the client cannot pack would close the connection under everybody's commands
+(docs/decisions/07-values-in-bytes-out.md).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from streammachine.errors import (
     OwnKeyError,
@@ -23,6 +24,8 @@ from streammachine.errors import (
     StreamNotFoundError,
     WrongTypeError,
 )
+from streammachine.redis.commands import RedisCommands
+from streammachine.redis.scripts import LuaScript
 from streammachine.redis.transport.codec import (
     RespError,
     decode_dict_bytes_to_utf8,
@@ -32,18 +35,19 @@ from streammachine.redis.transport.codec import (
 )
 from streammachine.redis.transport.raw_connection import encode_command, refused
 
-if TYPE_CHECKING:
-    from streammachine.redis.connection import RedisConnection
-
 OWN_PREFIXES = ("sm:", "{sm:")
 LAG_LOOK = 1000  # entries counted where the server does not know the lag
 _COMPANION = re.compile(r"^\{.+\}:(dlq|(retry|dedup|state):.+)$|^.*\{.+\}.*:(dlq|(retry|dedup|state):.+)$", re.DOTALL)
 _COUNTED = 1000  # entries counted by one call of _COUNT
-# KEYS[1] a stream; ARGV: from and to as in XRANGE, most entries. Gives how many there are, and the id of the last.
-_COUNT = """
+# Counts the entries from one id to another as in XRANGE, so many at most; gives their number and the id of the last.
+_COUNT = LuaScript(
+    """
 local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[2], 'COUNT', ARGV[3])
 return {#found, #found > 0 and found[#found][1] or ''}
-"""
+""",
+    keys=("stream",),
+    args=("start", "end", "most"),
+)
 _PIPELINE_CHUNK = 1000  # commands in one pipeline, so that no one writer fills the socket's buffer
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 _RELATIVE = re.compile(r"now(?:\s*-\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(ms|s|m|h|d|w))?", re.IGNORECASE | re.ASCII)
@@ -105,7 +109,7 @@ class StreamInfo:
 
 
 async def append(
-    connection: RedisConnection, stream: str | bytes, record: Mapping[Any, Any], *, maxlen: int | None = None
+    connection: RedisCommands, stream: str | bytes, record: Mapping[Any, Any], *, maxlen: int | None = None
 ) -> str:
     """XADD one record; gives its id.
 
@@ -122,7 +126,7 @@ async def append(
 
 
 async def append_many(
-    connection: RedisConnection,
+    connection: RedisCommands,
     stream: str | bytes,
     records: Sequence[Mapping[Any, Any]],
     *,
@@ -147,7 +151,7 @@ async def append_many(
 
 
 async def read_newest(
-    connection: RedisConnection, stream: str, count: int, *, start: str = "-", end: str = "+"
+    connection: RedisCommands, stream: str, count: int, *, start: str = "-", end: str = "+"
 ) -> list[Entry]:
     """The newest ``count`` entries from ``start`` to ``end`` (as for ``read_from``), oldest of them first."""
     reply = await _command(connection, stream, "XREVRANGE", stream, end, start, "COUNT", count, repeatable=True)
@@ -155,7 +159,7 @@ async def read_newest(
 
 
 async def read_from(
-    connection: RedisConnection, stream: str, start: str = "-", end: str = "+", count: int | None = None
+    connection: RedisCommands, stream: str, start: str = "-", end: str = "+", count: int | None = None
 ) -> list[Entry]:
     """Up to ``count`` entries from ``start`` to ``end`` (ids; "(" before one excludes it), in order."""
     limit = ("COUNT", count) if count is not None else ()
@@ -163,12 +167,12 @@ async def read_from(
     return [Entry(_text(identifier), raw=fields) for identifier, fields in parse_entries(reply)]
 
 
-async def length(connection: RedisConnection, stream: str) -> int:
+async def length(connection: RedisCommands, stream: str) -> int:
     """XLEN: how many entries the stream holds; 0 when there is no such stream."""
     return int(await _command(connection, stream, "XLEN", stream, repeatable=True))
 
 
-async def describe(connection: RedisConnection, stream: str) -> StreamInfo:
+async def describe(connection: RedisCommands, stream: str) -> StreamInfo:
     """XINFO STREAM and GROUPS in our terms.
 
     Raises:
@@ -194,7 +198,7 @@ async def describe(connection: RedisConnection, stream: str) -> StreamInfo:
     )
 
 
-async def lags(connection: RedisConnection, stream: str, groups: Sequence[Group]) -> dict[str, int]:
+async def lags(connection: RedisCommands, stream: str, groups: Sequence[Group]) -> dict[str, int]:
     """How many entries each group has not been given yet, by its name.
 
     A lag that the server does not know (after deletions, or of a group begun in the middle) is counted, up to
@@ -213,7 +217,7 @@ async def lags(connection: RedisConnection, stream: str, groups: Sequence[Group]
 
 
 async def find_streams(
-    connection: RedisConnection,
+    connection: RedisCommands,
     pattern: str = "*",
     *,
     limit: int | None = None,
@@ -252,7 +256,7 @@ def refuse_own(name: str, argument: str = "stream") -> None:
         )
 
 
-async def require_stream(connection: RedisConnection, stream: str | bytes) -> None:
+async def require_stream(connection: RedisCommands, stream: str | bytes) -> None:
     """Check that the key is a stream.
 
     Raises:
@@ -266,7 +270,7 @@ async def require_stream(connection: RedisConnection, stream: str | bytes) -> No
     raise WrongTypeError(f"The key {_text(stream)!r} holds a {kind}, not a stream. stream_list shows the streams.")
 
 
-async def not_found(connection: RedisConnection, stream: str) -> StreamNotFoundError:
+async def not_found(connection: RedisCommands, stream: str) -> StreamNotFoundError:
     """The error for a missing stream, with the nearest names there are."""
     names, _ = await find_streams(connection)
     return StreamNotFoundError(f"There is no stream {stream!r}.{nearest(stream, names)}")
@@ -283,17 +287,17 @@ def nearest(wanted: str, names: Sequence[str]) -> str:
     return f" Did you mean {' or '.join(repr(name) for name in close)}?"
 
 
-async def trim(connection: RedisConnection, stream: str, *, maxlen: int) -> int:
+async def trim(connection: RedisCommands, stream: str, *, maxlen: int) -> int:
     """XTRIM to exactly ``maxlen`` entries; gives how many were deleted."""
     return int(await _command(connection, stream, "XTRIM", stream, "MAXLEN", "=", maxlen, repeatable=True))
 
 
-async def trim_before(connection: RedisConnection, stream: str, first: str) -> int:
+async def trim_before(connection: RedisCommands, stream: str, first: str) -> int:
     """XTRIM away exactly the entries whose ids are below ``first``; gives how many were deleted."""
     return int(await _command(connection, stream, "XTRIM", stream, "MINID", "=", first, repeatable=True))
 
 
-async def count_before(connection: RedisConnection, stream: str, first: str) -> int:
+async def count_before(connection: RedisCommands, stream: str, first: str) -> int:
     """How many entries have ids below ``first``; counted in the server, a piece at a time, so that others get by."""
     found, after = 0, "-"
     while True:
@@ -304,7 +308,7 @@ async def count_before(connection: RedisConnection, stream: str, first: str) -> 
         after = f"({last}"
 
 
-async def id_behind(connection: RedisConnection, stream: str, entries: int) -> str | None:
+async def id_behind(connection: RedisCommands, stream: str, entries: int) -> str | None:
     """The id of the entry that so many stand before; None: there are no more than those. Counted as above."""
     before, after = entries, "-"
     while before >= _COUNTED:
@@ -317,12 +321,13 @@ async def id_behind(connection: RedisConnection, stream: str, entries: int) -> s
     return last if number == before + 1 else None
 
 
-async def _counted(connection: RedisConnection, stream: str, start: str, end: str, most: int) -> tuple[int, str]:
-    number, last = await _command(connection, stream, "EVAL", _COUNT, 1, stream, start, end, most, repeatable=True)
+async def _counted(connection: RedisCommands, stream: str, start: str, end: str, most: int) -> tuple[int, str]:
+    count = _COUNT.command(stream=stream, start=start, end=end, most=most)
+    number, last = await _command(connection, stream, *count, repeatable=True)
     return int(number), _text(last)
 
 
-async def delete(connection: RedisConnection, stream: str) -> bool:
+async def delete(connection: RedisCommands, stream: str) -> bool:
     """Delete a stream with its consumer groups; False when there was none.
 
     Raises:
@@ -335,7 +340,7 @@ async def delete(connection: RedisConnection, stream: str) -> bool:
     return bool(await connection.command("UNLINK", stream, repeatable=True))
 
 
-async def ensure_group(connection: RedisConnection, stream: str, group: str, *, start: str = "0") -> bool:
+async def ensure_group(connection: RedisCommands, stream: str, group: str, *, start: str = "0") -> bool:
     """Create the group at ``start`` (an id; "0" the beginning, "$" the end) and the stream; False if it was there.
 
     A server at its memory limit refuses to create any group, one that is there too; then it is looked for.
@@ -390,7 +395,7 @@ def _no_position(text: str) -> StreamIdError:
     )
 
 
-async def _command(connection: RedisConnection, stream: str | bytes, *command: Any, repeatable: bool = False) -> Any:
+async def _command(connection: RedisCommands, stream: str | bytes, *command: Any, repeatable: bool = False) -> Any:
     """Run a raw command on a stream; where the key is something else, the error says what."""
     try:
         return await connection.command(*command, repeatable=repeatable)
@@ -399,7 +404,7 @@ async def _command(connection: RedisConnection, stream: str | bytes, *command: A
         raise
 
 
-def _maxlen(connection: RedisConnection, maxlen: int | None) -> int:
+def _maxlen(connection: RedisCommands, maxlen: int | None) -> int:
     return connection.settings.stream_maxlen if maxlen is None else maxlen
 
 

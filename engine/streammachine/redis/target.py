@@ -1,4 +1,4 @@
-"""Which Redis this process talks to, and why (DESIGN decision 1).
+"""Which Redis this process talks to, and why (docs/decisions/01-embedded-server.md).
 
 In this order: what the REDIS_ variables (or a constructor's arguments) name; this user's running
 embedded server; a server that answers PING on localhost:6379; else an embedded Valkey is started.
@@ -15,7 +15,7 @@ from typing import Literal
 from streammachine.errors import EmbeddedServerError, RedisAuthError, SettingsError
 from streammachine.masking import mask_url
 from streammachine.redis.embedded.server import EmbeddedServer
-from streammachine.redis_url import Endpoint, parse_url
+from streammachine.redis_url import Endpoint, parse_url, with_db
 from streammachine.settings import Settings
 
 Origin = Literal["explicit", "embedded", "local"]
@@ -79,6 +79,22 @@ def choose_target(settings: Settings, url: str | None = None, *, local: tuple[st
             "Start a Redis or Valkey, or set REDIS_URL, or STREAMMACHINE_EMBEDDED=auto."
         )
     return _embedded(_start(settings), f"no REDIS_ variable is set and no Redis answers on {host}:{port}")
+
+
+def explicit_url(settings: Settings, host: str | None, port: int | None, db: int | None, url: str | None) -> str | None:
+    """The URL that the constructor's arguments name, or None when they name nothing."""
+    if url is None and host is None and port is None:
+        if db is None:
+            return None
+        if settings.redis_url is not None:
+            return with_db(settings.explicit_url(), db)  # the database alone: on the server that REDIS_URL names
+    if url is None:
+        name = host if host is not None else settings.redis_host
+        bracketed = f"[{name}]" if ":" in name else name
+        number = settings.redis_port if port is None else port
+        url = f"redis://{bracketed}:{number}/{settings.redis_db if db is None else db}"
+    parse_url(url)
+    return url
 
 
 def probe(host: str, port: int, timeout: float = PROBE_TIMEOUT) -> Literal["redis", "auth", "none"]:

@@ -1,8 +1,8 @@
 """The process that runs the remembered runners and backfills: ``python -m streammachine_mcp.hosting.market_host``.
 
-A supervised child of the server (``hosting.py``): what a socket or a sink does to it leaves the tools answering. It
-looks every half second for what is remembered and belongs to nobody, takes the lease, runs it, restarts it with backoff
-when it fails, and says once a second in Redis how it is.
+A supervised child of the server (``hosting/supervisor.py``): what a socket or a sink does to it leaves the tools
+answering. It looks every half second for what is remembered and belongs to nobody, takes the lease, runs it, restarts
+it with backoff when it fails, and says once a second in Redis how it is.
 """
 
 from __future__ import annotations
@@ -373,7 +373,7 @@ def main() -> None:
         anyio.run(serve, url, reporter, backend_options={"use_uvloop": sys.platform != "win32"})
     except Exception as error:
         log.exception("The host of the runners failed")
-        reporter.say("failed", problem=f"{type(_first(error)).__name__}: {_first(error)}"[:MOST_TEXT])
+        reporter.send("failed", problem=f"{type(_first(error)).__name__}: {_first(error)}"[:MOST_TEXT])
         sys.exit(1)
 
 

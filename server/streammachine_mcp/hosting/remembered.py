@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import anyio
 
 from streammachine.errors import MarketError
+from streammachine.redis.lease import Lease, is_leased
 from streammachine.redis.streams import nearest, pairs
 
 if TYPE_CHECKING:
@@ -25,13 +26,6 @@ if TYPE_CHECKING:
 LEASE = 6.0  # seconds a runner stays with its host; renewed every third of it
 SILENT = 10.0  # seconds without a word from its host after which a runner shows as lost
 MOST = 50  # runners, and backfills, that are remembered
-
-# KEYS[1] the lease; ARGV[1] our token, ARGV[2] ms, or "0" to let go.
-_HOLD = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])
-"""
 
 
 class NotRememberedError(MarketError, LookupError):
@@ -146,12 +140,11 @@ class Remembered(Generic[S]):
 
     async def take(self, connection: RedisConnection, name: str, token: str) -> bool:
         """Take the lease if nobody has it."""
-        lease = f"{self.key}:lease:{name}"
-        return await connection.command("SET", lease, token, "NX", "PX", int(LEASE * 1000)) is not None
+        return await self._lease(connection, name, token).take()
 
     async def is_taken(self, connection: RedisConnection, name: str) -> bool:
         """Whether a host has the lease."""
-        return bool(await connection.command("EXISTS", f"{self.key}:lease:{name}", repeatable=True))
+        return await is_leased(connection, f"{self.key}:lease:{name}")
 
     async def released(self, connection: RedisConnection, name: str) -> None:
         """Wait until no host has the lease."""
@@ -160,12 +153,14 @@ class Remembered(Generic[S]):
 
     async def hold(self, connection: RedisConnection, name: str, token: str) -> bool:
         """Renew our lease; False when it is another's."""
-        lease = f"{self.key}:lease:{name}"
-        return bool(await connection.command("EVAL", _HOLD, 1, lease, token, int(LEASE * 1000), repeatable=True))
+        return await self._lease(connection, name, token).renew()
 
     async def release(self, connection: RedisConnection, name: str, token: str) -> None:
         """Give our lease up."""
-        await connection.command("EVAL", _HOLD, 1, f"{self.key}:lease:{name}", token, 0, repeatable=True)
+        await self._lease(connection, name, token).release()
+
+    def _lease(self, connection: RedisConnection, name: str, token: str) -> Lease:
+        return Lease(connection, f"{self.key}:lease:{name}", token, LEASE)
 
     async def report(self, connection: RedisConnection, name: str, status: Mapping[str, Any]) -> None:
         """Say how one is."""

@@ -3,14 +3,14 @@ model has declared.
 
 Each runs in a supervised child process, not in the server's own: a message whose handler ends its process
 (``os._exit``, a crash in a C library, the kernel's memory killer) can be survived by no task of the same process, and
-the server's tools must keep answering (DESIGN decision 10). The child's prints go to stderr, it talks to the server's
-Redis, and its streams, storage, agents and dead letters are seen by the tools through Redis.
+the server's tools must keep answering (docs/decisions/10-hosting.md). The child's prints go to stderr, it talks to the
+server's Redis, and its streams, storage, agents and dead letters are seen by the tools through Redis.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,7 +20,6 @@ from streammachine.errors import StreamMachineError
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
     from streammachine.runtime.processes.supervisor import Supervised
-    from streammachine_mcp.state import ServerState
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +31,31 @@ QUIET = 2.0  # seconds after the start before the first look: it must not slow t
 
 
 class Hosting:
-    """The App and the declared agents of one server.
+    """The App, the declared agents and the runners of one server.
 
     Args:
-        app: where the App is, as ``package.module:app`` or ``path/to/script.py:app``. declared: host declared agents.
-        market: host runners and backfills.
+        app: where the App is, as ``package.module:app`` or ``path/to/script.py:app``.
+        declared: host declared agents. market: host runners and backfills.
+        log_level: of the child processes.
+        opened: gives the open connection, or None, and opens none.
+        connect: gives the open connection; waits for it, and raises RedisUnavailableError when there is none.
     """
 
-    def __init__(self, state: ServerState, app: str | None, *, declared: bool, market: bool) -> None:
-        self._state = state
+    def __init__(
+        self,
+        app: str | None,
+        *,
+        declared: bool,
+        market: bool,
+        log_level: str,
+        opened: Callable[[], RedisConnection | None],
+        connect: Callable[[], Awaitable[RedisConnection]],
+    ) -> None:
         self._app = app
         self._wanted = [name for name, wanted in ((DECLARED, declared), (MARKET, market)) if wanted]
+        self._log_level = log_level
+        self._opened = opened
+        self._connect = connect
         self._hosted: dict[str, Supervised] = {}
         self._urls: dict[str, str | None] = {}
         self._stop = anyio.Event()
@@ -89,7 +102,7 @@ class Hosting:
 
     async def _look(self, tasks: anyio.abc.TaskGroup) -> None:
         """Start or end the hosts of what is declared as it is there; restart what talks to a Redis we left."""
-        connection = self._state.connection
+        connection = self._opened()
         if connection is None:
             return
         for name, hosted in list(self._hosted.items()):
@@ -107,8 +120,7 @@ class Hosting:
     async def _keep(self, name: str, arguments: list[str]) -> None:
         from streammachine.runtime.processes.supervisor import Supervised
 
-        level = self._state.settings.log_level
-        options = [*arguments, "--grace", str(GRACE), "--log-level", level]
+        options = [*arguments, "--grace", str(GRACE), "--log-level", self._log_level]
 
         async def environment() -> Mapping[str, str]:
             return await self._environment(name)
@@ -127,7 +139,7 @@ class Hosting:
     async def _environment(self, name: str) -> dict[str, str]:
         from streammachine.runtime.processes.supervisor import child_environment
 
-        connection = await self._state.redis()
+        connection = await self._connect()
         self._urls[name] = connection.url
         return child_environment(connection.url)
 

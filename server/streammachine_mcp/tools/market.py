@@ -69,7 +69,7 @@ class Backfills(TypedDict):
     truncated: bool
 
 
-class Candles(TypedDict):
+class CandleColumns(TypedDict):
     exchange: str
     symbol: str
     timeframe: str
@@ -214,7 +214,7 @@ class MarketTools(Family):
         ] = None,
         end: Annotated[Moment | None, Field(description="Candles that begin before this")] = None,
         limit: Annotated[int, Field(description="Most candles", ge=1, le=2000)] = 200,
-    ) -> Candles:
+    ) -> CandleColumns:
         """Candles that runners and backfills wrote to Redis, oldest first, as columns; open_ts is epoch ms."""
         connection = await self.state.redis()
         adapter = _adapter(exchange, "SPOT")
@@ -227,7 +227,7 @@ class MarketTools(Family):
         else:
             kept, cut = fit(rows)
         columns = {title: [row[place] for row in kept] for place, title in enumerate((*COLUMNS, "is_closed"))}
-        page: Candles = {
+        page: CandleColumns = {
             "exchange": exchange,
             "symbol": name,
             "timeframe": timeframe,

@@ -16,7 +16,7 @@ import pytest
 import redis
 from rich.console import Console
 
-from streammachine.cli.inspect import Row, _screen
+from streammachine.cli.inspect import StreamRow, _screen
 from streammachine.redis.embedded.server import EmbeddedServer
 from support.servers import redis_at, until
 
@@ -112,7 +112,7 @@ def test_the_largest_lag_stands_first(cli: Any, store: redis.Redis) -> None:
 @pytest.mark.parametrize("width", [30, 160])
 def test_rows_that_the_window_has_no_room_for_are_counted(height: int, width: int) -> None:
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
-    rows = [Row(f"stream-{number:02}", 1, None, 0, "group " * 5, lag=number) for number in range(20)]
+    rows = [StreamRow(f"stream-{number:02}", 1, None, 0, "group " * 5, lag=number) for number in range(20)]
     table = _screen(console, rows, False, "here", "lag")
     lines = ["".join(segment.text for segment in line).strip() for line in console.render_lines(table)]
     shown = [line.split()[0] for line in lines if line.startswith("stream-")]

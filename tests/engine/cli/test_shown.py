@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from streammachine.cli.inspect import COLUMNS, Row, _table
+from streammachine.cli.inspect import COLUMNS, StreamRow, _table
 from streammachine.cli.shown import fitting, shown
 from streammachine.redis.embedded.server import EmbeddedServer
 from support.servers import redis_at
@@ -28,7 +28,10 @@ def test_what_a_terminal_obeys_is_shown_and_not_obeyed() -> None:
 def test_the_names_stay_on_a_narrow_terminal(width: int) -> None:
     output = io.StringIO()
     console = Console(file=output, width=width, highlight=False)
-    rows = [Row("orders.incoming", 21_000, 3.5, 5, "billing", 12, 7, 3.0, 2, "bill"), Row("bills", 16, 0.0, 0)]
+    rows = [
+        StreamRow("orders.incoming", 21_000, 3.5, 5, "billing", 12, 7, 3.0, 2, "bill"),
+        StreamRow("bills", 16, 0.0, 0),
+    ]
     console.print(_table(console, rows, False, "here"))
     printed = output.getvalue()
     assert all(len(line) <= width for line in printed.splitlines())

@@ -75,12 +75,12 @@ def test_what_is_no_logger_is_refused() -> None:
 def test_a_file_gets_the_lines_and_the_console_only_if_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sf.config.set_log_file(tmp_path / "quiet.log")
+    sf.config.set_log_file(tmp_path / "only.log")
     LOG.info("one")
     sf.config.set_log_file(str(tmp_path / "both.log"), console=True)
     LOG.info("two")
     sf.config.logger = logging.getLogger("streammachine")
-    assert (tmp_path / "quiet.log").read_text().endswith("streammachine.market.test: one\n")
+    assert (tmp_path / "only.log").read_text().endswith("streammachine.market.test: one\n")
     assert (tmp_path / "both.log").read_text().endswith("streammachine.market.test: two\n")
     shown = capsys.readouterr()
     assert shown.out == ""

@@ -18,7 +18,7 @@ def native() -> ModuleType:
 
 
 def twin() -> ModuleType:
-    return importlib.import_module("streammachine.ohlc.reference.engine")
+    return importlib.import_module("streammachine.ohlc.reference")
 
 
 @pytest.fixture(params=["native", "twin"], scope="session")

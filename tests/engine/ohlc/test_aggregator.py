@@ -43,7 +43,7 @@ def test_without_the_native_engine_the_twin_is_taken(monkeypatch: pytest.MonkeyP
     spec.loader.exec_module(module)
     assert module.IMPLEMENTATION == "Python"
     assert module._HAS_FAST_OHLC_CYTHON is False
-    assert module.create_ohlc_aggregator([1_000]).__class__.__module__ == "streammachine.ohlc.reference.engine"
+    assert module.create_ohlc_aggregator([1_000]).__class__.__module__ == "streammachine.ohlc.reference"
 
 
 @pytest.mark.parametrize("stream_id", [b"1638360000000-0", "1638360000000-0", "1638360000000", b"1638360000000-17"])

@@ -1,4 +1,4 @@
-"""Durable aggregators: what was acknowledged is there, for every process alike (DESIGN decision 12)."""
+"""Durable aggregators: what was acknowledged is there, for every process alike."""
 
 from __future__ import annotations
 

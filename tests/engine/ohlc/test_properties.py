@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streammachine.ohlc.reference import engine as reference
+from streammachine.ohlc import reference
 
 WEEK = 604_800_000
 DAY = 86_400_000

@@ -21,7 +21,7 @@ from streammachine.errors import (
     SettingsError,
     UnsupportedServerError,
 )
-from streammachine.redis import connection as connection_module
+from streammachine.redis import host as host_module
 from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.embedded.server import EmbeddedServer
@@ -74,7 +74,7 @@ async def test_a_context_manager_closes_also_after_an_error(settings: Settings) 
 
 
 async def test_a_failed_open_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "REVIVE_WAIT", 0.01)
+    monkeypatch.setattr(host_module, "REVIVE_WAIT", 0.01)
     connection = RedisConnection(url=f"unix://{tmp_path}/none.sock", settings=Settings(data_dir=tmp_path))
     for _ in range(2):
         with pytest.raises(RedisUnavailableError, match="cannot be reached"):

@@ -28,7 +28,7 @@ from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.redis.failures import translate
-from streammachine.redis.transport import raw_connection as road
+from streammachine.redis.transport import raw_connection
 from streammachine.redis_url import Endpoint
 from streammachine.settings import Settings
 from support.proxy import Proxy
@@ -143,16 +143,16 @@ async def test_who_waits_for_an_opening_that_fails_does_not_wait_again(
 ) -> None:
     """One by one, twenty tasks would each wait for an attempt of their own, twice."""
     attempts = 0
-    connect = road._connect
+    connect = raw_connection._connect
 
-    async def counted(endpoint: Endpoint) -> road._Link:
+    async def counted(endpoint: Endpoint) -> raw_connection._Link:
         nonlocal attempts
         attempts += 1
         return await connect(endpoint)
 
     assert await far.command("INCR", "n") == 1
-    monkeypatch.setattr(road, "_connect", counted)
-    monkeypatch.setattr(road, "CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(raw_connection, "_connect", counted)
+    monkeypatch.setattr(raw_connection, "CONNECT_TIMEOUT", 0.2)
     proxy.blackhole = True
     proxy.reset()
     found = await asyncio.gather(*(far.command("INCR", "n") for _ in range(20)), return_exceptions=True)
@@ -357,7 +357,7 @@ async def test_an_embedded_server_that_is_killed_comes_back_with_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watched: bool
 ) -> None:
     """By the next command, or without one by the watcher."""
-    from streammachine.redis import connection as module
+    from streammachine.redis import host as module
 
     monkeypatch.setattr(module, "WATCH_PERIOD", 0.05 if watched else 60)
     settings = Settings(embedded="always", data_dir=tmp_path)
@@ -442,6 +442,7 @@ async def test_a_consumer_survives_a_server_restart_with_a_named_error(tmp_path:
         (theirs.ResponseError("no such index ROOM"), RedisCommandError, "refused the command: no such", 0, 0),
         (theirs.ReadOnlyError("READONLY You can't write"), RedisReadOnlyError, "READONLY", 0, 0),
         (theirs.ResponseError(""), RedisCommandError, "ResponseError", 0, 0),
+        (theirs.ClusterDownError("CLUSTERDOWN"), RedisUnavailableError, "is not ready", 1, 0),
         (KeyError("x"), RedisCommandError, "failed in the client: KeyError", 0, 0),
     ],
 )

@@ -360,9 +360,9 @@ async def test_a_hash_that_is_none_is_a_named_error(storage: Storage, redis: Red
 
 
 async def test_a_server_that_is_away_is_a_named_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from streammachine.redis import connection
+    from streammachine.redis import host
 
-    monkeypatch.setattr(connection, "REVIVE_WAIT", 0.01)
+    monkeypatch.setattr(host, "REVIVE_WAIT", 0.01)
     storage = Storage(RedisConnection(url=f"unix://{tmp_path}/none.sock", settings=Settings(data_dir=tmp_path)))
     for operation in (storage.write("k", 1), storage.read("k"), storage.update("k", lambda old: old)):
         with pytest.raises(RedisUnavailableError):

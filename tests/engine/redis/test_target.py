@@ -1,4 +1,4 @@
-"""Which Redis is chosen, in which order, and what is said about it (DESIGN decision 1)."""
+"""Which Redis is chosen, in which order, and what is said about it (docs/decisions/01-embedded-server.md)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streammachine.errors import (
     RedisUnavailableError,
     SettingsError,
 )
-from streammachine.redis import connection
+from streammachine.redis import host as host_module
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.redis.target import Target, choose_target, probe
@@ -102,7 +102,7 @@ def test_always_embedded_contradicts_a_named_server(
 async def test_a_named_server_that_is_away_is_an_error_and_never_an_empty_server(
     data_dir: Path, nowhere: tuple[str, int], given_as: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "REVIVE_WAIT", 0.01)
+    monkeypatch.setattr(host_module, "REVIVE_WAIT", 0.01)
     host, port = nowhere
     url = f"redis://:hunter2@{host}:{port}"
     if given_as == "arguments":

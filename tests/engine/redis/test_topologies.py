@@ -25,7 +25,7 @@ from streammachine.redis.connection import RedisConnection
 from streammachine.redis.objects import RedisObjectStorage
 from streammachine.redis.storage import Storage
 from streammachine.redis.transport import cluster as cluster_module
-from streammachine.redis.transport.cluster import ASKING, ClusterRoads, key_of, slot_of, split_commands
+from streammachine.redis.transport.cluster import ASKING, ClusterConnections, key_of, slot_of, split_commands
 from streammachine.redis.transport.codec import RespError
 from streammachine.redis.transport.raw_connection import encode_command
 from streammachine.redis.transport.shared_connection import UnsentError
@@ -148,7 +148,7 @@ async def test_several_streams_of_one_slot_are_read_by_one_consumer(nodes: list[
 
 
 class Refusing:
-    """Stands for the roads to the nodes: gives prepared answers, and notes what was sent."""
+    """Stands for the connections to the nodes: gives prepared answers, and notes what was sent."""
 
     def __init__(self, *answers: list[Any]) -> None:
         self.answers = list(answers)
@@ -191,19 +191,19 @@ async def test_what_was_sent_away_is_sent_again_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, answers: list[Any], sent: list[list[bytes]], found: Any
 ) -> None:
     node = Refusing(*answers)
-    roads = ClusterRoads(Endpoint("h", 1), "h")
-    roads._ranges = [(0, 16383, ("h", 1))]
+    nodes = ClusterConnections(Endpoint("h", 1), "h")
+    nodes._ranges = [(0, 16383, ("h", 1))]
 
     async def unchanged() -> None: ...
 
     monkeypatch.setattr(cluster_module, "MOVE_PAUSE", 0)
-    monkeypatch.setattr(roads, "_to", lambda place: node)
-    monkeypatch.setattr(roads, "_read_map", unchanged)
+    monkeypatch.setattr(nodes, "_to", lambda place: node)
+    monkeypatch.setattr(nodes, "_read_map", unchanged)
     if isinstance(found, list):
-        assert await roads.exchange(A + B + C, 3, 1.0, "a") == found
+        assert await nodes.exchange(A + B + C, 3, 1.0, "a") == found
     else:
         with pytest.raises(found) as caught:
-            await roads.exchange(A + B + C, 3, 1.0, "a")
+            await nodes.exchange(A + B + C, 3, 1.0, "a")
         assert type(caught.value) is found
     assert node.sent == sent
 

@@ -6,9 +6,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from streammachine.runtime.consumer.consumer import MessageBatch
 from streammachine.runtime.model.config import Batch
-from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.message import Message, MessageBatch
 from streammachine.runtime.model.retry import Reject, RetryPolicy, Skip
 from support.runtime import MakeApp, Probe
 from support.valkey import until
@@ -50,7 +49,7 @@ async def test_within_waits_for_a_batch_to_fill(make_app: MakeApp) -> None:
             await app.send("s", {"n": number})
         await until(lambda: len(got) == 2)
         await app.send("s", {"n": 6})  # an incomplete one does not hold up the end
-        await until(lambda: app._consumers[0][1].held == 1)
+        await until(lambda: app.consumers[0][1].held == 1)
     assert got[:2] == [[0, 1, 2], [3, 4, 5]]
 
 
@@ -145,7 +144,7 @@ async def test_the_end_hands_back_what_a_split_has_not_reached(make_app: MakeApp
         await inside.wait()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(app.shutdown)
-            await until(lambda: app._consumers[0][1].stopping)
+            await until(lambda: app.consumers[0][1].stopping)
             gate.set()
     rows = await probe.rows("s")
     assert len(rows) == 8

@@ -114,7 +114,7 @@ async def test_what_cannot_run_alone_ends_and_its_neighbours_go_on(
     make_app: MakeApp, script: MakeScript, probe: Probe, monkeypatch: pytest.MonkeyPatch, failure: str, supervised: bool
 ) -> None:
     body, reason = FAILURES[failure]
-    monkeypatch.setattr(quarantine, "BACKOFF", 0.001)
+    monkeypatch.setattr(quarantine, "BACKOFF_FIRST", 0.001)
     monkeypatch.setattr(quarantine, "TRIES", 2)
     there = script(
         "app = App('test', to_scan=False)\n@app.agent('s', lease=1.0)\nasync def handle(message): ...\n" + body
@@ -127,7 +127,7 @@ async def test_what_cannot_run_alone_ends_and_its_neighbours_go_on(
 
     handle.__qualname__ = "handle"  # the agent's name in the script too
     app.agent("s", lease=1.0)(handle)
-    app._origin, app._supervised = Origin("", str(there.path), "app"), supervised
+    app._origin, app._in_child = Origin("", str(there.path), "app"), supervised
     await quarantined(probe, "s", "suspect", "spent")
     async with app:
         await app.send_batch("s", [{"n": str(number)} for number in range(3)])
@@ -151,7 +151,7 @@ async def test_what_cannot_run_alone_ends_and_its_neighbours_go_on(
 async def test_a_process_that_cannot_be_started_or_is_never_ready_is_no_reason_to_wait_for_ever(
     make_app: MakeApp, script: MakeScript, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quarantine, "BACKOFF", 0.001)
+    monkeypatch.setattr(quarantine, "BACKOFF_FIRST", 0.001)
     monkeypatch.setattr(quarantine, "TRIES", 1)
     monkeypatch.setattr(alone, "START", 0.2)
     there = script("app = App('test', to_scan=False)\ntime.sleep(600)\n")

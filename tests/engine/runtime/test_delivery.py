@@ -101,7 +101,7 @@ async def test_sync_handlers_run_in_threads(make_app: MakeApp) -> None:
         await app.send_batch("s", [{"n": number} for number in range(12)])
         await until(lambda: now == 3)
         gate.set()
-        await until(lambda: app._consumers[0][1].metrics.consumed == 12)
+        await until(lambda: app.consumers[0][1].metrics.consumed == 12)
     assert most == 3
     assert threading.get_ident() not in threads
 
@@ -125,7 +125,7 @@ async def test_as_many_run_at_once_as_asked_and_no_more(make_app: MakeApp) -> No
             await until(lambda number=number: now == number + 1)  # type: ignore[misc]
         await app.send_batch("s", [{"n": number} for number in range(20)])
         gate.set()
-        await until(lambda: app._consumers[0][1].metrics.consumed == 28)
+        await until(lambda: app.consumers[0][1].metrics.consumed == 28)
     assert most == 8
 
 
@@ -266,7 +266,7 @@ async def test_a_paused_consumer_reads_nothing_and_does_not_spin(make_app: MakeA
         got.append(message.message["n"])
 
     async with app:
-        consumer = app._consumers[0][1]
+        consumer = app.consumers[0][1]
         await probe.ask("HSET", PAUSED, app.agents[0].name, "test")  # as agent_pause does
         await until(lambda: consumer.paused)
         await app.send("s", {"n": 0})
@@ -302,7 +302,7 @@ async def test_a_full_consumer_does_not_spin(make_app: MakeApp) -> None:
 
     async with app:
         await app.send_batch("s", [{"n": number} for number in range(10)])
-        consumer = app._consumers[0][1]
+        consumer = app.consumers[0][1]
         await until(lambda: consumer.held == 4 and consumer.active == 2)
         looks = 0
         wait = consumer.settler.slots_available.wait
@@ -332,7 +332,7 @@ async def test_a_finished_dedup_key_is_skipped(make_app: MakeApp, probe: Probe) 
         records = [{"id": "a", "n": 1}, {"id": "a", "n": 2}, {"id": "b", "n": 3}, {"n": 4}, {"n": 5}]
         await app.send_batch("s", records)
         await until(lambda: probe.done("s", 5))
-        assert app._consumers[0][1].metrics.repeats == 1
+        assert app.consumers[0][1].metrics.repeats == 1
     assert got == ["1", "3", "4", "5"]
 
 

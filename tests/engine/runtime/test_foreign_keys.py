@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from streammachine.runtime.admin.dead_letters import Box
+from streammachine.runtime.admin.dead_letters import DeadLetters
 from streammachine.runtime.delivery.dead_letter import NoLetterError, redrive
 from streammachine.runtime.delivery.group import pack_array
 from streammachine.runtime.delivery.keys import Companions
@@ -42,14 +42,14 @@ async def test_foreign_members_of_the_retry_set_become_dead_letters(
     await probe.ask("ZADD", KEYS.delayed, due + 100, pack_array(ours))
     async with app:
         await until(lambda: got == ["1"])
-        await until(lambda: app._consumers[0][1].held == 0)
+        await until(lambda: app.consumers[0][1].held == 0)
         assert (await app.health_check())["status"] == "healthy"
     letters = await probe.ask("XRANGE", KEYS.dead_letters, "-", "+")
     assert sorted(fields[1] for _, fields in letters) == sorted(FOREIGN)
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1
     assert f"{len(FOREIGN)} members" in errors[0].message
-    box = await Box.open(probe.redis, "s")
+    box = await DeadLetters.open(probe.redis, "s")
     newest, _ = await box.newest(probe.redis, 100)
     assert {letter.fact("reason") for letter in newest} == {"broken"}
     with pytest.raises(NoLetterError):
@@ -71,7 +71,7 @@ async def test_a_foreign_entry_of_the_retry_companion_is_a_message_like_others(m
     async with app:
         await until(lambda: probe.ask("XLEN", KEYS.dead_letters))
         await until(lambda: sorted(got) == ["1", "2", "3"])
-        await until(lambda: app._consumers[0][1].held == 0)
+        await until(lambda: app.consumers[0][1].held == 0)
         assert (await app.health_check())["status"] == "healthy"
     assert [fields["n"] for fields in await probe.fields(KEYS.dead_letters)] == ["1", "2", "3"]
 
@@ -95,13 +95,13 @@ async def test_a_key_of_another_type_is_said_by_health_and_hinders_nothing_else(
         await probe.ask("SADD", key, "foreign")
         if key == KEYS.retry:
             await probe.ask("ZADD", KEYS.delayed, 1, pack_array([b"n", b"1"]))
-        consumer = app._consumers[0][1]
-        await until(lambda: consumer.upkeep)
+        consumer = app.consumers[0][1]
+        await until(lambda: consumer.context.maintenance_errors)
         assert "fails at" in str((await app.health_check())["problems"])
         await app.send("s", {"n": 2})
         await until(lambda: len(got) == 2)
         await probe.ask("DEL", key)
-        await until(lambda: not consumer.upkeep)
+        await until(lambda: not consumer.context.maintenance_errors)
     assert 1 <= len([record for record in caplog.records if record.levelno == logging.ERROR]) <= 2
 
 
@@ -118,11 +118,11 @@ async def test_a_right_that_is_missing_for_one_step_doubles_no_delayed_message(m
     try:
         await probe.ask("ZADD", KEYS.delayed, 1, pack_array([b"n", b"1"]))
         async with app:
-            await until(lambda: app._consumers[0][1].upkeep)
+            await until(lambda: app.consumers[0][1].context.maintenance_errors)
             assert await probe.ask("EXISTS", KEYS.retry) == 0
             await probe.ask("ACL", "SETUSER", "default", "+zrem")
             await until(lambda: got == ["1"])
-            await until(lambda: app._consumers[0][1].held == 0)
+            await until(lambda: app.consumers[0][1].held == 0)
     finally:
         await probe.ask("ACL", "SETUSER", "default", "+zrem")
     assert got == ["1"]

@@ -12,9 +12,9 @@ import pytest
 
 from streammachine.redis.connection import RedisConnection
 from streammachine.runtime.app.app import App
+from streammachine.runtime.consumer import facts as consumer_facts
 from streammachine.runtime.delivery.gauges import group_gauges
 from streammachine.runtime.model.message import Message
-from streammachine.runtime.observability import health
 from streammachine.runtime.observability.status_page import status_app
 from streammachine.settings import Settings
 from support.proxy import Proxy
@@ -47,7 +47,7 @@ async def test_a_running_app_tells_what_it_does(make_app: MakeApp, probe: Probe)
 
     async with app:
         await app.send_batch("s", [{"n": 1}, {"n": 2}, {"n": 3}])
-        await until(lambda: app._consumers[0][1].active == 2)
+        await until(lambda: app.consumers[0][1].active == 2)
         found = await app.health_check()
         gate.set()
         await until(lambda: probe.done("s", 3))
@@ -72,8 +72,8 @@ async def test_a_consumer_that_does_not_read_is_stuck_though_redis_answers(
 
     async with app:
         assert (await app.health_check())["status"] == "healthy"
-        monkeypatch.setattr(health, "STALE_POLL", 0.2)
-        consumer = app._consumers[0][1]
+        monkeypatch.setattr(consumer_facts, "STALE_POLL", 0.2)
+        consumer = app.consumers[0][1]
         consumer.delivery.read = never  # type: ignore[method-assign]
 
         async def stuck() -> bool:
@@ -84,7 +84,7 @@ async def test_a_consumer_that_does_not_read_is_stuck_though_redis_answers(
 
 
 async def test_a_handler_that_never_ends_is_told(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "STALE_HANDLER", 0.1)
+    monkeypatch.setattr(consumer_facts, "STALE_HANDLER", 0.1)
     app = make_app(grace=0.1)
 
     @app.agent("s", lease=0.1)

@@ -9,7 +9,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from streammachine.errors import StreamMachineError
-from streammachine.runtime.delivery.group import Item, Lane
+from streammachine.runtime.consumer.messages import message_of
+from streammachine.runtime.delivery.group import DeliveryLane, Item
 from streammachine.runtime.model.message import Message
 
 
@@ -20,8 +21,8 @@ class Order(BaseModel):
 
 
 def message(fields: dict[bytes, bytes], *, companion: bool = False, deliveries: int = 1) -> Message:
-    lane = Lane("s", companion=companion)
-    return Message.of_item("s", Item(lane, b"5-1", fields, deliveries), "me")
+    lane = DeliveryLane("s", companion=companion)
+    return message_of("s", Item(lane, b"5-1", fields, deliveries), "me")
 
 
 def test_the_fields_are_decoded_once_and_ours_left_out() -> None:

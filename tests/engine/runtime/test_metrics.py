@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from dataclasses import fields
 from typing import Any
 
 import anyio
@@ -18,7 +19,7 @@ from streammachine.runtime.app.app import App
 from streammachine.runtime.model.counters import BUCKETS, COUNTERS, ConsumerMetrics
 from streammachine.runtime.model.message import Message
 from streammachine.runtime.observability.health import read_gauges
-from streammachine.runtime.observability.metrics import GAUGES, collector, families, prometheus_text
+from streammachine.runtime.observability.metrics import METRICS, collector, families, prometheus_text
 from support.runtime import MakeApp, Probe
 from support.valkey import until
 
@@ -61,14 +62,12 @@ async def test_the_text_is_what_prometheus_reads(make_app: MakeApp, probe: Probe
     async with app:
         await app.send_batch("s", [{"n": number} for number in range(10)])
         await until(lambda: probe.done("s", 10))
-        await until(lambda: app._running_timers[0].failures > 0)
+        await until(lambda: app.running_timers[0].failures > 0)
         text = prometheus_text(families(app, await read_gauges(app)))
     found = parsed(text)
     kinds = {name.removeprefix("streammachine_"): family.type for name, family in found.items()}
-    assert {name: kinds[name] for name in (*COUNTERS, "timer_ticks", "timer_failures", "restarts")} == dict.fromkeys(
-        [*COUNTERS, "timer_ticks", "timer_failures", "restarts"], "counter"
-    )
-    assert {kinds[name] for name in (*GAUGES, "workers", "workers_wanted", "timer_lateness_seconds")} == {"gauge"}
+    assert kinds == {name: meaning.kind for name, meaning in METRICS.items()}
+    assert {name for name, kind in kinds.items() if kind == "counter"} > set(COUNTERS)
     assert kinds["handler_seconds"] == "histogram"
     assert all(family.documentation for family in found.values())
     silent = [name for name, family in found.items() if not family.samples]
@@ -108,10 +107,10 @@ async def test_a_registry_collects_apps_in_any_thread(
         await first.send("t", {"n": 1})
         await until(lambda: probe.done("s", 10))
         await until(lambda: probe.done("t", 1))
-        await until(lambda: second._consumers[0][1].metrics.consumed == 1)
+        await until(lambda: second.consumers[0][1].metrics.consumed == 1)
 
         def looked() -> bool:
-            gauges = [app._life.gauges for app in (first, second) if app._life is not None]
+            gauges = [app._lifecycle.gauges for app in (first, second) if app._lifecycle is not None]
             return all(each and all(group.get("lag") == 0 for group in each.values()) for each in gauges)
 
         await until(looked)
@@ -138,7 +137,7 @@ async def test_the_collector_says_the_same_as_the_text(make_app: MakeApp, probe:
     async with app:
         await app.send_batch("s", [{"n": number} for number in range(10)])
         await until(lambda: probe.done("s", 10))
-        app._running_timers[0].stop()
+        app.running_timers[0].stop()
         text = prometheus_text(families(app, {}))
         collected = generate_latest(registry).decode()
 
@@ -152,6 +151,13 @@ async def test_the_collector_says_the_same_as_the_text(make_app: MakeApp, probe:
         }
 
     assert samples(text) == samples(collected)
+
+
+def test_one_line_in_consumer_metrics_is_a_metric() -> None:
+    counters = {each.name for each in fields(ConsumerMetrics) if each.type == "int"}
+    assert counters == set(COUNTERS)
+    assert counters <= set(METRICS)
+    assert counters <= set(ConsumerMetrics().counts())
 
 
 def test_counts_pass_to_another_process() -> None:

@@ -77,7 +77,7 @@ async def test_where_not_even_a_dead_letter_may_be_written_the_message_stays(
     writes(app)
     async with app:
         await app.send("s", {"n": 1})
-        await until(lambda: app._consumers[0][1].settler.last_error)
+        await until(lambda: app.consumers[0][1].settler.last_error)
         health = await app.health_check()
         assert health["status"] == "degraded"
         assert "ACL failure" in str(health["problems"])
@@ -85,7 +85,7 @@ async def test_where_not_even_a_dead_letter_may_be_written_the_message_stays(
         await probe.ask("ACL", "SETUSER", "app", "+hset", "+xadd")
         await until(lambda: probe.done("s", 1))
         assert len(await probe.fields("out")) == 2
-        await until(lambda: not app._consumers[0][1].last_error)
+        await until(lambda: not app.consumers[0][1].last_error)
 
 
 async def test_acknowledgements_that_are_refused_are_an_error_and_no_health(
@@ -99,11 +99,11 @@ async def test_acknowledgements_that_are_refused_are_an_error_and_no_health(
 
     async with app:
         await app.send("s", {"n": 1})
-        await until(lambda: app._consumers[0][1].settler.last_error)
+        await until(lambda: app.consumers[0][1].settler.last_error)
         assert (await app.health_check())["status"] == "degraded"
         await probe.ask("ACL", "SETUSER", "app", "+xack")
         await until(lambda: probe.done("s", 1))
-        await until(lambda: not app._consumers[0][1].last_error)
+        await until(lambda: not app.consumers[0][1].last_error)
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
 
 

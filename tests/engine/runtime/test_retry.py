@@ -65,7 +65,7 @@ async def test_a_message_that_heals_leaves_no_trace(make_app: MakeApp, probe: Pr
     async with app:
         await app.send("s", {"n": 1})
         await until(lambda: probe.done("s", 1))
-        metrics = app._consumers[0][1].metrics
+        metrics = app.consumers[0][1].metrics
         assert (metrics.failed, metrics.retried, metrics.dead, metrics.consumed) == (2, 2, 0, 1)
     assert await probe.ask("EXISTS", DLQ) == 0
 
@@ -280,7 +280,7 @@ async def test_the_end_does_not_wait_for_a_retry(make_app: MakeApp, probe: Probe
         async with app:
             await app.send("s", {"n": 1})
             await app.send("k", {"n": 1, "k": 1})
-            await until(lambda: len(got) == 1 and app._consumers[1][1].metrics.retried == 1)
+            await until(lambda: len(got) == 1 and app.consumers[1][1].metrics.retried == 1)
     assert await probe.pending("s") == 0
     assert await probe.ask("ZCARD", "{s}:retry:eventengine:due") == 1
     assert [row[1:] for row in await probe.rows("k")] == [("sm-handed-back", 0)]  # in its order: in its place
@@ -348,7 +348,7 @@ async def test_a_wrong_key_at_the_dead_letters_loses_nothing(make_app: MakeApp, 
 
     async with app:
         await app.send("s", {"n": 1})
-        await until(lambda: app._consumers[0][1].metrics.failed >= 1)
+        await until(lambda: app.consumers[0][1].metrics.failed >= 1)
         assert await probe.pending("s") == 1
         await probe.ask("DEL", DLQ)
         assert len(await letters(probe)) == 1

@@ -171,7 +171,7 @@ async def test_with_redis_away_the_page_and_the_metrics_come_at_once_and_the_app
         async with app, httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
             await proxy.refuse()
             proxy.reset()
-            await until(lambda: all(consumer.last_error for _, consumer in app._consumers), 30)
+            await until(lambda: all(consumer.last_error for _, consumer in app.consumers), 30)
             with anyio.fail_after(15):
                 page = Dom((await client.get("/")).text)
                 metrics = (await client.get("/metrics")).text
@@ -180,4 +180,4 @@ async def test_with_redis_away_the_page_and_the_metrics_come_at_once_and_the_app
             assert (await client.get("/livez")).status_code == 200  # a new start would not bring Redis back
             assert (await client.get("/readyz")).status_code == 503
             await proxy.listen()
-            await until(lambda: not any(consumer.last_error for _, consumer in app._consumers), 30)
+            await until(lambda: not any(consumer.last_error for _, consumer in app.consumers), 30)

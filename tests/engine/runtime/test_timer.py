@@ -123,7 +123,7 @@ async def test_twenty_ticks_with_a_long_handler_do_not_drift(make_app: MakeApp) 
         await anyio.sleep(0.07)
 
     async with app:
-        timer = app._running_timers[0]
+        timer = app.running_timers[0]
         await until(lambda: len(at) == 20)
         origin = timer._origin
     # Each is behind its own due time, never before it, and the numbers rise.
@@ -251,7 +251,7 @@ async def test_a_failing_tick_does_not_end_the_timer(make_app: MakeApp) -> None:
 
     async with app:
         await until(lambda: runs >= 4)
-        assert app._running_timers[0].failures == 2
+        assert app.running_timers[0].failures == 2
         assert (await app.health_check())["registered_timers"] == 1
     assert threading.get_ident() not in threads
 
@@ -264,7 +264,7 @@ async def test_the_end_waits_for_a_running_tick(make_app: MakeApp) -> None:
     async def tick() -> None:
         nonlocal finished
         inside.set()
-        await until(lambda: app._life is not None and app._life.stop.is_set())
+        await until(lambda: app._lifecycle is not None and app._lifecycle.stop.is_set())
         await anyio.sleep(0.05)
         finished = True
 

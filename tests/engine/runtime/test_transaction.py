@@ -9,10 +9,9 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
-from streammachine.runtime.consumer.consumer import MessageBatch
 from streammachine.runtime.delivery import transaction
 from streammachine.runtime.delivery.transaction import TransactionClosed
-from streammachine.runtime.model.message import Message
+from streammachine.runtime.model.message import Message, MessageBatch
 from streammachine.runtime.model.retry import RetryPolicy
 from support.runtime import MakeApp, Probe
 from support.valkey import until
@@ -88,7 +87,7 @@ async def test_a_conflicting_update_runs_the_handler_again(make_app: MakeApp, pr
         await app.send("s", {"n": 1})
         await until(lambda: probe.done("s", 1))
         assert await app.storage.read("count") == 11
-        assert app._consumers[0][1].metrics.failed == 0
+        assert app.consumers[0][1].metrics.failed == 0
     assert runs == 2
     assert [fields["value"] for fields in await probe.fields("out")] == ["11"]
     await other.redis.close()
@@ -244,7 +243,7 @@ async def test_dedup_keys_are_part_of_the_commit(make_app: MakeApp, probe: Probe
     await app.send_batch("s", [{"id": number % 3} for number in range(12)])
     async with app:
         await until(lambda: probe.done("s", 12))
-        assert app._consumers[0][1].metrics.repeats == 9
+        assert app.consumers[0][1].metrics.repeats == 9
     assert sorted(fields["id"] for fields in await probe.fields("out")) == ["0", "1", "2"]
     assert len(await probe.fields("once")) == 1
 
@@ -265,7 +264,7 @@ async def test_what_another_has_finished_is_not_committed_again(make_app: MakeAp
         await inside.wait()
         await probe.ask("XACK", "s", "eventengine", identifier)
         gate.set()
-        await until(lambda: app._consumers[0][1].metrics.lost == 1)
+        await until(lambda: app.consumers[0][1].metrics.lost == 1)
     assert await probe.ask("EXISTS", "out") == 0
 
 
@@ -359,7 +358,7 @@ async def test_increments_mix_with_the_other_writes_of_a_handler(make_app: MakeA
         await app.send("s", {"n": 1})
         await until(lambda: probe.done("s", 1))
         values = {key: await app.storage.read(key) for key in await app.storage.keys()}
-        assert app._consumers[0][1].metrics.failed == 0
+        assert app.consumers[0][1].metrics.failed == 0
     assert values == {"a": 2, "b": 7, "c": 10, "d": 10, "big": 2**63, "e": 6}
     assert seen == [(True, ["a", "deleted"], 2), 7, 10, True, False]
 
@@ -390,7 +389,7 @@ async def test_what_cannot_be_counted_fails_by_name_and_writes_nothing(make_app:
 async def test_a_handler_that_waits_for_another_in_its_turn_does_not_wait_for_ever(
     make_app: MakeApp, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transaction, "TURN_WAIT", 0.1)
+    monkeypatch.setattr(transaction, "QUEUE_WAIT", 0.1)
     app, other = make_app(), make_app("other")
     inside, done = anyio.Event(), anyio.Event()
     runs = {"first": 0, "second": 0}

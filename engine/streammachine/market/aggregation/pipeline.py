@@ -70,11 +70,6 @@ class Pipeline:
             self._candles(self.folder.close_until(symbol, ts), out)
         return out
 
-    def absorb(self, klines: Iterable[Kline]) -> None:
-        """Take closed base candles that are not emitted (warm-up): targets are built on them."""
-        for kline in klines:
-            self._candle(kline, [])
-
     def _candle(self, kline: Kline, out: list[Row]) -> None:
         fields = kline.__dict__  # a look at a model's attribute costs three times one into its fields
         is_open = fields["is_closed"] is False

@@ -28,8 +28,8 @@ from streammachine.market.backfill.progress import Show, bar, silent
 from streammachine.market.backfill.sink import CHECKPOINT_ROWS, Sink, request_key
 from streammachine.market.clock.clock import Clock
 from streammachine.market.clock.remote_clock import VARIABLE, default_clock
+from streammachine.market.emitters.any_emitter import check_emitter
 from streammachine.market.emitters.base import Transformer
-from streammachine.market.emitters.outlet import check_emitter
 from streammachine.market.exchanges.lookup import adapter_for, entry_for
 from streammachine.market.exchanges.registry import ENTRIES, ExchangeEntry
 from streammachine.market.model import timeframe as timeframes

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Record:
+class JournalRecord:
     """What one request has done in one sink.
 
     Attributes:
@@ -60,7 +60,7 @@ class Journal:
         self._sink = sink
         self._own_folder = own_folder
         self._file: io.FileIO | None = None
-        self._records: dict[str, Record] = {}
+        self._records: dict[str, JournalRecord] = {}
         self._last: str | None = None
 
     @classmethod
@@ -101,16 +101,16 @@ class Journal:
                 self.path.unlink(missing_ok=True)
             self._file.close()
 
-    def find(self, key: str) -> Record | None:
+    def find(self, key: str) -> JournalRecord | None:
         """What the request has done."""
         return self._records.get(key)
 
     @property
-    def last(self) -> Record | None:
+    def last(self) -> JournalRecord | None:
         """What was written last, by whichever request."""
         return self._records[self._last] if self._last is not None else None
 
-    def write(self, record: Record) -> None:
+    def write(self, record: JournalRecord) -> None:
         """Keep it; what it says must be in the sink already.
 
         Raises:
@@ -154,7 +154,7 @@ class Journal:
 
     def _take(self, values: dict[str, Any]) -> None:
         gaps, before = [Gap(**gap) for gap in values.pop("gaps")], values.pop("gaps_before")
-        record = Record(**values)
+        record = JournalRecord(**values)
         if not isinstance(record.position, int) or not isinstance(record.key, str):
             raise TypeError("no record")
         known = self._records.get(record.key)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from streammachine.errors import EmitterError
-from streammachine.market.backfill.journal import Journal, Record, digest
+from streammachine.market.backfill.journal import Journal, JournalRecord, digest
 from streammachine.market.emitters.base import DataEmitter, Transformer
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.model import timeframe as timeframes
@@ -210,11 +210,11 @@ class Sink:
     # -- the journal and the CSV --
 
     def _write(self, journal: Journal, position: int, *, size: int | None, clean: bool = False) -> None:
-        record = Record(self._key, position, size, clean=clean, close=self.close, rows=self.rows, gaps=self.gaps)
+        record = JournalRecord(self._key, position, size, clean=clean, close=self.close, rows=self.rows, gaps=self.gaps)
         journal.write(record)
         self._saved = position
 
-    def _checked(self, csv: Path, journal: Journal, record: Record | None) -> Record | None:
+    def _checked(self, csv: Path, journal: Journal, record: JournalRecord | None) -> JournalRecord | None:
         """The record, if the file is as it says."""
         size = _size(csv)
         if not self._resume:
@@ -318,7 +318,7 @@ def _data_dir() -> Path:
 
     given = os.environ.get(
         "STREAMMACHINE_DATA_DIR", ""
-    ).strip()  # as Settings reads it, which this road does not import
+    ).strip()  # as Settings reads it, which this package does not import
     return Path(given).expanduser().absolute() if given else Path(platformdirs.user_data_dir("streammachine", False))
 
 

@@ -1,4 +1,4 @@
-"""The one source of time of the market road: the system's, a scaled one, or one that jumps.
+"""The one source of time of the market package: the system's, a scaled one, or one that jumps.
 
 Sessions, healing, backfill and the simulator ask a ``Clock`` for the time and let it wake them; none calls
 ``time.time`` or ``asyncio.sleep`` itself. So a test runs client and simulator on one ``VirtualClock``: as soon as
@@ -150,7 +150,7 @@ class VirtualClock(Clock):
         self._order = itertools.count()
         self._heap: list[tuple[float, int, _Entry]] = []
         self._holds = 0
-        self._stirred = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def time_ms(self) -> int:
         return self._start_ms + int(self._now * 1000 + 1e-6)
@@ -161,7 +161,7 @@ class VirtualClock(Clock):
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Wakeup:
         entry = _Entry(callback)
         heapq.heappush(self._heap, (self._now + max(seconds, 0.0), next(self._order), entry))
-        self._stirred.set()
+        self._changed.set()
         return entry
 
     @contextmanager
@@ -172,7 +172,7 @@ class VirtualClock(Clock):
             yield
         finally:
             self._holds -= 1
-            self._stirred.set()
+            self._changed.set()
 
     async def drive(self) -> None:
         """Let time pass, until cancelled."""
@@ -181,8 +181,8 @@ class VirtualClock(Clock):
             while self._heap and self._heap[0][2].cancelled:
                 heapq.heappop(self._heap)
             if not self._heap or self._holds:
-                self._stirred.clear()
-                await self._stirred.wait()
+                self._changed.clear()
+                await self._changed.wait()
                 continue
             if self.speed is not None and not await self._pace(self._heap[0][0]):
                 continue  # something else came first
@@ -197,22 +197,22 @@ class VirtualClock(Clock):
         left = (moment - self._now) / self.speed - (time.monotonic() - self._jumped)
         if left <= 0:
             return True
-        self._stirred.clear()
+        self._changed.clear()
         with anyio.move_on_after(left):
-            await self._stirred.wait()
+            await self._changed.wait()
             return False
         return True
 
     async def _settle(self) -> None:
         """Return once the loop had nothing to do for a few turns, the kernel's deliveries included."""
         ready = getattr(asyncio.get_running_loop(), "_ready", None)
-        quiet = 0
-        while quiet < SETTLED_TURNS:
+        idle = 0
+        while idle < SETTLED_TURNS:
             await asyncio.sleep(0)
             if ready:  # others are due in the same turn
-                quiet = 0
+                idle = 0
                 continue
-            quiet += 1
+            idle += 1
             if ready is None:  # another kind of loop does not show what is due
                 await asyncio.sleep(NAP)
 

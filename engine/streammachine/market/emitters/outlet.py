@@ -15,19 +15,27 @@ Nothing is dropped in silence: what is left at the end is logged, given to ``on_
 
 from __future__ import annotations
 
-import inspect
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import anyio
 
 from streammachine.errors import EmitterError, EmitterUnavailableError, TransformError
 from streammachine.market.clock.clock import Clock, SystemClock
+from streammachine.market.emitters.any_emitter import (
+    Sharing,
+    awaited,
+    check_emitter,
+    error_text,
+    may_pass,
+    sharing_of,
+    takes_batches,
+)
 from streammachine.market.emitters.base import DataEmitter, RowsRefusedError
 from streammachine.market.model.rows import Lane, Row, named
 
@@ -107,11 +115,11 @@ class Outlet:
         self._on_error = on_error
         self._close_timeout = close_timeout
         self._expected = expected
-        self._in_batches = _takes_batches(emitter)
+        self._in_batches = takes_batches(emitter)
         self._queue: deque[Row] = deque()
-        self._flying: deque[Row] = deque()  # the batch under way, what is done with taken off at the left
-        self._stirred = anyio.Event()  # set at every change, then a new one
-        self._hurry = anyio.Event()  # set when somebody drains: do not wait with the next try
+        self._in_flight: deque[Row] = deque()  # the batch under way, what is done with taken off at the left
+        self._changed = anyio.Event()  # set at every change, then a new one
+        self._retry_now = anyio.Event()  # set when somebody drains: do not wait with the next try
         self._working: anyio.CancelScope | None = None  # of the task
         self._ended = anyio.Event()  # the task is through
         self._turn = anyio.Lock(fast_acquire=True)
@@ -141,7 +149,7 @@ class Outlet:
             skipped=self._skipped,
             failed=self._failed,
             retried=self._retried,
-            queued=len(self._queue) + len(self._flying),
+            queued=len(self._queue) + len(self._in_flight),
             state="closed" if self._closed else "away" if self._outage is not None else "ok",
             last_error=self._last_error,
         )
@@ -149,13 +157,13 @@ class Outlet:
     @property
     def room(self) -> int:
         """How many rows ``put`` takes without waiting."""
-        return max(0, self._capacity - len(self._queue) - len(self._flying))
+        return max(0, self._capacity - len(self._queue) - len(self._in_flight))
 
     async def __aenter__(self) -> Self:
-        self._sharing = _sharing(self.emitter)
+        self._sharing = sharing_of(self.emitter)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close_emitter)
-            await self._connect_emitter()
+            await self._sharing.connect(self.emitter, self._expected)
             self._working = anyio.CancelScope(shield=True)
             self._group = await stack.enter_async_context(anyio.create_task_group())
             self._group.start_soon(self._work, self._working)
@@ -180,13 +188,13 @@ class Outlet:
                 if self._closed:
                     raise EmitterError(f"{self.name} is closed: {len(rows) - at} rows were not taken")
                 if self.room == 0:
-                    await self._stirred.wait()
+                    await self._changed.wait()
                     continue
                 piece = rows[at : at + self.room]
                 self._queue.extend(piece)
                 self._put += len(piece)
                 at += len(piece)
-                self._stir()
+                self._note_change()
 
     async def drain(self, timeout: float | None = None) -> list[Row]:
         """Wait until all that was put before is done with and flushed; gives the rows that still wait.
@@ -200,20 +208,20 @@ class Outlet:
         wanted = self._put
         self._flush_at = wanted
         self._flush_error = None
-        self._hurry.set()
-        self._hurry = anyio.Event()
-        self._stir()
+        self._retry_now.set()
+        self._retry_now = anyio.Event()
+        self._note_change()
         self._gave_up = wanted
         with self._clock.move_on_after(timeout):
             while self._flush_at is not None and not self._closed:
                 if self._ended.is_set():  # the loop shuts down and has cancelled every task, ours too
                     await self._finish()
                 else:
-                    await self._stirred.wait()
+                    await self._changed.wait()
             self._gave_up = None
         if self._flush_error is not None:
-            raise EmitterError(f"{self.name} could not flush: {_said(self._flush_error)}") from self._flush_error
-        waiting = [*self._flying, *self._queue]
+            raise EmitterError(f"{self.name} could not flush: {error_text(self._flush_error)}") from self._flush_error
+        waiting = [*self._in_flight, *self._queue]
         if self._flush_at is not None and not waiting:
             raise EmitterUnavailableError(f"{self.name} did not flush within {timeout} s: {self._last_error}")
         return waiting
@@ -234,7 +242,7 @@ class Outlet:
             log.error("%s", error)
         finally:
             self._closed = True
-            self._stir()
+            self._note_change()
             with anyio.CancelScope(shield=True):
                 if self._working is not None:
                     self._working.cancel()
@@ -246,28 +254,28 @@ class Outlet:
     # -- the task -----------------------------------------------------------------------------
 
     async def _work(self, working: anyio.CancelScope) -> None:
-        """Deliver until ``close`` ends it. (Whoever is cancelled leaves through ``close``, which needs this task.)"""
+        """Deliver until ``close`` ends it. A cancelled caller still runs ``close``, so this task must stay alive."""
         try:
             with working:
                 while True:
                     while not self._queue and not self._flush_due():
-                        await self._stirred.wait()
+                        await self._changed.wait()
                     if self._flush_due():
                         await self._flush()
                         continue
                     await self._fill()
                     size = min(self._batch, len(self._queue))
-                    self._flying.extend(self._queue.popleft() for _ in range(size))
+                    self._in_flight.extend(self._queue.popleft() for _ in range(size))
                     await self._deliver()
         finally:
             self._ended.set()
-            self._stir()
+            self._note_change()
 
     async def _finish(self) -> None:
         """The task's work, up to a flush, in whoever waits for it."""
-        while self._flying or self._queue:
-            size = min(self._batch, len(self._queue)) if not self._flying else 0
-            self._flying.extend(self._queue.popleft() for _ in range(size))
+        while self._in_flight or self._queue:
+            size = min(self._batch, len(self._queue)) if not self._in_flight else 0
+            self._in_flight.extend(self._queue.popleft() for _ in range(size))
             await self._deliver()
         await self._flush()
 
@@ -276,19 +284,19 @@ class Outlet:
         if self._linger:
             with self._clock.move_on_after(self._linger):
                 while len(self._queue) < self._batch and self._flush_at is None:
-                    await self._stirred.wait()
+                    await self._changed.wait()
 
     async def _deliver(self) -> None:
         """Deliver the batch under way."""
         emitter = self.emitter
         if not isinstance(emitter, DataEmitter):
-            await self._emit(list(self._flying), lambda row: row)
+            await self._emit(list(self._in_flight), lambda row: row)
             return
         emitter._made = None
         try:
             if emitter.transformer is not None or type(emitter).wants is not DataEmitter.wants:
                 await self._transform(emitter)
-            await self._emit(list(self._flying), emitter.transformed)
+            await self._emit(list(self._in_flight), emitter.transformed)
         finally:
             emitter._made = None
 
@@ -304,7 +312,7 @@ class Outlet:
         made: dict[int, Any] = {}
         wanted: deque[Row] = deque()
         refused: list[tuple[Row, Exception]] = []
-        for row in self._flying:
+        for row in self._in_flight:
             if not emitter.wants(row):
                 self._skipped += 1
                 continue
@@ -319,10 +327,10 @@ class Outlet:
                 wanted.append(row)
         for row, why in refused:
             self._count_refused(row, why)
-        self._done += len(self._flying) - len(wanted)
-        self._flying = wanted
+        self._done += len(self._in_flight) - len(wanted)
+        self._in_flight = wanted
         emitter._made = made
-        self._stir()
+        self._note_change()
         for row, why in refused:
             await self._tell(row, why)
 
@@ -368,10 +376,10 @@ class Outlet:
         while True:
             try:
                 async with self._sharing.lock:
-                    await _awaited(emit(*arguments))
+                    await awaited(emit(*arguments))
             except Exception as error:  # noqa: BLE001 - whatever a user's emitter raises; sorted out, counted, logged
                 self._retried += 1
-                self._last_error = _said(error)
+                self._last_error = error_text(error)
                 if may_pass(error):
                     self._went_away(error)
                 elif isinstance(error, EmitterError) or failed + 1 >= tries:
@@ -382,7 +390,7 @@ class Outlet:
                 self._came_back()
                 return None
             with self._clock.move_on_after(wait * random.uniform(0.5, 1.0)) as pause:
-                await self._hurry.wait()
+                await self._retry_now.wait()
             wait = min(2 * wait, LONGEST_WAIT) if pause.cancelled_caught else FIRST_WAIT
 
     def _flush_due(self) -> bool:
@@ -392,24 +400,24 @@ class Outlet:
         if hasattr(self.emitter, "flush"):
             self._flush_error = await self._try(self.emitter.flush, tries=TRIES)
         self._flush_at = None
-        self._stir()
+        self._note_change()
 
     # -- bookkeeping --------------------------------------------------------------------------
 
-    def _stir(self) -> None:
-        self._stirred.set()
-        self._stirred = anyio.Event()
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
     def _settle(self, count: int) -> None:
         """So many of those under way, the first ones, are done with."""
         for _ in range(count):
-            self._flying.popleft()
+            self._in_flight.popleft()
         self._done += count
-        self._stir()
+        self._note_change()
 
     def _went_away(self, error: Exception) -> None:
         if self._outage is None:
-            said = _said(error).rstrip(".")
+            said = error_text(error).rstrip(".")
             log.warning("%s takes no rows: %s. They wait, and are tried again.", self.name, said)
             self._outage = _Outage(since=self._clock.monotonic(), failed_before=self._failed)
         self._outage.tries += 1
@@ -424,7 +432,7 @@ class Outlet:
 
     def _count_refused(self, row: Row, error: Exception) -> None:
         self._failed += 1
-        self._last_error = _said(error)
+        self._last_error = error_text(error)
         if self._failed <= MOST_TOLD:
             log.error("%s left out %s: %s", self.name, named(row), self._last_error)
         elif str(self._failed).strip("0") == "1":  # a sink that refuses everything must not fill the log
@@ -432,8 +440,8 @@ class Outlet:
 
     async def _give_up_rest(self) -> None:
         """Say what was not delivered."""
-        self._left = [*self._flying, *self._queue]
-        self._flying.clear()
+        self._left = [*self._in_flight, *self._queue]
+        self._in_flight.clear()
         self._queue.clear()
         if not self._left:
             return
@@ -450,19 +458,11 @@ class Outlet:
     async def _tell(self, row: Row, error: Exception) -> None:
         if self._on_error is not None:
             try:
-                await _awaited(self._on_error(row, error))
+                await awaited(self._on_error(row, error))
             except Exception:
                 log.exception("on_error of %s failed on %s", self.name, named(row))
 
     # -- the emitter --------------------------------------------------------------------------
-
-    async def _connect_emitter(self) -> None:
-        async with self._sharing.lock:
-            self._sharing.users += 1
-            if self._sharing.users == 1 and hasattr(self.emitter, "connect"):
-                await _awaited(self.emitter.connect())
-            if self._expected and isinstance(self.emitter, DataEmitter):
-                await self.emitter.expect(self._expected)
 
     async def _close_emitter(self) -> None:
         """Close it, unless another outlet of the same emitter is still open."""
@@ -471,14 +471,11 @@ class Outlet:
         self._left_emitter = True
         try:
             with anyio.move_on_after(self._close_timeout, shield=True) as scope:
-                async with self._sharing.lock:
-                    self._sharing.users -= 1
-                    if self._sharing.users == 0 and hasattr(self.emitter, "close"):
-                        await _awaited(self.emitter.close())
+                await self._sharing.close(self.emitter)
             if scope.cancelled_caught:
                 log.error("%s did not close within %s s", self.name, self._close_timeout)
         except Exception as error:  # noqa: BLE001 - it is being left anyway
-            log.error("%s failed while it was closed: %s", self.name, _said(error))
+            log.error("%s failed while it was closed: %s", self.name, error_text(error))
 
 
 @dataclass(eq=False, slots=True)
@@ -492,57 +489,3 @@ class _Outage:
     since: float
     failed_before: int
     tries: int = 0
-
-
-@dataclass(eq=False, slots=True)
-class Sharing:
-    """How many outlets have an emitter open (it may be registered with several runners), and whose turn it is."""
-
-    users: int = 0
-    lock: anyio.Lock = field(default_factory=lambda: anyio.Lock(fast_acquire=True))
-
-
-def _sharing(emitter: object) -> Sharing:
-    if not isinstance(emitter, DataEmitter):
-        return Sharing()
-    sharing = emitter._sharing
-    if not isinstance(sharing, Sharing) or sharing.users == 0:
-        emitter._sharing = sharing = Sharing()  # a new one for each loop
-    return sharing
-
-
-def check_emitter(emitter: object) -> None:
-    """Raise EmitterError where the object cannot be driven as an emitter."""
-    if isinstance(emitter, type):
-        raise EmitterError(f"{emitter.__name__} is a class: register an instance, {emitter.__name__}(...)")
-    if not callable(getattr(emitter, "emit", None)) and not callable(getattr(emitter, "emit_batch", None)):
-        raise EmitterError(
-            f"{type(emitter).__name__} is no emitter: it needs emit(row), and may have connect() and close()"
-        )
-
-
-def may_pass(error: BaseException) -> bool:
-    """Whether trying again may help, as far as the error tells."""
-    if isinstance(error, OSError):  # EmitterUnavailableError, ConnectionError and TimeoutError are OSErrors
-        return True
-    if isinstance(error, EmitterError):
-        return False
-    below = error.__cause__ or error.__context__  # HTTP clients wrap the socket's error in their own
-    while below is not None and not isinstance(below, (ConnectionError, TimeoutError)):
-        below = below.__cause__ or below.__context__
-    return below is not None
-
-
-def _takes_batches(emitter: object) -> bool:
-    own = getattr(type(emitter), "emit_batch", None)
-    return (own is not None and own is not DataEmitter.emit_batch) or not callable(getattr(emitter, "emit", None))
-
-
-async def _awaited(result: object) -> None:
-    if inspect.isawaitable(result):
-        waited: Awaitable[object] = result
-        await waited
-
-
-def _said(error: BaseException) -> str:
-    return str(error) if isinstance(error, EmitterError) else f"{type(error).__name__}: {error}"

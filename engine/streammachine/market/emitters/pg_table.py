@@ -56,7 +56,7 @@ class PgTable:
         self._update = tuple(self.column_name(item) for item in update) if update is not None else None
         self._encoders = {name: _encoder(column) for name, column in self.columns.items()}
         self._defaults = {n: made for n, column in self.columns.items() if (made := _default(column)) is not None}
-        self._plans: dict[tuple[str, ...], Plan] = {}
+        self._plans: dict[tuple[str, ...], WritePlan] = {}
         self.required = frozenset(
             name
             for name, column in self.columns.items()
@@ -85,7 +85,7 @@ class PgTable:
             f"AS SELECT {_listed(self.columns)} FROM {self.name} WITH NO DATA"
         )
 
-    def plan(self, fields: tuple[str, ...]) -> Plan:
+    def plan(self, fields: tuple[str, ...]) -> WritePlan:
         """How rows with these fields are written.
 
         Raises:
@@ -98,7 +98,7 @@ class PgTable:
             plan = self._plans[fields] = self._made_plan(fields)
         return plan
 
-    def _made_plan(self, fields: tuple[str, ...]) -> Plan:
+    def _made_plan(self, fields: tuple[str, ...]) -> WritePlan:
         brought = {self._names[name]: name for name in fields if self._names.get(name) in self.columns}
         defaults = {name: made for name, made in self._defaults.items() if name not in brought}
         missing = self.required - brought.keys()
@@ -112,7 +112,7 @@ class PgTable:
         key = self._key(brought.keys())
         columns = (*brought, *defaults)
         changed = brought.keys() - set(key) - self._defaults.keys() if self._update is None else set(self._update)
-        return Plan(
+        return WritePlan(
             table=self.name,
             columns=columns,
             fields=tuple(brought.values()),
@@ -146,7 +146,7 @@ class PgTable:
 
 
 @dataclass(frozen=True)
-class Plan:
+class WritePlan:
     """How rows with the same fields become rows of the table.
 
     Attributes:

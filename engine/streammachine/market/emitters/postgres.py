@@ -12,7 +12,6 @@ A candle with is_closed true is never overwritten by one that is not closed, if 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -22,6 +21,16 @@ import anyio.to_thread
 
 from streammachine.errors import EmitterError, EmitterUnavailableError
 from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, extra_missing, values_of
+from streammachine.market.emitters.pg_server import (
+    REFUSED,
+    advice,
+    error_text,
+    first_row,
+    of_the_row,
+    parameters,
+    server_errors,
+    url_of,
+)
 from streammachine.market.model.kline import Kline, Trade
 from streammachine.market.model.rows import Lane, Row, named
 from streammachine.masking import mask_url
@@ -30,19 +39,9 @@ if TYPE_CHECKING:
     import psycopg
     from sqlalchemy.engine import URL
 
-    from streammachine.market.emitters.pg_table import PgTable, Plan
+    from streammachine.market.emitters.pg_table import PgTable, WritePlan
 
 PIECE = 500  # rows given to COPY at once: the server works on them while the next are written
-_REFUSED = re.compile(
-    r"password authentication failed|authentication failed|no password supplied|does not exist|no pg_hba\.conf entry"
-    r"|not permitted to log in|permission denied|invalid (port|connection option|sslmode)",
-)
-_COLUMN = re.compile(r"(?:column|Spalte|colonne|columna) ([^:,]+)", re.IGNORECASE)
-RIGHTS = (
-    "The user needs CONNECT and TEMPORARY on the database, USAGE on the schema, SELECT and INSERT on the table, UPDATE "
-    "on it where rows are updated, USAGE on the sequence of a running number, CREATE on the schema for "
-    "from_model_create_table"
-)
 
 
 class PostgresEmitter(DataEmitter):
@@ -99,7 +98,7 @@ class PostgresEmitter(DataEmitter):
         self.create_table = from_model_create_table
         if batch_size is not None:
             self.batch_size = batch_size
-        self._url = _url(url, host, dbname, user, password, port)
+        self._url = url_of(url, host, dbname, user, password, port)
         self._model: Any = None
         self._keys: Sequence[Any] | None = None
         self._update: Sequence[Any] | None = None
@@ -209,7 +208,7 @@ class PostgresEmitter(DataEmitter):
     async def emit_batch(self, rows: Sequence[Row]) -> None:
         """Write the rows in one transaction. The server refuses all or none; rows that do not fit are refused alone."""
         refused: dict[int, Exception] = {}
-        runs: list[tuple[Plan, list[tuple[Any, ...]]]] = []  # rows with the same fields, in order
+        runs: list[tuple[WritePlan, list[tuple[Any, ...]]]] = []  # rows with the same fields, in order
         for at, row in enumerate(rows):
             made = row if isinstance(row, Mapping) else self.transformed(row)
             if made is None:
@@ -251,7 +250,7 @@ class PostgresEmitter(DataEmitter):
     async def _write(
         self,
         connection: psycopg.AsyncConnection[Any],
-        runs: Sequence[tuple[Plan, list[tuple[Any, ...]]]],
+        runs: Sequence[tuple[WritePlan, list[tuple[Any, ...]]]],
         rows: Sequence[Row],
     ) -> None:
         unsure: _Unsure | None = None
@@ -266,7 +265,7 @@ class PostgresEmitter(DataEmitter):
                     if plan.key or unsure is not None:
                         await connection.execute(plan.insert.encode())
                     else:
-                        unsure = _Unsure(list(rows), plan, values, await _row(connection, plan.insert_noting))
+                        unsure = _Unsure(list(rows), plan, values, await first_row(connection, plan.insert_noting))
                 committing = True
                 await connection.execute("COMMIT")
         except BaseException as error:
@@ -274,11 +273,13 @@ class PostgresEmitter(DataEmitter):
                 self._unsure.append(unsure)
             with anyio.CancelScope(shield=True):
                 await self._undo(connection)
-            if isinstance(error, (_errors().Error, TimeoutError)):
+            if isinstance(error, (server_errors().Error, TimeoutError)):
                 raise self._translated(error) from error
             raise
 
-    async def _copy(self, connection: psycopg.AsyncConnection[Any], plan: Plan, rows: list[tuple[Any, ...]]) -> None:
+    async def _copy(
+        self, connection: psycopg.AsyncConnection[Any], plan: WritePlan, rows: list[tuple[Any, ...]]
+    ) -> None:
         wanted = plan.without_repeats(rows)
         cursor = connection.cursor()
         async with cursor.copy(plan.copy.encode()) as copy:
@@ -292,7 +293,7 @@ class PostgresEmitter(DataEmitter):
                 try:
                     await connection.execute("ROLLBACK")
                     return
-                except _errors().Error:
+                except server_errors().Error:
                     pass  # it broke, which is what is being dealt with
         await self._leave()
 
@@ -303,7 +304,7 @@ class PostgresEmitter(DataEmitter):
                 try:
                     with anyio.fail_after(self.timeout):
                         committed = await self._stands(connection, unsure)
-                except (_errors().Error, TimeoutError) as error:
+                except (server_errors().Error, TimeoutError) as error:
                     with anyio.CancelScope(shield=True):
                         await self._undo(connection)
                     raise self._translated(error) from error
@@ -314,8 +315,8 @@ class PostgresEmitter(DataEmitter):
     async def _stands(self, connection: psycopg.AsyncConnection[Any], unsure: _Unsure) -> bool:
         number, table, place = unsure.place
         try:
-            status = await _row(connection, f"SELECT txid_status({int(number)})")
-        except _errors().InvalidParameterValue:  # no such number was given yet: it was lost in a crash
+            status = await first_row(connection, f"SELECT txid_status({int(number)})")
+        except server_errors().InvalidParameterValue:  # no such number was given yet: it was lost in a crash
             return False
         if status == ("in progress",):
             raise EmitterUnavailableError(f"the server at {self._shown} is still committing")
@@ -323,7 +324,7 @@ class PostgresEmitter(DataEmitter):
             return False
         await connection.execute("BEGIN")
         await self._copy(connection, unsure.plan, unsure.values)
-        found = await _row(connection, unsure.plan.stands(table, place))
+        found = await first_row(connection, unsure.plan.stands(table, place))
         await connection.execute("ROLLBACK")
         return found == ("true",)
 
@@ -338,11 +339,11 @@ class PostgresEmitter(DataEmitter):
         try:
             with anyio.fail_after(self.timeout + 1):
                 connection = await psycopg.AsyncConnection.connect(
-                    **_parameters(self._url), connect_timeout=max(2, int(self.timeout)), autocommit=True
+                    **parameters(self._url), connect_timeout=max(2, int(self.timeout)), autocommit=True
                 )
         except (psycopg.Error, TimeoutError) as error:
-            text = f"PostgreSQL at {self._shown}: {_said(error)}"
-            if not self._taken and _REFUSED.search(str(error)):
+            text = f"PostgreSQL at {self._shown}: {error_text(error)}"
+            if not self._taken and REFUSED.search(str(error)):
                 raise EmitterError(f"{text}. Correct user, password or database.") from error
             raise EmitterUnavailableError(text) from error
         try:
@@ -360,10 +361,10 @@ class PostgresEmitter(DataEmitter):
         try:
             if plan is not None:
                 await connection.execute(f"EXPLAIN {plan.insert}".encode())
-        except _errors().Error as error:
+        except server_errors().Error as error:
             raise self._translated(error) from error
 
-    def _checked_plan(self) -> Plan | None:
+    def _checked_plan(self) -> WritePlan | None:
         """The statement that is going to be used; behind a transformer, whose fields are not known, as far as it is."""
         table = self._opened_table()
         if self.transformer is None:
@@ -378,7 +379,7 @@ class PostgresEmitter(DataEmitter):
 
         table = self._opened_table().table
         engine = sqlalchemy.create_engine(
-            "postgresql+psycopg://", connect_args=_parameters(self._url), poolclass=NullPool
+            "postgresql+psycopg://", connect_args=parameters(self._url), poolclass=NullPool
         )
         try:
             with engine.begin() as connection:
@@ -419,32 +420,12 @@ class PostgresEmitter(DataEmitter):
         return mask_url(self._url.render_as_string(hide_password=True))
 
     def _translated(self, error: BaseException) -> EmitterError:
-        errors = _errors()
-        text = f"PostgreSQL at {self._shown}: {_said(error)}{self._advice(error)}"
+        errors = server_errors()
+        text = f"PostgreSQL at {self._shown}: {error_text(error)}{advice(error)}"
         if self._taken:
-            return EmitterError(text) if _of_the_row(error) else EmitterUnavailableError(text)
+            return EmitterError(text) if of_the_row(error) else EmitterUnavailableError(text)
         passing = (errors.OperationalError, errors.InterfaceError, errors.ReadOnlySqlTransaction, TimeoutError)
         return EmitterUnavailableError(text) if isinstance(error, passing) else EmitterError(text)
-
-    def _advice(self, error: BaseException) -> str:
-        """What to do next, where one knows."""
-        errors = _errors()
-        if isinstance(error, errors.UndefinedTable):
-            return ". Create it, or give from_model_create_table=True."
-        if isinstance(error, errors.InvalidColumnReference):
-            return ". The columns of on_conflict need a unique constraint or index of their own."
-        if isinstance(error, errors.InsufficientPrivilege):
-            return "" if _of_the_row(error) else f". {RIGHTS}."
-        if isinstance(error, errors.NumericValueOutOfRange):
-            found = _COLUMN.search(error.diag.context or "")
-            column = f"the column {found[1]}" if found else "the column"
-            place = error.diag.source_function or ""
-            if "apply_typmod" in place:  # Numeric(precision, scale)
-                return f". Give {column} more precision, Numeric() without any, or Double."
-            if re.search(r"int\d|strtoint", place):
-                return f". Make {column} BigInteger: times are milliseconds."
-            return f". Make {column} Double, or Numeric()."
-        return ""
 
 
 @dataclass(eq=False, slots=True)
@@ -452,79 +433,6 @@ class _Unsure:
     """A transaction of rows without a key whose end is not known: number, table and place of its first row."""
 
     rows: list[Row]
-    plan: Plan
+    plan: WritePlan
     values: list[tuple[Any, ...]]
     place: tuple[str, ...]
-
-
-def _of_the_row(error: BaseException) -> bool:
-    """Whether the server refuses a row, and not us or the table (SQLSTATE classes, appendix A of its manual)."""
-    errors = _errors()
-    state = getattr(error, "sqlstate", None)
-    if state is None:
-        return isinstance(error, errors.DataError)  # psycopg itself
-    if isinstance(error, errors.InsufficientPrivilege):  # it is also what a row-level security policy says of a row
-        return bool(error.diag.source_function == "ExecWithCheckOptions")
-    # the same key twice, data, constraints, WITH CHECK OPTION, a trigger of the user's, too large for an index
-    return state[:2] in ("21", "22", "23", "44", "54", "P0")
-
-
-async def _row(connection: psycopg.AsyncConnection[Any], query: str) -> tuple[str, ...]:
-    """The first row, as text."""
-    cursor = await connection.execute(query.encode())
-    return tuple(str(value) for value in await cursor.fetchone() or ())
-
-
-def _errors() -> Any:
-    import psycopg.errors
-
-    return psycopg.errors
-
-
-def _said(error: BaseException) -> str:
-    """What the server (or libpq) said, in one line."""
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    diagnosis = getattr(error, "diag", None)
-    text = (diagnosis.message_primary if diagnosis is not None else None) or str(error) or type(error).__name__
-    detail = diagnosis.message_detail if diagnosis is not None else None
-    return " ".join(f"{text} {detail or ''}".split())
-
-
-def _url(
-    url: str | URL | None, host: str | None, dbname: str | None, user: str | None, password: str | None, port: int
-) -> URL:
-    """The URL, from one or from its parts."""
-    try:
-        import psycopg  # noqa: F401 - that it is there is seen at once, not at the first row
-        from sqlalchemy.engine import URL, make_url
-        from sqlalchemy.exc import ArgumentError
-    except ImportError as error:
-        raise extra_missing("postgres", error) from error
-    if url is None:
-        if host and "://" in host:
-            raise EmitterError("host is a URL: give it by name, PostgresEmitter(url='postgresql://...')")
-        if not host or not dbname:
-            raise EmitterError("PostgresEmitter needs url, or host and dbname (and user, password, port)")
-        socket = host.startswith("/")
-        return URL.create(
-            *("postgresql", user, password, None if socket else host, port, dbname),
-            query={"host": host} if socket else {},
-        )
-    try:
-        made = make_url(url)
-    except (ArgumentError, ValueError):
-        raise EmitterError("the url cannot be read: give postgresql://user:password@host:5432/dbname") from None
-    if made.drivername.partition("+")[0] not in ("postgresql", "postgres"):
-        raise EmitterError(f"{made.drivername}:// is no PostgreSQL: give postgresql://user:password@host:5432/dbname")
-    return made.set(drivername="postgresql")
-
-
-def _parameters(url: URL) -> dict[str, Any]:
-    """The URL as libpq's parameters."""
-    options = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
-    ssl = options.pop("ssl", None)  # as asyncpg calls it
-    if ssl is not None:
-        options.setdefault("sslmode", {"true": "require", "false": "disable"}.get(ssl.lower(), ssl))
-    own = {"host": url.host, "port": url.port, "user": url.username, "password": url.password, "dbname": url.database}
-    return {**{name: value for name, value in own.items() if value is not None}, **options}

@@ -9,9 +9,9 @@ There are two ways in which exchanges end a candle:
 - "flag": its last push says so. If that push has not come ``grace`` after the candle's end, REST is asked.
 - "next" (Kraken): nothing says so, and pushes come with trades only. A candle's last state is final when a later
   candle has been seen for ``settle``, or ``grace`` after its end by the clock; a candle without a trade is flat at the
-  close before it. That holds where the connection was not interrupted; else, and where the stream was so quiet that it
-  may have died, REST has the last word. It is asked about the others too as long as it has the time: a candle's last
-  frame may be lost, and nothing on the socket shows it.
+  close before it. That holds where the connection was not interrupted; else, and where the stream was silent for so
+  long that it may have died, REST has the last word. It is asked about the others too as long as it has the time: a
+  candle's last frame may be lost, and nothing on the socket shows it.
 
 Every push carries the whole state of its candle, so one push after an interruption makes up for all that were missed.
 All times are epoch milliseconds. Who calls asks ``due`` when to call ``tick``, ``healing`` whether to ask REST, and
@@ -21,17 +21,18 @@ All times are epoch milliseconds. Who calls asks ``due`` when to call ``tick``, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+from streammachine.market.healing.candle_order import CandleOrder, CandleState, flat
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.kline import Gap, Kline, with_fields
 from streammachine.market.model.rows import Row
 
 AHEAD: Final = 5000  # a candle may begin so much later than our clock says: exchanges' clocks and ours differ
-QUIET: Final = 10_000  # "next": silence around a candle's end from which on REST is asked whether it was one
+SILENCE: Final = 10_000  # "next": silence around a candle's end from which on REST is asked whether it was one
 
 
-class CandleLedger:
+class CandleLedger(CandleOrder):
     """The candles of one symbol and timeframe.
 
     Args:
@@ -42,14 +43,14 @@ class CandleLedger:
         after: open_ts of the last closed candle that the caller has; None: begin with the candle that is running when
             the stream is first subscribed.
         on_due_changed: called with the ledger whenever ``due`` was set.
-        may_verify: "next": whether REST may be asked to confirm a quiet candle now (it has a budget). may_check: and
-            one that there is no reason to doubt.
+        may_verify: "next": whether REST may be asked to confirm a candle without trades now (it has a budget).
+            may_check: and one after which the stream is known to live.
 
     Attributes:
         expected: open_ts of the next candle to close; None before the first subscription.
         due: when to call ``tick``; None: no need.
         healing: REST is to be asked for ``missing``. confirm_only: only to confirm what would be handed out without it.
-            checked: confirm_only, and there is no reason to doubt it.
+            checked: confirm_only, and the stream is known to live.
         since: from when on the socket has delivered without interruption; None: it does not.
         seen: when the last frame came. last: the last closed candle handed out.
         stream_may_be_dead: REST knew of trades that the stream did not bring; who resubscribes resets it.
@@ -59,42 +60,23 @@ class CandleLedger:
     """
 
     __slots__ = (
-        "_anchor",
-        "_doubtful",
-        "_end",
-        "_first",
-        "_held",
         "_may_check",
         "_may_verify",
         "_newest",
         "_next",
-        "_on_due_changed",
-        "_overdue_at",
-        "_states",
-        "_unshown",
         "_wanted",
         "checked",
         "confirm_only",
         "conflicts",
-        "due",
         "duplicates",
-        "expected",
         "gaps",
-        "grace",
         "healed",
         "healing",
         "invalid",
-        "last",
         "late",
-        "open_rows",
-        "running",
         "seen",
-        "settle",
         "since",
-        "source",
         "stream_may_be_dead",
-        "symbol",
-        "timeframe",
     )
 
     def __init__(
@@ -108,35 +90,17 @@ class CandleLedger:
         settle: int = 1000,
         open_rows: bool = True,
         after: int | None = None,
-        on_due_changed: Callable[[CandleLedger], object] | None = None,
+        on_due_changed: Callable[[Any], object] | None = None,
         may_verify: Callable[[], bool] | None = None,
         may_check: Callable[[], bool] | None = None,
     ) -> None:
-        self.source = source
-        self.symbol = symbol
-        self.timeframe = timeframe
-        self.grace = grace
-        self.settle = settle
-        self.open_rows = open_rows
+        super().__init__(source, symbol, timeframe, grace, settle, open_rows, on_due_changed)
         self._next = closes == "next"
-        self._on_due_changed = on_due_changed
         self._may_verify = may_verify
         self._may_check = may_check
-        self.expected: int | None = None
-        self._end = 0  # of the expected candle
-        self._overdue_at = 0
-        self._first = True  # nothing handed out yet, and the first candle is a guess by our clock
-        self.running: Kline | None = None  # the newest open state of the newest candle
-        self._unshown = False  # it was not handed out, because an earlier candle was not closed yet
-        self._held: dict[int, Kline] = {}  # closed, at ``expected`` or beyond
-        self._states: dict[int, _State] = {}  # "next": of candles not yet closed
         self._newest = 0  # "next": open_ts of ``running``
-        self._doubtful = False  # "next": a frame of the expected candle may have been lost
-        self._anchor: Kline | None = None  # "next": the candle before ``expected``, whose close a flat one takes over
-        self.last: Kline | None = None
         self.since: int | None = None
         self.seen = 0
-        self.due: int | None = None
         self.healing = False
         self.confirm_only = self.checked = False
         self._wanted = 0  # the first candle that REST was asked for
@@ -165,7 +129,7 @@ class CandleLedger:
 
     def mark_possible_loss(self, now: int) -> None:
         """A frame of the stream may have been lost. Where candles have a closing frame, that will tell."""
-        self._doubtful = True
+        self._loss_possible = True
 
     def take(self, kline: Kline, now: int, rows: list[Row]) -> None:
         """One frame's candle. What can be handed out is appended to ``rows``."""
@@ -292,7 +256,7 @@ class CandleLedger:
             if not self._is_plausible(kline, now):
                 self.invalid += 1
                 return
-            self._states[open_ts] = _State(kline, now, volume)
+            self._states[open_ts] = CandleState(kline, now, volume)
             if open_ts != self.expected:
                 self._expedite(now + self.settle)
         elif volume < state.volume:
@@ -321,17 +285,17 @@ class CandleLedger:
             if ahead is not None:
                 moment = min(moment, ahead + self.settle)
             if moment > now:
-                self._book(moment)
+                self._set_due(moment)
                 return
             made = self._final(expected)
             if made is None:
                 self._ask(confirm_only=False)
                 return
-            doubtful = self._is_doubtful(expected, ahead)
-            may_ask = self._may_verify if doubtful else self._may_check
+            uncertain = self._may_have_been_dead(expected, ahead)
+            may_ask = self._may_verify if uncertain else self._may_check
             if may_ask is not None and may_ask():
                 self._ask(confirm_only=True)
-                self.checked = not doubtful
+                self.checked = not uncertain
                 return
             self._close(made, rows)
             self._drain(rows)
@@ -348,10 +312,10 @@ class CandleLedger:
             return None
         return flat(anchor, open_ts)
 
-    def _is_doubtful(self, open_ts: int, ahead: int | None) -> bool:
+    def _may_have_been_dead(self, open_ts: int, ahead: int | None) -> bool:
         """Whether the stream was silent around the candle's end, so that it may have been dead for a while."""
         state = self._states.get(open_ts)
-        return self._doubtful or state is None or ahead is None or ahead - state.seen > QUIET
+        return self._loss_possible or state is None or ahead is None or ahead - state.seen > SILENCE
 
     # -- the clock --
 
@@ -365,7 +329,7 @@ class CandleLedger:
         elif self._overdue_at <= now:
             self._ask(confirm_only=False)
         else:
-            self._book(self._overdue_at)
+            self._set_due(self._overdue_at)
 
     def _ask(self, *, confirm_only: bool) -> None:
         self.healing = True
@@ -390,7 +354,7 @@ class CandleLedger:
             open_ts = kline.open_ts
             if open_ts < self.expected or open_ts in self._held:
                 continue
-            self._judge(kline)
+            self._check_stream(kline)
             own = self._final(open_ts) if self._next else None
             if own is not None and own.volume >= kline.volume:
                 self._held[open_ts] = own  # the same, and more exact
@@ -440,9 +404,9 @@ class CandleLedger:
     def _gap(self, start: int, end: int, reason: str) -> Gap:
         return Gap(self.source, self.symbol, self.timeframe, start, end, reason)
 
-    def _judge(self, kline: Kline) -> None:
-        """Whether the stream must have died: it brought less than there was, though it was never interrupted. (Where
-        there was no doubt, a later candle was seen: it lives, and has lost or overtaken a frame.)"""
+    def _check_stream(self, kline: Kline) -> None:
+        """Whether the stream must have died: it brought less than there was, though it was never interrupted. Not
+        where a later candle was seen in time: such a stream lives, and has lost or overtaken a frame."""
         if self.since is None or self.since > kline.open_ts or kline.volume == 0 or self.checked:
             return
         if self._next:
@@ -459,82 +423,7 @@ class CandleLedger:
         elif self._held or self._end + self.grace <= now:
             self._ask(confirm_only=False)
         else:
-            self._book(self._overdue_at)
-
-    # -- order --
-
-    def _close(self, kline: Kline, rows: list[Row]) -> None:
-        """Hand out the expected candle, and expect the next."""
-        rows.append(kline)
-        self.last = self._anchor = kline
-        self._first = self._doubtful = False
-        self._expect(self._end)
-        if self._unshown and self.running is not None and self.running.open_ts == self.expected:
-            self._unshown = False
-            if self.open_rows and self.expected not in self._held:
-                rows.append(self.running)
-
-    def _drain(self, rows: list[Row]) -> None:
-        """Hand out what is held and in order."""
-        held = self._held
-        while held and self.expected is not None and self.expected in held:
-            self._close(held.pop(self.expected), rows)
-
-    def _expect(self, open_ts: int) -> None:
-        self.expected = open_ts
-        self._end = timeframes.end_of(self.timeframe, open_ts)
-        if self._states:
-            self._states = {start: state for start, state in self._states.items() if start >= open_ts}
-        self._overdue_at = self._end + self.grace
-        if not self._states:
-            self._book(self._overdue_at)
-        else:
-            later = min((state.began for start, state in self._states.items() if start > open_ts), default=None)
-            self._book(self._overdue_at if later is None else min(self._overdue_at, later + self.settle))
-
-    def _expedite(self, moment: int) -> None:
-        """Look at the expected candle sooner than when it would be overdue."""
-        self._overdue_at = min(self._overdue_at, moment)
-        if self.due is None or moment < self.due:
-            self._book(moment)
-
-    def _book(self, moment: int) -> None:
-        self.due = moment
-        if self._on_due_changed is not None:
-            self._on_due_changed(self)
-
-
-class _State:
-    """The last state of a candle, its volume, and when its first and its last came."""
-
-    __slots__ = ("began", "kline", "seen", "volume")
-
-    def __init__(self, kline: Kline, now: int, volume: float) -> None:
-        self.kline = kline
-        self.volume = volume
-        self.began = self.seen = now
-
-
-def flat(before: Kline, open_ts: int) -> Kline:
-    """The candle of an interval without a trade: at the close of the one before it."""
-    price = before.close
-    return Kline(
-        source=before.source,
-        symbol=before.symbol,
-        timeframe=before.timeframe,
-        open_ts=open_ts,
-        end_ts=timeframes.end_of(before.timeframe, open_ts) - 1,
-        open=price,
-        high=price,
-        low=price,
-        close=price,
-        volume=0.0,
-        quote_volume=0.0,
-        vwap=None,
-        n_trades=0,
-        is_closed=True,
-        origin="ws",
-    )
+            self._set_due(self._overdue_at)
 
 
 def _same(kline: Kline, other: Kline) -> bool:

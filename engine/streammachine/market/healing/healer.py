@@ -30,10 +30,8 @@ log = logging.getLogger(__name__)
 AT_ONCE: Final = 8  # ledgers that are healed at a time, at least
 FIRST_PAUSE: Final = 1.0  # seconds between the first two questions; each next pause is longer by half
 LONGEST_PAUSE: Final = 10.0
-CONFIRM: Final = 15.0  # seconds after which a candle that REST should only confirm, and nobody doubts, is handed out
-REST_UNRESPONSIVE: Final = (
-    300.0  # seconds after a vain wait in which those are not asked for, and others not for longer
-)
+CONFIRM: Final = 15.0  # seconds after which a candle that REST should only confirm is handed out
+REST_UNRESPONSIVE: Final = 300.0  # seconds after a vain wait: those are not asked for, others not for longer
 
 
 class Healer:
@@ -68,7 +66,7 @@ class Healer:
 
     @property
     def has_capacity(self) -> bool:
-        """Whether REST can be asked what need not be asked: it is not known to be dumb, nor does it hold us."""
+        """Whether REST can be asked what need not be asked: it has answered lately, and does not make us wait."""
         return not self._rest_is_unresponsive and not self._rest.is_held()
 
     @property
@@ -133,7 +131,7 @@ class Healer:
                 await self._publish(rows)
 
     def _patience(self, ledger: CandleLedger) -> float:
-        """Seconds of asking until it goes on without. The word of a socket that was silent is poor: it may be dead."""
+        """Seconds of asking until it goes on without. A socket that was silent proves little: it may be dead."""
         if ledger.confirm_only and (ledger.checked or self._rest_is_unresponsive):
             return min(CONFIRM, self._give_up)
         return self._give_up

@@ -27,7 +27,7 @@ class TradeLedger:
     Args:
         contiguous: ids rise by one, by ``Trade.fills`` where one stands for several.
         settle: how long a trade that was overtaken by others is waited for. grace: how long REST may be behind.
-        quiet: after so long without a trade REST is asked whether there was none.
+        idle_after: after so long without a trade REST is asked whether there was none.
         by_id: REST gives the trades behind an id. before: a subscription begins with the trades before it, and the
             first trade is the next one.
         after: id of the last trade that the caller has; None: begin with the first one on the socket.
@@ -45,15 +45,15 @@ class TradeLedger:
         "_begun",
         "_by_id",
         "_contiguous",
-        "_doubted",
-        "_doubtful",
         "_goes_on",
         "_held",
         "_known",
         "_last_id",
+        "_loss_possible",
         "_on_due_changed",
         "_recent",
         "_refetch",
+        "_refetch_since",
         "_waiting",
         "due",
         "duplicates",
@@ -61,10 +61,10 @@ class TradeLedger:
         "grace",
         "healed",
         "healing",
+        "idle_after",
         "invalid",
         "last",
         "late",
-        "quiet",
         "seen",
         "settle",
         "since",
@@ -83,7 +83,7 @@ class TradeLedger:
         contiguous: bool,
         settle: int = 1000,
         grace: int = 5000,
-        quiet: int = 60_000,
+        idle_after: int = 60_000,
         by_id: bool = True,
         before: bool = False,
         after: str | None = None,
@@ -93,7 +93,7 @@ class TradeLedger:
         self.symbol = symbol
         self.settle = settle
         self.grace = grace
-        self.quiet = quiet
+        self.idle_after = idle_after
         self._by_id = by_id
         self._contiguous = contiguous
         self._on_due_changed = on_due_changed
@@ -104,8 +104,8 @@ class TradeLedger:
         self._waiting: list[Trade] = []  # not contiguous: live ones until REST has answered
         self._recent: dict[str, None] = {} if after is None else {after: None}
         self._refetch = self._goes_on = after is not None
-        self._doubted = 0  # since when REST is needed
-        self._doubtful = False
+        self._refetch_since = 0  # since when REST is needed
+        self._loss_possible = False
         self._begun = 0  # when first subscribed
         self.last: Trade | None = None
         self.since: int | None = None
@@ -125,17 +125,17 @@ class TradeLedger:
             return
         self.since = self.seen = now
         if not self._begun:
-            self._begun = self._doubted = now
-            self._book(now + (self.settle if self._refetch else self.quiet))
+            self._begun = self._refetch_since = now
+            self._set_due(now + (self.settle if self._refetch else self.idle_after))
             return
         self._refetch = True
-        self._doubted = now
+        self._refetch_since = now
         self._expedite(now + (self.grace if self._contiguous else self.settle))
 
     def mark_possible_loss(self, now: int) -> None:
         """A frame that may have held trades of this symbol was lost. Where ids are contiguous they will tell; else REST
         is asked as soon as the next trade shows that there are any."""
-        self._doubtful = not self._contiguous and self.last is not None
+        self._loss_possible = not self._contiguous and self.last is not None
 
     def interrupted(self) -> None:
         """The stream does not deliver any more."""
@@ -194,10 +194,10 @@ class TradeLedger:
             self._expedite(now + self.settle)
 
     def _take_any(self, trade: Trade, now: int, rows: list[Row]) -> None:
-        if self._doubtful:
-            self._doubtful = False
+        if self._loss_possible:
+            self._loss_possible = False
             self._refetch = True
-            self._doubted = now
+            self._refetch_since = now
         if trade.trade_id in self._recent:
             self.duplicates += 1
         elif self.last is None and not self._refetch and trade.ts < self._begun - SLACK:
@@ -220,11 +220,11 @@ class TradeLedger:
         if self._refetch or self._is_behind():
             self.healing = True
         elif self.since is not None:
-            moment = max(self.seen, self.whole_until) + self.quiet
+            moment = max(self.seen, self.whole_until) + self.idle_after
             if moment <= now:
                 self.healing = True
             else:
-                self._book(moment)
+                self._set_due(moment)
 
     def asked(self) -> tuple[str | None, int | None]:
         """What to ask REST for: the trades behind an id, or since a moment."""
@@ -275,15 +275,15 @@ class TradeLedger:
             return
         first = self._waiting[0] if self._waiting else None
         if first is None:
-            told = asked_at >= self._doubted + 3 * self.grace
+            told = asked_at >= self._refetch_since + 3 * self.grace
         else:
             told = first.trade_id in self._recent or (self.last is not None and self.last.ts > first.ts)
         if told:
             self._release(rows)
             self._end_healing(asked_at, now)
-        elif first is None:  # nothing waits, so this need not be hurried
+        elif first is None:  # nothing waits, so this can be later
             self.healing = False
-            self._book(max(self._doubted + 3 * self.grace, now + self.settle))
+            self._set_due(max(self._refetch_since + 3 * self.grace, now + self.settle))
 
     def give_up(self, now: int, rows: list[Row], reason: str) -> None:
         """Go on without what REST has not given: a Gap takes its place."""
@@ -310,7 +310,7 @@ class TradeLedger:
         self.healing = False
         if not self._refetch:
             self.whole_until = max(self.whole_until, asked_at - self.grace)
-        self._book(now + self.quiet)
+        self._set_due(now + self.idle_after)
 
     def _gap(self, start: int, end: int, reason: str, rows: list[Row]) -> None:
         self.gaps += 1
@@ -371,9 +371,9 @@ class TradeLedger:
 
     def _expedite(self, moment: int) -> None:
         if self.due is None or moment < self.due:
-            self._book(moment)
+            self._set_due(moment)
 
-    def _book(self, moment: int) -> None:
+    def _set_due(self, moment: int) -> None:
         self.due = moment
         if self._on_due_changed is not None:
             self._on_due_changed(self)

@@ -72,7 +72,7 @@ class Queue(Generic[T]):
         self.end()
 
 
-class Rate:
+class RowRate:
     """Counts, and says how many a second there were in the last minute."""
 
     def __init__(self, clock: Clock) -> None:

@@ -14,7 +14,6 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -24,10 +23,11 @@ from streammachine.market.exchanges.base import BadFrame, Subscription, chunks
 from streammachine.market.healing.candle_ledger import CandleLedger
 from streammachine.market.healing.healer import Healer
 from streammachine.market.healing.trade_ledger import TradeLedger
+from streammachine.market.live.feed_options import FeedOptions, FeedStats
 from streammachine.market.model.kline import Kline, Trade
 from streammachine.market.model.rows import Row
-from streammachine.market.network.reconnector import Line, LineOptions
-from streammachine.market.network.websocket_session import Session, State
+from streammachine.market.network.reconnector import Line
+from streammachine.market.network.websocket_session import State, WebSocketSession
 
 if TYPE_CHECKING:
     from streammachine.market.clock.clock import Clock
@@ -43,67 +43,9 @@ Deliver = Callable[[list[Row]], Awaitable[None]]
 BAD_FRAMES_LOGGED: Final = 5  # a minute
 MINUTE: Final = 60.0
 SILENCE: Final = 10.0  # seconds without data after which trades without contiguous ids are looked for by REST
-REVIVALS: Final = 900.0  # seconds after which a stream that had died is taken for sound again
+SOUND_AFTER: Final = 900.0  # seconds after which a stream that had died is taken for sound again
 OVERSLEPT: Final = 2000  # milliseconds: a timer so late means that this process stood still, and its sockets are unread
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeedOptions(LineOptions):
-    """How a feed behaves; times in seconds.
-
-    Attributes:
-        grace: after a candle's end, until its close is overdue and REST is asked.
-        settle: how long frames that were overtaken are waited for (Kraken: also after a later candle was seen).
-        give_up: how long REST is asked for what is missing before a Gap takes its place.
-        verify: Kraken: how many quiet candles may be waiting for a confirmation by REST at a time; beyond that the
-            socket's silence is trusted. confirm: how many of the other candles may, which nobody doubts: a frame that
-            was lost on a live socket is found like that. 0: none.
-        open_candles: deliver the states of running candles too.
-        queue: rows that may wait to be delivered before the sockets are not read any more.
-        seed: of the jitter; None: another one each time.
-    """
-
-    grace: float = 5.0
-    settle: float = 1.0
-    give_up: float = 120.0
-    verify: int = 16
-    confirm: int = 4
-    open_candles: bool = True
-    queue: int = 1024
-    seed: int | None = None
-
-
-@dataclass
-class FeedStats:
-    """What a feed has seen so far.
-
-    Attributes:
-        state: "starting", "live" (every stream is served), "interrupted" or "closed".
-        connections: open now. reconnects: connections opened beyond the first ones.
-        frames, bad_frames, unexpected: all, those not understood, and data of streams nobody asked for.
-        healed: candles (trades) that REST gave. gaps: those that nobody gave.
-        duplicates, late, conflicts, invalid: dropped, see ``CandleLedger``.
-        resubscribed: streams that had died silently.
-        healing: symbols that wait for REST now. last_closed: by symbol, open_ts of the last closed candle.
-        data_age: seconds since data last came; None: none did yet.
-    """
-
-    state: str = "starting"
-    connections: int = 0
-    reconnects: int = 0
-    frames: int = 0
-    bad_frames: int = 0
-    unexpected: int = 0
-    healed: int = 0
-    gaps: int = 0
-    duplicates: int = 0
-    late: int = 0
-    conflicts: int = 0
-    invalid: int = 0
-    resubscribed: int = 0
-    healing: int = 0
-    last_closed: dict[str, int] = field(default_factory=dict)
-    data_age: float | None = None
+DEFAULTS: Final = FeedOptions()
 
 
 class Feed:
@@ -128,7 +70,7 @@ class Feed:
         urls: Urls,
         rest: RestClient | None,
         clock: Clock,
-        options: FeedOptions = FeedOptions(),
+        options: FeedOptions = DEFAULTS,
         after: Mapping[tuple[str, str | None], int | str] | None = None,
     ) -> None:
         self.adapter = adapter
@@ -151,12 +93,12 @@ class Feed:
             for part in chunks(streams, adapter.socket.streams)
         ]
         self._healer = None if rest is None else Healer(rest, clock, options.give_up, self._publish, self._resubscribe)
-        self._sessions: set[Session] = set()
-        self._serving: dict[str, set[Session]] = {symbol: set() for symbol in symbols}
+        self._sessions: set[WebSocketSession] = set()
+        self._serving: dict[str, set[WebSocketSession]] = {symbol: set() for symbol in symbols}
         self._served_once: set[str] = set()
         self._timers: list[tuple[int, int, Ledger]] = []
         self._order = itertools.count()
-        self._stirred = anyio.Event()
+        self._sooner = anyio.Event()
         self._ledgers: dict[str, Ledger] = {symbol: self._ledger(symbol, after or {}) for symbol in symbols}
         self._delivering = False
         self._outbox: list[Row] = []
@@ -167,7 +109,7 @@ class Feed:
         self._closed = False
         self._failure: Exception | None = None
         self._counts: Counter[str] = Counter()
-        self._revived: dict[str, tuple[int, float]] = {}
+        self._resubscribed: dict[str, tuple[int, float]] = {}
         self._last_data: float | None = None
         self._bad_minute = (float("-inf"), 0)
 
@@ -207,7 +149,7 @@ class Feed:
         loop, more than once."""
         self._closing.set()
 
-    def take(self, frame: str | bytes, now_ms: int | None = None, session: Session | None = None) -> list[Row]:
+    def take(self, frame: str | bytes, now_ms: int | None = None, session: WebSocketSession | None = None) -> list[Row]:
         """The rows that a frame brings: decoded, and through its symbol's ledger. Synchronous; the heart of it all.
 
         Args:
@@ -219,7 +161,7 @@ class Feed:
         data = False
         events = self._decode(frame)
         if self._timeframe is None and session is not None and events and isinstance(events[0], Trade):
-            self._doubt_silence(session, now)
+            self._check_silence(session, now)
         for event in events:
             if type(event) is Kline or isinstance(event, (Kline, Trade)):  # the first asks no metaclass
                 ledger = ledgers.get(event.__dict__["symbol"])
@@ -252,8 +194,8 @@ class Feed:
         if alive is None:
             return ledger.whole_until or None
         proven = now_ms - int((now - alive) * 1000) - self._ms(self.options.settle)
-        quiet = max(ledger.seen, ledger.whole_until) + ledger.quiet
-        return min(proven, quiet)
+        checked_until = max(ledger.seen, ledger.whole_until) + ledger.idle_after
+        return min(proven, checked_until)
 
     @property
     def stats(self) -> FeedStats:
@@ -289,9 +231,9 @@ class Feed:
             data_age=None if self._last_data is None else self._clock.monotonic() - self._last_data,
         )
 
-    # -- what sessions tell (Owner) --
+    # -- what sessions tell (SessionOwner) --
 
-    def received(self, session: Session, frame: bytes) -> bool:
+    def received(self, session: WebSocketSession, frame: bytes) -> bool:
         """A frame came. True: there is no room for more."""
         self._counts["frames"] += 1
         rows = self.take(frame, None, session)
@@ -306,12 +248,12 @@ class Feed:
         while len(self._outbox) >= self.options.queue:
             await self._emptied.wait()
 
-    def silence(self, session: Session) -> None:
+    def silence(self, session: WebSocketSession) -> None:
         """No frame came for some seconds, on exchanges with a heartbeat too: were any lost?"""
         if self._timeframe is not None:
-            self._doubt(session, self._clock.time_ms())
+            self._mark_possible_loss(session, self._clock.time_ms())
 
-    def acknowledged(self, session: Session, subscription: Subscription) -> None:
+    def acknowledged(self, session: WebSocketSession, subscription: Subscription) -> None:
         """A stream is served."""
         symbol = subscription.symbol
         if symbol in self._serving:
@@ -323,7 +265,7 @@ class Feed:
                 ledger.mark_possible_loss(now)
             ledger.subscribed(now)
 
-    def refused(self, session: Session, subscription: Subscription, reason: str) -> None:
+    def refused(self, session: WebSocketSession, subscription: Subscription, reason: str) -> None:
         """A stream is not served: an error at the start, else its candles come from REST until it is."""
         symbol = subscription.symbol
         what = f"{self.adapter.source} refused the {subscription.timeframe or 'trade'} stream of {symbol}: {reason}"
@@ -337,10 +279,10 @@ class Feed:
         """Whether data of the stream came since the moment."""
         return self._ledgers[subscription.symbol].seen >= since_ms
 
-    def lost(self, session: Session) -> None:
+    def lost(self, session: WebSocketSession) -> None:
         """A connection is gone, and with it the streams that no other one serves."""
         self._sessions.discard(session)
-        self._distrust(session, session.subscriptions)
+        self._stop_serving(session, session.subscriptions)
 
     # -- the outbox --
 
@@ -379,32 +321,32 @@ class Feed:
         sooner = not self._timers or ledger.due < self._timers[0][0]
         heapq.heappush(self._timers, (ledger.due, next(self._order), ledger))
         if sooner:
-            self._stirred.set()
+            self._sooner.set()
 
     async def _watch_timers(self, workers: anyio.abc.TaskGroup) -> None:
         """Look at each ledger when it is due."""
-        quiet_until = 0  # frames that were not read yet come before timers
+        frames_first_until = 0  # frames that were not read yet come before timers
         while True:
             now = self._clock.time_ms()
             if self._was_full:
                 await self.room()
                 self._was_full = False
-                quiet_until = self._clock.time_ms() + self._ms(self.options.grace)
+                frames_first_until = self._clock.time_ms() + self._ms(self.options.grace)
                 continue
-            if now < quiet_until:
-                await self._clock.sleep_until(quiet_until)
+            if now < frames_first_until:
+                await self._clock.sleep_until(frames_first_until)
                 continue
             if not self._timers or self._timers[0][0] > now:
                 wake = self._timers[0][0] if self._timers else None
-                self._stirred = anyio.Event()
+                self._sooner = anyio.Event()
                 with self._clock.move_on_after(None if wake is None else (wake - now) / 1000):
-                    await self._stirred.wait()
+                    await self._sooner.wait()
                 if wake is not None and self._clock.time_ms() - wake > OVERSLEPT:
-                    quiet_until = self._clock.time_ms() + self._ms(self.options.grace)
+                    frames_first_until = self._clock.time_ms() + self._ms(self.options.grace)
                 continue
             due, _, ledger = heapq.heappop(self._timers)
             if ledger.due != due:
-                continue  # booked anew since
+                continue  # set anew since
             rows: list[Row] = []
             ledger.tick(now, rows)
             await self._publish(rows)
@@ -413,26 +355,26 @@ class Feed:
 
     # -- what goes wrong --
 
-    def _understand(self, event: Event, session: Session | None) -> None:
+    def _understand(self, event: Event, session: WebSocketSession | None) -> None:
         if isinstance(event, BadFrame):
             self._counts["bad_frames"] += 1
             self._log_bad(event)
             if session is not None:
-                self._doubt(session, self._clock.time_ms(), event.excerpt)
+                self._mark_possible_loss(session, self._clock.time_ms(), event.excerpt)
         elif session is not None:
             session.control(event)  # type: ignore[arg-type]
 
-    def _doubt(self, session: Session, now: int, excerpt: str = "") -> None:
+    def _mark_possible_loss(self, session: WebSocketSession, now: int, excerpt: str = "") -> None:
         """Data may have been lost: of the symbol that the frame names, else of all on this connection."""
         symbols = [subscription.symbol for subscription in session.subscriptions]
         named = [symbol for symbol in symbols if symbol in excerpt]
         for symbol in named or symbols:
             self._ledgers[symbol].mark_possible_loss(now)
 
-    def _doubt_silence(self, session: Session, now: int) -> None:
-        """Trades come after a silence: perhaps it was none."""
+    def _check_silence(self, session: WebSocketSession, now: int) -> None:
+        """Trades come after a silence: some may have been lost in it."""
         if session.last_frame - session.last_data > SILENCE:
-            self._doubt(session, now)
+            self._mark_possible_loss(session, now)
 
     def _log_bad(self, event: BadFrame) -> None:
         now = self._clock.monotonic()
@@ -447,10 +389,10 @@ class Feed:
         """A stream has died without a word: subscribe it again; if that does not help, take another connection."""
         symbol = ledger.symbol
         now = self._clock.monotonic()
-        times, moment = self._revived.get(symbol, (0, now))
-        if now - moment > REVIVALS:
+        times, moment = self._resubscribed.get(symbol, (0, now))
+        if now - moment > SOUND_AFTER:
             times = 0
-        self._revived[symbol] = (times + 1, now if times == 0 else moment)
+        self._resubscribed[symbol] = (times + 1, now if times == 0 else moment)
         if times > 1:
             return
         self._counts["resubscribed"] += 1
@@ -458,14 +400,14 @@ class Feed:
         stream = Subscription(self._kind, symbol, self._timeframe)
         for session in tuple(self._serving[symbol]):
             if times:
-                self._distrust(session, session.subscriptions)
+                self._stop_serving(session, session.subscriptions)
                 session.going.set()
             else:
-                self._distrust(session, [stream])
+                self._stop_serving(session, [stream])
                 session.resubscribe([stream])
 
-    def _distrust(self, session: Session, streams: Iterable[Subscription]) -> None:
-        """Do not count on a session for some of its streams."""
+    def _stop_serving(self, session: WebSocketSession, streams: Iterable[Subscription]) -> None:
+        """A session no longer counts as serving some of its streams."""
         for stream in streams:
             serving = self._serving[stream.symbol]
             serving.discard(session)
@@ -491,7 +433,7 @@ class Feed:
                 before=adapter.trades_before,
                 settle=self._ms(options.settle),
                 grace=self._ms(options.grace),
-                quiet=self._ms(options.stale_after),
+                idle_after=self._ms(options.stale_after),
                 after=None if had is None else str(had),
                 on_due_changed=self._on_due_changed,
             )

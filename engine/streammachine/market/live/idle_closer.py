@@ -1,4 +1,4 @@
-"""Closing the candles of quiet symbols: those built from trades, whose end no trade of a later interval shows.
+"""Closing the candles of symbols without trades: those built from trades, whose end no trade of a later interval shows.
 
 That no trade came proves little: the stream may have died without a word, and its trades be healed later. So a candle
 that is over is closed when the exchange's own candle of that interval, final by a later one of the same answer, has as
@@ -33,7 +33,7 @@ PATIENCE: Final = 1.5  # times the feed's ``stale_after``: by then a dead stream
 ASK: Final = 5.0  # seconds between two questions to REST about one symbol
 
 
-class QuietCandles:
+class IdleCloser:
     """Closes them. ``run`` does so until it is cancelled.
 
     Args:
@@ -111,7 +111,7 @@ class QuietCandles:
             async with self._limiter:
                 klines = await history.fetch_klines(rest, symbol, folder.timeframe, ours.open_ts, behind, running=True)
         except (ExchangeError, ExchangeUnavailableError) as error:
-            log.warning("the quiet candles of %s cannot be confirmed: %s", symbol, error)
+            log.warning("the candles of %s without trades cannot be confirmed: %s", symbol, error)
             return
         async with self._turn:
             for theirs in klines:

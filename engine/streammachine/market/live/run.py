@@ -21,9 +21,9 @@ from streammachine.errors import EmitterError
 from streammachine.market.aggregation.pipeline import Pipeline
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.live import warmup
-from streammachine.market.live.bounded_queue import Queue, Rate
+from streammachine.market.live.bounded_queue import Queue, RowRate
 from streammachine.market.live.feed import Feed
-from streammachine.market.live.idle_closer import QuietCandles
+from streammachine.market.live.idle_closer import IdleCloser
 from streammachine.market.model.kline import Gap, Kline, Trade
 from streammachine.market.model.rows import Lane, Row, named
 from streammachine.market.network import rest_queries as history
@@ -32,7 +32,7 @@ from streammachine.market.network.rest_client import RestClient
 if TYPE_CHECKING:
     from streammachine.market.clock.clock import Clock
     from streammachine.market.exchanges.base import Adapter, Urls
-    from streammachine.market.live.feed import FeedOptions
+    from streammachine.market.live.feed_options import FeedOptions
     from streammachine.market.model.data_input import DataInput
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ State = Literal["new", "checking", "connecting", "warming up", "running", "drain
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RunPlan:
     """What a run does; see ``Runner`` for the arguments of the same names."""
 
     adapter: Adapter
@@ -104,7 +104,7 @@ class Run:
         queue: where the rows for ``stream`` go; None where nobody streams.
     """
 
-    def __init__(self, plan: Plan, queue: Queue[Kline | Trade] | None) -> None:
+    def __init__(self, plan: RunPlan, queue: Queue[Kline | Trade] | None) -> None:
         self.plan = plan
         self._queue = queue
         self._state: State = "new"
@@ -119,10 +119,10 @@ class Run:
         self._feed: Feed | None = None
         self._feed_scope = anyio.CancelScope()
         self._stopping = False
-        self._hurry: Any = None
-        self._turn = anyio.Lock(fast_acquire=True)
+        self._cut_off: Any = None
+        self._folder_lock = anyio.Lock(fast_acquire=True)
         self._began = plan.clock.monotonic()
-        self._rate = Rate(plan.clock)
+        self._rate = RowRate(plan.clock)
         self._gap_count = 0
         self.task = asyncio.get_running_loop().create_task(self._main(), name=f"{plan.adapter.name} runner")
 
@@ -135,7 +135,7 @@ class Run:
         self._stopping = True
         if self._feed is not None and self._state == "running":
             self._feed.close()
-            self._hurry = self.plan.clock.call_later(self.plan.drain_timeout, self._feed_scope.cancel)
+            self._cut_off = self.plan.clock.call_later(self.plan.drain_timeout, self._feed_scope.cancel)
             if self._queue is not None:
                 self._queue.open_up()
         elif self._state != "draining":
@@ -210,8 +210,8 @@ class Run:
                 log.error("the %s runner failed while it ended: %s", self.plan.adapter.source, self._error)
             raise found from None
         finally:
-            if self._hurry is not None:
-                self._hurry.cancel()
+            if self._cut_off is not None:
+                self._cut_off.cancel()
             if self._queue is not None:
                 self._queue.end()
 
@@ -265,9 +265,11 @@ class Run:
         if folder is None:
             await feed.run(self._deliver)
             return
-        quiet = QuietCandles(folder, feed, rest, grace=self.plan.close_grace, turn=self._turn, close=self._close_until)
+        idle = IdleCloser(
+            folder, feed, rest, grace=self.plan.close_grace, turn=self._folder_lock, close=self._close_until
+        )
         async with anyio.create_task_group() as group:
-            group.start_soon(quiet.run)
+            group.start_soon(idle.run)
             await feed.run(self._deliver)
             group.cancel_scope.cancel()
 
@@ -295,7 +297,7 @@ class Run:
     # -- rows ---------------------------------------------------------------------------------
 
     async def _deliver(self, rows: Sequence[Row]) -> None:
-        async with self._turn:
+        async with self._folder_lock:
             out = self._pipeline.process(rows)
             if out:
                 await self._hand_on(out)
@@ -364,7 +366,7 @@ class Ending:
             yield from asyncio.wait([self._run.task]).__await__()
 
 
-def _lanes(plan: Plan) -> list[Lane]:
+def _lanes(plan: RunPlan) -> list[Lane]:
     """What is going to come to the emitters."""
     wanted = plan.data_input
     kinds: list[str | None] = [wanted.timeframe, *wanted.aggregate_list]

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from streammachine.errors import DataInputError, EmitterError, MarketError
 from streammachine.market.clock.clock import Clock
 from streammachine.market.clock.remote_clock import default_clock
+from streammachine.market.emitters.any_emitter import check_emitter
 from streammachine.market.emitters.logger import Logger
-from streammachine.market.emitters.outlet import check_emitter
 from streammachine.market.exchanges.lookup import adapter_for, entry_for
 from streammachine.market.exchanges.registry import ENTRIES, ExchangeEntry
 from streammachine.market.live.bounded_queue import Queue
-from streammachine.market.live.feed import FeedOptions
-from streammachine.market.live.run import Ending, OnError, OnGap, Plan, Run, RunnerStats
+from streammachine.market.live.feed_options import FeedOptions
+from streammachine.market.live.run import Ending, OnError, OnGap, Run, RunnerStats, RunPlan
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Gap, Kline, Trade
@@ -60,7 +60,7 @@ class Runner:
             they raise is logged.
         emit_gap: give Gaps to the emitters too. ``stream`` never yields them.
         emit_trades: with type="trade" and a timeframe, give the emitters the trades too.
-        close_grace: seconds after its end when a quiet candle that is built from trades is closed by the clock.
+        close_grace: seconds after its end when a candle that is built from trades is closed by the clock.
         capacity: rows that may wait for one emitter, or for ``stream``'s consumer; then the exchange is read no further
             until there is room.
         batch, linger: most rows given to an emitter at once (by default what it likes best), and seconds to wait for
@@ -261,7 +261,7 @@ class Runner:
                 f"there is nothing to stream: give {type(self).__name__} a stream_input, e.g. "
                 f"DataInput(type='kline', symbols=['{self.adapter.symbol_example}'], timeframe='1m')"
             )
-        plan = Plan(
+        plan = RunPlan(
             adapter=self.adapter,
             urls=self.urls,
             clock=self._clock if self._clock is not None else default_clock(),

@@ -1,4 +1,4 @@
-"""What the market road carries: Kline, Trade and Gap.
+"""What the market package carries: Kline, Trade and Gap.
 
 Times are UTC epoch milliseconds, prices and volumes floats (the nearest to the exchange's decimal text).
 """

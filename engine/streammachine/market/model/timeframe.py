@@ -1,7 +1,7 @@
 """Timeframes: their names, where their candles begin and end, and which nest in which.
 
 All times are UTC epoch milliseconds. A candle is half open, [start, end). Fixed lengths are aligned to the epoch,
-weeks to Monday, months to the calendar (DESIGN decision 5).
+weeks to Monday, months to the calendar (docs/decisions/05-time.md).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import anyio
 
 from streammachine.errors import ExchangeError
-from streammachine.market.network.websocket_session import Owner, Session, SessionOptions, State
+from streammachine.market.network.websocket_session import SessionOptions, SessionOwner, State, WebSocketSession
 
 if TYPE_CHECKING:
     from streammachine.market.clock.clock import Clock
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STALEST: Final = 16  # a market that is merely quiet is looked at anew after at most so many times ``stale_after``
+STALEST: Final = 16  # a market without trades is connected to anew after at most so many times ``stale_after``
 RETIRES: Final = (0.90, 0.97)  # the part of its allowed life after which a connection is replaced
 
 
-class LineOwner(Owner, Protocol):
+class LineOwner(SessionOwner, Protocol):
     """Whom a line works for."""
 
-    def lost(self, session: Session) -> None:
+    def lost(self, session: WebSocketSession) -> None:
         """A session of the line has ended."""
 
 
@@ -74,7 +74,7 @@ class Line:
         numbers: Iterator[int],
     ) -> None:
         self.subscriptions = tuple(subscriptions)
-        self.session: Session | None = None
+        self.session: WebSocketSession | None = None
         self.connects = 0
         self.replaced = 0
         self._adapter = adapter
@@ -87,8 +87,8 @@ class Line:
         self._failures = 0
         self._stale_after = clock.patience(options.stale_after)
         self._closing = False
-        self._alive: set[Session] = set()
-        self._begin: Callable[[Session], object] | None = None
+        self._alive: set[WebSocketSession] = set()
+        self._begin: Callable[[WebSocketSession], object] | None = None
 
     async def run(self) -> None:
         """Until cancelled or closed.
@@ -113,15 +113,15 @@ class Line:
                     session = await self._succeed(session)
 
     async def close(self) -> None:
-        """Close its connections politely. The caller cancels ``run`` afterwards, which may be waiting to try again."""
+        """Close its connections. The caller cancels ``run`` afterwards, which may be waiting to try again."""
         self._closing = True
         for session in tuple(self._alive):
             session.close()
             await session.ended.wait()
 
-    def _open(self) -> Session:
+    def _open(self) -> WebSocketSession:
         lifetime = self._adapter.socket.lifetime
-        session = Session(
+        session = WebSocketSession(
             self._adapter,
             self._url,
             self.subscriptions,
@@ -138,14 +138,14 @@ class Line:
             self._begin(session)
         return session
 
-    async def _live(self, session: Session) -> None:
+    async def _live(self, session: WebSocketSession) -> None:
         try:
             await session.run()
         finally:
             self._alive.discard(session)
             self._owner.lost(session)
 
-    async def _pause(self, session: Session) -> None:
+    async def _pause(self, session: WebSocketSession) -> None:
         """Wait before the next attempt, after a session that ended."""
         if session.flowed >= self._options.flowing:
             self._failures = 0
@@ -166,7 +166,7 @@ class Line:
         )
         await self._clock.sleep(pause)
 
-    async def _succeed(self, old: Session) -> Session:
+    async def _succeed(self, old: WebSocketSession) -> WebSocketSession:
         """Make before break: the session that has taken over."""
         while True:
             new = self._open()

@@ -1,4 +1,4 @@
-"""GET with an exchange's manners: its budget kept, its 429 and 418 obeyed, what may pass tried again.
+"""REST client: rate limits, bans, retries.
 
 All waiting is by the clock. What leaves here is an answer, ``ExchangeError`` (refused, asking again would not help) or
 ``ExchangeUnavailableError`` (gave up; asking later may help).

@@ -1,39 +1,32 @@
 """One connection's life: opened, subscribed, watched, read, closed.
 
-What comes in is handed to an ``Owner``; what the frames mean for candles and trades is not known here. Two watchdogs:
-no frame at all (pongs count) for ``adapter.socket.silent`` means a dead transport, and no data for ``stale_after`` a
-socket that is open and says nothing. A session that ends never raises: ``reason`` says why it ended.
+What comes in is handed to a ``SessionOwner``; what the frames mean for candles and trades is not known here. Two
+watchdogs: no frame at all (pongs count) for ``adapter.socket.silent`` means a dead transport, and no data for
+``stale_after`` a socket that is open and says nothing. A session that ends never raises: ``reason`` says why it ended.
 """
 
 from __future__ import annotations
 
 import logging
-import ssl
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
-from urllib.parse import urlsplit
 
 import anyio
 import websockets
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 
-from streammachine.errors import ExchangeError
 from streammachine.market.exchanges.base import Ack, Adapter, Alive, Command, Notice, Refused, Subscription
-from streammachine.market.network import proxies
-from streammachine.market.network.rate_budget import Budget, budget_for
-from streammachine.masking import mask_text, mask_url
+from streammachine.market.network.opening import NotOpenedError, error_text, open_socket
+from streammachine.market.network.rate_budget import Budget
 
 if TYPE_CHECKING:
     from streammachine.market.clock.clock import Clock
 
 log = logging.getLogger(__name__)
 
-NOT_A_SOCKET: Final = (200, 404, 405, 410)  # HTTP status
 CLOSING: Final = 2.0  # seconds for the closing handshake
-MAX_FRAME: Final = 8 * 1024 * 1024  # bytes
-FRAMES_AHEAD: Final = 64  # frames that wait to be read before the socket is not read any more
 ATTEMPTS: Final = 2  # how often one subscription is asked for on one connection
 BEAT: Final = 4.0  # seconds; exchanges that beat do it every second
 BUSY: Final = 5.0  # seconds until a subscription is repeated that the exchange was too busy for
@@ -48,22 +41,22 @@ class State(Enum):
     ENDED = "ended"
 
 
-class Owner(Protocol):
+class SessionOwner(Protocol):
     """Whom a session works for."""
 
-    def received(self, session: Session, frame: bytes) -> bool:
+    def received(self, session: WebSocketSession, frame: bytes) -> bool:
         """A frame came. True: there is no room for more; wait for ``room``."""
 
     async def room(self) -> None:
         """Return when there is room again."""
 
-    def silence(self, session: Session) -> None:
+    def silence(self, session: WebSocketSession) -> None:
         """A frame comes after ``BEAT`` without one."""
 
-    def acknowledged(self, session: Session, subscription: Subscription) -> None:
+    def acknowledged(self, session: WebSocketSession, subscription: Subscription) -> None:
         """The stream is served now."""
 
-    def refused(self, session: Session, subscription: Subscription, reason: str) -> None:
+    def refused(self, session: WebSocketSession, subscription: Subscription, reason: str) -> None:
         """The stream is not served on this connection."""
 
     def heard(self, subscription: Subscription, since_ms: int) -> bool:
@@ -95,7 +88,7 @@ class _Asked:
     missing: int
 
 
-class Session:
+class WebSocketSession:
     """One connection that carries some streams.
 
     Args:
@@ -116,7 +109,7 @@ class Session:
         adapter: Adapter,
         url: str,
         subscriptions: Iterable[Subscription],
-        owner: Owner,
+        owner: SessionOwner,
         *,
         clock: Clock,
         options: SessionOptions,
@@ -225,43 +218,11 @@ class Session:
                 self.ended.set()
 
     async def _open(self) -> ClientConnection | None:
-        limits = self.adapter.socket
-        address = urlsplit(self.url)
-        budget = budget_for(
-            self._clock, f"connect {address.netloc.rpartition('@')[2]}", limits.connects, limits.connects_within
-        )
-        now = self._clock.monotonic()
-        await self._clock.sleep(budget.reserve(1, now) - now)
-        proxy = proxies.websocket_proxy(self.url)
-        through = f" through the proxy {proxies.without_login(proxy)}" if proxy else ""
         try:
-            with self._clock.fail_after(self._clock.patience(self._options.open_timeout)):
-                return await connect(
-                    self.url,
-                    compression=None,
-                    user_agent_header="streammachine",
-                    open_timeout=None,  # all waiting is by our clock
-                    ping_interval=None,
-                    close_timeout=None,
-                    max_size=MAX_FRAME,
-                    max_queue=FRAMES_AHEAD,
-                    proxy=proxy,
-                )
-        except (ImportError, websockets.InvalidProxy) as error:
-            raise proxies.unusable(error) from error
-        except (websockets.InvalidURI, ValueError) as error:
-            raise ExchangeError(
-                f"{mask_url(self.url)!r} is no address of a WebSocket: {mask_text(str(error))}; check the base URL"
-            ) from None  # the cause holds the URL as it is
-        except TimeoutError:
-            self.reason = f"no handshake within {self._options.open_timeout:g} s{through}"
-        except websockets.InvalidStatus as error:
-            status = error.response.status_code
-            self.not_found = status in NOT_A_SOCKET
-            self.reason = f"{proxies.without_login(self.url)} answered HTTP {status}{through}"
-        except (OSError, EOFError, ssl.SSLError, websockets.WebSocketException) as error:
-            self.reason = f"cannot connect{through}: {_text(error)}"
-        return None
+            return await open_socket(self.url, self.adapter.socket, self._clock, self._options.open_timeout)
+        except NotOpenedError as error:
+            self.reason, self.not_found = error.reason, error.not_found
+            return None
 
     async def _live(self, socket: ClientConnection) -> None:
         self.state = State.OPEN
@@ -297,10 +258,10 @@ class Session:
                     self._blocked = False
                     self.last_frame = self.last_data = self._reading_since = last = clock.monotonic()
         except websockets.ConnectionClosed as error:
-            self._end(_text(error))
+            self._end(error_text(error))
 
     async def _part(self, socket: ClientConnection) -> None:
-        """Close the socket: politely where we planned it, else at once."""
+        """Close the socket: with the closing handshake where we planned it, else at once."""
         try:
             if self._planned:
                 with anyio.CancelScope(shield=True), self._clock.move_on_after(CLOSING):
@@ -366,7 +327,7 @@ class Session:
         try:
             pong = await self._socket.ping()
         except websockets.ConnectionClosed as error:
-            self._end(_text(error))
+            self._end(error_text(error))
             return
         if self._tasks is not None:
             self._tasks.start_soon(self._await_pong, pong)
@@ -376,7 +337,7 @@ class Session:
             await pong
             self.last_frame = self._clock.monotonic()
         except websockets.ConnectionClosed as error:
-            self._end(_text(error))
+            self._end(error_text(error))
 
     async def _send(self, text: str) -> None:
         """Send a frame; the message rate is the caller's business, but for being counted."""
@@ -386,7 +347,7 @@ class Session:
         try:
             await self._socket.send(text)
         except websockets.ConnectionClosed as error:
-            self._end(_text(error))
+            self._end(error_text(error))
 
     # -- subscriptions --
 
@@ -518,7 +479,3 @@ class Session:
     @property
     def _name(self) -> str:
         return f"{self.adapter.source} connection {self.number}"
-
-
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {mask_text(str(error))}" if str(error) else type(error).__name__

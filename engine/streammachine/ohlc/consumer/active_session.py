@@ -1,9 +1,8 @@
-"""One time of being the active consumer of a tick stream: read, fold, commit, until the lease is lost or given up."""
+"""The work of the active consumer of a tick stream: read, fold, commit, until the lease is lost or given up."""
 
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
+from streammachine.backoff import Backoff
 from streammachine.errors import RedisUnavailableError, StreamMachineError, WrongTypeError
 from streammachine.ohlc.consumer.candle_book import CandleBook, Entry
 from streammachine.redis.connection import RedisConnection
@@ -22,9 +22,9 @@ from streammachine.redis.transport.raw_connection import RawConnection, encode_c
 log = logging.getLogger("streammachine.ohlc.consumer.consumer")
 
 READ_COUNT = 1000  # entries in one read
-READ_BLOCK_MS = 500  # of one read; silent symbols are looked at after each
+READ_BLOCK_MS = 500  # of one read; silent symbols are checked after each
 READ_MARGIN = 2.0  # seconds beyond the block before the link counts as dead
-IDLE_LOOK_MS = 100  # between two looks at the silent symbols
+IDLE_CHECK_MS = 100  # between two checks of the silent symbols
 COMMIT_ENTRIES = 10_000  # entries folded, or
 COMMIT_SECONDS = 0.1  # since the last commit, before the next one
 BACKOFF_FIRST, BACKOFF_LAST = 0.05, 5.0  # seconds after a failed read
@@ -46,7 +46,7 @@ class _Read(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What a session works on.
+    """What a session works on: names, intervals, and the seconds of lease and grace.
 
     ``keys``: state, lease, stream, dead letters, and the candle streams in the order of ``intervals``.
     """
@@ -64,8 +64,17 @@ class Job:
         return 5 + self.intervals.index(interval)
 
 
-class Session:
-    """One time of being active: from the loaded state to the loss of the lease."""
+class ActiveSession:
+    """One span of being active: from the loaded state to the loss of the lease.
+
+    Args:
+        job: what is worked on.
+        connection: to the server that holds all of the job's keys.
+        book: the open candles as the last commit left them.
+        value: the lease's value, which every commit checks.
+        position: the id up to which the last commit reached.
+        state: the fields of the state hash.
+    """
 
     def __init__(
         self,
@@ -87,7 +96,7 @@ class Session:
         # Wall time that no step of the system's clock disturbs.
         self._offset = time.time() * 1000 - time.monotonic() * 1000
         # Silent symbols wait for the grace anew: after an outage their ticks may be on their way.
-        self._quiet_until = self._now() + job.grace * 1000
+        self._next_idle_check = self._now() + job.grace * 1000
         self._last_commit = self._now()
         self._next_read: _Read | None = None
         self._arrived, self._taken = anyio.Event(), anyio.Event()
@@ -101,7 +110,7 @@ class Session:
         """Read, fold and commit until ``stop``, then give the lease up.
 
         Raises:
-            LeaseLostError, and whatever broke a commit: the state is to be loaded again.
+            LeaseLostError, or whatever broke a commit: the state is to be loaded again.
         """
         failure: Exception | None = None
         async with anyio.create_task_group() as tasks:
@@ -115,7 +124,7 @@ class Session:
             raise failure
 
     def wake(self) -> None:
-        """Look now at what there is to do."""
+        """End the wait for entries: commit or leave now where that is due."""
         self._arrived.set()
 
     # -- reading ------------------------------------------------------------------------------
@@ -124,24 +133,23 @@ class Session:
         """Read on from the position; one read is under way while another is folded."""
         position = self._committed
         stream = self._job.stream
-        backoff = BACKOFF_FIRST
-        road: RawConnection | None = None
+        backoff = Backoff(BACKOFF_FIRST, BACKOFF_LAST)
+        raw: RawConnection | None = None
         try:
             while True:
                 try:
-                    if road is None:
-                        road = await self._connection.open_road(stream)
+                    if raw is None:
+                        raw = await self._connection.open_connection(stream)
                     asked = self._now()
-                    entries = await self._next(road, position)
+                    entries = await self._next(raw, position)
                 except StreamMachineError as error:
                     log.warning("Reading ticks from %r: %s", stream, error)
-                    if road is not None:
-                        await road.aclose()
-                        road = None
-                    await anyio.sleep(random.uniform(backoff / 2, backoff))
-                    backoff = min(backoff * 2, BACKOFF_LAST)
+                    if raw is not None:
+                        await raw.aclose()
+                        raw = None
+                    await anyio.sleep(backoff.pause())
                     continue
-                backoff = BACKOFF_FIRST
+                backoff.reset()
                 if entries:
                     position = entries[-1][0]
                 while self._next_read is not None:
@@ -150,13 +158,13 @@ class Session:
                 self._next_read = _Read(entries, asked if len(entries) < READ_COUNT else 0)
                 self._arrived.set()
         finally:
-            if road is not None:
-                await road.aclose()
+            if raw is not None:
+                await raw.aclose()
 
-    async def _next(self, road: RawConnection, position: bytes) -> Sequence[Entry]:
+    async def _next(self, raw: RawConnection, position: bytes) -> Sequence[Entry]:
         stream = self._job.stream
         command = ("XREAD", "COUNT", READ_COUNT, "BLOCK", READ_BLOCK_MS, "STREAMS", stream, position)
-        (reply,) = await road.exchange(encode_command(command), 1, READ_BLOCK_MS / 1000 + READ_MARGIN)
+        (reply,) = await raw.exchange(encode_command(command), 1, READ_BLOCK_MS / 1000 + READ_MARGIN)
         if reply is None:
             return ()
         if isinstance(reply, RespError):
@@ -179,9 +187,9 @@ class Session:
                 if read.entries:
                     book.fold(read.entries, self._now())
                     self._folded = read.entries[-1][0]
-                if read.as_of > self._quiet_until:
+                if read.as_of > self._next_idle_check:
                     book.close_idle(read.as_of)
-                    self._quiet_until = read.as_of + IDLE_LOOK_MS
+                    self._next_idle_check = read.as_of + IDLE_CHECK_MS
             if stop.is_set():
                 await self._commit(lease_ms=0)
                 return
@@ -203,7 +211,9 @@ class Session:
         """Write what the book has finished; with nothing finished, only renew the lease.
 
         Raises:
-            LeaseLostError: it was not done. RedisUnavailableError: whether it was done, the state tells.
+            LeaseLostError: it was not done.
+            RedisUnavailableError: whether it was done, the state tells.
+            WrongTypeError: a key holds another type of value; nothing was written.
         """
         job = self._job
         finished = self._book.take()
@@ -224,21 +234,21 @@ class Session:
             arguments += fields.values()
         arguments.append(len(finished.refused))
         for refusal in finished.refused:
-            flat = self._letter(*refusal)
+            flat = self._dead_letter(*refusal)
             arguments += [len(flat), *flat]
         self._last_commit = self._now()
-        verdict, *detail = await self._connection.command("EVAL", _COMMIT, len(job.keys), *job.keys, *arguments)
-        if verdict == -2:
+        outcome, *detail = await self._connection.command("EVAL", _COMMIT, len(job.keys), *job.keys, *arguments)
+        if outcome == -2:
             raise WrongTypeError(f"The key {detail[0].decode()!r} is a {detail[1].decode()}; remove or rename it.")
-        if verdict == -3:
+        if outcome == -3:
             raise RedisUnavailableError(f"The stream {job.stream!r} was deleted; it is read from its start.")
-        if verdict != 1:
+        if outcome != 1:
             raise LeaseLostError("Another instance took over, or this one was paused beyond its lease.")
         self._committed = self._folded
         self._bad, self._candles = bad, candles
         self._commits += bool(finished.entries or state)
 
-    def _letter(self, identifier: bytes, fields: dict[bytes, bytes], error: Exception) -> list[Any]:
+    def _dead_letter(self, identifier: bytes, fields: dict[bytes, bytes], error: Exception) -> list[Any]:
         """The dead letter of a refused tick: its own fields, and the rest in ``sm-`` fields."""
         job = self._job
         facts: dict[str, Any] = {

@@ -65,7 +65,10 @@ class CandleBook:
     """The open candles of one stream.
 
     Args:
-        stream: its name. intervals: in ms. grace_ms: how far behind its symbol's newest a tick may come.
+        stream: its name.
+        intervals: milliseconds.
+        fields: where a tick's values stand.
+        grace_ms: how far behind its symbol's newest a tick may come.
         max_candles: most candles held per symbol and interval; the oldest is dropped and counted.
     """
 
@@ -80,7 +83,7 @@ class CandleBook:
         self._volume = fields.volume
         self._timestamp = fields.timestamp.encode() if fields.timestamp is not None else None
         # A symbol field that is not given may be missing; the stream's name stands in.
-        self._symbol = fields.symbol.encode() if fields.symbol is not None else b"symbol"
+        self._symbol_field = fields.symbol.encode() if fields.symbol is not None else b"symbol"
         self._fallback = None if fields.symbol is not None else self._stream
         self._symbols: dict[bytes, _Symbol] = {}
         self._changed: dict[bytes, _Symbol] = {}
@@ -92,12 +95,12 @@ class CandleBook:
         """Take entries, in stream order, that arrived at ``now_ms``; close what they bring to an end."""
         self._finished.entries += len(entries)
         groups: dict[bytes | None, list[Entry]] = {}
-        symbol, fallback = self._symbol, self._fallback
+        symbol_field, fallback = self._symbol_field, self._fallback
         for entry in entries:
             fields = entry[1]
             if not fields:
                 continue
-            name = fields.get(symbol, fallback)
+            name = fields.get(symbol_field, fallback)
             group = groups.get(name)
             if group is None:
                 groups[name] = [entry]
@@ -105,23 +108,23 @@ class CandleBook:
                 group.append(entry)
         for name, group in groups.items():
             if name is None:
-                missing = TickError(f"the field {symbol.decode()!r}, which names the symbol, is missing.")
+                missing = TickError(f"the field {symbol_field.decode()!r}, which names the symbol, is missing.")
                 for entry in group:
                     self._refuse(entry, missing)
             else:
                 known = self._symbols.get(name)
-                one = known if known is not None else _Symbol(name, self._new_candles())
-                self._fold_symbol(one, group, now_ms)
-                if known is None and (one.candles.tick_count or one.candles.late_count):
-                    self._symbols[name] = one
+                symbol = known if known is not None else _Symbol(name, self._new_candles())
+                self._fold_symbol(symbol, group, now_ms)
+                if known is None and (symbol.candles.tick_count or symbol.candles.late_count):
+                    self._symbols[name] = symbol
 
     def close_idle(self, as_of_ms: float) -> None:
         """Close by the clock: no tick had arrived, and been left out, up to ``as_of_ms``."""
-        for one in self._symbols.values():
-            if one.due != NEVER and as_of_ms > one.seen:
-                until = int(one.newest + as_of_ms - one.seen) - self._grace
-                if one.due <= until:
-                    self._close(one, until)
+        for symbol in self._symbols.values():
+            if symbol.due != NEVER and as_of_ms > symbol.seen:
+                until = int(symbol.newest + as_of_ms - symbol.seen) - self._grace
+                if symbol.due <= until:
+                    self._close(symbol, until)
 
     def load(self, name: bytes, state: bytes) -> None:
         """Take a symbol's state from the last commit.
@@ -129,11 +132,11 @@ class CandleBook:
         Raises:
             SnapshotError: it is damaged, or a newer version's.
         """
-        one = _Symbol(name, FastOHLC.load(state[_STATE.size :]))
-        one.newest, seen = _STATE.unpack_from(state)
-        one.seen = float(seen)
-        self._symbols[name] = one
-        self._find_due(one)
+        symbol = _Symbol(name, FastOHLC.load(state[_STATE.size :]))
+        symbol.newest, seen = _STATE.unpack_from(state)
+        symbol.seen = float(seen)
+        self._symbols[name] = symbol
+        self._find_due(symbol)
 
     # -- out ----------------------------------------------------------------------------------
 
@@ -145,15 +148,15 @@ class CandleBook:
     def take(self) -> Finished:
         """What changed since the last call."""
         taken, self._finished = self._finished, Finished()
-        for name, one in self._changed.items():
+        for name, symbol in self._changed.items():
             if name in self._symbols:
-                taken.states[name] = _STATE.pack(one.newest, int(one.seen)) + one.candles.dump()
+                taken.states[name] = _STATE.pack(symbol.newest, int(symbol.seen)) + symbol.candles.dump()
         self._changed = {}
         return taken
 
     def counts(self) -> dict[str, int]:
         """Ticks taken, late ones, dropped candles and symbols, since the beginning of the state."""
-        every = [one.candles for one in self._symbols.values()]
+        every = [symbol.candles for symbol in self._symbols.values()]
         return {
             "ticks": sum(candles.tick_count for candles in every),
             "late": sum(candles.late_count for candles in every),
@@ -166,73 +169,73 @@ class CandleBook:
     def _new_candles(self) -> FastOHLC:
         return create_ohlc_aggregator(self._intervals, max_candles=self._max_candles)
 
-    def _fold_symbol(self, one: _Symbol, entries: list[Entry], now_ms: float) -> None:
+    def _fold_symbol(self, symbol: _Symbol, entries: list[Entry], now_ms: float) -> None:
         if self._timestamp is None:
             # Ids only rise, so no tick is behind the watermark of those before it.
-            self._feed(one, entries, _id_ms(entries[0][0]), _id_ms(entries[-1][0]), now_ms)
+            self._feed(symbol, entries, _id_ms(entries[0][0]), _id_ms(entries[-1][0]), now_ms)
             return
         chunk: list[Entry] = []
-        low, newest = NEVER, one.newest
+        low, newest = NEVER, symbol.newest
         for entry in entries:
             ms = self._time_of(entry, now_ms)
             if ms is None:
                 continue
             if ms < newest - self._grace:
                 if chunk:
-                    self._feed(one, chunk, low, newest, now_ms)
-                    chunk, low, newest = [], NEVER, one.newest
-                self._close(one, one.newest - self._grace)
+                    self._feed(symbol, chunk, low, newest, now_ms)
+                    chunk, low, newest = [], NEVER, symbol.newest
+                self._close(symbol, symbol.newest - self._grace)
             chunk.append(entry)
             if ms < low:
                 low = ms
             if ms > newest:
                 newest = ms
         if chunk:
-            self._feed(one, chunk, low, newest, now_ms)
+            self._feed(symbol, chunk, low, newest, now_ms)
 
-    def _feed(self, one: _Symbol, entries: list[Entry], low: int, high: int, now_ms: float) -> None:
+    def _feed(self, symbol: _Symbol, entries: list[Entry], low: int, high: int, now_ms: float) -> None:
         """Fold entries of which none is behind the watermark of another, then close what they finish."""
         try:
-            self._process(one, entries)
+            self._process(symbol, entries)
         except TickError:
-            self._feed_singly(one, entries, now_ms)
+            self._feed_singly(symbol, entries, now_ms)
             return
-        self._note(one, low, high, now_ms)
+        self._note(symbol, low, high, now_ms)
 
-    def _feed_singly(self, one: _Symbol, entries: list[Entry], now_ms: float) -> None:
+    def _feed_singly(self, symbol: _Symbol, entries: list[Entry], now_ms: float) -> None:
         """Fold entries of which one at least is refused. A refused tick moves no watermark."""
         for entry in entries:
             ms = _id_ms(entry[0]) if self._timestamp is None else self._time_of(entry, now_ms)
             if ms is None:
                 continue
-            if ms < one.newest - self._grace:
-                self._close(one, one.newest - self._grace)
+            if ms < symbol.newest - self._grace:
+                self._close(symbol, symbol.newest - self._grace)
             try:
-                self._process(one, [entry])
+                self._process(symbol, [entry])
             except TickError as error:
                 self._refuse(entry, error)
             else:
-                self._note(one, ms, ms, now_ms)
+                self._note(symbol, ms, ms, now_ms)
 
-    def _process(self, one: _Symbol, entries: list[Entry]) -> None:
-        one.candles.process_stream_batch([(one.name, entries)], self._price, self._volume, None, self._timestamp)
+    def _process(self, symbol: _Symbol, entries: list[Entry]) -> None:
+        symbol.candles.process_stream_batch([(symbol.name, entries)], self._price, self._volume, None, self._timestamp)
 
-    def _note(self, one: _Symbol, low: int, high: int, now_ms: float) -> None:
-        self._changed[one.name] = one
-        if high >= one.newest - self._grace:  # late ticks keep no silent symbol awake
-            one.seen = now_ms
-        one.newest = max(one.newest, high)
+    def _note(self, symbol: _Symbol, low: int, high: int, now_ms: float) -> None:
+        self._changed[symbol.name] = symbol
+        if high >= symbol.newest - self._grace:  # late ticks keep no silent symbol awake
+            symbol.seen = now_ms
+        symbol.newest = max(symbol.newest, high)
         for interval in self._intervals:
             start = low - (low + MONDAY_MS) % interval if interval == WEEK_MS else low - low % interval
-            one.due = min(one.due, start + interval)
-        if one.due <= one.newest - self._grace:
-            self._close(one, one.newest - self._grace)
+            symbol.due = min(symbol.due, start + interval)
+        if symbol.due <= symbol.newest - self._grace:
+            self._close(symbol, symbol.newest - self._grace)
 
-    def _close(self, one: _Symbol, until: int) -> None:
+    def _close(self, symbol: _Symbol, until: int) -> None:
         """Finish the candles that end at or before ``until``."""
-        if until <= 0 or one.due > until:
+        if until <= 0 or symbol.due > until:
             return
-        candles, name = one.candles, one.name
+        candles, name = symbol.candles, symbol.name
         for interval in self._intervals:
             done = candles.get_completed_candles(name, interval, until)
             if done:
@@ -240,15 +243,15 @@ class CandleBook:
                 self._finished.candles += [
                     (interval, format_candle_for_redis(candle, name, interval)) for candle in done
                 ]
-        self._changed[name] = one
-        self._find_due(one)
+        self._changed[name] = symbol
+        self._find_due(symbol)
 
-    def _find_due(self, one: _Symbol) -> None:
-        one.due = NEVER
+    def _find_due(self, symbol: _Symbol) -> None:
+        symbol.due = NEVER
         for interval in self._intervals:
-            still_open = one.candles.get_candles(one.name, interval)
+            still_open = symbol.candles.get_candles(symbol.name, interval)
             if still_open:
-                one.due = min(one.due, still_open[0].candle_start_ms + interval)
+                symbol.due = min(symbol.due, still_open[0].candle_start_ms + interval)
 
     def _time_of(self, entry: Entry, now_ms: float) -> int | None:
         """A tick's time from its field; None where it is refused."""

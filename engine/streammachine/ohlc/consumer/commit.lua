@@ -20,7 +20,7 @@ local function take()
 end
 
 local value, lease, group, number = take(), tonumber(take()), take(), take()
-local maxlen, letters, id, count = take(), take(), take(), tonumber(take())
+local maxlen, dead_maxlen, id, count = take(), take(), take(), tonumber(take())
 
 if redis.call('GET', KEYS[2]) ~= value then return {0} end
 if (redis.call('HGET', KEYS[1], 'commits') or '0') ~= number then return {-1} end
@@ -77,7 +77,7 @@ end
 if writes then
   for _ = 1, refused do
     local size = tonumber(take())
-    local no = append(KEYS[4], letters, {unpack(ARGV, at + 1, at + size)})
+    local no = append(KEYS[4], dead_maxlen, {unpack(ARGV, at + 1, at + size)})
     if no then return no end
     at = at + size
   end

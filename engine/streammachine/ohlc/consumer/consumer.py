@@ -20,7 +20,6 @@ import json
 import logging
 import math
 import os
-import random
 import secrets
 import socket
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from typing import Any
 
 import anyio
 
+from streammachine.backoff import Backoff
 from streammachine.errors import (
     AggregatorExistsError,
     CrossSlotError,
@@ -43,9 +43,9 @@ from streammachine.ohlc.consumer.active_session import (
     BACKOFF_FIRST,
     BACKOFF_LAST,
     READ_COUNT,
+    ActiveSession,
     Job,
     LeaseLostError,
-    Session,
 )
 from streammachine.ohlc.consumer.candle_book import CandleBook, TickFields
 from streammachine.redis.connection import RedisConnection
@@ -60,31 +60,45 @@ from streammachine.runtime.presence import Presence
 
 log = logging.getLogger(__name__)
 
-STANDBY_LOOK = 1.0  # seconds between two looks of a standby, at most: the holder may have given the lease up
+STANDBY_CHECK = 1.0  # seconds between two tries of a standby, at most: the holder may have given the lease up
 _UNITS = (("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 _ACQUIRE = AHEAD + files(__package__).joinpath("acquire.lua").read_text()
 
 
 class FastOHLCConsumer:
-    """UpdateQueue the ticks of ``input_stream`` into candles on ``{output_stream_prefix}_1m``, ``..._5m`` and so on.
+    """Turn the ticks of ``input_stream`` into candles on ``{output_stream_prefix}_1m``, ``..._5m`` and so on.
 
     Each finished candle is appended once, with the fields of ``format_candle_for_redis``, whatever crashes. Start it in
     an App's start-up hook, where it uses the App's connection and ends with it, or bare in any loop.
 
     Args:
-        intervals: in ms; 60,000 and 300,000 when not given. group: instances of one group stand in for each other.
-        price_field, volume_field: where a tick's values stand; ``volume_field=None`` is a volume of 0.
-        symbol_field: None takes the field ``symbol``, and where an entry has none the stream's name.
-        timestamp_field: epoch ms; None takes the entry id's.
+        input_stream: the stream of ticks.
+        output_stream_prefix: what the names of the candle streams begin with.
+        intervals: milliseconds; 60,000 and 300,000 when not given.
+        group: instances of one group stand in for each other.
+        price_field: the field that holds the price.
+        volume_field: the field that holds the volume; None is a volume of 0.
+        symbol_field: the field that holds the symbol; None takes the field ``symbol``, and where an entry has none
+            the stream's name.
+        timestamp_field: the field that holds the time in epoch milliseconds; None takes the entry id's.
         grace: seconds of event time that a tick may come after a newer one of its symbol. A candle is finished when a
             tick that much later than its end has come, or, on a symbol that fell silent, when the clock has gone on so
             far since its last tick. A later tick is counted as late and makes no second candle.
         lease: seconds after which another instance takes over from one that died.
         start: where a new group begins: "0" the stream's beginning, "$" its end, or an id.
         max_candles: most open candles per symbol and interval; the oldest beyond is dropped and counted.
+        app: the App to run in; None takes the one that is running, if any.
+        connection: the connection to use; None takes the App's, or a new one that ends with ``stop``.
 
     Raises:
         IntervalError, SettingsError: an argument is refused.
+
+    Example:
+        candles = FastOHLCConsumer("ticks", intervals=[60_000], timestamp_field="ts")
+
+        @app.on_startup
+        async def begin():
+            await candles.start()
     """
 
     def __init__(
@@ -137,12 +151,12 @@ class FastOHLCConsumer:
             grace=grace,
         )
         self._task: asyncio.Task[None] | None = None
-        self._session: Session | None = None
+        self._session: ActiveSession | None = None
         self._stop = anyio.Event()
         self._leave = anyio.Event()  # ends the session: at the stop, or at a pause
         self._paused = False
         self._rate = Rate()
-        self._problem = ""
+        self._last_error = ""
         self._takeovers = 0
 
     @property
@@ -221,22 +235,23 @@ class FastOHLCConsumer:
             "rate": round(self._rate.of(ticks), 1) if session is not None else 0.0,
             "paused": self._paused,
             "stalled": False,
-            "problem": self._problem,
+            "problem": self._last_error,
         }
 
     async def start(self) -> None:
         """Consume from now on; returns when the group exists and this instance is active or stands by.
 
         Raises:
-            RedisUnavailableError: no server answers. AggregatorExistsError: the group was begun with other intervals.
-            CrossSlotError: on a Cluster, the candle streams are not in the input's slot. WrongTypeError: a key is none
-            of a stream.
+            RedisUnavailableError: no server answers.
+            AggregatorExistsError: the group was begun with other intervals.
+            CrossSlotError: on a Cluster, the candle streams are not in the input's slot.
+            WrongTypeError: a key holds another type of value.
         """
         if self._task is not None:
             return
         app = self._app if self._app is not None else inside.get()
         connection = self._given or (app.redis if app is not None else RedisConnection())
-        if app is not None and self.stop not in app._shutdown:
+        if app is not None and self.stop not in app.shutdown_hooks:
             app.on_shutdown(self.stop)
         self._stop = anyio.Event()
         loop = asyncio.get_running_loop()
@@ -275,10 +290,10 @@ class FastOHLCConsumer:
             await presence.run()
 
         try:
-            async with anyio.create_task_group() as beside:
-                beside.start_soon(announce)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(announce)
                 await self._run(connection, presence, started)
-                beside.cancel_scope.cancel()
+                tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             error = single(group)
             if started.done():
@@ -291,54 +306,53 @@ class FastOHLCConsumer:
                 await connection.close()
 
     async def _run(self, connection: RedisConnection, presence: Presence, started: asyncio.Future[None]) -> None:
-        backoff = BACKOFF_FIRST
+        backoff = Backoff(BACKOFF_FIRST, BACKOFF_LAST)
         while not self._stop.is_set():
             try:
-                wait = await self._serve(connection, presence, started)
-                backoff = BACKOFF_FIRST
+                wait = await self._run_once(connection, presence, started)
+                backoff.reset()
             except Exception as error:
                 if not started.done():
                     raise
-                self._problem = f"fails: {error}"
+                self._last_error = f"fails: {error}"
                 if isinstance(error, StreamMachineError):
                     log.warning("Candles of %r, group %r: %s", self.input_stream, self.group, error)
                 else:
                     log.exception("Candles of %r, group %r: starting again", self.input_stream, self.group)
-                wait = random.uniform(backoff / 2, backoff)
-                backoff = min(backoff * 2, BACKOFF_LAST)
+                wait = backoff.pause()
             with anyio.move_on_after(wait):
                 await self._stop.wait()
 
-    async def _serve(self, connection: RedisConnection, presence: Presence, started: asyncio.Future[None]) -> float:
+    async def _run_once(self, connection: RedisConnection, presence: Presence, started: asyncio.Future[None]) -> float:
         """Be active for as long as the lease is held; gives the seconds until the next try."""
         self._leave = leave = anyio.Event()
         await connection.open()
-        await presence.look()  # one that is paused must not become active first
+        await presence.apply_pauses()  # one that is paused must not become active first
         if self._paused:
             await ensure_group(connection, self.input_stream, self.group, start=self._start_at)
-            held: Session | float = STANDBY_LOOK
+            session: ActiveSession | float = STANDBY_CHECK
         else:
-            held = await self._acquire(connection)
-        self._problem = ""
-        if isinstance(held, float):
+            session = await self._acquire(connection)
+        self._last_error = ""
+        if isinstance(session, float):
             if not started.done():
                 why = "paused" if self._paused else "another instance is active"
                 log.info("Candles of %r, group %r: %s", self.input_stream, self.group, why)
                 started.set_result(None)
-            return held
-        self._session = held
+            return session
+        self._session = session
         self._takeovers += 1
         if not started.done():
             started.set_result(None)
         try:
-            await held.run(leave)
+            await session.run(leave)
         except LeaseLostError as error:
             log.warning("Candles of %r, group %r: %s Standing by.", self.input_stream, self.group, error)
         finally:
             self._session = None
         return 0.0
 
-    async def _acquire(self, connection: RedisConnection) -> Session | float:
+    async def _acquire(self, connection: RedisConnection) -> ActiveSession | float:
         """The session, with its state loaded, or the seconds until the other holder's lease ends."""
         if connection.is_cluster:
             for key in self._job.keys[4:]:
@@ -347,7 +361,7 @@ class FastOHLCConsumer:
         lease = int(self.lease * 1000)
         intervals = json.dumps(sorted(self.intervals))
         try:
-            verdict, *found = await connection.command(
+            outcome, *found = await connection.command(
                 "EVAL", _ACQUIRE, len(self._job.keys), *self._job.keys,
                 self._job.owner, lease, self.group, intervals, self._start_at,
             )  # fmt: skip
@@ -355,14 +369,14 @@ class FastOHLCConsumer:
             if "CROSSSLOT" in str(error):
                 raise self._cross_slot(self._job.keys[4]) from error
             raise
-        if verdict == 0:
-            return min(STANDBY_LOOK, max(int(found[0]), 0) / 1000 + 0.01)
-        if verdict == -1:
+        if outcome == 0:
+            return min(STANDBY_CHECK, max(int(found[0]), 0) / 1000 + 0.01)
+        if outcome == -1:
             raise AggregatorExistsError(
                 f"The group {self.group!r} on {self.input_stream!r} makes candles of {found[0].decode()} ms, not of "
                 f"{intervals}. Use those, or another group (and another prefix, or its candles come twice)."
             )
-        if verdict == -2:
+        if outcome == -2:
             raise WrongTypeError(f"The key {found[0].decode()!r} is a {found[1].decode()}; use another name.")
         value, position, _, flat = found
         book = CandleBook(
@@ -373,7 +387,7 @@ class FastOHLCConsumer:
         for name, data in state.items():
             if name.startswith(b"s:"):
                 book.load(name[2:], data)
-        return Session(self._job, connection, book, bytes(value), bytes(position), state)
+        return ActiveSession(self._job, connection, book, bytes(value), bytes(position), state)
 
     def _cross_slot(self, key: str) -> CrossSlotError:
         tag = tagged(self.input_stream)

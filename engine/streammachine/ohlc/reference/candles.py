@@ -32,7 +32,9 @@ class CandleData:
         return asdict(self)
 
 
-class _Candle:
+class Candle:
+    """One candle as it grows. ``first`` and ``last`` are the event times of the ticks that gave open and close."""
+
     __slots__ = ("close", "count", "first", "high", "last", "low", "open", "start", "volume")
 
     def __init__(self, start: int) -> None:
@@ -74,7 +76,7 @@ class _Candle:
             self.first = ms
             self.open = price
 
-    def merge(self, child: _Candle) -> None:
+    def merge(self, child: Candle) -> None:
         self.count += child.count
         self.volume += child.volume
         if child.high > self.high:
@@ -106,41 +108,43 @@ class _Candle:
         return CandleData(self.open, self.high, self.low, self.close, self.volume, self.last, self.start, self.count)
 
 
-_START = operator.attrgetter("start")
+START_OF = operator.attrgetter("start")
 
 
-class _Hot(NamedTuple):
-    candle: _Candle
+class Hot(NamedTuple):
+    """The bounds within which a tick needs nothing but its root's newest candle."""
+
+    candle: Candle
     start: int
     end: int
 
 
-_NOT_HOT = _Hot(_Candle(0), 0, 0)
+NOT_HOT = Hot(Candle(0), 0, 0)
 
 
-class _Slot:
+class Slot:
     """Candles of one (symbol, interval), ascending by start."""
 
     __slots__ = ("candles", "mark", "pending")
 
     def __init__(self) -> None:
-        self.candles: list[_Candle] = []
+        self.candles: list[Candle] = []
         self.mark = NO_MARK
         self.pending = False
 
 
-class _Series:
+class Series:
     """All slots of one symbol."""
 
     __slots__ = ("hots", "name", "slots")
 
     def __init__(self, name: str, levels: int, roots: int) -> None:
         self.name = name
-        self.slots = [_Slot() for _ in range(levels)]
-        self.hots = [_NOT_HOT] * roots
+        self.slots = [Slot() for _ in range(levels)]
+        self.hots = [NOT_HOT] * roots
 
 
-class _Level:
+class Level:
     """One interval, and where its data comes from."""
 
     __slots__ = ("dependents", "interval", "shift", "source")
@@ -154,12 +158,13 @@ class _Level:
     def align(self, ms: int) -> int:
         return ms - (ms + self.shift) % self.interval
 
-    def nests_in(self, parent: _Level) -> bool:
+    def nests_in(self, parent: Level) -> bool:
         return parent.interval % self.interval == 0 and (parent.shift - self.shift) % self.interval == 0
 
 
-def _levels(ordered: list[int]) -> list[_Level]:
-    levels = [_Level(interval) for interval in ordered]
+def levels_of(ordered: list[int]) -> list[Level]:
+    """The levels of intervals that ascend: the source of one is the largest smaller one that nests in it."""
+    levels = [Level(interval) for interval in ordered]
     for at, level in enumerate(levels):
         for child in range(at - 1, -1, -1):
             if levels[child].nests_in(level):
@@ -167,3 +172,6 @@ def _levels(ordered: list[int]) -> list[_Level]:
                 levels[child].dependents.append(at)
                 break
     return levels
+
+
+Tick = tuple[Series, float, float, int]  # its symbol's series, price, volume, event time

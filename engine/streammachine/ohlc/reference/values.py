@@ -13,7 +13,7 @@ from streammachine.errors import TickError
 from streammachine.ohlc.values import MAX_MS, show, time_error, volume_error
 
 
-def _canonical(symbol: object) -> str | None:
+def canonical(symbol: object) -> str | None:
     """The symbol as an exact ``str``, or None where it is refused. No code of a subclass runs."""
     try:
         if isinstance(symbol, str):
@@ -28,18 +28,18 @@ def _canonical(symbol: object) -> str | None:
     return text or None
 
 
-def _number(value: object, refuse: Callable[[object, str], TickError], where: str = "") -> float:
+def number(value: object, refuse: Callable[[object, str], TickError], where: str = "") -> float:
     """A finite number, or what ``refuse`` makes of it: text is not a number here."""
-    number: float | None = None
+    found: float | None = None
     if not isinstance(value, (str, bytes, bytearray)):
         with contextlib.suppress(TypeError, ValueError, OverflowError):
-            number = float(value)  # type: ignore[arg-type]
-    if number is None or not -inf < number < inf or (number < 0.0 and refuse is volume_error):
+            found = float(value)  # type: ignore[arg-type]
+    if found is None or not -inf < found < inf or (found < 0.0 and refuse is volume_error):
         raise refuse(value, where)
-    return number
+    return found
 
 
-def _whole(value: Any) -> int | None:
+def whole(value: Any) -> int | None:
     """An integer (NumPy's too) as an int, or None: a bool or a float is none."""
     if isinstance(value, bool):
         return None
@@ -49,16 +49,16 @@ def _whole(value: Any) -> int | None:
         return None
 
 
-def _time(value: object, where: str = "") -> int:
-    ms = _whole(value)
+def time_of(value: object, where: str = "") -> int:
+    ms = whole(value)
     if ms is None or not 0 <= ms <= MAX_MS:
         raise time_error(value, where)
     return ms
 
 
-def _before(value: object) -> int:
+def before_of(value: object) -> int:
     """A ``before_timestamp``: 0 is now."""
-    plain = _whole(value)
+    plain = whole(value)
     if plain is None:
         raise TickError(f"before_timestamp {show(value)} is refused: it must be an int, epoch milliseconds; 0 is now.")
     return plain or time.time_ns() // 1_000_000

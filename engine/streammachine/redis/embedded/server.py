@@ -1,6 +1,6 @@
 """The embedded Valkey: one server per user and data directory, shared by every process that needs it.
 
-The rules (DESIGN, decision 1), and why they are so:
+The rules (docs/decisions/01-embedded-server.md), and why they are so:
 
 **Files.** The data directory (0700) holds ``valkey/`` (the append-only file), ``embedded.log``, the record
 ``embedded.json`` (socket, fsync, pid and that process's start time, since pids are reused), ``embedded.pid``, and three

@@ -1,4 +1,4 @@
-"""Roads through a Redis Cluster: a command goes to the primary that serves its key's slot.
+"""Connections to a Redis Cluster: a command goes to the primary that serves its key's slot.
 
 Source: the Redis Cluster specification (hash tags, CRC16 modulo 16384, MOVED). CRC16 there is the XMODEM variant, which
 is ``binascii.crc_hqx``. The map of slots is read from any node that answers, and again when a node is gone or moved.
@@ -62,25 +62,25 @@ def key_of(arguments: Sequence[bytes | str | int]) -> str | bytes | None:
     return str(key) if isinstance(key, int) else key
 
 
-class ClusterRoads:
-    """What ``SharedConnection`` is for one server: one road to each primary, opened when it is needed."""
+class ClusterConnections:
+    """What ``SharedConnection`` is for one server: one connection to each primary, opened when it is needed."""
 
     def __init__(self, seed: Endpoint, name: str) -> None:
         self._seed = seed
         self._name = name
-        self._roads: dict[tuple[str, int], SharedConnection] = {}
+        self._primaries: dict[tuple[str, int], SharedConnection] = {}
         self._ranges: list[tuple[int, int, tuple[str, int]]] = []
         self._reading = anyio.Lock()
         self._readings = 0  # of the map, failed ones too
         self._failure: Callable[[], RedisUnavailableError] | None = None  # the last one's
 
     async def open(self, key: str | bytes | None = None) -> RawConnection:
-        """A road of the caller's own, to the primary of ``key``."""
+        """A connection of the caller's own, to the primary of ``key``."""
         try:
-            return await (await self._road(key)).open()
+            return await (await self._primary_of(key)).open()
         except RedisUnavailableError:
             await self._read_map()
-            return await (await self._road(key)).open()
+            return await (await self._primary_of(key)).open()
 
     async def exchange(self, payload: bytes, replies: int, timeout: float, key: str | bytes | None = None) -> list[Any]:
         """As ``RawConnection.exchange``, at the primary of ``key``.
@@ -115,24 +115,24 @@ class ClusterRoads:
 
     async def _attempt(self, payload: bytes, replies: int, timeout: float, key: str | bytes | None) -> list[Any]:
         try:
-            return await (await self._road(key)).exchange(payload, replies, timeout)
+            return await (await self._primary_of(key)).exchange(payload, replies, timeout)
         except UnsentError:
             await self._read_map()
-            return await (await self._road(key)).exchange(payload, replies, timeout)
+            return await (await self._primary_of(key)).exchange(payload, replies, timeout)
 
     async def each_primary(self) -> list[SharedConnection]:
-        """A road to every primary, for commands that look at all keys."""
+        """A connection to every primary, for commands that look at all keys."""
         if not self._ranges:
             await self._read_map()
         return [self._to(place) for place in sorted({place for _, _, place in self._ranges})]
 
     async def aclose(self) -> None:
-        """Close all roads."""
-        roads, self._roads = self._roads, {}
-        for road in roads.values():
-            await road.aclose()
+        """Close all connections."""
+        primaries, self._primaries = self._primaries, {}
+        for primary in primaries.values():
+            await primary.aclose()
 
-    async def _road(self, key: str | bytes | None) -> SharedConnection:
+    async def _primary_of(self, key: str | bytes | None) -> SharedConnection:
         if not self._ranges:
             await self._read_map()
         if key is None:
@@ -148,10 +148,10 @@ class ClusterRoads:
         raise UnsentError(RedisUnavailableError(f"No node of the Cluster at {self._name} serves slot {slot}."))
 
     def _to(self, place: tuple[str, int]) -> SharedConnection:
-        if place not in self._roads:
+        if place not in self._primaries:
             endpoint = replace(self._seed, host=place[0], port=place[1])
-            self._roads[place] = SharedConnection(endpoint, f"{place[0]}:{place[1]}")
-        return self._roads[place]
+            self._primaries[place] = SharedConnection(endpoint, f"{place[0]}:{place[1]}")
+        return self._primaries[place]
 
     async def _read_map(self) -> None:
         """CLUSTER SLOTS of the first node that answers. Who waited for another's reading shares how it ended."""

@@ -1,8 +1,8 @@
-"""The fast road: a raw connection that sends prepared RESP and reads replies with the native parser.
+"""RawConnection: sends prepared RESP, and reads replies with the native parser.
 
 coredis needs 22 us to encode one XADD of a pipeline and 6 us to read one entry; the codec needs a small part of that.
-A road carries the bulk traffic (batches out, group reads in); everything else goes through the client. It
-speaks RESP2 and has no retries: after any failure it is closed.
+So what is hot goes here (batches out, group reads in, commits), and with it what must not be repeated: a raw connection
+speaks RESP2 and has no retries; after any failure it is closed.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class RawConnection:
         """
         try:
             with anyio.fail_after(CONNECT_TIMEOUT):
-                road = cls(await _connect(endpoint), name)
+                connection = cls(await _connect(endpoint), name)
                 try:
-                    await road._log_in(endpoint, named=named)
+                    await connection._log_in(endpoint, named=named)
                 except BaseException:
-                    road.close()
+                    connection.close()
                     raise
-                return road
+                return connection
         except TimeoutError:
             raise RedisUnavailableError(
                 f"Redis at {name} did not answer within {CONNECT_TIMEOUT:g} s when a connection was opened. "
@@ -87,7 +87,7 @@ class RawConnection:
 
         Raises:
             RedisTimeoutError: no whole answer within ``timeout`` seconds. RedisUnavailableError: the connection broke.
-            In both cases the road is closed, and whether the commands ran is not known.
+            In both cases the connection is closed, and whether the commands ran is not known.
         """
         try:
             with anyio.fail_after(timeout):
@@ -114,12 +114,12 @@ class RawConnection:
 
     @property
     def broken(self) -> bool:
-        """Whether the road is closed, here or by the server, or leads to what is no primary any more."""
+        """Whether the connection is closed, here or by the server, or leads to what is no primary any more."""
         return self._link.lost is not None or self._link.retired
 
     @property
     def stale(self) -> bool:
-        """Whether the road is of no use: broken, or idle with bytes (the end, as a rule) that nobody asked for."""
+        """Whether the connection is of no use: broken, or idle with bytes (its end, as a rule) nobody asked for."""
         if self.broken:
             return True
         if self._link.waiting:
@@ -129,17 +129,17 @@ class RawConnection:
 
     def close(self) -> None:
         """Close the socket at once; who still waits learns that the connection broke. Safe to call twice."""
-        self._link.abort(ConnectionResetError("the road was given up"))
+        self._link.abort(ConnectionResetError("the connection was given up"))
 
     async def aclose(self) -> None:
         """Close the socket, and wait until the loop has let go of it; who still waits learns that it was closed."""
-        self._link.abort(ConnectionAbortedError("the road was closed"))
+        self._link.abort(ConnectionAbortedError("the connection was closed"))
         with anyio.CancelScope(shield=True):
             await self._link.closed.wait()
 
     @property
     def retired(self) -> bool:
-        """Whether the server said that it is a replica. What is under way ends; then the road closes by itself."""
+        """Whether the server said that it is a replica. What is under way ends; then it closes by itself."""
         return self._link.retired
 
     async def _log_in(self, endpoint: Endpoint, *, named: bool) -> None:
@@ -169,14 +169,14 @@ class RawConnection:
 
 
 class _UnansweredError(ConnectionResetError):
-    """A road was given up because an exchange had no whole answer within so many seconds."""
+    """A connection was given up because an exchange had no whole answer within so many seconds."""
 
     def __init__(self, timeout: float) -> None:
         super().__init__(f"did not answer within {timeout:g} s")
 
 
 class _Link(asyncio.Protocol):
-    """The socket's side of a road: bytes go to the parser as they come, replies to who waits, in order."""
+    """The socket's side of a raw connection: bytes go to the parser as they come, replies to who waits, in order."""
 
     transport: asyncio.Transport
 

@@ -28,18 +28,18 @@ async def primary_of(endpoint: Endpoint) -> Endpoint:
     for host, port in endpoint.sentinels:
         asked = Endpoint(host=host, port=port, tls=endpoint.tls, options=endpoint.options)
         try:
-            road = await RawConnection.open(asked, f"{host}:{port}", named=False)
+            connection = await RawConnection.open(asked, f"{host}:{port}", named=False)
         except RedisUnavailableError:
             said.append(f"{host}:{port} does not answer")
             continue
         try:
             command = encode_command(["SENTINEL", "GET-MASTER-ADDR-BY-NAME", endpoint.group])
-            (reply,) = await road.exchange(command, 1, ASK_TIMEOUT)
+            (reply,) = await connection.exchange(command, 1, ASK_TIMEOUT)
         except RedisUnavailableError:
             said.append(f"{host}:{port} does not answer")
             continue
         finally:
-            await road.aclose()
+            await connection.aclose()
         if reply is None or isinstance(reply, RespError):
             said.append(f"{host}:{port} knows no group {endpoint.group!r}")
             continue

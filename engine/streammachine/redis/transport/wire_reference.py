@@ -8,8 +8,9 @@ Three parts, all pure (no socket, no clock):
 - **RESP in.** ``ReplyParser`` takes the server's bytes in any portions and gives whole replies (RESP2 and RESP3);
   ``parse_stream_reply`` and ``parse_entries`` give stream replies their shape.
 
-The rule for values (DESIGN, decision 7): str is UTF-8, bytes go unchanged, bool is ``true``/``false``, int is decimal,
-float is its shortest exact text (``repr``: ``1.0``, ``1e-07``, ``nan``, ``inf``). Everything else is refused by name.
+The rule for values (docs/decisions/07-values-in-bytes-out.md): str is UTF-8, bytes go unchanged, bool is
+``true``/``false``, int is decimal, float is its shortest exact text (``repr``: ``1.0``, ``1e-07``, ``nan``, ``inf``).
+Everything else is refused by name.
 
 The native room takes its error texts, its value objects and the rare cases from here, so both speak alike.
 ``codec.py`` chooses between the two.

@@ -1,21 +1,19 @@
-"""App: the registry of agents and timers, sending, and the ways to run it.
+"""App: agents and timers on Redis Streams, sending, and the ways to run them.
 
 ``start()`` blocks and owns loop and signals; ``async with app`` and ``run_async()`` run it headless inside somebody
-else's loop: no signal handlers, no loop policy, any number of Apps side by side. What a run does stands in ``life.py``.
+else's loop: no signal handlers, no loop policy, any number of Apps side by side. ``registry.py`` holds what
+is registered, ``lifecycle.py`` does one run.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
-import pkgutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
@@ -25,17 +23,15 @@ from streammachine.redis.connection import RedisConnection
 from streammachine.redis.storage import Storage
 from streammachine.runtime.app.current import inside
 from streammachine.runtime.app.lifecycle import Lifecycle
+from streammachine.runtime.app.registry import Registry, import_submodules
 from streammachine.runtime.app.topics import Key, Topic
 from streammachine.runtime.delivery import keys as companions
 from streammachine.runtime.delivery.group import Guard
 from streammachine.runtime.delivery.send_once import checked_stream, dedup_life, send_once
 from streammachine.runtime.delivery.transaction import active, fields_of, hold
 from streammachine.runtime.handlers import end_without_threads
-from streammachine.runtime.model.agent import Agent, DeclaredTimer
-from streammachine.runtime.model.checks import takes
-from streammachine.runtime.model.config import AppConfig, Batch, ConsumerConfig, TimerConfig, Transactional
-from streammachine.runtime.model.message import Message
-from streammachine.runtime.model.retry import RetryPolicy
+from streammachine.runtime.model.agent import Agent
+from streammachine.runtime.model.config import AppConfig
 from streammachine.runtime.observability.tracing import Tracing, find_tracing
 from streammachine.runtime.processes.origin import CHILD_NAME, Origin, refuse_while_loading
 from streammachine.runtime.processes.signals import has_uvloop, watch_signals
@@ -44,25 +40,41 @@ from streammachine.settings import Settings
 if TYPE_CHECKING:
     from streammachine.redis.appender import Appender
     from streammachine.runtime.consumer.consumer import StreamConsumer
+    from streammachine.runtime.observability.running_app import Gauges
     from streammachine.runtime.processes.worker_pool import WorkerPool
     from streammachine.runtime.timer import Timer
 
-H = TypeVar("H", bound=Callable[..., Any])
 
-
-class App:
+class App(Registry):
     """Agents and timers on Redis Streams.
 
     Args:
         name: the app's name in logs and consumer names; without it the calling module's, for a script its stem.
         to_scan: import the sub-modules of the app's package at the start, so that their handlers register.
-        max_processes: most worker processes. max_threads: most sync handlers at once.
-        dashboard_enabled: serve /livez, /readyz, /metrics and a status page on dashboard_host:dashboard_port.
+        max_processes: most worker processes.
+        max_threads: most sync handlers at once.
+        dashboard_enabled: serve /livez, /readyz, /metrics and a status page.
+        dashboard_port: its port.
+        dashboard_host: the address that it listens on.
+        dashboard_refresh_interval: seconds after which the page renews itself.
         stream_maxlen: keep about so many entries of every stream this app sends to (STREAMMACHINE_STREAM_MAXLEN).
-        redis_url: the server, instead of the settings'. settings: instead of the environment's.
-        grace: seconds that running handlers get when the app ends. send_limit: most sends under way at once.
+        redis_url: the server, instead of the settings'.
+        settings: instead of the environment's.
+        grace: seconds that running handlers get when the app ends.
+        send_limit: most sends under way at once.
         tracing: OpenTelemetry spans for sends and handlers (extra ``monitoring``). None: where the program has set a
             tracer provider; True: always, False: never.
+
+    Raises:
+        SettingsError: an argument is refused.
+
+    Example:
+        >>> app = App("shop")
+        >>> @app.agent("orders")
+        ... async def handle(message):
+        ...     await app.send("invoices", {"order": message["id"]})
+        >>> if __name__ == "__main__":
+        ...     app.start()
     """
 
     def __init__(
@@ -89,6 +101,7 @@ class App:
         self._module = str(frame.f_globals.get("__name__", "__main__"))
         self._package = str(frame.f_globals.get("__package__") or "")
         self._settings = settings if settings is not None else Settings()
+        super().__init__(self._settings.default_group)
         self.config = AppConfig(
             name=name or _default_name(self._module, frame.f_globals.get("__file__")),
             to_scan=to_scan,
@@ -105,186 +118,21 @@ class App:
             send_limit=send_limit,
             tracing=tracing,
         )
-        self._agents: list[Agent] = []
-        self._timers: list[DeclaredTimer] = []
-        self._topics: dict[str, Topic] = {}  # by stream
-        self._startup: list[Callable[[], Any]] = []
-        self._shutdown: list[Callable[[], Any]] = []
         self._redis = RedisConnection(url=redis_url, settings=self._settings)
         self._storage = Storage(self._redis, hold=hold(self))
-        self._life: Lifecycle | None = None  # while it runs
+        self._lifecycle: Lifecycle | None = None  # while it runs
+        self._earlier_restarts = 0  # of the runs that have ended
         self._main: asyncio.Task[None] | None = None
-        self._only: str | None = None  # in a worker process: the one agent to run
+        self._only_agent: str | None = None  # in a worker process: the one agent to run
         self._origin: Origin | None = None  # in a child: where it was loaded from
         self._signalled = False  # whether the process was asked to end
-        self._supervised = False  # whether the process is a child that is started again when it dies
-        self._collected = False  # whether a registry collects its metrics
-        self.restarts = 0
-
-    # -- registry -----------------------------------------------------------------------------
+        self._in_child = False  # whether the process is a child that is started again when it dies
+        self._gauges_wanted = False  # whether a collector reads the groups' gauges
 
     @property
     def name(self) -> str:
         """The app's name."""
         return self.config.name
-
-    @property
-    def agents(self) -> Sequence[Agent]:
-        """The agents registered so far."""
-        return tuple(self._agents)
-
-    @property
-    def timers(self) -> Sequence[DeclaredTimer]:
-        """The timers registered so far."""
-        return tuple(self._timers)
-
-    def agent(
-        self,
-        stream: str | Sequence[str],
-        group: str | None = None,
-        concurrency: int = 1,
-        processes: int | None = None,
-        *,
-        batch: Batch | int | None = None,
-        key: str | Callable[[Message], Any] | None = None,
-        retry: RetryPolicy | int | None = None,
-        timeout: float | None = None,
-        lease: float = 30.0,
-        dead_letter: bool = True,
-        max_deliveries: int = 4,
-        dedup: Callable[[Message], str | None] | None = None,
-        dedup_window: float = 3600.0,
-        prefetch: int | None = None,
-        start: str = "0",
-        transactional: Transactional = False,
-        retain: Literal["all", "acked"] = "all",
-    ) -> Callable[[H], H]:
-        """Register a handler for the messages of one stream, or of several.
-
-        Consumers of one group share the messages; several groups each get every message. A message is acknowledged when
-        its handler has returned; one that raises is tried again by ``retry`` and ends in ``{stream}:dlq``.
-
-        Args:
-            stream: a name or a list of names. group: STREAMMACHINE_DEFAULT_GROUP when not given.
-            concurrency: handlers at once in one process. processes: run in so many spawned worker processes.
-            batch: hand over lists of up to this many messages. key: a field (or function) whose values keep their
-            order.
-            retry: a policy, or just the number of attempts. timeout: seconds a handler may take.
-            lease: seconds after which a message of a dead process is given to another.
-            dead_letter: False drops what is given up. max_deliveries: starts without an end before that.
-            dedup: gives a key; a message whose key was finished within ``dedup_window`` seconds is skipped.
-            prefetch: most messages held at once. start: where a new group begins ("0" the beginning, "$" the end, an
-            id).
-            transactional: sends and storage writes become visible with the acknowledgement, once.
-            retain: "acked" trims what every group has acknowledged.
-
-        Raises:
-            SettingsError: a combination that makes no sense, in one sentence.
-        """
-        config = ConsumerConfig(
-            topic=_streams_of(stream),
-            group=group if group is not None else self._settings.default_group,
-            concurrency=concurrency,
-            processes=processes,
-            batch=Batch(batch) if type(batch) is int else batch,  # type: ignore[arg-type]
-            key=key,
-            retry=RetryPolicy() if retry is None else _attempts(retry),
-            timeout=timeout,
-            lease=lease,
-            dead_letter=dead_letter,
-            max_deliveries=max_deliveries,
-            dedup=dedup,
-            dedup_window=dedup_window,
-            prefetch=prefetch,
-            start=start,
-            transactional=transactional,
-            retain=retain,
-        )
-
-        def register(handler: H) -> H:
-            self._add(Agent.declare(config, handler))
-            return handler
-
-        return register
-
-    def timer(
-        self,
-        t: float | str,
-        *,
-        scope: Literal["process", "fleet"] = "process",
-        overlap: bool = False,
-        timezone: str = "UTC",
-        lease: float = 15.0,
-    ) -> Callable[[H], H]:
-        """Register a handler that runs every ``t`` seconds, or by a cron string in ``timezone``.
-
-        Args:
-            scope: "fleet" runs each tick in one process of all that run the app. overlap: begin a tick while the last
-            one runs. lease: of a fleet's tick; where its process is killed, the fleet has no tick for so many seconds.
-
-        Raises:
-            SettingsError: t is 0 or less, or no cron string.
-        """
-        config = TimerConfig(t=t, scope=scope, overlap=overlap, timezone=timezone, lease=lease)
-
-        def register(handler: H) -> H:
-            self._timers.append(DeclaredTimer.declare(config, handler))
-            return handler
-
-        return register
-
-    def topic(self, name: str, partitions: int = 8, key: Key = "symbol", *, ordered: bool = True) -> Topic:
-        """A partitioned topic: ``await topic.send(record)``, and ``@app.agent(topic)`` for its streams.
-
-        Args:
-            key: a field (or function of the record) whose values keep their order: each has its partition for ever.
-            ordered: each partition is consumed by one process of a group at a time. False: all share all.
-
-        Raises:
-            SettingsError: an argument is refused; at the start, another number of partitions than the topic has.
-        """
-        topic = Topic(self, name, partitions, key, ordered=ordered)
-        self._topics |= dict.fromkeys(topic.streams, topic)
-        self.on_startup(topic.check)
-        return topic
-
-    def on_startup(self, hook: H) -> H:
-        """Register a hook (async or sync) that runs when Redis is there and before the first message."""
-        self._startup.append(_hook(hook))
-        return hook
-
-    def on_shutdown(self, hook: H) -> H:
-        """Register a hook that runs after the last message, while Redis is still there."""
-        self._shutdown.append(_hook(hook))
-        return hook
-
-    def include(self, module: ModuleType | str | App) -> None:
-        """Take over the handlers of other Apps: those in a module (or its name), or one App's."""
-        if isinstance(module, str):
-            module = importlib.import_module(module)
-        if not isinstance(module, (ModuleType, App)):
-            raise SettingsError(f"include({module!r}): give a module, its name, or an App.")
-        others = [module] if isinstance(module, App) else [v for v in vars(module).values() if isinstance(v, App)]
-        for other in others:
-            if other is self:
-                continue
-            for agent in other._agents:
-                self._add(agent)
-            self._timers += [timer for timer in other._timers if timer not in self._timers]
-            self._topics |= other._topics
-            self._startup += [hook for hook in other._startup if hook not in self._startup]
-            self._shutdown += [hook for hook in other._shutdown if hook not in self._shutdown]
-
-    def _add(self, agent: Agent) -> None:
-        if agent in self._agents:
-            return
-        if any(known.name == agent.name for known in self._agents):
-            raise SettingsError(
-                f"The agent {agent.name!r} is registered twice. Give one of the handlers another name or group."
-            )
-        self._agents.append(agent)
-
-    # -- sending ------------------------------------------------------------------------------
 
     @property
     def storage(self) -> Storage:
@@ -303,6 +151,34 @@ class App:
         self._redis = connection
         self._storage = Storage(connection, hold=hold(self))
 
+    def topic(self, name: str, partitions: int = 8, key: Key = "symbol", *, ordered: bool = True) -> Topic:
+        """Declare a partitioned topic: ``await topic.send(record)``, and ``@app.agent(topic)`` for its streams.
+
+        Args:
+            name: the topic's name, without braces.
+            partitions: how many streams it has; it must stay the same.
+            key: a field (or function of the record) whose values keep their order: each always has the same partition.
+            ordered: each partition is consumed by one process of a group at a time. False: all processes share all.
+
+        Returns:
+            The topic. It checks its number of partitions in Redis when the app starts.
+
+        Raises:
+            SettingsError: an argument is refused; at the start, another number of partitions than the topic has.
+
+        Example:
+            >>> ticks = app.topic("ticks", partitions=8, key="symbol")
+            >>> @app.agent(ticks, group="candles")
+            ... async def on_tick(message):
+            ...     ...
+        """
+        topic = Topic(self, name, partitions, key, ordered=ordered)
+        self._topics |= dict.fromkeys(topic.streams, topic)
+        self.on_startup(topic.check)
+        return topic
+
+    # -- sending ------------------------------------------------------------------------------
+
     async def send(
         self,
         topic: str,
@@ -311,15 +187,26 @@ class App:
         dedup_key: str | None = None,
         dedup_window: float = 3600.0,
     ) -> str | None:
-        """Append a record to a stream; gives its id ("ms-seq"), in a transactional handler None (it is held back).
+        """Append a record to a stream.
 
-        The caller's mapping is not changed. Many sends at once travel together; at most ``send_limit`` are under way.
+        Many sends at once travel together; at most ``send_limit`` are under way.
 
         Args:
+            topic: the stream's name.
+            record: the fields: values of str, bytes, int, float or bool. It is not changed.
             dedup_key: a second send with this key within ``dedup_window`` seconds gives the first one's id instead.
+            dedup_window: seconds, see ``dedup_key``.
+
+        Returns:
+            The entry's id ("ms-seq"); in a transactional handler None: the record is held back until the commit.
 
         Raises:
-            FieldError: names the field that is not str, bytes, int, float or bool; or the stream has no name.
+            FieldError: names the field that cannot be sent; or the stream has no name.
+            RedisUnavailableError: Redis does not answer. The record may have been appended all the same.
+
+        Example:
+            >>> await app.send("orders", {"id": "1", "total": 12.5})
+            '1700000000000-0'
         """
         checked_stream(topic)
         fields = fields_of(record, time.time_ns() // 1_000_000)
@@ -334,7 +221,21 @@ class App:
         return identifier
 
     async def send_batch(self, topic: str, records: Iterable[Mapping[Any, Any]]) -> list[str]:
-        """Append the records in order, pipelined; gives their ids. All are checked before any is sent."""
+        """Append records to a stream, in order and in one pipeline. All are checked before any is sent.
+
+        Args:
+            topic: the stream's name. records: as ``send`` takes them.
+
+        Returns:
+            The entries' ids in the order of the records; in a transactional handler an empty list.
+
+        Raises:
+            FieldError: names the field that cannot be sent; nothing was sent.
+            RedisUnavailableError: Redis does not answer. Some records may have been appended all the same.
+
+        Example:
+            >>> ids = await app.send_batch("orders", [{"id": "1"}, {"id": "2"}])
+        """
         checked_stream(topic)
         now = time.time_ns() // 1_000_000
         encoded = [fields_of(record, now) for record in records]
@@ -352,11 +253,11 @@ class App:
             return None
         if dedup_key is not None:
             return await send_once(self._redis, topic, fields, dedup_key, window_ms, self.config.stream_maxlen)
-        life = self._life
-        if life is None or life.appender is None or self._redis.is_cluster:  # one pipeline is for one node
+        run = self._lifecycle
+        if run is None or run.appender is None or self._redis.is_cluster:  # one pipeline is for one node
             return await streams.append(self._redis, topic, fields, maxlen=self.config.stream_maxlen)
-        async with life.slots:
-            return await life.appender.append(topic, fields, self.config.stream_maxlen)
+        async with run.slots:
+            return await run.appender.append(topic, fields, self.config.stream_maxlen)
 
     async def _send_batch(self, topic: str, encoded: list[dict[bytes, bytes]]) -> list[str]:
         transaction = active(self)
@@ -368,7 +269,7 @@ class App:
 
     @property
     def _tracing(self) -> Tracing | None:
-        return self._life.tracing if self._life is not None else find_tracing(self.config.tracing)
+        return self._lifecycle.tracing if self._lifecycle is not None else find_tracing(self.config.tracing)
 
     # -- life cycle ---------------------------------------------------------------------------
 
@@ -376,7 +277,12 @@ class App:
         """Run until SIGTERM or SIGINT (or ``shutdown()``); blocks. A second signal ends the process at once.
 
         Raises:
-            StreamMachineError: a loop runs in this thread already; ``run_async`` is for there.
+            StreamMachineError: a loop runs in this thread already (``run_async`` is for there), or the app runs.
+            RedisUnavailableError: no server answers at the start.
+
+        Example:
+            >>> if __name__ == "__main__":
+            ...     app.start()
         """
         if asyncio._get_running_loop() is not None:
             raise StreamMachineError(
@@ -392,7 +298,16 @@ class App:
             end_without_threads()
 
     async def run_async(self) -> None:
-        """Run headless in the current task until ``shutdown()`` or cancellation."""
+        """Run headless in the current task until ``shutdown()`` or cancellation.
+
+        Raises:
+            StreamMachineError: the app runs already.
+            RedisUnavailableError: no server answers at the start.
+
+        Example:
+            >>> async with anyio.create_task_group() as tasks:
+            ...     tasks.start_soon(app.run_async)
+        """
         try:
             await self._run()
         except BaseExceptionGroup as group:
@@ -425,14 +340,24 @@ class App:
 
         Called by one of the app's own handlers, timers or hooks it returns at once, since the app waits for those.
         """
-        life = self._life
-        if life is not None:
-            life.stop.set()
+        run = self._lifecycle
+        if run is not None:
+            run.stop.set()
             if inside.get() is not self:
-                await life.ended.wait()
+                await run.ended.wait()
 
     async def health_check(self) -> dict[str, Any]:
-        """The app's health by progress: "degraded" when Redis is away, a consumer stands still or a worker is down."""
+        """The app's health, judged by progress: whether its consumers' reads come back and their handlers end.
+
+        Returns:
+            ``status`` ("healthy", or "degraded" when Redis is away, a consumer stands still or a worker is down),
+            ``problems`` (sentences), ``redis``, ``active_tasks``, ``registered_agents``, ``registered_timers``,
+            ``consumers`` (the facts of each), ``workers`` (processes alive) and ``restarts``.
+
+        Example:
+            >>> (await app.health_check())["status"]
+            'healthy'
+        """
         from streammachine.runtime.observability.health import check_app
 
         return await check_app(self)
@@ -449,7 +374,7 @@ class App:
     async def _run_with_signals(self, *, in_child: bool = False) -> None:
         try:
             async with anyio.create_task_group() as tasks:
-                self._signalled, self._supervised = False, in_child
+                self._signalled, self._in_child = False, in_child
                 await tasks.start(watch_signals, self._end, self.config.grace, in_child)
                 await self._run()
                 tasks.cancel_scope.cancel()
@@ -458,71 +383,85 @@ class App:
 
     def _end(self) -> None:
         self._signalled = True
-        if self._life is not None:
-            self._life.stop.set()
+        if self._lifecycle is not None:
+            self._lifecycle.stop.set()
 
     async def _run(self, ready: anyio.Event | None = None) -> None:
-        if self._life is not None:
+        if self._lifecycle is not None:
             raise StreamMachineError(f"The app {self.name!r} runs already.")
         refuse_while_loading()
-        self._life = Lifecycle(self)
+        self._lifecycle = run = Lifecycle(
+            self, self.config, self._redis, self._find_origin,
+            only_agent=self._only_agent, in_child=self._in_child,
+            serve_status=self._serve_status if self.config.dashboard_enabled else None, read_gauges=self._read_gauges,
+        )  # fmt: skip
+        token = inside.set(self)
         try:
-            await self._life.run(ready)
+            if self.config.to_scan and self._module != CHILD_NAME:
+                import_submodules(self._module, self._package)
+            await run.run(ready)
         finally:
-            self._life = None
+            inside.reset(token)
+            self._earlier_restarts += run.restarts
+            self._lifecycle = None
 
-    # -- what runs now ------------------------------------------------------------------------
+    def _find_origin(self) -> Origin | None:
+        return self._origin or Origin.of(self, self._module)
+
+    async def _serve_status(self) -> None:
+        from streammachine.runtime.observability.status_page import serve_status
+
+        await serve_status(self)
+
+    async def _read_gauges(self) -> Gauges:
+        if not self._gauges_wanted:
+            return {}
+        from streammachine.runtime.observability.health import read_gauges
+
+        return await read_gauges(self)
+
+    # -- what runs now: the protocol RunningApp -----------------------------------------------
 
     @property
-    def _consumers(self) -> list[tuple[Agent, StreamConsumer]]:
-        return self._life.consumers if self._life is not None else []
+    def is_running(self) -> bool:
+        """Whether its connection is open and its start-up hooks have begun."""
+        return self._lifecycle is not None and self._lifecycle.began
 
     @property
-    def _running_timers(self) -> list[Timer]:
-        return self._life.timers if self._life is not None else []
+    def consumers(self) -> Sequence[tuple[Agent, StreamConsumer]]:
+        """The consumers that run in this process, each with its agent; empty while the app does not run."""
+        return self._lifecycle.consumers if self._lifecycle is not None else []
 
     @property
-    def _workers(self) -> WorkerPool | None:
-        return self._life.workers if self._life is not None else None
+    def running_timers(self) -> Sequence[Timer]:
+        """The timers that run in this process; empty while the app does not run."""
+        return self._lifecycle.timers if self._lifecycle is not None else []
+
+    @property
+    def workers(self) -> WorkerPool | None:
+        """The worker processes; None while the app does not run."""
+        return self._lifecycle.workers if self._lifecycle is not None else None
+
+    @property
+    def gauges(self) -> Gauges:
+        """What Redis said of the groups, a few seconds ago at most; empty unless ``keep_gauges`` was called."""
+        return self._lifecycle.gauges if self._lifecycle is not None else {}
+
+    @property
+    def restarts(self) -> int:
+        """How often a part of the app failed and was started again in this process."""
+        return self._earlier_restarts + (self._lifecycle.restarts if self._lifecycle is not None else 0)
+
+    def keep_gauges(self) -> None:
+        """Ask Redis about the groups every few seconds while the app runs: a collector reads ``gauges``."""
+        self._gauges_wanted = True
 
     @property
     def _appender(self) -> Appender | None:
-        return self._life.appender if self._life is not None else None
-
-    def _scan(self) -> None:
-        """Import the sub-modules of the app's package; a script on its own has none."""
-        if not self.config.to_scan or not self._package or self._module == CHILD_NAME:
-            return
-        spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-        if self._module == "__main__" and spec is not None:
-            # python -m package.module: a sub-module that imports it must find this App, not a second one.
-            sys.modules.setdefault(spec.name, sys.modules["__main__"])
-        package = sys.modules.get(self._package)
-        for found in pkgutil.walk_packages(getattr(package, "__path__", None) or [], f"{self._package}."):
-            if not found.name.endswith(".__main__"):
-                importlib.import_module(found.name)
+        return self._lifecycle.appender if self._lifecycle is not None else None
 
 
 def _default_name(module: str, file: Any) -> str:
     if module not in ("__main__", CHILD_NAME):
         return module
     return Path(str(file)).stem if file else "app"
-
-
-def _streams_of(stream: str | Sequence[str]) -> str | tuple[str, ...]:
-    """The streams an agent names; what is no list of names is refused with the rest of what it declares."""
-    if isinstance(stream, str):
-        return stream
-    return tuple(stream) if isinstance(stream, Sequence) and not isinstance(stream, bytes) else ()
-
-
-def _hook(hook: H) -> H:
-    if not callable(hook):
-        raise SettingsError(f"The hook {hook!r} is no function.")
-    if not takes(hook, 0):
-        raise SettingsError(f"The hook {hook!r} cannot be called as it will be, with no arguments.")
-    return hook
-
-
-def _attempts(retry: RetryPolicy | int) -> RetryPolicy:
-    return RetryPolicy(max_attempts=retry) if type(retry) is int else retry  # type: ignore[return-value]

@@ -1,7 +1,7 @@
-"""One run of an App: the connection outermost, in it the hooks, in them everything that works, until the last drain.
+"""One run of an App: the connection outermost, in it the hooks, in them everything that runs, until the last drain.
 
-What works, runs in one task group: consumers, timers and worker processes, each under a supervisor that logs and starts
-it again.
+Consumers, timers and worker processes run in one task group, each under a supervisor that logs a failure and starts it
+again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.abc
 
+from streammachine.backoff import Backoff
 from streammachine.errors import (
     RedisAuthError,
     RedisDiskError,
@@ -25,43 +26,65 @@ from streammachine.errors import (
     StreamMachineError,
 )
 from streammachine.redis.appender import Appender
-from streammachine.runtime.app.current import inside
 from streammachine.runtime.consumer.consumer import StreamConsumer
 from streammachine.runtime.consumer.partitions import Partitions
 from streammachine.runtime.delivery.transaction import transactional
 from streammachine.runtime.model.agent import Agent, name_of
-from streammachine.runtime.observability.health import read_gauges
-from streammachine.runtime.observability.metrics import Gauges
 from streammachine.runtime.observability.tracing import find_tracing, has_provider
 from streammachine.runtime.presence import Presence
 from streammachine.runtime.processes.isolated import IsolatedRunner
-from streammachine.runtime.processes.origin import Origin
 from streammachine.runtime.processes.worker_pool import WorkerPool
 from streammachine.runtime.timer import Timer
 
 if TYPE_CHECKING:
-    from streammachine.runtime.app.app import App
+    from streammachine.redis.connection import RedisConnection
+    from streammachine.runtime.app.registry import Registry
+    from streammachine.runtime.app.topics import Topic
+    from streammachine.runtime.model.config import AppConfig
+    from streammachine.runtime.observability.running_app import Gauges
+    from streammachine.runtime.processes.origin import Origin
 
 log = logging.getLogger(__name__)
 
 
 BACKOFF_FIRST, BACKOFF_LAST = 0.5, 30.0  # seconds before a failed part is started again
-GAUGES_PERIOD = 5.0  # seconds between two looks at the groups, for collectors
+GAUGES_PERIOD = 5.0  # seconds between two reads of the groups' gauges, for collectors
 HEALTHY_AFTER = 10.0  # seconds of running after which the backoff begins anew
 
 
 class Lifecycle:
     """One run of an App.
 
+    Args:
+        registry: the App: what runs, and the owner of its transactions.
+        config: its settings.
+        connection: the connection to hold open.
+        find_origin: where other processes can import the App from; asked after the start-up hooks.
+        only_agent: in a worker process: run this one agent, no timers and no status page.
+        in_child: the process is a child that is started again when it dies.
+        serve_status: serves the status page until cancelled; None: there is none.
+        read_gauges: asks Redis about the groups, where a collector wants to know.
+
     Attributes:
         stop: set it to drain and end. ended: set when all is done.
-        began: whether the connection is open and the start-up hooks run.
+        began: whether the connection is open and the start-up hooks have begun.
         consumers, timers, workers: what works. appender: what sends go through while the connection is open.
         slots: bounds the sends under way. tracing: makes the spans, where there are to be any.
-        gauges: what Redis last said of the groups, where a collector wants to know (``metrics.collector``).
+        gauges: what ``read_gauges`` gave last. restarts: how often a part failed and was started again.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        config: AppConfig,
+        connection: RedisConnection,
+        find_origin: Callable[[], Origin | None],
+        *,
+        only_agent: str | None,
+        in_child: bool,
+        serve_status: Callable[[], Awaitable[None]] | None,
+        read_gauges: Callable[[], Awaitable[Gauges]],
+    ) -> None:
         self.stop = anyio.Event()
         self.ended = anyio.Event()
         self.began = False
@@ -69,31 +92,36 @@ class Lifecycle:
         self.timers: list[Timer] = []
         self.workers: WorkerPool | None = None
         self.appender: Appender | None = None
-        self.slots = anyio.Semaphore(app.config.send_limit)
-        self.tracing = find_tracing(app.config.tracing)
+        self.slots = anyio.Semaphore(config.send_limit)
+        self.tracing = find_tracing(config.tracing)
         self.gauges: Gauges = {}
-        self._app = app
-        self._limiter = anyio.CapacityLimiter(app.config.max_threads)
+        self.restarts = 0
+        self._registry = registry
+        self._config = config
+        self._connection = connection
+        self._find_origin = find_origin
+        self._only_agent = only_agent
+        self._in_child = in_child
+        self._serve_status = serve_status
+        self._read_gauges = read_gauges
+        self._limiter = anyio.CapacityLimiter(config.max_threads)
 
     async def run(self, ready: anyio.Event | None = None) -> None:
         """Run until ``stop`` is set, then drain. ``ready`` is set when every consumer reads."""
-        token = inside.set(self._app)
         try:
-            self._app._scan()
             async with anyio.create_task_group() as outer:
-                base = anyio.CancelScope(shield=True)  # outlives what uses it, whoever cancels us
+                base = anyio.CancelScope(shield=True)  # outlives what uses it, also when we are cancelled
                 try:
                     await outer.start(self._hold_base, base)
                     await self._run_hooks_around(ready)
                 finally:
                     base.cancel()
         finally:
-            inside.reset(token)
             self.ended.set()
 
     async def _hold_base(self, scope: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Hold the connection and the appender until the scope is cancelled."""
-        connection = self._app.redis
+        connection = self._connection
         with scope:
             async with anyio.create_task_group() as tasks:
                 await tasks.start(connection.serve)
@@ -106,46 +134,45 @@ class Lifecycle:
         self.began = True
         if not await self._run_startup_hooks():
             return
-        self.tracing = find_tracing(self._app.config.tracing)  # a hook may have set the tracer provider
+        self.tracing = find_tracing(self._config.tracing)  # a hook may have set the tracer provider
         if self.tracing is not None and not has_provider():
             log.warning("tracing=True, but no tracer provider is set (trace.set_tracer_provider): spans go nowhere")
         try:
             await self._work(ready)
         finally:
             with anyio.CancelScope(shield=True):
-                for hook in self._app._shutdown:
+                for hook in self._registry.shutdown_hooks:
                     try:
                         await run_hook(hook)
                     except Exception:
                         log.exception("The shutdown hook %s failed", name_of(hook))
 
     async def _run_startup_hooks(self) -> bool:
-        """Run them to their end; False when the app was stopped and the grace was over before."""
+        """Run the start-up hooks; False when the app was stopped and its grace ran out before they had ended."""
         async with anyio.create_task_group() as hooks:
 
             async def end_with_grace() -> None:
                 await self.stop.wait()
-                hooks.cancel_scope.deadline = anyio.current_time() + self._app.config.grace
+                hooks.cancel_scope.deadline = anyio.current_time() + self._config.grace
 
             hooks.start_soon(end_with_grace)
-            for hook in self._app._startup:
+            for hook in self._registry.startup_hooks:
                 await run_hook(hook)
             hooks.cancel_scope.cancel()
             return True
-        log.warning("The start-up hooks were cancelled: the app was to end %g s ago", self._app.config.grace)
+        log.warning("The start-up hooks were cancelled: the app was to end %g s ago", self._config.grace)
         return False
 
     async def _work(self, ready: anyio.Event | None) -> None:
-        """Run consumers, timers and workers until stopped, then drain."""
-        app, grace = self._app, self._app.config.grace
-        origin = app._origin or Origin.of(app, app._module)
-        self.workers = WorkerPool(origin, app.redis, app.config.max_processes)
+        """Run consumers, timers and workers until ``stop`` is set, then drain."""
+        grace, origin = self._config.grace, self._find_origin()
+        self.workers = WorkerPool(origin, self._connection, self._config.max_processes)
         async with anyio.create_task_group() as beside:
-            if app._only is None and app.config.dashboard_enabled:
-                from streammachine.runtime.observability.status_page import serve_status
-
-                beside.start_soon(self._supervise, "the status page", lambda: serve_status(app))
-            presence = Presence(app.redis, app.name, lambda: ((a.name, c) for a, c in self.consumers))
+            if self._only_agent is None and self._serve_status is not None:
+                beside.start_soon(self._supervise, "the status page", self._serve_status)
+            presence = Presence(
+                self._connection, self._config.name, lambda: ((agent.name, each) for agent, each in self.consumers)
+            )
             async with anyio.create_task_group() as parts:
                 self._start_workers(beside, self.workers)
                 await self._start_parts(parts, origin, presence)
@@ -168,34 +195,35 @@ class Lifecycle:
 
     async def _keep_gauges(self) -> None:
         while True:
-            if self._app._collected:
-                self.gauges = await read_gauges(self._app)
+            self.gauges = await self._read_gauges()
             await anyio.sleep(GAUGES_PERIOD)
 
     # -- starting -----------------------------------------------------------------------------
 
     def _start_workers(self, beside: anyio.abc.TaskGroup, workers: WorkerPool) -> None:
-        """Start the worker processes: not among what the grace cancels, or they were killed before they have ended."""
-        for agent in self._app.agents if self._app._only is None else ():
+        """Start the worker processes. They are not cancelled after the grace: that would kill them while they drain."""
+        for agent in self._registry.agents if self._only_agent is None else ():
             if agent.config.processes is not None:
                 beside.start_soon(self._supervise, agent.name, workers.runner(agent))
 
     async def _start_parts(self, parts: anyio.abc.TaskGroup, origin: Origin | None, presence: Presence) -> None:
-        """Start what runs; returns when every consumer reads, or when the app is stopped before."""
-        app, only = self._app, self._app._only
+        """Start consumers and timers; returns when every consumer reads, or when the app is stopped before that."""
+        registry, only = self._registry, self._only_agent
         waits: list[tuple[Agent, StreamConsumer]] = []
-        partitioned: list[tuple[Agent, list[str]]] = []
-        for agent in app.agents:
+        partitioned: list[tuple[Agent, Topic, list[str]]] = []
+        for agent in registry.agents:
             if agent.name != only if only is not None else agent.config.processes is not None:
                 continue
-            shared = [topic for topic in agent.config.topics if topic in app._topics and app._topics[topic].ordered]
-            if shared:
-                partitioned.append((agent, shared))
+            topics = {stream: registry.topic_of(stream) for stream in agent.config.topics}
+            shared = [stream for stream, topic in topics.items() if topic is not None and topic.ordered]
+            first = topics[shared[0]] if shared else None
+            if first is not None:
+                partitioned.append((agent, first, shared))
             waits += [
                 (agent, self._consumer(agent, topic, origin)) for topic in agent.config.topics if topic not in shared
             ]
         self.consumers = waits
-        await presence.look()  # a paused agent must not read first
+        await presence.apply_pauses()  # a paused agent must not read first
         if only is None:
             self._start_timers(parts)
 
@@ -207,51 +235,56 @@ class Lifecycle:
             starting.start_soon(end_with_stop, starting.cancel_scope)
             for agent, consumer in list(waits):
                 await parts.start(self._start_consumer, agent, consumer)
-            for agent, shared in partitioned:
-                await parts.start(self._start_partitions, agent, shared, origin)
+            for agent, topic, shared in partitioned:
+                await parts.start(self._start_partitions, agent, topic, shared, origin)
             starting.cancel_scope.cancel()
 
     def _consumer(self, agent: Agent, topic: str, origin: Origin | None) -> StreamConsumer:
-        app = self._app
+        registry, config = self._registry, self._config
         return StreamConsumer(
             agent.config,
             agent.handler if self.tracing is None else self.tracing.handler_of(agent),
-            connection=app.redis,
+            connection=self._connection,
             topic=topic,
-            consumer=consumer_name(app.name),
+            consumer=consumer_name(config.name),
             limiter=self._limiter,
             alone=IsolatedRunner(origin, agent) if origin is not None else None,
-            in_place=app._supervised,
-            committer=transactional(app, agent.config.transactional) if agent.config.transactional else None,
-            owner=app,
+            in_place=self._in_child,
+            committer=transactional(registry, agent.config.transactional) if agent.config.transactional else None,
+            owner=registry,
         )
 
     async def _start_consumer(
         self, agent: Agent, consumer: StreamConsumer, *, task_status: anyio.abc.TaskStatus[None]
     ) -> None:
-        status = _Once(task_status)
+        status = _StatusOnce(task_status)
         await self._supervise(f"{agent.name} on {consumer.topic}", lambda: consumer.run(task_status=status), status)
 
     async def _start_partitions(
-        self, agent: Agent, shared: list[str], origin: Origin | None, *, task_status: anyio.abc.TaskStatus[None]
+        self,
+        agent: Agent,
+        topic: Topic,
+        shared: list[str],
+        origin: Origin | None,
+        *,
+        task_status: anyio.abc.TaskStatus[None],
     ) -> None:
-        topic = self._app._topics[shared[0]]
         agent = topic.keyed(agent)
         partitions = Partitions(
-            agent, shared, topic.name, connection=self._app.redis, running=self.consumers,
-            make=lambda topic: self._consumer(agent, topic, origin), stop=self.stop,
+            agent, shared, topic.name, connection=self._connection, running=self.consumers,
+            make=lambda stream: self._consumer(agent, stream, origin), stop=self.stop,
         )  # fmt: skip
-        status = _Once(task_status)
+        status = _StatusOnce(task_status)
         await self._supervise(f"{agent.name}, partitions", lambda: partitions.run(task_status=status), status)
 
     def _start_timers(self, parts: anyio.abc.TaskGroup) -> None:
-        for declared in self._app.timers:
+        for declared in self._registry.timers:
             timer = Timer(
                 declared.config,
                 declared.handler,
-                app_name=self._app.name,
+                app_name=self._config.name,
                 name=declared.name,
-                connection=self._app.redis,
+                connection=self._connection,
                 limiter=self._limiter,
             )
             self.timers.append(timer)
@@ -259,13 +292,15 @@ class Lifecycle:
 
     # -- supervising --------------------------------------------------------------------------
 
-    async def _supervise(self, name: str, run: Callable[[], Awaitable[None]], status: _Once | None = None) -> None:
+    async def _supervise(
+        self, name: str, run: Callable[[], Awaitable[None]], status: _StatusOnce | None = None
+    ) -> None:
         """Run a part; when it fails log it and start it again with backoff. Ends when the part ends by itself.
 
         Raises:
             StreamMachineError: the part has not begun yet, as ``status`` knows, and cannot.
         """
-        backoff = BACKOFF_FIRST
+        backoff = Backoff(BACKOFF_FIRST, BACKOFF_LAST)
         while True:
             began = time.monotonic()
             try:
@@ -276,16 +311,15 @@ class Lifecycle:
                     return
                 if status is not None and not status.reported and _is_final(error):
                     raise
-                self._app.restarts += 1
-                log.exception("%s failed; starting it again in %.1f s", name, backoff)
+                self.restarts += 1
+                log.exception("%s failed; starting it again in %.1f s", name, backoff.seconds)
             else:
                 return
             if time.monotonic() - began > HEALTHY_AFTER:
-                backoff = BACKOFF_FIRST
-            with anyio.move_on_after(random.uniform(backoff / 2, backoff)):
+                backoff.reset()
+            with anyio.move_on_after(backoff.pause()):
                 await self.stop.wait()
                 return
-            backoff = min(backoff * 2, BACKOFF_LAST)
 
 
 async def run_hook(hook: Callable[[], Any]) -> None:
@@ -301,14 +335,14 @@ def consumer_name(app: str) -> str:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether trying again would meet the same: Redis answers, and refuses."""
+    """Whether trying again is of no use: Redis answers, and refuses."""
     if isinstance(error, RedisUnavailableError):
         return isinstance(error, (RedisAuthError, RedisReadOnlyError, RedisDiskError))
     return isinstance(error, StreamMachineError)
 
 
-class _Once:
-    """A task status that may be reported again by a restarted consumer."""
+class _StatusOnce:
+    """A task status that a restarted consumer may report again."""
 
     def __init__(self, status: anyio.abc.TaskStatus[None]) -> None:
         self._status: anyio.abc.TaskStatus[None] | None = status

@@ -3,57 +3,68 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from streammachine.runtime.consumer.consumer import StreamConsumer
-
+from streammachine.runtime.consumer.context import ConsumerContext
+from streammachine.runtime.model.counters import HEALTH_COUNTERS
 
 STALE_POLL = 5.0  # seconds without a finished read (one takes a second at most) after which a consumer stands still
-
-
 STALE_HANDLER = 60.0  # seconds in which no handler has ended (three leases where that is longer)
 
 
-def consumer_facts(agent: str, consumer: StreamConsumer) -> dict[str, Any]:
+class HasContext(Protocol):
+    """A StreamConsumer: ``context`` is what its parts share."""
+
+    @property
+    def context(self) -> ConsumerContext: ...
+
+
+def consumer_facts(agent: str, consumer: HasContext) -> dict[str, Any]:
     """What one consumer is doing, for people, other processes and models.
 
-    ``stalled`` is a standstill that only a new start would end; a Redis that is away or refuses is a problem, and no
-    standstill.
+    Args:
+        agent: the name of its agent.
+
+    Returns:
+        Counters, rates per second, and ``problem`` ("" when there is none). ``stalled`` is a standstill that only a new
+        start would end; a Redis that is away or refuses is a problem, and no standstill.
     """
-    metrics = consumer.metrics
-    now = time.monotonic()
-    silent, unfinished = now - metrics.last_poll, now - max(metrics.last_end, metrics.last_poll)
-    problem, stalled = "", True
-    if consumer.last_error:
-        problem, stalled = consumer.last_error, False
-    elif not consumer.running:
-        problem = "is not running"
-    elif consumer.active and unfinished > max(STALE_HANDLER, 3 * consumer.config.lease):
-        problem = f"has finished nothing for {unfinished:.0f} s"
-    elif strays := len(consumer.strays()):
-        problem, stalled = f"holds {strays} messages that nobody runs", False
-    elif consumer.upkeep and not consumer.paused:
-        name, reason = next(iter(consumer.upkeep.items()))
-        problem, stalled = f"fails at {name}: {reason}", False
-    elif silent > STALE_POLL and not consumer.active and not consumer.paused and not consumer.quarantine.busy:
-        problem = "stands still"
-    elif consumer.quarantine.problem:
-        problem, stalled = f"has messages that must run alone and cannot: {consumer.quarantine.problem}", False
+    context = consumer.context
+    metrics = context.metrics
+    problem, stalled = _problem_of(context)
     return {
         "agent": agent,
-        "stream": consumer.topic,
-        "group": consumer.config.group,
-        "consumed": metrics.consumed,
-        "failed": metrics.failed,
-        "retried": metrics.retried,
-        "dead": metrics.dead,
-        "reclaimed": metrics.reclaimed,
+        "stream": context.topic,
+        "group": context.config.group,
+        **{name: getattr(metrics, name) for name in HEALTH_COUNTERS},
         "rate": round(metrics.rate(), 1),
-        "in_flight": consumer.active,
-        "held": consumer.held,
-        "paused": consumer.paused,
-        "stalled": bool(problem) and stalled,
+        "in_flight": context.active,
+        "held": context.held,
+        "paused": context.paused,
+        "stalled": stalled,
         "problem": problem,
-        "seconds_since_poll": round(silent, 3),
+        "seconds_since_poll": round(time.monotonic() - metrics.last_poll, 3),
     }
+
+
+def _problem_of(context: ConsumerContext) -> tuple[str, bool]:
+    """What is wrong with the consumer ("" when nothing is), and whether that is a standstill."""
+    metrics = context.metrics
+    now = time.monotonic()
+    silent, unfinished = now - metrics.last_poll, now - max(metrics.last_end, metrics.last_poll)
+    if context.last_error:
+        return context.last_error, False
+    if not context.running:
+        return "is not running", True
+    if context.active and unfinished > max(STALE_HANDLER, 3 * context.config.lease):
+        return f"has finished nothing for {unfinished:.0f} s", True
+    if strays := len(context.strays()):
+        return f"holds {strays} messages that nobody runs", False
+    if context.maintenance_errors and not context.paused:
+        step, reason = next(iter(context.maintenance_errors.items()))
+        return f"fails at {step}: {reason}", False
+    if silent > STALE_POLL and not context.active and not context.paused and not context.isolation.locked():
+        return "stands still", True
+    if context.isolation_error:
+        return f"has messages that must run alone and cannot: {context.isolation_error}", False
+    return "", False

@@ -1,4 +1,7 @@
-"""What a consumer does beside its messages: renewing the lease, moving what is due, marking, burying, trimming."""
+"""What a consumer does beside its messages.
+
+It renews the lease, moves what is due, notes the mark, deletes the consumers of dead processes, and trims.
+"""
 
 from __future__ import annotations
 
@@ -6,110 +9,107 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 import anyio
 
 from streammachine.errors import RedisAuthError, RedisFullError, RedisUnavailableError, StreamMachineError
+from streammachine.runtime.consumer.context import ConsumerContext
 from streammachine.runtime.delivery.group import NoGroupError
 from streammachine.runtime.delivery.retention import trim_acknowledged
 
-if TYPE_CHECKING:
-    from streammachine.runtime.consumer.consumer import StreamConsumer
-
 log = logging.getLogger(__name__)
 
-TEND_PERIOD = 1.0  # seconds between two rounds; a quarter of the lease where that is shorter
-BURY_PERIOD = 60.0  # seconds between two looks for consumers of dead processes
+PERIOD = 1.0  # seconds between two rounds; a quarter of the lease where that is shorter
+DELETE_PERIOD = 60.0  # seconds between two looks for consumers of dead processes
 DEAD_AFTER = 3600.0  # seconds without a read after which an empty consumer counts as dead
 
 
-async def keep_lease(consumer: StreamConsumer) -> None:
+async def keep_lease(context: ConsumerContext) -> None:
     """Renew the lease until cancelled; the last task of a consumer to end."""
     while True:
-        await anyio.sleep(consumer.config.lease / 3)
+        await anyio.sleep(context.config.lease / 3)
         try:
-            lost = await consumer.delivery.renew()
+            lost = await context.delivery.renew()
         except NoGroupError:
             continue  # the reader creates it again
         except StreamMachineError as error:
-            log.warning("Renewing the lease of %r: %s", consumer.topic, error)
+            log.warning("Renewing the lease of %r: %s", context.topic, error)
             continue
-        give_back_strays(consumer)
+        give_back_strays(context)
         if lost:
-            consumer.metrics.lost += len(lost)
-            consumer.settler.slots_available.ring()
+            context.metrics.lost += len(lost)
+            context.settler.slots_available.ring()
             log.warning(
-                "%d messages of %r were taken over by others while this process was paused", len(lost), consumer.topic
+                "%d messages of %r were taken over by others while this process was paused", len(lost), context.topic
             )
 
 
-def give_back_strays(consumer: StreamConsumer) -> None:
+def give_back_strays(context: ConsumerContext) -> None:
     """Let go of what is held and nobody runs; the reader finds it under our name and has it run."""
-    strays = consumer.strays()
+    strays = context.strays()
     if not strays:
         return
     log.error(
         "%d messages of %r were held and nobody ran them (an error of StreamMachine): %s; they come again",
-        len(strays), consumer.topic, ", ".join(item.id.decode() for item in strays[:10]),
+        len(strays), context.topic, ", ".join(item.id.decode() for item in strays[:10]),
     )  # fmt: skip
     for item in strays:
-        consumer.delivery.drop(item)
-    consumer.settler.recover = True
-    consumer.settler.slots_available.ring()
+        context.delivery.drop(item)
+    context.settler.recover = True
+    context.settler.slots_available.ring()
 
 
-async def maintain(consumer: StreamConsumer) -> None:
+async def maintain(context: ConsumerContext) -> None:
     """Do the rounds until the consumer stops."""
-    delivery = consumer.delivery
-    period = min(TEND_PERIOD, consumer.config.lease / 4)
-    buried = time.monotonic()
+    delivery = context.delivery
+    period = min(PERIOD, context.config.lease / 4)
+    looked = time.monotonic()
     wait: float | None = None
 
     async def move() -> None:
         nonlocal wait
         _, wait = await delivery.move_due()
 
-    async def bury() -> None:
-        nonlocal buried
-        if time.monotonic() - buried > BURY_PERIOD:
-            buried = time.monotonic()
-            await delivery.bury_consumers(int(DEAD_AFTER * 1000))
+    async def delete_consumers() -> None:
+        nonlocal looked
+        if time.monotonic() - looked > DELETE_PERIOD:
+            looked = time.monotonic()
+            await delivery.delete_idle_consumers(int(DEAD_AFTER * 1000))
 
     async def trim() -> None:
-        if consumer.config.retain == "acked":
-            await trim_acknowledged(consumer.connection, consumer.topic)
+        if context.config.retain == "acked":
+            await trim_acknowledged(context.connection, context.topic)
 
     steps = {
         "moving delayed messages": move,
         "opening the retries": delivery.open_retry,
         "noting the mark": delivery.write_mark,
-        "deleting dead consumers": bury,
+        "deleting dead consumers": delete_consumers,
         "trimming": trim,
     }
-    while not consumer.stopping:
+    while not context.stopping:
         pause = period * random.uniform(0.75, 1.25)
-        await consumer.pause(pause if wait is None else min(pause, wait))
-        if consumer.stopping:
+        await context.pause(pause if wait is None else min(pause, wait))
+        if context.stopping:
             return
         wait = None
         for name, step in steps.items():
-            await _do(consumer, name, step)
+            await _do(context, name, step)
 
 
-async def _do(consumer: StreamConsumer, name: str, step: Callable[[], Awaitable[None]]) -> None:
-    """Do one step of a round. One that fails is said once, and keeps the others from nothing: at the memory limit it is
-    the last that makes room."""
+async def _do(context: ConsumerContext, name: str, step: Callable[[], Awaitable[None]]) -> None:
+    """Do one step of a round. One that fails is logged once, and the others are done all the same: at the memory limit
+    the last one makes room."""
     try:
         await step()
     except NoGroupError:
-        consumer.settler.group_lost = True  # the reader creates it again, even if it has no room to read
-        consumer.settler.slots_available.ring()
+        context.settler.group_lost = True  # the reader creates it again, even if it has no room to read
+        context.settler.slots_available.ring()
     except StreamMachineError as error:
-        if consumer.upkeep.get(name) != str(error):
+        if context.maintenance_errors.get(name) != str(error):
             away = isinstance(error, (RedisUnavailableError, RedisFullError)) and not isinstance(error, RedisAuthError)
             level = logging.WARNING if away else logging.ERROR
-            log.log(level, "Tending %r, %s: %s; trying again", consumer.topic, name, error)
-        consumer.upkeep[name] = str(error)
+            log.log(level, "Maintaining %r, %s: %s; trying again", context.topic, name, error)
+        context.maintenance_errors[name] = str(error)
         return
-    consumer.upkeep.pop(name, None)
+    context.maintenance_errors.pop(name, None)

@@ -34,15 +34,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BEAT = 1.0  # seconds between two looks at the members, at most; a third of the lease where that is shorter
-PENDING_LOOK = 0.1  # seconds between two looks at what a dead member left
-PART_TIME = 1.0  # seconds for giving a lease up at the end
+HEARTBEAT = 1.0  # seconds between two looks at the members, at most; a third of the lease where that is shorter
+PENDING_PERIOD = 0.1  # seconds between two looks at what a dead member left
+LEAVE_TIME = 1.0  # seconds for giving a lease up at the end
 _MEMBER, _HOLD = (files(__package__).joinpath("lua", f"{name}.lua").read_text() for name in ("member", "hold"))
 
 
 def assign(streams: Sequence[str], members: Sequence[str]) -> dict[str, str]:
     """The member for each stream: even (the numbers differ by one at most), the same for the same members, and few
-    change when a member comes or goes (rendezvous hashing with a bound)."""
+    change when a member comes or goes (rendezvous hashing with a bound).
+
+    Args:
+        streams: the partitions. members: the names of those who share them; at least one.
+
+    Returns:
+        The member's name by stream.
+    """
     share, extras = divmod(len(streams), len(members))
     load = dict.fromkeys(members, 0)
     found = {}
@@ -89,9 +96,9 @@ class Partitions:
         self._stop = stop
         self._members = f"sm:topic:{{{topic}}}:{self._group}"
         self._lease = agent.config.lease
-        self._beat = min(BEAT, self._lease / 3)
+        self._heartbeat = min(HEARTBEAT, self._lease / 3)
         self._me = secrets.token_hex(8)
-        self._mine: set[str] = set()  # what is assigned to us
+        self._assigned: set[str] = set()  # what is assigned to us
         self._held: set[str] = set()  # what we hold the lease of
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -103,22 +110,22 @@ class Partitions:
                 task_status.started()
                 while not self._stop.is_set():
                     try:
-                        await self._look(tasks)
+                        await self._share(tasks)
                     except StreamMachineError as error:
                         log.warning("Sharing the partitions of %s: %s", self._agent.name, error)
-                    with anyio.move_on_after(self._beat):
+                    with anyio.move_on_after(self._heartbeat):
                         await self._stop.wait()
         finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(PART_TIME):
-                await self._end(_MEMBER, self._members)
+            with anyio.CancelScope(shield=True), anyio.move_on_after(LEAVE_TIME):
+                await self._release(_MEMBER, self._members)
 
-    async def _look(self, tasks: anyio.abc.TaskGroup) -> None:
+    async def _share(self, tasks: anyio.abc.TaskGroup) -> None:
         """Say that we are here, and begin what is newly ours."""
         members = await self._script(_MEMBER, self._members, int(self._lease * 1000))
         names = sorted(bytes(name).decode() for name in members)
-        self._mine = {stream for stream, member in assign(self._streams, names).items() if member == self._me}
+        self._assigned = {stream for stream, member in assign(self._streams, names).items() if member == self._me}
         for stream in self._streams:
-            if stream in self._mine and stream not in self._held and await self._hold(stream):
+            if stream in self._assigned and stream not in self._held and await self._hold(stream):
                 self._held.add(stream)
                 tasks.start_soon(self._consume, stream)
 
@@ -130,7 +137,7 @@ class Partitions:
             async with anyio.create_task_group() as keeping:
                 keeping.start_soon(self._keep, stream, consumer)
                 consumer.paused_by_name = self._agent.name in await paused_agents(self._connection)
-                await self._wait_for_the_dead(consumer)
+                await self._wait_for_leases(consumer)
                 if not self._stop.is_set() and not consumer.stopping:
                     self._running.append(entry)  # from here on the App's end drains it
                     await consumer.run()
@@ -140,11 +147,11 @@ class Partitions:
         finally:
             if entry in self._running:
                 self._running.remove(entry)
-            with anyio.CancelScope(shield=True), anyio.move_on_after(PART_TIME):
-                await self._end(_HOLD, self._lease_key(stream))
+            with anyio.CancelScope(shield=True), anyio.move_on_after(LEAVE_TIME):
+                await self._release(_HOLD, self._lease_key(stream))
             self._held.discard(stream)
 
-    async def _wait_for_the_dead(self, consumer: StreamConsumer) -> None:
+    async def _wait_for_leases(self, consumer: StreamConsumer) -> None:
         """Wait until the leases of all pending messages have run out: the consumer takes those before it reads."""
         lease_ms = int(self._lease * 1000)
         command = ("XPENDING", consumer.topic, self._group, "-", "+", 1000)
@@ -153,7 +160,7 @@ class Partitions:
                 rows = await self._connection.command(*command, repeatable=True)
                 if all(idle > lease_ms for _, _, idle, _ in rows):
                     return
-                await anyio.sleep(PENDING_LOOK)
+                await anyio.sleep(PENDING_PERIOD)
         if scope.cancelled_caught:
             log.warning(
                 "Messages of %r are held by a consumer that does not share partitions; their order is not kept",
@@ -164,7 +171,7 @@ class Partitions:
         """Renew the lease; drain the consumer when the partition is assigned elsewhere, or the lease is lost."""
         renewed = time.monotonic()
         while True:
-            await anyio.sleep(self._beat)
+            await anyio.sleep(self._heartbeat)
             lost = False
             try:
                 if await self._hold(stream):
@@ -173,15 +180,15 @@ class Partitions:
                     lost = True
             except StreamMachineError as error:
                 log.warning("Keeping the partition %r: %s", stream, error)
-            lost = lost or time.monotonic() - renewed > self._lease - self._beat
-            if (lost or stream not in self._mine) and not consumer.stopping:
+            lost = lost or time.monotonic() - renewed > self._lease - self._heartbeat
+            if (lost or stream not in self._assigned) and not consumer.stopping:
                 log.info("The partition %r of %s goes to another process", stream, self._agent.name)
                 await consumer.drain()
 
     async def _hold(self, stream: str) -> bool:
         return bool(await self._script(_HOLD, self._lease_key(stream), int(self._lease * 1000)))
 
-    async def _end(self, script: str, key: str) -> None:
+    async def _release(self, script: str, key: str) -> None:
         try:
             await self._script(script, key, 0)
         except StreamMachineError as error:

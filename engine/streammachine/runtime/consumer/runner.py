@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 
@@ -20,14 +20,13 @@ from streammachine.errors import (
     StreamMachineError,
     text_of,
 )
+from streammachine.runtime.consumer.context import ConsumerContext
+from streammachine.runtime.consumer.messages import message_of
 from streammachine.runtime.delivery.group import MOST_ARGUMENTS, Guard, Item, LostError, NoRoomError, UncommittedError
 from streammachine.runtime.delivery.keys import dedup_key
 from streammachine.runtime.handlers import as_failure, call, finish, is_async
 from streammachine.runtime.model.message import Message, MessageBatch
 from streammachine.runtime.model.retry import HandlerTimeoutError, Reject, Retry, Skip
-
-if TYPE_CHECKING:
-    from streammachine.runtime.consumer.consumer import StreamConsumer
 
 log = logging.getLogger(__name__)
 
@@ -38,31 +37,44 @@ BREAK_PAUSE = 0.2  # seconds after one of them, at most
 REDIS_AWAY_PAUSE = 1.0  # seconds between two looks for a Redis that was away when a handler failed
 
 
-class Runner:
-    """Runs one consumer's handler."""
+class HandlerRunner:
+    """Runs one consumer's handler.
 
-    def __init__(self, consumer: StreamConsumer, handler: Callable[..., Any]) -> None:
-        self._consumer = consumer
-        self._config = consumer.config
-        self._topic = consumer.topic
-        self._name = consumer.delivery.consumer
-        self._metrics = consumer.metrics
-        self._settler = consumer.settler
+    Args:
+        context: what the consumer's parts share. handler: the handler; sync ones run in a thread.
+    """
+
+    def __init__(self, context: ConsumerContext, handler: Callable[..., Any]) -> None:
+        self._context = context
+        self._config = context.config
+        self._topic = context.topic
+        self._delivery = context.delivery
+        self._name = context.delivery.consumer
+        self._state = context.state
+        self._metrics = context.metrics
+        self._settler = context.settler
         self._handler = handler
         self._async = is_async(handler)
-        self._committer = consumer.committer
+        self._committer = context.committer
 
     async def run(self, items: list[Item]) -> None:
-        """Run the handler on what a worker took, to its end: finished, delayed, given up, or put back."""
-        if self._config.batch is None:
-            for item in items:
-                await self._run_one(item)
-            return
-        # A commit is for one lane, so a batch is.
-        for lane in (self._consumer.delivery.main, self._consumer.delivery.retry):
-            pairs = [(item, self._message(item)) for item in items if item.lane is lane]
-            if pairs:
-                await self._run_batch(pairs)
+        """Run the handler on begun items, each to its end: finished, delayed, given up, or put back."""
+        context = self._context
+        context.active += 1
+        try:
+            if self._config.batch is None:
+                for item in items:
+                    await self._run_one(item)
+                return
+            # A commit is for one lane, so a batch is.
+            for lane in (self._delivery.main, self._delivery.retry):
+                pairs = [(item, self._message(item)) for item in items if item.lane is lane]
+                if pairs:
+                    await self._run_batch(pairs)
+        finally:
+            context.active -= 1
+            if context.exclusive:
+                context.quiesced.ring()
 
     # -- one message --------------------------------------------------------------------------
 
@@ -94,11 +106,11 @@ class Runner:
         if item.error is not None:
             raise item.error
         guard = self._guard(message)
-        if guard is not None and await self._consumer.connection.command("EXISTS", guard.key, repeatable=True):
+        if guard is not None and await self._context.connection.command("EXISTS", guard.key, repeatable=True):
             self._metrics.repeats += 1
             raise Skip("a repeat")
         if self._committer is not None:
-            if not await self._committer(self._consumer.delivery, [item], lambda: self._call(message), guard):
+            if not await self._committer(self._delivery, [item], lambda: self._call(message), guard):
                 self._metrics.repeats += 1
             self._settler.committed()
             return True
@@ -112,7 +124,7 @@ class Runner:
         """Call the handler under its timeout; a sync one in a thread."""
         timeout = self._config.timeout
         if timeout is not None or not self._async:
-            await call(self._handler, argument, in_loop=self._async, limiter=self._consumer.limiter, timeout=timeout)
+            await call(self._handler, argument, in_loop=self._async, limiter=self._context.limiter, timeout=timeout)
         elif (given := await self._handler(argument)) is not None:  # most handlers go this way
             await finish(given)
 
@@ -126,7 +138,7 @@ class Runner:
         return Guard(name, max(1, int(self._config.dedup_window * 1000)))
 
     def _message(self, item: Item) -> Message:
-        return Message.of_item(self._topic, item, self._name, self._consumer.state)
+        return message_of(self._topic, item, self._name, self._state)
 
     # -- batches ------------------------------------------------------------------------------
 
@@ -153,7 +165,7 @@ class Runner:
             self._settler.uncommitted(items, error)
             return
         except RedisFullError as error:
-            if await self._consumer.delivery.wait_for_room(error):
+            if await self._delivery.wait_for_room(error):
                 await self._run_batch(pairs)
             else:
                 self._settler.uncommitted(items, error)
@@ -186,7 +198,7 @@ class Runner:
                 if not isinstance(failed, Skip):
                     raise failed  # one failed item discards the batch's effects
 
-        await self._committer(self._consumer.delivery, items, body, None)
+        await self._committer(self._delivery, items, body, None)
         self._settler.committed()
 
     async def _blame(self, pairs: list[tuple[Item, Message]], error: Exception) -> None:
@@ -198,9 +210,9 @@ class Runner:
             return
         middle = len(pairs) // 2
         for half in (pairs[:middle], pairs[middle:]):
-            if self._consumer.stopping:
+            if self._context.stopping:
                 for item, _ in reversed(half):
-                    self._consumer.queue.put_back(item)  # handed back with the rest
+                    self._context.queue.put_back(item)  # handed back with the rest
             else:
                 await self._run_batch(half)
 
@@ -211,19 +223,19 @@ class Runner:
         if item.lost:
             return False
         if isinstance(error, RedisFullError):  # what the handler sent itself: no fault of the message
-            if await self._consumer.delivery.wait_for_room(error):
+            if await self._delivery.wait_for_room(error):
                 return not item.lost
             self._settler.uncommitted([item], error)
             return False
         if isinstance(error, RedisUnavailableError):
             refuses = isinstance(error, (RedisReadOnlyError, RedisDiskError))
-            if refuses or not await self._consumer.connection.health_check():
+            if refuses or not await self._context.connection.health_check():
                 return await self._redis_is_back(item)
             if not isinstance(error, (RedisTimeoutError, RedisAuthError)) and item.breaks < MOST_BREAKS:
                 # It is back already. A command that makes Redis close the connection is the message's fault, though.
                 item.breaks += 1
-                await self._consumer.pause(random.uniform(0, BREAK_PAUSE))
-                if not self._consumer.stopping:
+                await self._context.pause(random.uniform(0, BREAK_PAUSE))
+                if not self._context.stopping:
                     return not item.lost
                 self._settler.uncommitted([item], error)
                 return False
@@ -251,10 +263,10 @@ class Runner:
             await self._settler.delay(item, delay, attempt)
             return False
         ends = anyio.current_time() + delay
-        await self._consumer.pause(delay)
-        if self._consumer.stopping and (left := ends - anyio.current_time()) > 0:
+        await self._context.pause(delay)
+        if self._context.stopping and (left := ends - anyio.current_time()) > 0:
             if keyed:
-                self._consumer.queue.put_back(item)  # handed back with the rest, in its place
+                self._context.queue.put_back(item)  # handed back with the rest, in its place
             else:
                 await self._settler.delay(item, left, attempt)
             return False
@@ -263,9 +275,9 @@ class Runner:
 
     async def _redis_is_back(self, item: Item) -> bool:
         """Wait for Redis: an attempt that failed because it was away is none. False when we are to end first."""
-        while not self._consumer.stopping:
-            await self._consumer.pause(REDIS_AWAY_PAUSE)
-            if await self._consumer.connection.health_check():
+        while not self._context.stopping:
+            await self._context.pause(REDIS_AWAY_PAUSE)
+            if await self._context.connection.health_check():
                 return not item.lost
         self._settler.uncommitted([item], StreamMachineError("Redis is away"))
         return False

@@ -10,7 +10,7 @@ import anyio
 
 from streammachine.errors import RedisAuthError, RedisFullError, RedisUnavailableError, StreamMachineError, text_of
 from streammachine.runtime.consumer.work_queue import Bell
-from streammachine.runtime.delivery import dead_letter as letters
+from streammachine.runtime.delivery.dead_letter import move_to_dead_letters
 from streammachine.runtime.delivery.group import Delivery, Guard, Item, LostError, NoRoomError, UncommittedError
 from streammachine.runtime.model.config import ConsumerConfig
 from streammachine.runtime.model.counters import ConsumerMetrics
@@ -25,6 +25,9 @@ ACK_BACKOFF = 0.2  # seconds before acknowledgements that could not be sent are 
 class Settler:
     """Ends the items of one consumer. ``run`` sends the collected acknowledgements.
 
+    Args:
+        config: what the agent declared. delivery: the Redis side. metrics: the consumer's counters.
+
     Attributes:
         slots_available: rings when slots have become free. recover: entries may stand in the pending list under our
             name that are not held here; the reader looks for them. group_lost: the group is gone; the reader creates
@@ -36,9 +39,9 @@ class Settler:
         self._config = config
         self._delivery = delivery
         self._metrics = metrics
-        self._enough = max(ACK_EVERY, config.held // 4)
+        self._flush_at = max(ACK_EVERY, config.held // 4)
         self._bell = Bell()
-        self._hurried = False
+        self._flush_asked = False
         self._closed = False
         self.slots_available = Bell()
         self.recover = False
@@ -54,13 +57,13 @@ class Settler:
         """Acknowledge the item with the next ones: after ACK_DELAY at most."""
         acks = item.lane.acks
         acks.append(item.id)
-        if len(acks) == 1 or len(acks) == self._enough:
+        if len(acks) == 1 or len(acks) == self._flush_at:
             self._bell.ring()
 
     def flush_now(self) -> None:
         """Send at once what is collected: the slots are needed."""
         if self.collected:
-            self._hurried = True
+            self._flush_asked = True
             self._bell.ring()
 
     def close(self) -> None:
@@ -70,7 +73,7 @@ class Settler:
 
     async def run(self) -> None:
         """Send the collected acknowledgements until closed."""
-        self._closed = self._hurried = False
+        self._closed = self._flush_asked = False
         while True:
             if not self.collected:
                 if self._closed:
@@ -78,9 +81,9 @@ class Settler:
                 await self._bell.wait()
                 continue
             with anyio.move_on_after(ACK_DELAY):
-                while self.collected < self._enough and not self._hurried and not self._closed:
+                while self.collected < self._flush_at and not self._flush_asked and not self._closed:
                     await self._bell.wait()
-            self._hurried = False
+            self._flush_asked = False
             try:
                 await self._delivery.flush()
             except StreamMachineError as error:
@@ -100,7 +103,11 @@ class Settler:
         self.slots_available.ring()
 
     async def commit(self, item: Item, guard: Guard | None) -> bool:
-        """Acknowledge the item now and set its guard; False when it was lost, Redis is away, or the guard was there."""
+        """Acknowledge the item now and set its guard.
+
+        Returns:
+            False when it was lost, Redis is away, or the guard was there.
+        """
         done = False
 
         async def commit() -> None:
@@ -114,7 +121,11 @@ class Settler:
         await self.settle(lambda: self._delivery.delay(item, seconds, attempts), item)
 
     async def give_up(self, item: Item, reason: str, attempts: int, error: BaseException | None) -> None:
-        """Make the item a dead letter; drop it where the agent wants none."""
+        """Make the item a dead letter; drop it where the agent wants none.
+
+        Args:
+            reason: why, in one word. attempts: how often it was tried. error: what the last attempt failed with.
+        """
         log.error(
             "%r in group %r: message %s is given up after %d attempts (%s): %s",
             self._delivery.stream, self._delivery.group, item.id.decode(), attempts, reason, text_of(error),
@@ -124,12 +135,22 @@ class Settler:
             self.acknowledge(item)
             return
         maxlen = self._config.dead_letter_maxlen
-        if await self.settle(lambda: letters.bury(self._delivery, item, reason, attempts, error, maxlen=maxlen), item):
+
+        async def move() -> None:
+            await move_to_dead_letters(self._delivery, item, reason, attempts, error, maxlen=maxlen)
+
+        if await self.settle(move, item):
             self._metrics.dead += 1
 
     async def settle(self, commit: Callable[[], Awaitable[Any]], item: Item) -> bool:
-        """Await a commit, as soon as Redis takes it; False when somebody else had finished the item, or when it was
-        not done."""
+        """Await a commit, as soon as Redis takes it.
+
+        Args:
+            commit: does it. item: what it ends.
+
+        Returns:
+            False when somebody else had finished the item, or when it was not done.
+        """
         try:
             while True:
                 try:

@@ -7,9 +7,9 @@ import zlib
 from collections import deque
 from collections.abc import Iterable
 
+from streammachine.runtime.consumer.messages import message_of
 from streammachine.runtime.delivery.group import Item
 from streammachine.runtime.model.config import ConsumerConfig
-from streammachine.runtime.model.message import Message
 
 
 class Bell:
@@ -29,7 +29,14 @@ class Bell:
 
 
 class WorkQueue:
-    """The waiting items. With ``key=`` all of a key wait in one lane that one worker serves: that keeps their order."""
+    """The waiting items. With ``key=`` all of a key wait in one lane that one worker serves: that keeps their order.
+
+    Args:
+        config: what the agent declared. topic: the stream, for what a key function is given.
+
+    Attributes:
+        lanes: the queues. bells: one for each, rung when something was put there.
+    """
 
     def __init__(self, config: ConsumerConfig, topic: str) -> None:
         self._key = config.key
@@ -84,7 +91,7 @@ class WorkQueue:
             assert key is not None
             return zlib.crc32(item.fields.get(key.encode(), b"")) % len(self.lanes)
         try:
-            value = str(key(Message.of_item(self._topic, item)))
+            value = str(key(message_of(self._topic, item)))
         except Exception as error:  # noqa: BLE001 - the user's function; the message fails with it, not the reader
             item.error = error
             return 0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
 
 TEXT_BYTES = 4096  # of the error's text, and the end of its traceback
-# What a letter tells of the message's end. Its other fields are the message's own, sender's time and trace included.
+# What a dead letter tells of the message's end. Its other fields are the message's own: its sent time and trace too.
 FACTS = frozenset(
     b"sm-" + name
     for name in (
@@ -41,10 +41,14 @@ class NoLetterError(StreamMachineError, LookupError):
     """There is no such dead letter, or it is none of ours."""
 
 
-async def bury(
+async def move_to_dead_letters(
     delivery: Delivery, item: Item, reason: str, attempts: int, error: BaseException | None, *, maxlen: int
 ) -> None:
     """Acknowledge the item and make it a dead letter: its own fields untouched, the rest in ``sm-`` fields.
+
+    Args:
+        delivery: whose item it is. reason: why it is given up, in one word. attempts: how often it was tried.
+        error: what the last attempt failed with. maxlen: keep about so many dead letters of the stream.
 
     Raises:
         What ``Delivery.commit`` raises.
@@ -74,41 +78,47 @@ async def bury(
     if len(arguments) <= MOST_ARGUMENTS:
         await delivery.commit([item], [Effect("XADD", delivery.keys.dead_letters, arguments)])
         return
-    # More than a script can pass on. The letter is written first, so that a crash in between repeats and loses nothing.
-    letter = await delivery.connection.command("XADD", delivery.keys.dead_letters, *arguments)
+    # More than a script can pass on. It is written first, so that a crash in between repeats and loses nothing.
+    written = await delivery.connection.command("XADD", delivery.keys.dead_letters, *arguments)
     try:
         await delivery.commit([item])
     except LostError:  # somebody else has finished the message
-        await delivery.connection.command("XDEL", delivery.keys.dead_letters, letter)
+        await delivery.connection.command("XDEL", delivery.keys.dead_letters, written)
         raise
 
 
-def redrive_fields(letter: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+def redrive_fields(dead_letter: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """The fields of a dead letter as they go back to its group: a first attempt again, its origin noted."""
-    kept = {name: value for name, value in letter.items() if name not in FACTS}
-    kept[ORIGIN_ID] = letter[b"sm-origin-id"]
-    kept[ORIGIN_STREAM] = letter[b"sm-origin-stream"]
+    kept = {name: value for name, value in dead_letter.items() if name not in FACTS}
+    kept[ORIGIN_ID] = dead_letter[b"sm-origin-id"]
+    kept[ORIGIN_STREAM] = dead_letter[b"sm-origin-stream"]
     kept[ATTEMPT] = b"0"
-    kept[FIRST_SEEN] = letter.get(b"sm-first-seen", b"0")
+    kept[FIRST_SEEN] = dead_letter.get(b"sm-first-seen", b"0")
     return kept
 
 
 async def redrive(
-    connection: RedisConnection, stream: str, identifier: str, letter: Mapping[bytes, bytes]
+    connection: RedisConnection, stream: str, identifier: str, dead_letter: Mapping[bytes, bytes]
 ) -> str | None:
-    """Give one dead letter back to the group that failed on it, and to no other; the new id, or None when it is gone.
+    """Give one dead letter back to the group that failed on it, and to no other.
+
+    Args:
+        stream: the stream that the message was sent to. identifier: the dead letter's id. dead_letter: its fields.
+
+    Returns:
+        The new id, in the group's retry companion; None when the dead letter is gone.
 
     Raises:
         NoLetterError: the entry lacks the fields of a dead letter, or has more fields than can be given back.
     """
-    missing = [name.decode() for name in (b"sm-group", b"sm-origin-id", b"sm-origin-stream") if name not in letter]
+    missing = [name.decode() for name in (b"sm-group", b"sm-origin-id", b"sm-origin-stream") if name not in dead_letter]
     if missing:
         raise NoLetterError(
             f"The entry {identifier} of {dead_letters(stream)!r} is no dead letter of StreamMachine: it has no "
             f"{', '.join(missing)}. Append its fields to the stream yourself."
         )
-    companions = Companions(stream, letter[b"sm-group"].decode())
-    flat = [part for pair in redrive_fields(letter).items() for part in pair]
+    companions = Companions(stream, dead_letter[b"sm-group"].decode())
+    flat = [part for pair in redrive_fields(dead_letter).items() for part in pair]
     if len(flat) > MOST_ARGUMENTS:
         raise NoLetterError(
             f"The dead letter {identifier} of {stream!r} has {len(flat) // 2:,} fields; at most "

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
 
 async def group_gauges(connection: RedisConnection, stream: str, group: str) -> dict[str, float]:
-    """Lag, pending and the age of the oldest pending entry of a group; empty when it cannot be asked.
+    """What Redis knows of a group.
 
-    The age is taken from the entry's id. A lag that the server does not know is counted, up to LAG_LOOK.
+    Returns:
+        ``pending`` and ``lag`` in entries, and where something is pending ``oldest_pending_seconds``, taken from the
+        entry's id. A lag that the server does not know is counted, up to LAG_LOOK. Empty when it cannot be asked.
     """
     try:
         info = await describe(connection, stream)

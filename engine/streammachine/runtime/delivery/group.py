@@ -9,7 +9,7 @@ The protocol, for one group on one stream:
 3. **Reclaim.** Entries idle for longer than the lease are taken over (``take.lua``), those of dead consumers whatever
    stands before them. Their delivery count rises when the handler starts (``begin.lua``), not before: it counts real
    starts.
-4. **Alone.** An entry that was started twice without an end may be what killed its process. It runs alone, in a
+4. **Isolate.** An entry that was started twice without an end may be what killed its process. It runs alone, in a
    process of its own, and is a dead letter only when it has failed there: counting deliveries alone condemned six
    innocent neighbours of two killers in the prototype's chaos run.
 5. **Commit.** ``commit.lua`` writes the effects (outputs, state, retry, dead letter) and acknowledges in one step, and
@@ -63,14 +63,14 @@ AT_ONCE = 86_400_000  # ms of idle time noted for entries that are handed back: 
 CLAIM_CHUNK = 1000  # ids in one script call
 # Entries of living consumers that one sweep looks at, and those it walks over where they are more: some ms of Redis'.
 SWEEP_LOOK, SWEEP_WALK = 10_000, 2_000
-MOST_SPARED = 10_000  # entries remembered that Redis did not take; most of them come back at once
+MOST_FORGIVEN = 10_000  # entries remembered that Redis did not take; most of them come back at once
 MOST_ARGUMENTS = 7000  # of one effect; Lua's unpack ends at about 8000
 READ_MARGIN = 2.0  # seconds beyond BLOCK before the link counts as dead
 MOST_DIGITS = 20  # of the milliseconds of an id
-ROOM_LOOK = 1.0  # seconds between two looks whether Redis takes writes again
+ROOM_PERIOD = 1.0  # seconds between two looks whether Redis takes writes again
 # Of a script: with flags, the server refuses it at its memory limit, with a full disk or without its replicas before
 # it begins, as it refuses a SET. What needs no memory (an acknowledgement, a deletion) goes through at the limit.
-_CAREFUL, _ALWAYS = "#!lua\n", "#!lua flags=allow-oom\n"
+_IF_ROOM, _ALLOW_OOM = "#!lua\n", "#!lua flags=allow-oom\n"
 _NO_WRITES = ("MISCONF", "NOREPLICAS", "READONLY")  # answers of a server that takes no writes just now, whoever asks
 # KEYS[1] a companion; ARGV the group, the ids. Acknowledged entries vanish in the same step: only this group reads it.
 _FINISH = (
@@ -87,13 +87,13 @@ _COMMENTS = re.compile(r"^--.*\n+", re.MULTILINE)  # travel with every call and 
 _SCRIPTS = {name: _COMMENTS.sub("", files(__package__).joinpath("lua", f"{name}.lua").read_text()) for name in _NAMES}
 _SCRIPTS["move"] = MAY + _SCRIPTS["move"]
 _SCRIPTS["take"] = AHEAD + _SCRIPTS["take"]
-_SCRIPTS["settle"] = _ALWAYS + _SCRIPTS["commit"]  # a commit that needs no memory
-_SCRIPTS["commit"] = _CAREFUL + _SCRIPTS["commit"]
-_SCRIPTS["room"] = _CAREFUL + "return 1"
+_SCRIPTS["settle"] = _ALLOW_OOM + _SCRIPTS["commit"]  # a commit that needs no memory
+_SCRIPTS["commit"] = _IF_ROOM + _SCRIPTS["commit"]
+_SCRIPTS["room"] = _IF_ROOM + "return 1"
 
 
 @dataclass(slots=True)
-class Lane:
+class DeliveryLane:
     """A stream that the group reads (the stream itself, or its retry companion) and what is held of it."""
 
     key: str
@@ -108,12 +108,12 @@ class Lane:
 class Item:
     """One entry that this consumer holds."""
 
-    lane: Lane
+    lane: DeliveryLane
     id: bytes
     fields: dict[bytes, bytes]
     deliveries: int
     begun: bool = True  # False: taken over, and its start is not counted yet
-    apart: bool = False  # it runs in another process, which acknowledges it
+    isolated: bool = False  # it runs in another process, which acknowledges it
     lost: bool = False  # somebody else took it over; what its handler does is not committed
     breaks: int = 0  # attempts that a broken connection ended, and that do not count
     error: Exception | None = None  # it cannot be handled (its key cannot be told): the handler is not called
@@ -177,7 +177,17 @@ class NoGroupError(StreamMachineError):
 
 
 class Delivery:
-    """The Redis side of one consumer of a group on a stream."""
+    """The Redis side of one consumer of a group on a stream.
+
+    Args:
+        connection: the connection to use. stream, group: what is read. consumer: the consumer's name in the group.
+        lease: seconds after which others may take over what is not renewed.
+
+    Attributes:
+        main, retry: what is held of the stream, and of its retry companion. retry_open: whether that one stands and has
+            the group. stop: set when its consumer is to end: nothing is waited for any more.
+        full: why Redis takes no writes, while somebody waits for it; else "".
+    """
 
     def __init__(self, connection: RedisConnection, stream: str, group: str, consumer: str, *, lease: float) -> None:
         self.connection = connection
@@ -186,12 +196,12 @@ class Delivery:
         self.consumer = consumer
         self.lease_ms = max(1, int(lease * 1000))
         self.keys = Companions(stream, group)
-        self.main = Lane(stream, companion=False)
-        self.retry = Lane(self.keys.retry, companion=True)
-        self.retry_open = False  # whether the companion stands and has the group
-        self.stop = anyio.Event()  # set when its consumer is to end: nothing is waited for any more
-        self.full = ""  # why Redis takes no writes, while somebody waits for it
-        self._spared: dict[tuple[str, bytes], int] = {}  # delivery counts whose last start ended here, alive
+        self.main = DeliveryLane(stream, companion=False)
+        self.retry = DeliveryLane(self.keys.retry, companion=True)
+        self.retry_open = False
+        self.stop = anyio.Event()
+        self.full = ""
+        self._forgiven: dict[tuple[str, bytes], int] = {}  # delivery counts whose last start ended here, alive
 
     @property
     def held(self) -> int:
@@ -215,19 +225,19 @@ class Delivery:
             await ensure_group(self.connection, self.retry.key, self.group)
             self.retry_open = True
 
-    async def read(self, road: RawConnection, count: int, block_ms: int) -> list[Item]:
+    async def read(self, raw: RawConnection, count: int, block_ms: int) -> list[Item]:
         """XREADGROUP: up to ``count`` new entries, waiting ``block_ms`` for the first.
 
         Raises:
             NoGroupError: the group is gone. RedisUnavailableError: the link broke; assigned entries may stand in the
             pending list (``recover_own`` finds them).
         """
-        return await self._read(road, self.main, count, block_ms)
+        return await self._read(raw, self.main, count, block_ms)
 
-    async def read_retries(self, road: RawConnection, count: int) -> list[Item]:
+    async def read_retries(self, raw: RawConnection, count: int) -> list[Item]:
         """Up to ``count`` entries of the retry companion that stand there now."""
         try:
-            return await self._read(road, self.retry, count, None)
+            return await self._read(raw, self.retry, count, None)
         except NoGroupError:
             self.retry_open = False
             return []
@@ -269,7 +279,7 @@ class Delivery:
                 gone = {bytes(identifier) for identifier in await self._on_lane("renew", lane, self.consumer, *chunk)}
                 for identifier in gone.difference(lane.acks, lane.sending):
                     item = lane.held.get(identifier)
-                    if item is not None and not item.apart:
+                    if item is not None and not item.isolated:
                         item.lost = True
                         del lane.held[identifier]
                         lost.append(item)
@@ -286,7 +296,7 @@ class Delivery:
                     taken += await self._sweep(lane, count - len(taken))
         return taken
 
-    async def _sweep(self, lane: Lane, count: int) -> list[Item]:
+    async def _sweep(self, lane: DeliveryLane, count: int) -> list[Item]:
         cursor, rows, trimmed = await self._on_lane(
             "take", lane, self.consumer, self.lease_ms, lane.cursor, count, HANDED_BACK, SWEEP_LOOK, SWEEP_WALK
         )
@@ -303,7 +313,11 @@ class Delivery:
         ]
 
     async def begin(self, item: Item) -> bool:
-        """Count the start of a taken-over entry; False when it is not ours any more."""
+        """Count the start of a taken-over entry.
+
+        Returns:
+            False when it is not ours any more; it is not held then.
+        """
         if not await self._on_lane("begin", item.lane, self.consumer, item.id, item.deliveries + 1):
             self.drop(item)
             return False
@@ -320,9 +334,9 @@ class Delivery:
         """Hold the item no longer, because Redis did not take what became of it. Should it come here again, its start
         is not held against it: the process lived to its end."""
         if item.begun:
-            if len(self._spared) >= MOST_SPARED:
-                self._spared.clear()
-            self._spared[item.lane.key, item.id] = item.deliveries
+            if len(self._forgiven) >= MOST_FORGIVEN:
+                self._forgiven.clear()
+            self._forgiven[item.lane.key, item.id] = item.deliveries
         self.drop(item)
 
     async def hand_back(self, items: Iterable[Item], *, at_once: bool = True) -> None:
@@ -350,16 +364,16 @@ class Delivery:
         for lane in self._lanes():
             await self._on_lane("leave", lane, self.consumer, -1)
 
-    async def bury_consumers(self, idle_ms: int) -> int:
+    async def delete_idle_consumers(self, idle_ms: int) -> int:
         """Delete consumers of dead processes: nothing pending and not seen for ``idle_ms``. Gives how many."""
-        buried = 0
+        deleted = 0
         for lane in self._lanes():
             for facts in await self._call("XINFO", "CONSUMERS", lane.key, self.group):
                 consumer = dict(zip(facts[::2], facts[1::2], strict=True))
                 if not consumer[b"pending"] and consumer[b"idle"] > idle_ms and consumer[b"name"] != self.consumer:
                     # The script looks again: it may have begun to read since.
-                    buried += await self._on_lane("leave", lane, bytes(consumer[b"name"]), idle_ms)
-        return buried
+                    deleted += await self._on_lane("leave", lane, bytes(consumer[b"name"]), idle_ms)
+        return deleted
 
     async def write_mark(self) -> None:
         """Note the id up to which the group has acknowledged everything (see ``reopen_group``)."""
@@ -432,7 +446,7 @@ class Delivery:
             log.error("%r in group %r waits until Redis takes writes again: %s", self.stream, self.group, error)
         self.full = str(error)
         while not self.stop.is_set():
-            with anyio.move_on_after(ROOM_LOOK):
+            with anyio.move_on_after(ROOM_PERIOD):
                 await self.stop.wait()
                 return False
             try:
@@ -534,15 +548,15 @@ class Delivery:
 
     # -- details ------------------------------------------------------------------------------
 
-    def _lanes(self) -> tuple[Lane, ...]:
+    def _lanes(self) -> tuple[DeliveryLane, ...]:
         return (self.main, self.retry) if self.retry_open else (self.main,)
 
-    async def _read(self, road: RawConnection, lane: Lane, count: int, block_ms: int | None) -> list[Item]:
+    async def _read(self, raw: RawConnection, lane: DeliveryLane, count: int, block_ms: int | None) -> list[Item]:
         block: list[str | int] = ["BLOCK", block_ms] if block_ms is not None else []
         payload = encode_command(
             ["XREADGROUP", "GROUP", self.group, self.consumer, "COUNT", count, *block, "STREAMS", lane.key, ">"]
         )
-        (reply,) = await road.exchange(payload, 1, (block_ms or 0) / 1000 + READ_MARGIN)
+        (reply,) = await raw.exchange(payload, 1, (block_ms or 0) / 1000 + READ_MARGIN)
         if reply is None:
             return []
         if isinstance(reply, RespError):
@@ -564,19 +578,19 @@ class Delivery:
                 self.drop(item)
             raise
 
-    def _hold(self, lane: Lane, entries: Iterable[Entry], deliveries: int, *, begun: bool) -> list[Item]:
+    def _hold(self, lane: DeliveryLane, entries: Iterable[Entry], deliveries: int, *, begun: bool) -> list[Item]:
         """The entries as items held from now on. One that is held already runs here, and is left alone."""
         items = []
         held = lane.held
         for identifier, fields in entries:
             if identifier not in held and fields is not None:
                 item = held[identifier] = Item(lane, identifier, fields, deliveries, begun)
-                if self._spared and self._spared.pop((lane.key, identifier), None) == deliveries:
+                if self._forgiven and self._forgiven.pop((lane.key, identifier), None) == deliveries:
                     item.deliveries, item.begun = deliveries - 1, False
                 items.append(item)
         return items
 
-    async def _on_lane(self, script: str, lane: Lane, *arguments: Any) -> Any:
+    async def _on_lane(self, script: str, lane: DeliveryLane, *arguments: Any) -> Any:
         return await self._script(script, [lane.key], [self.group, *arguments])
 
     async def _script(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:

@@ -17,7 +17,12 @@ def has_tag(name: str) -> bool:
 
 
 def dead_letters(stream: str) -> str:
-    """The dead-letter stream of ``stream``."""
+    """The dead-letter stream of ``stream``.
+
+    Example:
+        >>> dead_letters("orders")
+        '{orders}:dlq'
+    """
     return f"{tagged(stream)}:dlq"
 
 
@@ -28,7 +33,12 @@ def dedup_key(stream: str, key: str) -> str:
 
 @dataclass(frozen=True)
 class Companions:
-    """The keys of one group on one stream."""
+    """The keys of one group on one stream.
+
+    Example:
+        >>> Companions("orders", "billing").retry
+        '{orders}:retry:billing'
+    """
 
     stream: str
     group: str

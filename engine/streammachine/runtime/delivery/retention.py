@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
 
 # KEYS[1] the stream. Finds the oldest entry that some group still needs (its oldest pending one, else its last
-# delivered one, which is as good and spares counting), and trims what is older. One step, so that no group that is
+# delivered one, which is as good and needs no counting), and trims what is older. One step, so that no group that is
 # created meanwhile loses anything it could still see. Gives how many entries were trimmed.
 _TRIM = (
     AHEAD
@@ -31,5 +31,9 @@ return redis.call('XTRIM', KEYS[1], 'MINID', '=', keep)
 
 
 async def trim_acknowledged(connection: RedisConnection, stream: str) -> int:
-    """Trim the stream up to the oldest entry that some group still needs; gives how many entries went."""
+    """Trim the stream up to the oldest entry that some group still needs.
+
+    Returns:
+        How many entries were trimmed.
+    """
     return int(await connection.command("EVAL", _TRIM, 1, stream, repeatable=True))

@@ -20,7 +20,15 @@ _SEND_ONCE = MAY + files(__package__).joinpath("lua", "send_once.lua").read_text
 async def send_once(
     connection: RedisConnection, stream: str, fields: Mapping[bytes, bytes], key: str, window_ms: int, maxlen: int
 ) -> str:
-    """Append the fields unless a send with this key came within the window; the id of the one that stands."""
+    """Append the fields unless a send with this key came within the window.
+
+    Args:
+        fields: as they are written. key: the deduplication key. window_ms: how long it is remembered.
+        maxlen: keep about so many entries of the stream (0: all).
+
+    Returns:
+        The id ("ms-seq") of the entry that stands: this one, or the first with the key.
+    """
     flat = [part for pair in fields.items() for part in pair]
     # Safe to repeat: the second run finds the key.
     reply = await connection.command(

@@ -2,7 +2,7 @@
 
 While such a handler runs, ``app.send`` and every storage write of its App go to a buffer; storage reads see the
 handler's own writes. When it returns, one ``commit.lua`` writes the buffer and acknowledges the message. Values that
-``update`` read are checked there; if one has changed, nothing is written and the handler runs again, in its turn among
+``update`` read are checked there; if one has changed, nothing is written and the handler runs again, in a queue with
 those of this process that change the same values. ``incr`` is added in the commit, and checked only if the handler has
 read the sum.
 
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 MAX_RERUNS = 100  # of a handler whose values kept changing; then the retry policy takes over
 RERUN_PAUSE = 0.05  # seconds before a rerun, at most
-TURN_WAIT = 30.0  # seconds that a handler waits for its turn; whoever has it may wait for that very handler
+QUEUE_WAIT = 30.0  # seconds that a handler waits there; the one before it may wait for that very handler
 
-_turns = UpdateQueue()  # of the handlers of this process whose values have changed
+_update_queue = UpdateQueue()  # of the handlers of this process whose values have changed
 
 # Runs a handler call and commits it: False when the guard's key was there already.
 Committer = Callable[["Delivery", Sequence[Item], Callable[[], Awaitable[None]], Guard | None], Awaitable[bool]]
 
 
-class TransactionClosed(StreamMachineError):  # noqa: N818 - the contract's name
+class TransactionClosed(StreamMachineError):  # noqa: N818 - a public name
     """A send or write of a transactional handler came after the handler had returned. It was not done."""
 
 
@@ -189,16 +189,27 @@ _current: contextvars.ContextVar[Transaction | None] = contextvars.ContextVar("s
 
 
 def active(owner: object) -> Transaction | None:
-    """The transaction of the running handler if it belongs to ``owner``.
+    """The transaction of the running handler.
 
-    A sealed one too, so that late sends are refused.
+    Args:
+        owner: the App that it must belong to.
+
+    Returns:
+        None outside of that App's transactional handlers; a sealed transaction too, so that late sends are refused.
     """
     transaction = _current.get()
     return transaction if transaction is not None and transaction.owner is owner else None
 
 
 def hold(owner: object, key: str = STORAGE_KEY) -> Callable[[], HeldHash | None]:
-    """A storage's view: a function that gives the place to hold writes back in, or None."""
+    """A storage's view of the transactions of an App.
+
+    Args:
+        owner: the App. key: the hash that the storage writes to.
+
+    Returns:
+        A function that gives the place to hold writes back in, or None outside of a transactional handler.
+    """
 
     def find() -> HeldHash | None:
         transaction = active(owner)
@@ -208,16 +219,24 @@ def hold(owner: object, key: str = STORAGE_KEY) -> Callable[[], HeldHash | None]
 
 
 def transactional(owner: object, mode: Transactional = True) -> Committer:
-    """What a transactional agent's consumer runs its handler through."""
+    """What a transactional agent's consumer runs its handler through.
+
+    Args:
+        owner: the App. mode: "best-effort" also writes to other Cluster slots, at least once.
+
+    Returns:
+        The committer. It raises what the handler raises and ``Delivery.commit`` does, and ChangedError when the values
+        that the handler updates kept changing for MAX_RERUNS runs.
+    """
 
     async def call(
         delivery: Delivery, items: Sequence[Item], body: Callable[[], Awaitable[None]], guard: Guard | None = None
     ) -> bool:
         clustered = delivery.connection.is_cluster
         home = delivery.stream if clustered and mode != "best-effort" else None
-        turn: list[str] = []  # the values whose turn we wait for: they have changed under us
+        queued: list[str] = []  # the values in whose queue we wait: they have changed under us
         for run in range(MAX_RERUNS):
-            async with _turns.of(*turn, patience=TURN_WAIT):
+            async with _update_queue.of(*queued, patience=QUEUE_WAIT):
                 transaction = Transaction(owner, home)
                 token = _current.set(transaction)
                 try:
@@ -228,15 +247,15 @@ def transactional(owner: object, mode: Transactional = True) -> Committer:
                 effects, checks = transaction.effects(), transaction.checks()
                 values = [f"{check.key} {check.field}" for check in checks]
                 try:
-                    if not turn and _turns.taken(*values):
-                        raise ChangedError("Others have their turn with these values.")
+                    if not queued and _update_queue.taken(*values):
+                        raise ChangedError("Others wait to change these values.")
                     if clustered and home is None:
                         effects, checks = await _write_elsewhere(delivery, effects, checks)
                     return await _commit(delivery, items, effects, checks, guard)
                 except ChangedError:
-                    if turn:  # so it was another process
+                    if queued:  # so it was another process
                         await anyio.sleep(random.uniform(0, min(RERUN_PAUSE, 0.001 * 2 ** min(run, 10))))
-                    turn = values
+                    queued = values
         raise ChangedError(f"Values that the handler updates kept changing for {MAX_RERUNS} runs.")
 
     return call
@@ -275,7 +294,14 @@ async def _write_elsewhere(
 
 
 def fields_of(record: Mapping[Any, Any], sent_ms: int) -> dict[bytes, bytes]:
-    """The encoded record with its sent time, which never replaces a field of the user's."""
+    """The encoded record with its sent time, which never replaces a field of the user's.
+
+    Args:
+        record: field names and values (str, bytes, int, float, bool). sent_ms: epoch milliseconds.
+
+    Raises:
+        FieldError: names the field that is none of these.
+    """
     if (
         _current.get() is not None
         and isinstance(record, Mapping)

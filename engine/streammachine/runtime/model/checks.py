@@ -12,19 +12,34 @@ LONGEST = 1e9  # seconds; some 30 years
 
 
 def flag(name: str, value: bool) -> None:
-    """True or False."""
+    """Refuse what is neither True nor False.
+
+    Raises:
+        SettingsError: it is something else.
+    """
     if not isinstance(value, bool):
         raise SettingsError(f"{name}={value!r}: give True or False.")
 
 
 def above_zero(name: str, value: float, or_else: str = "") -> None:
-    """Seconds above 0."""
+    """Refuse what is no number of seconds above 0 (and below LONGEST).
+
+    Args:
+        or_else: what else may be given, for the text.
+
+    Raises:
+        SettingsError: it is something else.
+    """
     if not is_number(value) or not 0 < value < LONGEST:
         raise SettingsError(f"{name}={value!r}: give seconds above 0{or_else and f', {or_else}'}.")
 
 
 def from_zero(name: str, value: float) -> None:
-    """Seconds from 0 up."""
+    """Refuse what is no number of seconds from 0 up (and below LONGEST).
+
+    Raises:
+        SettingsError: it is something else.
+    """
     if not is_number(value) or not 0 <= value < LONGEST:
         raise SettingsError(f"{name}={value!r}: give seconds from 0 up.")
 
@@ -35,7 +50,11 @@ def is_number(value: object) -> bool:
 
 
 def at_least(name: str, value: int, least: int) -> None:
-    """A whole number from ``least`` up."""
+    """Refuse what is no whole number from ``least`` up.
+
+    Raises:
+        SettingsError: it is something else.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise SettingsError(f"{name}={value!r}: give a whole number from {least} up.")
 

@@ -5,32 +5,15 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from streammachine.runtime.model.message import Message
 
-
 # Upper bounds in seconds of the handler-time histogram.
 BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
-
-
 RATE_WINDOW = 10.0  # seconds that a rate is taken over
-
-
-COUNTERS = {
-    "consumed": "Messages handled",
-    "failed": "Handler calls that failed",
-    "retried": "Attempts repeated",
-    "dead": "Messages given up to the dead-letter stream",
-    "lost": "Messages that another consumer had taken over",
-    "reclaimed": "Messages taken over from others",
-    "repeats": "Messages skipped as repeats",
-    "alone": "Messages run alone",
-    "reconnects": "Times the reader lost its connection",
-    "groups_recreated": "Times the group had to be created again",
-}
 
 
 class Rate:
@@ -40,7 +23,7 @@ class Rate:
         self._marks: list[tuple[float, int]] = []
 
     def of(self, count: int) -> float:
-        """Per second, now that the counter stands at ``count``."""
+        """Per second, now that the counter stands at ``count``; 0 at the first call."""
         now = time.monotonic()
         self._marks.append((now, count))
         while len(self._marks) > 2 and now - self._marks[1][0] > RATE_WINDOW:
@@ -49,20 +32,30 @@ class Rate:
         return (count - before) / (now - then) if now - then > 0.01 else 0.0
 
 
+def counter(meaning: str, *, in_health: bool = False) -> int:
+    """A counter of ``ConsumerMetrics``. Its one line there is the new metric; what else names counters, reads them.
+
+    Args:
+        meaning: what it counts, for Prometheus and docs/metrics.md.
+        in_health: health_check, the roster and worker reports show it too.
+    """
+    return field(default=0, metadata={"meaning": meaning, "in_health": in_health})
+
+
 @dataclass
 class ConsumerMetrics:
     """Counters of one consumer since it started. Times are seconds."""
 
-    consumed: int = 0
-    failed: int = 0
-    retried: int = 0
-    dead: int = 0
-    lost: int = 0
-    reclaimed: int = 0
-    repeats: int = 0
-    alone: int = 0
-    reconnects: int = 0
-    groups_recreated: int = 0
+    consumed: int = counter("Messages handled", in_health=True)
+    failed: int = counter("Handler calls that failed", in_health=True)
+    retried: int = counter("Attempts repeated", in_health=True)
+    dead: int = counter("Messages given up to the dead-letter stream", in_health=True)
+    lost: int = counter("Messages that another consumer had taken over")
+    reclaimed: int = counter("Messages taken over from others", in_health=True)
+    repeats: int = counter("Messages skipped as repeats")
+    alone: int = counter("Messages run alone")
+    reconnects: int = counter("Times the reader lost its connection")
+    groups_recreated: int = counter("Times the group had to be created again")
     handler_seconds: float = 0.0
     latency_seconds: float = 0.0
     last_poll: float = field(default_factory=time.monotonic)
@@ -110,9 +103,16 @@ class ConsumerMetrics:
         self.buckets = [ours + theirs for ours, theirs in zip(self.buckets, other.buckets, strict=True)]
 
 
+# What the counters mean, by name; and those that health_check shows.
+COUNTERS: dict[str, str] = {
+    each.name: each.metadata["meaning"] for each in fields(ConsumerMetrics) if "meaning" in each.metadata
+}
+HEALTH_COUNTERS = tuple(each.name for each in fields(ConsumerMetrics) if each.metadata.get("in_health"))
+
+
 @dataclass
-class Row:
-    """One agent on one stream, here or in all its workers together."""
+class ConsumerRow:
+    """The counters of one agent on one stream, in this process or summed over all its workers."""
 
     agent: str
     stream: str

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from streammachine.errors import StreamMachineError
 from streammachine.redis.transport.codec import decode_dict_bytes_to_utf8
-from streammachine.runtime.model.headers import ATTEMPT, HEADER, ORIGIN_ID, SENT
+from streammachine.runtime.model.headers import HEADER
 from streammachine.runtime.model.retry import Retry
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from streammachine.runtime.delivery.group import Item
-    from streammachine.runtime.delivery.slot_state import SlotState
+    from streammachine.redis.storage import Storage
 
     M = TypeVar("M", bound=BaseModel)
 
@@ -26,7 +24,7 @@ class _Kept:
     """What a message keeps beside its fields."""
 
     _decoded: dict[str, str] | None = None
-    _state: SlotState | None = None
+    _state: Storage | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -47,23 +45,8 @@ class Message(_Kept):
     data: dict[bytes, bytes] | None = None
     attempt: int = 1
 
-    @classmethod
-    def of_item(cls, topic: str, item: Item, consumer_id: str | None = None, state: SlotState | None = None) -> Message:
-        """The message of a held entry; one from a retry companion shows its own stream's id and all attempts."""
-        fields = item.fields
-        key, attempt = item.id, max(1, item.deliveries)
-        if item.lane.companion:
-            key = fields.get(ORIGIN_ID, key)
-            attempt += _whole(fields.get(ATTEMPT))
-        sent = fields.get(SENT)
-        message = cls(
-            topic, key.decode(), _seconds(sent) if sent is not None else None, time.time(), consumer_id, fields, attempt
-        )
-        message._state = state
-        return message
-
     @property
-    def state(self) -> SlotState:
+    def state(self) -> Storage:
         """Values shared by this group on this stream, in the stream's Cluster slot; as ``app.storage`` in its methods.
 
         Raises:
@@ -91,6 +74,10 @@ class Message(_Kept):
     def json(self, field: str | None = None) -> Any:
         """The value of ``field`` parsed as JSON; without a field, that of the only field.
 
+        Example:
+            >>> Message(data={b"order": b'{"id": 7}'}).json()
+            {'id': 7}
+
         Raises:
             KeyError: there is no such field. ValueError: it is no JSON, or there are several fields.
         """
@@ -104,13 +91,20 @@ class Message(_Kept):
     def model(self, model: type[M]) -> M:
         """The fields validated as a pydantic model; texts become the types that it declares.
 
+        Args:
+            model: the model's class.
+
         Raises:
             pydantic.ValidationError: they do not fit (an agent sends such a message to its dead letters at once).
         """
         return model.model_validate(self.message)
 
     def raw(self, field: str) -> bytes | None:
-        """The bytes of a field, unchanged; None where it is missing."""
+        """The bytes of a field, unchanged; None where it is missing.
+
+        Args:
+            field: its name.
+        """
         return (self.data or {}).get(field.encode())
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,22 +126,13 @@ class Message(_Kept):
         return f"Message(topic={self.topic!r}, key={self.key!r}, attempt={self.attempt}, message={self.message!r})"
 
 
-def _seconds(text: bytes) -> float | None:
-    try:
-        return int(text) / 1000
-    except ValueError:
-        return None
-
-
-def _whole(text: bytes | None) -> int:
-    try:
-        return int(text) if text is not None else 0
-    except ValueError:
-        return 0
-
-
 class MessageBatch(list[Message]):
-    """What a batch handler gets: the messages, and a way to fail some of them alone."""
+    """What a batch handler gets: the messages, and a way to fail some of them alone.
+
+    Example:
+        >>> batch = MessageBatch([Message(key="1-0"), Message(key="2-0")])
+        >>> batch.fail(batch[1], "no such order")
+    """
 
     def __init__(self, messages: Sequence[Message]) -> None:
         super().__init__(messages)
@@ -155,6 +140,9 @@ class MessageBatch(list[Message]):
 
     def fail(self, message: Message, error: BaseException | str) -> None:
         """Count this message as failed; the others are finished when the handler returns.
+
+        Args:
+            message: one of the batch. error: why; it is tried again by the agent's retry policy.
 
         Raises:
             ValueError: the message is not one of the batch.

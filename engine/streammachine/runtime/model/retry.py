@@ -84,6 +84,3 @@ class RetryPolicy:
         """Seconds to wait after this attempt (the first is 1)."""
         full = min(self.maximum, self.initial * self.factor ** min(attempt - 1, 60))
         return random.uniform(0, full) if self.jitter else full
-
-
-NO_RETRY = RetryPolicy(max_attempts=1)

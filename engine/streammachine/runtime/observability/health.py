@@ -1,4 +1,4 @@
-"""Health by progress: a consumer is well when its reads come back, not when Redis answers a ping."""
+"""Health by progress: a consumer is healthy when its reads come back, not when Redis answers a ping."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ from streammachine.runtime.delivery.gauges import group_gauges
 from streammachine.runtime.observability.metrics import rows_of
 
 if TYPE_CHECKING:
-    from streammachine.runtime.app.app import App
+    from streammachine.runtime.observability.running_app import RunningApp
 
 GAUGES_WAIT = 3.0  # seconds for all groups: a scrape must not wait for a Redis that is away
 
 
-async def check_app(app: App) -> dict[str, Any]:
-    """The state of an App; ``status`` is "healthy" only when everything that should run does."""
+async def check_app(app: RunningApp) -> dict[str, Any]:
+    """The health of an App.
+
+    Returns:
+        As ``App.health_check``; ``status`` is "healthy" only when everything that should run does.
+    """
     condition = await condition_of(app.redis)
     connected = condition.connected
     consumers = consumers_of(app)
     problems = [condition.problem] if condition.problem else []
     if not connected:
         problems = [f"Redis does not answer: {condition.problem}"]
-    if app._life is None or not app._life.began:
+    if not app.is_running:
         problems.append("the app is not running")
     problems += [f"{facts['agent']} on {facts['stream']} {facts['problem']}" for facts in consumers if facts["problem"]]
-    workers = app._workers
+    workers = app.workers
     if workers is not None and len(workers.alive) < workers.wanted:
         problems.append(f"{workers.wanted - len(workers.alive)} of {workers.wanted} worker processes are down")
-    active = sum(facts["in_flight"] for facts in consumers) + sum(timer.running for timer in app._running_timers)
+    active = sum(facts["in_flight"] for facts in consumers) + sum(timer.running for timer in app.running_timers)
     return {
         "status": "degraded" if problems else "healthy",
         "redis": "connected" if connected else "disconnected",
@@ -45,16 +49,18 @@ async def check_app(app: App) -> dict[str, Any]:
     }
 
 
-def consumers_of(app: App) -> list[dict[str, Any]]:
-    """The facts of all consumers, those in worker processes included."""
-    found = [consumer_facts(agent.name, consumer) for agent, consumer in app._consumers]
-    return found + (app._workers.reports.facts() if app._workers is not None else [])
+def consumers_of(app: RunningApp) -> list[dict[str, Any]]:
+    """The facts of all consumers (``consumer_facts``), those in worker processes included."""
+    found = [consumer_facts(agent.name, consumer) for agent, consumer in app.consumers]
+    return found + (app.workers.reports.facts() if app.workers is not None else [])
 
 
-async def read_gauges(app: App) -> dict[tuple[str, str], dict[str, float]]:
-    """What Redis says of the groups of all the app's consumers, by (stream, group).
+async def read_gauges(app: RunningApp) -> dict[tuple[str, str], dict[str, float]]:
+    """Ask Redis about the groups of all the app's consumers.
 
-    Groups that it has not told of within GAUGES_WAIT seconds are left out.
+    Returns:
+        For each (stream, group): ``lag`` and ``pending`` in messages, ``oldest_pending_seconds``. Groups that Redis has
+        not answered for within GAUGES_WAIT seconds are left out.
     """
     found: dict[tuple[str, str], dict[str, float]] = {}
 

@@ -1,27 +1,49 @@
-"""What is counted, and how Prometheus gets it: as text at ``/metrics``, or through a registry of the program's own."""
+"""The metrics of an App, for Prometheus: as text at ``/metrics``, or through a registry of the program's own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from streammachine.errors import SettingsError
-from streammachine.runtime.model.counters import BUCKETS, COUNTERS, Row
+from streammachine.runtime.model.counters import BUCKETS, COUNTERS, ConsumerRow
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
-    from streammachine.runtime.app.app import App
+    from streammachine.runtime.observability.running_app import Gauges, RunningApp
 
 PREFIX = "streammachine_"
-GAUGES = {
-    "lag": "Messages not given out yet",
-    "pending": "Messages given out and not finished",
-    "oldest_pending_seconds": "Age of the oldest unfinished message",
-    "in_flight": "Messages whose handler runs now",
-    "held": "Messages read and not finished in this process and its workers",
-    "latency_seconds": "Seconds from sending to reading of the last message",
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+class Meaning(NamedTuple):
+    """What one metric is: its kind, the labels of its values, and what it means, as a sentence without its stop."""
+
+    kind: Kind
+    labels: tuple[str, ...]
+    text: str
+
+
+CONSUMER = ("app", "agent", "stream", "group")
+TIMER = ("app", "timer")
+# Every metric there is, by its name without PREFIX. docs/metrics.md is made from this table.
+METRICS = {
+    **{name: Meaning("counter", CONSUMER, text) for name, text in COUNTERS.items()},
+    "lag": Meaning("gauge", CONSUMER, "Messages not given out yet"),
+    "pending": Meaning("gauge", CONSUMER, "Messages given out and not finished"),
+    "oldest_pending_seconds": Meaning("gauge", CONSUMER, "Age of the oldest unfinished message"),
+    "in_flight": Meaning("gauge", CONSUMER, "Messages whose handler runs now"),
+    "held": Meaning("gauge", CONSUMER, "Messages read and not finished in this process and its workers"),
+    "latency_seconds": Meaning("gauge", CONSUMER, "Seconds from sending to reading of the last message"),
+    "handler_seconds": Meaning("histogram", CONSUMER, "Time a handler took"),
+    "timer_ticks": Meaning("counter", TIMER, "Ticks of a timer"),
+    "timer_failures": Meaning("counter", TIMER, "Ticks of a timer that failed"),
+    "timer_lateness_seconds": Meaning("gauge", TIMER, "Time by which the last tick came late"),
+    "workers": Meaning("gauge", ("app",), "Worker processes that run"),
+    "workers_wanted": Meaning("gauge", ("app",), "Worker processes that there should be"),
+    "restarts": Meaning("counter", ("app",), "Parts and workers started again"),
 }
 
 
@@ -33,83 +55,79 @@ class Family:
     """
 
     name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    help: str
+    meaning: Meaning
     samples: list[tuple[str, dict[str, str], float]] = field(default_factory=list)
 
-    @classmethod
-    def simple(
-        cls, name: str, kind: Literal["counter", "gauge"], text: str, values: Iterable[tuple[dict[str, str], float]]
-    ) -> Family:
-        """A counter or a gauge, with a value for each set of labels."""
-        suffix = "_total" if kind == "counter" else ""
-        return cls(PREFIX + name, kind, f"{text}.", [(suffix, labels, value) for labels, value in values])
+    @property
+    def kind(self) -> Kind:
+        """Its kind in Prometheus' words."""
+        return self.meaning.kind
 
-    def observe(self, labels: dict[str, str], counts: Sequence[int], total: float) -> None:
+    @property
+    def help(self) -> str:
+        """What it means, as a sentence."""
+        return f"{self.meaning.text}."
+
+    def add(self, value: float, *labels: str) -> None:
+        """Add the value of a counter or gauge, with the values of its labels."""
+        suffix = "_total" if self.kind == "counter" else ""
+        self.samples.append((suffix, dict(zip(self.meaning.labels, labels, strict=True)), value))
+
+    def observe(self, counts: Sequence[int], total: float, *labels: str) -> None:
         """Add a histogram's buckets, which Prometheus has summed up, and the sum of its values."""
+        named = dict(zip(self.meaning.labels, labels, strict=True))
         below = 0
         for bound, count in zip((*map(str, BUCKETS), "+Inf"), counts, strict=True):
             below += count
-            self.samples.append(("_bucket", {**labels, "le": bound}, below))
-        self.samples += [("_sum", labels, total), ("_count", labels, below)]
+            self.samples.append(("_bucket", {**named, "le": bound}, below))
+        self.samples += [("_sum", named, total), ("_count", named, below)]
 
 
-def rows_of(app: App) -> list[Row]:
-    """The app's consumers as they are now, those in its worker processes included. Asks nobody, so any thread may."""
+def rows_of(app: RunningApp) -> list[ConsumerRow]:
+    """The counters of an App's consumers, those in its worker processes included. Any thread may call it."""
     rows = [
-        Row(agent.name, consumer.topic, consumer.config.group, consumer.metrics, consumer.active, consumer.held)
-        for agent, consumer in list(app._consumers)
+        ConsumerRow(agent.name, consumer.topic, consumer.config.group, consumer.metrics, consumer.active, consumer.held)
+        for agent, consumer in list(app.consumers)
     ]
-    return rows + (app._workers.reports.rows() if app._workers is not None else [])
+    return rows + (app.workers.reports.rows() if app.workers is not None else [])
 
 
-Gauges = Mapping[tuple[str, str], Mapping[str, float]]  # of a group, by (stream, group): lag, pending, ...
+def families(app: RunningApp, gauges: Gauges) -> list[Family]:
+    """All metrics of an App, in the order of ``METRICS``.
 
-
-def families(app: App, gauges: Gauges) -> list[Family]:
-    """All metrics of an App. ``gauges``: what Redis says of the groups (``health.read_gauges``)."""
-    consumers = [
-        ({"app": app.name, "agent": row.agent, "stream": row.stream, "group": row.group}, row) for row in rows_of(app)
-    ]
-    found = [
-        Family.simple(name, "counter", text, [(labels, getattr(row.metrics, name)) for labels, row in consumers])
-        for name, text in COUNTERS.items()
-    ]
-    values = [
-        (labels, {**gauges.get((row.stream, row.group), {}), "in_flight": row.in_flight, "held": row.held,
-                  "latency_seconds": row.metrics.latency_seconds})
-        for labels, row in consumers
-    ]  # fmt: skip
-    found += [
-        Family.simple(name, "gauge", text, [(labels, known[name]) for labels, known in values if name in known])
-        for name, text in GAUGES.items()
-    ]
-    seconds = Family(f"{PREFIX}handler_seconds", "histogram", "Time a handler took.")
-    for labels, row in consumers:
-        seconds.observe(labels, row.metrics.buckets, row.metrics.handler_seconds)
-    timers = [({"app": app.name, "timer": timer.name}, timer) for timer in list(app._running_timers)]
-    pool, own = app._workers, {"app": app.name}
-    alive, wanted, restarts = (len(pool.alive), pool.wanted, pool.restarts) if pool is not None else (0, 0, 0)
-    return [
-        *found,
-        seconds,
-        Family.simple("timer_ticks", "counter", "Ticks of a timer", [(labels, each.ticks) for labels, each in timers]),
-        Family.simple(
-            "timer_failures", "counter", "Ticks of a timer that failed",
-            [(labels, each.failures) for labels, each in timers],
-        ),
-        Family.simple(
-            "timer_lateness_seconds", "gauge", "Time by which the last tick came late",
-            [(labels, each.lateness) for labels, each in timers],
-        ),
-        Family.simple("workers", "gauge", "Worker processes that run", [(own, alive)]),
-        Family.simple("workers_wanted", "gauge", "Worker processes that there should be", [(own, wanted)]),
-        Family.simple("restarts", "counter", "Parts and workers started again", [(own, app.restarts + restarts)]),
-    ]  # fmt: skip
+    Args:
+        app: the App; nothing is asked of Redis here.
+        gauges: what Redis said of the groups (``health.read_gauges``).
+    """
+    found = {name: Family(PREFIX + name, meaning) for name, meaning in METRICS.items()}
+    for row in rows_of(app):
+        labels = (app.name, row.agent, row.stream, row.group)
+        values = {
+            **{name: getattr(row.metrics, name) for name in COUNTERS},
+            **gauges.get((row.stream, row.group), {}),
+            "in_flight": row.in_flight,
+            "held": row.held,
+            "latency_seconds": row.metrics.latency_seconds,
+        }
+        for name, value in values.items():
+            found[name].add(value, *labels)
+        found["handler_seconds"].observe(row.metrics.buckets, row.metrics.handler_seconds, *labels)
+    for timer in list(app.running_timers):
+        found["timer_ticks"].add(timer.ticks, app.name, timer.name)
+        found["timer_failures"].add(timer.failures, app.name, timer.name)
+        found["timer_lateness_seconds"].add(timer.lateness, app.name, timer.name)
+    pool = app.workers
+    found["workers"].add(len(pool.alive) if pool is not None else 0, app.name)
+    found["workers_wanted"].add(pool.wanted if pool is not None else 0, app.name)
+    found["restarts"].add(app.restarts + (pool.restarts if pool is not None else 0), app.name)
+    return list(found.values())
 
 
 def prometheus_text(found: Iterable[Family]) -> str:
-    """The Prometheus text format, version 0.0.4."""
+    """Metrics in the Prometheus text format, version 0.0.4.
+
+    Source: https://prometheus.io/docs/instrumenting/exposition_formats/
+    """
     lines: list[str] = []
     for family in found:
         typed = f"{family.name}_total" if family.kind == "counter" else family.name
@@ -118,14 +136,24 @@ def prometheus_text(found: Iterable[Family]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def collector(*apps: App) -> Collector:
-    """The apps' metrics for a registry of prometheus-client's: ``REGISTRY.register(collector(app))``.
+def collector(*apps: RunningApp) -> Collector:
+    """A collector of Apps' metrics for a registry of prometheus-client's.
 
-    Counters are as of the moment of the scrape, what Redis knows (lag, pending) is a few seconds old at most. Give all
-    Apps of a program to one collector: a registry takes each metric's name once.
+    Counters are as of the moment of the scrape; what Redis knows (lag, pending) is a few seconds old at most.
+
+    Args:
+        apps: all Apps of the program: a registry takes each metric's name once, so one collector only.
+
+    Returns:
+        What ``registry.register`` takes. A scrape may come in any thread.
 
     Raises:
-        SettingsError: prometheus-client is not installed.
+        SettingsError: prometheus-client is not installed (extra ``monitoring``).
+
+    Example:
+        >>> from prometheus_client import REGISTRY, start_http_server
+        >>> REGISTRY.register(collector(app))
+        >>> start_http_server(9100)
     """
     try:
         from streammachine.runtime.observability.prometheus import AppsCollector

@@ -11,23 +11,22 @@ from prometheus_client.registry import Collector
 from streammachine.runtime.observability.metrics import families
 
 if TYPE_CHECKING:
-    from streammachine.runtime.app.app import App
+    from streammachine.runtime.observability.running_app import RunningApp
 
 
 class AppsCollector(Collector):
-    """The metrics of Apps. A scrape may come in any thread: nothing here asks Redis."""
+    """Collects the metrics of Apps. A scrape may come in any thread, so nothing here asks Redis."""
 
-    def __init__(self, apps: Sequence[App]) -> None:
+    def __init__(self, apps: Sequence[RunningApp]) -> None:
         self._apps = apps
         for app in apps:
-            app._collected = True
+            app.keep_gauges()
 
     def collect(self) -> Iterable[Metric]:
         """All metrics, each once, with the samples of every App."""
         metrics: dict[str, Metric] = {}
         for app in self._apps:
-            life = app._life
-            for family in families(app, life.gauges if life is not None else {}):
+            for family in families(app, app.gauges):
                 if family.name not in metrics:
                     metrics[family.name] = Metric(family.name, family.help, family.kind)
                 for suffix, labels, value in family.samples:

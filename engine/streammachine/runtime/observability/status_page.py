@@ -26,10 +26,10 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from streammachine.runtime.observability.health import check_app, consumers_of, read_gauges
-from streammachine.runtime.observability.metrics import Gauges, families, prometheus_text
+from streammachine.runtime.observability.metrics import families, prometheus_text
 
 if TYPE_CHECKING:
-    from streammachine.runtime.app.app import App
+    from streammachine.runtime.observability.running_app import Gauges, RunningApp
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ _HEADERS = {
 }
 
 
-def status_app(app: App) -> Starlette:
+def status_app(app: RunningApp) -> Starlette:
     """The ASGI application of an App's status page."""
 
     async def page(_: Request) -> Response:
@@ -69,8 +69,12 @@ def status_app(app: App) -> Starlette:
     )
 
 
-async def serve_status(app: App) -> None:
-    """Serve the status page until the app stops."""
+async def serve_status(app: RunningApp) -> None:
+    """Serve the status page until cancelled.
+
+    Raises:
+        OSError: its port is taken.
+    """
     config = uvicorn.Config(
         status_app(app),
         host=app.config.dashboard_host,
@@ -103,7 +107,7 @@ async def serve_status(app: App) -> None:
         try:
             with anyio.CancelScope(shield=True):
                 await server.serve()
-        except SystemExit as error:  # uvicorn's way to say that the port is taken
+        except SystemExit as error:  # what uvicorn raises when the port is taken
             raise OSError(
                 f"The status page cannot listen on {app.config.dashboard_host}:{app.config.dashboard_port}."
             ) from error
@@ -113,8 +117,8 @@ async def serve_status(app: App) -> None:
 # -- the page -------------------------------------------------------------------------------------
 
 
-async def _page(app: App) -> str:
-    """The page with everything in it that changes; every value from outside goes through ``_text``."""
+async def _page(app: RunningApp) -> str:
+    """The page as HTML; every value from outside goes through ``_text``, which escapes it."""
     facts = await check_app(app)
     gauges = await read_gauges(app) if facts["redis"] == "connected" else {}
     live = "".join((_head(app, facts), _tiles(facts, gauges), _agents(facts, gauges), _timers(app)))
@@ -126,17 +130,17 @@ async def _page(app: App) -> str:
     return Template(_PAGE).substitute(values)
 
 
-def _head(app: App, facts: dict[str, Any]) -> str:
+def _head(app: RunningApp, facts: dict[str, Any]) -> str:
     well = facts["status"] == "healthy"
     problems = "".join(f"<li>{_text(problem)}</li>" for problem in facts["problems"])
-    told = f'<div class="box bad"><strong>What is wrong</strong><ul>{problems}</ul></div>' if problems else ""
+    wrong = f'<div class="box bad"><strong>What is wrong</strong><ul>{problems}</ul></div>' if problems else ""
     moment = datetime.now(UTC).strftime("%H:%M:%S")
     workers = f" · {facts['workers']} worker processes" if facts["workers"] else ""
     restarts = f" · {facts['restarts']} restarts" if facts["restarts"] else ""
     return (
         f"<header><h1><span>{_text(app.name)}</span>{_pill(facts['status'], 'ok' if well else 'bad')}</h1>"
         f'<p class="soft">Redis {_text(facts["redis"])} ({_text(app.redis.name)}){workers}{restarts} · as of '
-        f"{moment} UTC</p>{told}</header>"
+        f"{moment} UTC</p>{wrong}</header>"
     )
 
 
@@ -182,10 +186,10 @@ def _agents(facts: dict[str, Any], gauges: Gauges) -> str:
     return _table("Agents", heads, rows, texts=4, none="There are no agents here.")
 
 
-def _timers(app: App) -> str:
+def _timers(app: RunningApp) -> str:
     heads = ["timer", "every", "scope", "ticks", "failures", "last was late"]
     rows = []
-    for timer in app._running_timers:
+    for timer in app.running_timers:
         every = timer.config.t if isinstance(timer.config.t, str) else f"{timer.config.t:g} s"
         late = f"{timer.lateness * 1000:,.1f} ms"
         name = _name(timer.name, timer.name.removesuffix(f"/{timer.config.t}"))

@@ -1,4 +1,4 @@
-"""Runs suspects in a process beside this one."""
+"""Runs messages that may have killed their process isolated, in a process beside this one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ import anyio
 from anyio.abc import Process
 
 from streammachine.errors import StreamMachineError
-from streammachine.runtime.processes.child_io import TROUBLE, open_child
+from streammachine.runtime.processes.child_io import OUTSIDE_HANDLER, open_child
 from streammachine.runtime.processes.reports import reports
 
 if TYPE_CHECKING:
-    from streammachine.runtime.consumer.consumer import StreamConsumer
-    from streammachine.runtime.delivery.group import Item
     from streammachine.runtime.model.agent import Agent
     from streammachine.runtime.processes.origin import Origin
 
@@ -38,6 +36,9 @@ class IsolatedRunner:
     """Runs single messages of one agent, one at a time, in a process beside this one.
 
     The process stays for the next message (starting one takes a second); only a message that runs in it can end it.
+
+    Args:
+        origin: where the process finds the App. agent: whose messages it runs.
     """
 
     def __init__(self, origin: Origin, agent: Agent) -> None:
@@ -47,8 +48,11 @@ class IsolatedRunner:
         self._answers: AsyncIterator[dict[str, Any]] | None = None
         self._said = ""  # the problem that the process named before it ended
 
-    async def open(self, consumer: StreamConsumer) -> None:
+    async def open(self, topic: str, consumer: str, url: str | None) -> None:
         """Have a process ready, with the App loaded and its start-up hooks run.
+
+        Args:
+            topic: the stream whose entries it runs. consumer: the name in the group that holds them. url: the server's.
 
         Raises:
             Unrunnable: it cannot be started, ended before that, or took longer than START seconds.
@@ -60,7 +64,7 @@ class IsolatedRunner:
         async with self._ends_with_us():
             with anyio.move_on_after(START) as waiting:
                 try:
-                    await self._start(consumer)
+                    await self._start(topic, consumer, url)
                 except OSError as error:
                     raise Unrunnable(f"The process for messages that run alone cannot be started: {error}") from error
                 if await self._hear() == "ready":
@@ -71,8 +75,15 @@ class IsolatedRunner:
         how = f"was not ready within {START:g} s" if waiting.cancelled_caught else how_ended(status)
         raise Unrunnable(f"The process for messages that run alone {self._said or how}")
 
-    async def run(self, consumer: StreamConsumer, item: Item) -> ProcessDied | None:
-        """Run the item; None when it was dealt with there (finished, retried, given up), else how its process died.
+    async def run(self, topic: str, key: str, identifier: bytes, deliveries: int) -> ProcessDied | None:
+        """Run one entry in the process that ``open`` has made ready.
+
+        Args:
+            topic: the stream. key: where the entry stands: there, or in its retry companion. identifier: its id.
+            deliveries: how often it was started, this time included.
+
+        Returns:
+            None when it was dealt with there (finished, retried, given up), else how its process died.
 
         Raises:
             Unrunnable: the process failed outside of the handler.
@@ -81,15 +92,15 @@ class IsolatedRunner:
         assert process is not None and process.stdin is not None
         log.warning(
             "Message %s of %r was started %d times without an end; it runs alone now",
-            item.id.decode(), consumer.topic, item.deliveries - 1,
+            identifier.decode(), topic, deliveries - 1,
         )  # fmt: skip
         async with self._ends_with_us():
             with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                await process.stdin.send(f"{item.deliveries} {item.id.decode()} {item.lane.key}\n".encode())
+                await process.stdin.send(f"{deliveries} {identifier.decode()} {key}\n".encode())
                 if await self._hear() == "done":
                     return None
             status = await self._ended()
-        if status == TROUBLE:
+        if status == OUTSIDE_HANDLER:
             raise Unrunnable(f"The process for messages that run alone {self._said or how_ended(status)}")
         return ProcessDied(f"The process that ran the message alone {how_ended(status)}.")
 
@@ -99,12 +110,9 @@ class IsolatedRunner:
         if process is not None:
             await process.aclose()  # the end of its stdin is its end
 
-    async def _start(self, consumer: StreamConsumer) -> None:
+    async def _start(self, topic: str, consumer: str, url: str | None) -> None:
         self._said = ""
-        self._process = await open_child(
-            [str(self._origin), self._agent.name, "--alone", consumer.topic, consumer.delivery.consumer],
-            consumer.connection.url,
-        )
+        self._process = await open_child([str(self._origin), self._agent.name, "--alone", topic, consumer], url)
         assert self._process.stdout is not None
         self._answers = reports(self._process.stdout)
 

@@ -1,27 +1,24 @@
-"""Where an App stands, so that another process can import it: worker processes and messages that run alone."""
+"""Where an App can be imported from, so that a worker process or the process of an isolated message can load it.
+
+``children/loading.py`` does the loading.
+"""
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import os
-import runpy
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 from streammachine.errors import StreamMachineError
-
-if TYPE_CHECKING:
-    from streammachine.runtime.app.app import App
 
 CHILD_URL = "STREAMMACHINE_CHILD_REDIS_URL"  # names the parent's server to a child; holds its password, if any
 CHILD_NAME = "__streammachine_child__"  # a script's __name__ in a child, so that its main block does not run
 
 
 class NoAppError(StreamMachineError, ValueError):
-    """What was named is not there, or no App; nothing of the user's has failed."""
+    """There is no such module, or no App of that name in it. The user's own code has not failed."""
 
 
 class StartedWhileLoadedError(NoAppError):
@@ -31,14 +28,24 @@ class StartedWhileLoadedError(NoAppError):
         super().__init__("The script starts its App while it is loaded. Do that below: if __name__ == '__main__':")
 
 
-_loading: list[Origin] = []  # what this process loads just now
+_loading: list[Origin] = []  # what this process is importing
+
+
+@contextlib.contextmanager
+def being_loaded(origin: Origin) -> Iterator[None]:
+    """Within this block no App may be started: its module is not loaded yet."""
+    _loading.append(origin)
+    try:
+        yield
+    finally:
+        _loading.remove(origin)
 
 
 def refuse_while_loading() -> None:
-    """Refuse to run an App in a process that has not loaded its module yet.
+    """Refuse to run an App in a process that is still importing its module.
 
     Raises:
-        StartedWhileLoadedError: it has not.
+        StartedWhileLoadedError: it is.
     """
     if _loading:
         raise StartedWhileLoadedError
@@ -46,7 +53,7 @@ def refuse_while_loading() -> None:
 
 @dataclass(frozen=True)
 class Origin:
-    """A module (or a script's file) and the name that the App has in it."""
+    """Where an App can be imported from: a module (or a script's file), and the App's name there."""
 
     module: str  # "" for a script
     file: str
@@ -56,8 +63,15 @@ class Origin:
         return f"{self.module or self.file}:{self.attribute}"
 
     @classmethod
-    def of(cls, app: App, module: str) -> Origin | None:
-        """Where ``app``, made in ``module``, can be imported from; None where it cannot (notebook, local variable)."""
+    def of(cls, app: object, module: str) -> Origin | None:
+        """Where an App can be imported from.
+
+        Args:
+            app: the App. module: the ``__name__`` of the module that made it.
+
+        Returns:
+            None where no other process can import it (a notebook, a local variable).
+        """
         namespace = sys.modules.get(module)
         if namespace is None:
             return None
@@ -74,7 +88,14 @@ class Origin:
 
     @classmethod
     def parse(cls, text: str) -> Origin:
-        """The inverse of ``str``: ``package.module:app`` or ``path/to/script.py:app``."""
+        """The origin that a text names; the inverse of ``str``.
+
+        Args:
+            text: ``package.module:app`` or ``path/to/script.py:app``.
+
+        Raises:
+            ValueError: it has another form.
+        """
         place, colon, attribute = text.rpartition(":")
         if not colon or not place or not attribute:
             raise ValueError(f"{text!r} does not name an App. Write package.module:app or path/to/script.py:app.")
@@ -82,43 +103,8 @@ class Origin:
             return cls("", os.path.abspath(place), attribute)  # noqa: PTH100
         return cls(place, "", attribute)
 
-    def load(self) -> App:
-        """Import the App.
-
-        Raises:
-            NoAppError: there is no such module, or no App of that name in it. And whatever the module itself raises.
-        """
-        from streammachine.runtime.app.app import App
-
-        _loading.append(self)
-        try:
-            namespace = self._namespace()
-        finally:
-            _loading.remove(self)
-        app = namespace.get(self.attribute)
-        if not isinstance(app, App):
-            known = [name for name, value in namespace.items() if isinstance(value, App)]
-            hint = f" There is {', '.join(known)}." if known else ""
-            raise NoAppError(f"{self} is no App.{hint}")
-        app._origin = self
-        return app
-
-    def _namespace(self) -> Mapping[str, Any]:
-        if self.file:
-            # As multiprocessing does: what the script's classes are pickled under is found in the child too.
-            module = ModuleType(CHILD_NAME)
-            module.__dict__.update(runpy.run_path(self.file, run_name=CHILD_NAME))
-            sys.modules["__main__"] = sys.modules[CHILD_NAME] = module
-            return vars(module)
-        try:
-            return vars(importlib.import_module(self.module))
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{self.module}.".startswith(f"{error.name}."):
-                raise  # the module is there, and imports one that is not
-            raise NoAppError(f"No module named {error.name!r}.") from None
-
     def as_script(self, arguments: Sequence[str]) -> None:
-        """Have this process look as if Python had been started with the script, or the module, and these arguments."""
+        """Set ``sys.argv`` and ``sys.path`` as if Python had been started with the script (or module) and arguments."""
         sys.argv[:] = [self.file or self.module, *arguments]
         if self.file:
             sys.path.insert(0, os.path.dirname(self.file))  # noqa: PTH120 - a string, as Python has it there

@@ -230,9 +230,9 @@ def test_flat_parts_do_not_disturb_the_vwap() -> None:
     [made] = aggregated(rows, ["5m"])
     assert isinstance(made, Kline)
     assert made.vwap == pytest.approx(rows[0].vwap)
-    [quiet] = aggregated([candle(TEN + k * MINUTE, vwap=0.0, **flat) for k in range(5)], ["5m"])
-    assert isinstance(quiet, Kline)
-    assert (quiet.vwap, quiet.volume, quiet.is_complete) == (None, 0.0, True)
+    [idle] = aggregated([candle(TEN + k * MINUTE, vwap=0.0, **flat) for k in range(5)], ["5m"])
+    assert isinstance(idle, Kline)
+    assert (idle.vwap, idle.volume, idle.is_complete) == (None, 0.0, True)
 
 
 def test_a_flat_part_gives_no_price_to_a_candle_that_has_trades() -> None:
@@ -252,9 +252,9 @@ def test_a_flat_part_gives_no_price_to_a_candle_that_has_trades() -> None:
     assert isinstance(made, Kline)
     assert (made.open, made.close) == (parts[1].open, parts[3].close)
     assert (made.high, made.low) == (max(p.high for p in parts[1:4]), min(p.low for p in parts[1:4]))
-    [quiet] = aggregated([candle(TEN + k * MINUTE, **flat) for k in range(5)], ["5m"])
-    assert isinstance(quiet, Kline)
-    assert (quiet.open, quiet.high, quiet.low, quiet.close, quiet.is_complete) == (500.0, 500.0, 500.0, 500.0, True)
+    [idle] = aggregated([candle(TEN + k * MINUTE, **flat) for k in range(5)], ["5m"])
+    assert isinstance(idle, Kline)
+    assert (idle.open, idle.high, idle.low, idle.close, idle.is_complete) == (500.0, 500.0, 500.0, 500.0, True)
 
 
 def test_one_estimated_part_makes_it_estimated() -> None:

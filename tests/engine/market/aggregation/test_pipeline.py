@@ -72,8 +72,8 @@ def test_trades_are_folded_and_aggregated() -> None:
         ("5m", 10, True),
     ]
     assert not any(isinstance(row, Trade) for row in out)
-    quiet = core.close_until("BTCUSDT", FIVE + 7 * MINUTE)
-    assert [(row.n_trades, row.volume) for row in quiet if isinstance(row, Kline)] == [(2, 1.0), (0, 0.0)]
+    idle = core.close_until("BTCUSDT", FIVE + 7 * MINUTE)
+    assert [(row.n_trades, row.volume) for row in idle if isinstance(row, Kline)] == [(2, 1.0), (0, 0.0)]
 
 
 def test_trades_go_with_their_candles_where_both_are_wanted() -> None:

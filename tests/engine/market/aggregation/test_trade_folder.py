@@ -1,4 +1,4 @@
-"""Trades to candles: closed by event time or by the clock, flat where it is quiet. Oracle: DuckDB."""
+"""Trades to candles: closed by event time or by the clock, flat where nothing was traded. Oracle: DuckDB."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_first_candle_is_complete_where_its_trades_are_known_from_its_start(
     assert spans(folded(known(ts=TEN + 1), [trade(TEN + 30 * SECOND), trade(TEN + MINUTE)])) == [(0, 1, False)]
 
 
-def test_quiet_intervals_are_flat_at_the_last_price() -> None:
+def test_idle_intervals_are_flat_at_the_last_price() -> None:
     made = folded(known(), [trade(TEN, 100.0), trade(TEN + 1, 105.0), trade(TEN + 3 * MINUTE, 99.0)])
     assert spans(made) == [(0, 2, True), (1, 0, True), (2, 0, True)]
     flat = made[1]
@@ -109,7 +109,7 @@ def test_the_clock_closes_nothing_before_the_first_trade() -> None:
     assert folder.symbols() == []
 
 
-def test_with_a_price_from_before_a_quiet_beginning_is_flat() -> None:
+def test_with_a_price_from_before_a_idle_beginning_is_flat() -> None:
     folder = TradeFolder("Binance", "1m")
     folder.begin("BTCUSDT", TEN, price=42.0)
     made = folder.close_until("BTCUSDT", TEN + MINUTE)
@@ -246,7 +246,9 @@ def test_recorded_trades_agree_with_duckdb(timeframe: str) -> None:
     assert folder.late == 0
     assert_agree(made, from_duckdb(frame, timeframes.MILLISECONDS[timeframe]))
     starts = [row.open_ts for row in made if isinstance(row, Kline)]
-    assert starts == list(timeframes.starts(timeframe, starts[0], starts[-1] + 1))  # the quiet seconds are flat
+    assert starts == list(
+        timeframes.starts(timeframe, starts[0], starts[-1] + 1)
+    )  # the seconds without trades are flat
 
 
 @settings(max_examples=40, deadline=None)

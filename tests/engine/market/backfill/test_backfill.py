@@ -271,8 +271,8 @@ async def test_without_an_emitter_each_request_has_a_file_of_its_own(tmp_path: P
     assert [name for name in files(tmp_path) if name.endswith(".csv")] == sorted(names.values())
     async with market() as here:
         assert str(here.backfill("1h", "2024-02-01", "now").file_path) == names["binance"].replace("02-02", "02-03")
-        odd = here.backfill("1m", "2024-02-01T10:30", "2024-02-01T12:00:30")
-        assert str(odd.file_path) == "Binance-BTCUSDT-SPOT-1m-2024-02-01T103000_2024-02-01T120030.csv"
+        within_days = here.backfill("1m", "2024-02-01T10:30", "2024-02-01T12:00:30")
+        assert str(within_days.file_path) == "Binance-BTCUSDT-SPOT-1m-2024-02-01T103000_2024-02-01T120030.csv"
 
 
 async def test_a_registered_csv_emitter_keeps_its_path(tmp_path: Path) -> None:

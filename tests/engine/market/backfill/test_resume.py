@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from streammachine.errors import EmitterError, ExchangeUnavailableError, OutOfOrderError
-from streammachine.market.backfill.journal import Journal, Record
+from streammachine.market.backfill.journal import Journal, JournalRecord
 from streammachine.market.emitters.base import DataEmitter
 from streammachine.market.emitters.csv import CSVEmitter
 from streammachine.market.emitters.parquet import ParquetEmitter
@@ -353,28 +353,28 @@ def test_a_journal_writes_only_the_gaps_that_are_new(tmp_path: Path) -> None:
     path, gaps = tmp_path / "out.csv", [gap(number) for number in range(1000)]
     with Journal.beside(path) as journal:
         for count in range(0, 1001, 100):
-            journal.write(Record("a", position=count, gaps=gaps[:count]))
+            journal.write(JournalRecord("a", position=count, gaps=gaps[:count]))
         size = journal.path.stat().st_size
-        journal.write(Record("a", position=2000, gaps=[*gaps[:-1], gap(999, minutes=2)]))  # the last one grew
-        journal.write(Record("b", position=7, gaps=gaps[:2], clean=True))
+        journal.write(JournalRecord("a", position=2000, gaps=[*gaps[:-1], gap(999, minutes=2)]))  # the last one grew
+        journal.write(JournalRecord("b", position=7, gaps=gaps[:2], clean=True))
         assert journal.path.stat().st_size - size < 1500
     with Journal.beside(path) as again:
-        assert again.find("a") == Record("a", position=2000, gaps=[*gaps[:-1], gap(999, minutes=2)])
-        assert again.find("b") == again.last == Record("b", position=7, gaps=gaps[:2], clean=True)
+        assert again.find("a") == JournalRecord("a", position=2000, gaps=[*gaps[:-1], gap(999, minutes=2)])
+        assert again.find("b") == again.last == JournalRecord("b", position=7, gaps=gaps[:2], clean=True)
 
 
 def test_a_journal_that_was_cut_off_counts_as_far_as_it_is_whole(tmp_path: Path) -> None:
     with Journal.beside(tmp_path / "out.csv") as journal:
-        journal.write(Record("a", position=1))
-        journal.write(Record("a", position=2))
+        journal.write(JournalRecord("a", position=1))
+        journal.write(JournalRecord("a", position=2))
     whole = journal.path.read_bytes()
     for end in range(len(whole) // 2, len(whole)):
         journal.path.write_bytes(whole[:end])
         with Journal.beside(tmp_path / "out.csv") as cut:
-            assert cut.find("a") == Record("a", position=1)
-            cut.write(Record("a", position=3))
+            assert cut.find("a") == JournalRecord("a", position=1)
+            cut.write(JournalRecord("a", position=3))
         with Journal.beside(tmp_path / "out.csv") as mended:
-            assert mended.find("a") == Record("a", position=3)
+            assert mended.find("a") == JournalRecord("a", position=3)
 
 
 def test_a_journal_on_a_full_disk_is_a_clear_error_and_stays_whole(tmp_path: Path) -> None:
@@ -383,20 +383,20 @@ def test_a_journal_on_a_full_disk_is_a_clear_error_and_stays_whole(tmp_path: Pat
 import resource, signal, sys
 from pathlib import Path
 from streammachine.errors import EmitterError
-from streammachine.market.backfill.journal import Journal, Record
+from streammachine.market.backfill.journal import Journal, JournalRecord
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with Journal.beside(Path(sys.argv[1])) as journal:
-    journal.write(Record("a", position=0))
+    journal.write(JournalRecord("a", position=0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
     try:
         for position in range(1, 100):
-            journal.write(Record("a", position=position))
+            journal.write(JournalRecord("a", position=position))
     except EmitterError as error:
         print(position, error)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     print(journal.find("a").position)
-    journal.write(Record("b", position=7))
+    journal.write(JournalRecord("b", position=7))
 """
     out = tmp_path / "out.csv"
     done = subprocess.run(
@@ -408,8 +408,8 @@ with Journal.beside(Path(sys.argv[1])) as journal:
     assert "cannot be written: File too large. Mend that" in refused
     assert int(refused.split()[0]) == int(kept) + 1
     with Journal.beside(out) as again:
-        assert again.find("a") == Record("a", position=int(kept))
-        assert again.find("b") == Record("b", position=7)
+        assert again.find("a") == JournalRecord("a", position=int(kept))
+        assert again.find("b") == JournalRecord("b", position=7)
 
 
 def test_an_unused_journal_leaves_nothing(tmp_path: Path) -> None:

@@ -50,9 +50,9 @@ decimals = ["0", "0.0", "1e400", "9" * 30, "0." + "0" * 30 + "1", "2" * 22, "1" 
 names_and_such = ["true", "1m", "1h", "1w", "7m", "x" * 65, "\xe9", b"1", [], {}, True, False, None]
 integers = [0, 1, -1, 2**53, 2**60, 10**400, START, START + 1, START + 59_999, decode.LATEST, decode.LATEST + 1]
 floats = [0.0, -0.0, 1e18, 1e30, 1e-320, float("nan"), float("inf")]
-odd = st.sampled_from([*no_decimals, *decimals, *names_and_such, *integers, *floats])
+unusual = st.sampled_from([*no_decimals, *decimals, *names_and_such, *integers, *floats])
 names = st.sampled_from(sorted(ROW))
-values = st.one_of(odd, texts, st.floats(), st.integers(), st.text(max_size=4))
+values = st.one_of(unusual, texts, st.floats(), st.integers(), st.text(max_size=4))
 
 
 @pytest.fixture(scope="module")

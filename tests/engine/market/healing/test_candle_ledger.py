@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streammachine.market.healing.candle_ledger import CandleLedger, flat
+from streammachine.market.healing.candle_ledger import CandleLedger
+from streammachine.market.healing.candle_order import flat
 from streammachine.market.model.kline import Gap, Kline
 from streammachine.market.model.rows import Row
 
@@ -39,7 +40,7 @@ def candle(
 
 
 @dataclass
-class RestServer:
+class CandleDriver:
     """A ledger, and what it handed out."""
 
     ledger: CandleLedger
@@ -70,17 +71,17 @@ class RestServer:
         return [(row.open_ts - START) // MINUTE for row in self.rows if isinstance(row, Kline) and row.is_closed]
 
 
-def desk(closes: str = "flag", at: float = 20, **arguments: object) -> RestServer:
+def driven(closes: str = "flag", at: float = 20, **arguments: object) -> CandleDriver:
     ledger = CandleLedger("X", "A", "1m", closes, grace=GRACE, **arguments)  # type: ignore[arg-type]
     ledger.subscribed(START + round(at * 1000))
-    return RestServer(ledger)
+    return CandleDriver(ledger)
 
 
 # -- exchanges that say when a candle closes --
 
 
 def test_open_states_and_closes_pass_in_order() -> None:
-    it = desk()
+    it = driven()
     first, closed, second = candle(0), candle(0, 2, closed=True), candle(1)
     assert it.frame(21, first) == [first]
     assert it.frame(60.2, closed) == [closed]
@@ -88,26 +89,26 @@ def test_open_states_and_closes_pass_in_order() -> None:
 
 
 def test_open_states_can_be_left_out() -> None:
-    it = desk(open_rows=False)
+    it = driven(open_rows=False)
     assert it.frame(21, candle(0)) == []
     assert it.frame(60.1, candle(0, closed=True)) == [candle(0, closed=True)]
 
 
 def test_the_first_closed_candle_is_the_one_that_runs_at_the_subscription() -> None:
-    it = desk(at=20)
+    it = driven(at=20)
     assert it.frame(20.1, candle(-1, closed=True)) == []
     it.frame(60.1, candle(0, closed=True))
     assert it.closed == [0]
 
 
 def test_a_first_candle_whose_close_was_the_first_frame_counts() -> None:
-    it = desk(at=59.9)
+    it = driven(at=59.9)
     it.frame(60.1, candle(0, closed=True))
     assert it.closed == [0]
 
 
 def test_where_the_exchanges_clock_is_behind_its_running_candle_is_the_first() -> None:
-    it = desk(at=60.5)  # ours says minute 1
+    it = driven(at=60.5)  # ours says minute 1
     it.frame(60.6, candle(0))
     it.frame(61.3, candle(0, 2, closed=True))
     it.frame(120, candle(1, closed=True))
@@ -115,7 +116,7 @@ def test_where_the_exchanges_clock_is_behind_its_running_candle_is_the_first() -
 
 
 def test_with_a_last_candle_given_it_goes_on_behind_that_one() -> None:
-    it = desk(at=200, after=START)
+    it = driven(at=200, after=START)
     it.tick(200)
     assert it.ledger.healing
     assert it.ledger.missing(START + 200_000) == (START + MINUTE, START + 3 * MINUTE)
@@ -125,7 +126,7 @@ def test_with_a_last_candle_given_it_goes_on_behind_that_one() -> None:
 
 
 def test_duplicates_late_and_overtaken_frames_are_dropped_and_counted() -> None:
-    it = desk()
+    it = driven()
     it.frame(21, candle(0, 5))
     assert it.frame(22, candle(0, 4)) == []  # overtaken
     it.frame(60.1, candle(0, 6, closed=True))
@@ -135,7 +136,7 @@ def test_duplicates_late_and_overtaken_frames_are_dropped_and_counted() -> None:
 
 
 def test_a_second_close_with_other_values_is_counted_not_handed_out() -> None:
-    it = desk()
+    it = driven()
     it.frame(60.1, candle(0, 6, closed=True))
     assert it.frame(60.2, candle(0, 7, closed=True)) == []
     assert it.ledger.conflicts == 1
@@ -143,14 +144,14 @@ def test_a_second_close_with_other_values_is_counted_not_handed_out() -> None:
 
 
 def test_a_close_that_comes_late_still_comes_first() -> None:
-    it = desk()
+    it = driven()
     assert it.frame(60.1, candle(1)) == []  # held back: minute 0 is not closed
     late = candle(0, 3, closed=True)
     assert it.frame(62, late) == [late, candle(1)]
 
 
 def test_an_overdue_close_is_asked_for_and_later_candles_wait_for_it() -> None:
-    it = desk()
+    it = driven()
     it.frame(61, candle(1))
     it.tick(64.9)
     assert not it.ledger.healing
@@ -165,7 +166,7 @@ def test_an_overdue_close_is_asked_for_and_later_candles_wait_for_it() -> None:
 
 
 def test_healing_that_the_socket_makes_needless_ends() -> None:
-    it = desk()
+    it = driven()
     it.tick(65)
     it.frame(66, candle(0, closed=True))
     assert it.closed == [0]
@@ -174,7 +175,7 @@ def test_healing_that_the_socket_makes_needless_ends() -> None:
 
 
 def test_after_a_reconnect_a_missed_close_is_asked_for_at_once() -> None:
-    it = desk()
+    it = driven()
     it.frame(21, candle(0))
     it.ledger.interrupted()
     it.ledger.subscribed(START + 61_000)
@@ -183,7 +184,7 @@ def test_after_a_reconnect_a_missed_close_is_asked_for_at_once() -> None:
 
 
 def test_after_a_reconnect_within_the_same_candle_nothing_is_asked() -> None:
-    it = desk()
+    it = driven()
     it.frame(21, candle(0))
     it.ledger.interrupted()
     it.ledger.subscribed(START + 40_000)
@@ -194,7 +195,7 @@ def test_after_a_reconnect_within_the_same_candle_nothing_is_asked() -> None:
 
 
 def test_data_before_the_acknowledgement_counts() -> None:
-    it = RestServer(CandleLedger("X", "A", "1m", grace=GRACE))
+    it = CandleDriver(CandleLedger("X", "A", "1m", grace=GRACE))
     first = candle(0)
     assert it.frame(20, first) == [first]
     it.ledger.subscribed(START + 21_000)
@@ -202,7 +203,7 @@ def test_data_before_the_acknowledgement_counts() -> None:
 
 
 def test_what_nobody_has_becomes_one_gap_and_the_rest_goes_on() -> None:
-    it = desk()
+    it = driven()
     it.tick(65)
     it.rest(66, candle(2, closed=True, origin="rest"))
     rows: list[Row] = []
@@ -218,7 +219,7 @@ def test_what_nobody_has_becomes_one_gap_and_the_rest_goes_on() -> None:
 
 
 def test_adjacent_missing_candles_are_one_gap() -> None:
-    it = desk()
+    it = driven()
     it.tick(65)
     rows: list[Row] = []
     it.ledger.give_up(START + 600_000, 60_000, rows, "gone")
@@ -235,14 +236,14 @@ def test_adjacent_missing_candles_are_one_gap() -> None:
     ],
 )
 def test_candles_that_cannot_be_are_dropped_and_counted(invalid: Kline) -> None:
-    it = desk()
+    it = driven()
     it.frame(21, invalid.model_copy(update={"is_closed": True}))
     assert it.rows == []
     assert it.ledger.invalid == 1
 
 
 def test_a_stream_is_suspected_when_rest_knows_trades_of_a_whole_candle_that_it_kept_silent_about() -> None:
-    it = desk()
+    it = driven()
     it.frame(30, candle(0))
     it.tick(65)
     it.rest(66, candle(0, closed=True, origin="rest"))
@@ -256,7 +257,7 @@ def test_a_stream_is_suspected_when_rest_knows_trades_of_a_whole_candle_that_it_
 
 
 def test_a_later_candle_closes_the_one_before_after_a_while() -> None:
-    it = desk("next")
+    it = driven("next")
     it.frame(20.1, candle(0, 3, closed=None))
     it.frame(59, candle(0, 4, closed=None))
     it.frame(60.5, candle(1, 1, closed=None))
@@ -269,26 +270,26 @@ def test_a_later_candle_closes_the_one_before_after_a_while() -> None:
 
 
 def test_open_states_say_that_they_are_open() -> None:
-    it = desk("next")
+    it = driven("next")
     [row] = it.frame(20.1, candle(0, 3, closed=None))
     assert isinstance(row, Kline)
     assert row.is_closed is False
 
 
-def test_the_clock_closes_a_candle_and_a_quiet_one_is_flat() -> None:
-    it = desk("next")
+def test_the_clock_closes_a_candle_and_a_idle_one_is_flat() -> None:
+    it = driven("next")
     it.frame(20.1, candle(0, 3, closed=None))
     it.tick(65)
     it.tick(125)
     assert it.closed == [0, 1]
-    quiet = it.rows[-1]
-    assert isinstance(quiet, Kline)
-    assert (quiet.open, quiet.high, quiet.low, quiet.close, quiet.volume, quiet.n_trades) == (100,) * 4 + (0, 0)
-    assert quiet.end_ts == quiet.open_ts + MINUTE - 1
+    idle = it.rows[-1]
+    assert isinstance(idle, Kline)
+    assert (idle.open, idle.high, idle.low, idle.close, idle.volume, idle.n_trades) == (100,) * 4 + (0, 0)
+    assert idle.end_ts == idle.open_ts + MINUTE - 1
 
 
 def test_a_snapshot_of_old_candles_hands_none_of_them_out_but_gives_the_price_before() -> None:
-    it = desk("next")
+    it = driven("next")
     for minute in range(-9, 0):
         it.frame(20.1, candle(minute, closed=None))
     it.tick(65)
@@ -298,7 +299,7 @@ def test_a_snapshot_of_old_candles_hands_none_of_them_out_but_gives_the_price_be
 
 
 def test_an_interruption_makes_rest_decide_unless_a_later_push_makes_up_for_it() -> None:
-    it = desk("next")
+    it = driven("next")
     it.frame(30, candle(0, 3, closed=None))
     it.ledger.interrupted()
     it.ledger.subscribed(START + 40_000)
@@ -315,8 +316,8 @@ def test_an_interruption_makes_rest_decide_unless_a_later_push_makes_up_for_it()
     assert it.closed == [0, 1]
 
 
-def test_quiet_candles_are_confirmed_by_rest_where_it_may_be_asked() -> None:
-    it = desk("next", may_verify=lambda: True)
+def test_idle_candles_are_confirmed_by_rest_where_it_may_be_asked() -> None:
+    it = driven("next", may_verify=lambda: True)
     it.frame(21, candle(0, 3, closed=None))
     it.tick(65)
     assert it.ledger.healing
@@ -329,7 +330,7 @@ def test_quiet_candles_are_confirmed_by_rest_where_it_may_be_asked() -> None:
 
 
 def test_a_stream_that_brought_less_than_rest_has_is_suspected_and_rest_wins() -> None:
-    it = desk("next", may_verify=lambda: True)
+    it = driven("next", may_verify=lambda: True)
     it.frame(21, candle(0, 3, closed=None))
     it.tick(65)
     it.rest(66, candle(0, 3, closed=True, origin="rest"))
@@ -341,7 +342,7 @@ def test_a_stream_that_brought_less_than_rest_has_is_suspected_and_rest_wins() -
 
 
 def test_without_an_answer_the_socket_is_trusted() -> None:
-    it = desk("next", may_verify=lambda: True)
+    it = driven("next", may_verify=lambda: True)
     it.frame(21, candle(0, 3, closed=None))
     it.tick(65)
     rows: list[Row] = []
@@ -350,7 +351,7 @@ def test_without_an_answer_the_socket_is_trusted() -> None:
 
 
 def test_a_lively_stream_is_not_confirmed() -> None:
-    it = desk("next", may_verify=lambda: True)
+    it = driven("next", may_verify=lambda: True)
     it.frame(59, candle(0, 3, closed=None))
     it.frame(61, candle(1, 1, closed=None))
     it.tick(62)
@@ -358,7 +359,7 @@ def test_a_lively_stream_is_not_confirmed() -> None:
 
 
 def test_a_stream_in_doubt_is_confirmed() -> None:
-    it = desk("next", may_verify=lambda: True)
+    it = driven("next", may_verify=lambda: True)
     it.frame(59, candle(0, 3, closed=None))
     it.ledger.mark_possible_loss(START + 59_500)
     it.frame(61, candle(1, 1, closed=None))
@@ -379,12 +380,12 @@ class World:
     lag: int
     lacking: set[int]
     minutes: int = 10
-    quiet: frozenset[int] = frozenset()
+    idle: frozenset[int] = frozenset()
 
     def state(self, minute: int, second: int) -> Kline:
         """As of so many seconds after the candle's start."""
-        if minute in self.quiet:
-            before = max(number for number in range(-1, minute) if number not in self.quiet)
+        if minute in self.idle:
+            before = max(number for number in range(-1, minute) if number not in self.idle)
             return flat(candle(before, 60), START + minute * MINUTE).model_copy(update={"is_closed": None})
         return candle(minute, min(max(second, 0), 59) + 1, closed=None)
 
@@ -397,10 +398,10 @@ class World:
 
 def live(
     world: World, lost: set[int], delays: dict[int, int], repeats: set[int], breaks: list[tuple[int, int]]
-) -> RestServer:
+) -> CandleDriver:
     """Run the world second by second past a ledger, as a feed would."""
     ledger = CandleLedger("X", "A", "1m", world.closes, grace=GRACE, may_verify=lambda: True)  # type: ignore[arg-type]
-    it = RestServer(ledger)
+    it = CandleDriver(ledger)
     frames: dict[int, list[Kline]] = {}
 
     def send(second: int, number: int, kline: Kline) -> None:
@@ -412,12 +413,12 @@ def live(
 
     for second in range(20, world.minutes * 60 + 30, 2):
         minute, within = divmod(second, 60)
-        if minute < world.minutes and not (world.closes == "next" and minute in world.quiet):
+        if minute < world.minutes and not (world.closes == "next" and minute in world.idle):
             state = world.state(minute, within)
             send(second, second, state if world.closes == "next" else state.model_copy(update={"is_closed": False}))
         if world.closes == "flag" and within == 0 and minute:
             send(second, 100_000 + second, world.state(minute - 1, 60).model_copy(update={"is_closed": True}))
-        if world.closes == "next" and within == 58 and minute < world.minutes and minute not in world.quiet:
+        if world.closes == "next" and within == 58 and minute < world.minutes and minute not in world.idle:
             send(second + 1, 100_000 + second, world.state(minute, 60))
     healing_since = None
     ledger.subscribed(START + 20_000)
@@ -431,7 +432,7 @@ def live(
                 ledger.subscribed(now)
                 if world.closes == "next":  # the snapshot
                     for minute in range(max(second // 60 - 9, 0), min(second // 60 + 1, world.minutes)):
-                        if minute not in world.quiet:
+                        if minute not in world.idle:
                             it.frame(
                                 second, world.state(minute, second - 1 - minute * 60 if minute == second // 60 else 60)
                             )
@@ -450,7 +451,7 @@ def live(
     return it
 
 
-def told(it: RestServer) -> list[tuple[int, Kline | None]]:
+def told(it: CandleDriver) -> list[tuple[int, Kline | None]]:
     """Minute by minute: the closed candle, or None for a gap."""
     found: list[tuple[int, Kline | None]] = []
     for row in it.rows:
@@ -500,12 +501,12 @@ def test_closing_frames_lost_late_doubled_or_cut_off_change_nothing_but_where_re
     breaks=breaks_of,
     lag=st.integers(0, 8000),
     lacking=st.sets(st.integers(0, 9), max_size=2),
-    quiet=st.frozensets(st.integers(1, 9), max_size=4),
+    idle=st.frozensets(st.integers(1, 9), max_size=4),
 )
 def test_candles_without_closing_frames_are_right_whatever_is_cut_off(
-    repeats: set[int], breaks: list[tuple[int, int]], lag: int, lacking: set[int], quiet: frozenset[int]
+    repeats: set[int], breaks: list[tuple[int, int]], lag: int, lacking: set[int], idle: frozenset[int]
 ) -> None:
-    world = World("next", lag, lacking, quiet=quiet)
+    world = World("next", lag, lacking, idle=idle)
     found = told(live(world, set(), {}, repeats, breaks))
     assert [minute for minute, _ in found[:10]] == list(range(10))
     for minute, kline in found[:10]:

@@ -29,7 +29,7 @@ def trade(number: int, fills: int = 1, ts: int | None = None) -> Trade:
 
 
 @dataclass
-class RestServer:
+class TradeDriver:
     ledger: TradeLedger
     rows: list[Row] = field(default_factory=list)
 
@@ -51,28 +51,28 @@ class RestServer:
         return [int(row.trade_id) for row in self.rows if isinstance(row, Trade)]
 
 
-def desk(*, contiguous: bool = True, at: float = 10, **arguments: object) -> RestServer:
+def driven(*, contiguous: bool = True, at: float = 10, **arguments: object) -> TradeDriver:
     ledger = TradeLedger("X", "A", contiguous=contiguous, grace=GRACE, **arguments)  # type: ignore[arg-type]
     ledger.subscribed(START + round(at * 1000))
-    return RestServer(ledger)
+    return TradeDriver(ledger)
 
 
 def test_trades_pass_and_duplicates_do_not() -> None:
-    it = desk()
+    it = driven()
     it.frame(10, trade(10), trade(11), trade(11), trade(12), trade(10))
     assert it.ids == [10, 11, 12]
     assert it.ledger.duplicates == 2
 
 
 def test_the_snapshot_of_a_first_subscription_is_left_out() -> None:
-    it = desk(at=60)
+    it = driven(at=60)
     it.frame(60, *(trade(number) for number in range(10, 61)))
     assert it.ids[-1] == 60
     assert it.ids[0] >= 58
 
 
 def test_where_older_trades_come_first_they_tell_which_one_is_the_first() -> None:
-    it = desk(at=60, before=True, by_id=False)
+    it = driven(at=60, before=True, by_id=False)
     it.frame(60, *(trade(number) for number in range(10, 60)))
     assert it.ids == []
     it.frame(63, trade(62), trade(61))
@@ -83,7 +83,7 @@ def test_where_older_trades_come_first_they_tell_which_one_is_the_first() -> Non
 
 
 def test_the_older_trades_may_come_after_the_first_ones_and_in_any_order() -> None:
-    it = desk(at=60, before=True, by_id=False)
+    it = driven(at=60, before=True, by_id=False)
     it.frame(62.3, trade(61), trade(62))
     it.frame(62.5, *(trade(number) for number in range(60, 10, -1)))
     it.frame(63, trade(63))
@@ -91,7 +91,7 @@ def test_the_older_trades_may_come_after_the_first_ones_and_in_any_order() -> No
 
 
 def test_without_the_older_trades_rest_tells_which_one_is_the_first() -> None:
-    it = desk(at=60, before=True, by_id=False)
+    it = driven(at=60, before=True, by_id=False)
     it.frame(63, trade(63), trade(64))
     it.tick(63.9)
     assert (it.ids, it.ledger.healing) == ([], False)
@@ -105,7 +105,7 @@ def test_without_the_older_trades_rest_tells_which_one_is_the_first() -> None:
 
 
 def test_where_rest_does_not_say_it_either_the_beginning_is_a_gap() -> None:
-    it = desk(at=60, before=True, by_id=False)
+    it = driven(at=60, before=True, by_id=False)
     it.frame(63, trade(63), trade(64))
     it.tick(64)
     it.rest(64.2)
@@ -117,7 +117,7 @@ def test_where_rest_does_not_say_it_either_the_beginning_is_a_gap() -> None:
 
 
 def test_overtaken_trades_are_waited_for() -> None:
-    it = desk()
+    it = driven()
     it.frame(10, trade(10), trade(12), trade(13))
     assert it.ids == [10]
     it.frame(10.5, trade(11))
@@ -127,7 +127,7 @@ def test_overtaken_trades_are_waited_for() -> None:
 
 
 def test_a_hole_is_filled_from_rest_before_what_is_behind_it() -> None:
-    it = desk()
+    it = driven()
     it.frame(10, trade(10), trade(15))
     it.tick(11)
     assert it.ledger.healing
@@ -140,7 +140,7 @@ def test_a_hole_is_filled_from_rest_before_what_is_behind_it() -> None:
 
 
 def test_a_rest_that_is_behind_leaves_the_hole_open() -> None:
-    it = desk()
+    it = driven()
     it.frame(10, trade(10), trade(15))
     it.tick(11)
     it.rest(12, trade(11), trade(12))
@@ -151,7 +151,7 @@ def test_a_rest_that_is_behind_leaves_the_hole_open() -> None:
 
 
 def test_a_push_that_stands_for_several_fills_counts_once() -> None:
-    it = desk()
+    it = driven()
     it.frame(10, trade(10), trade(13, fills=3), trade(19, fills=2))
     assert it.ids == [10, 13]
     it.tick(12)
@@ -161,7 +161,7 @@ def test_a_push_that_stands_for_several_fills_counts_once() -> None:
 
 
 def test_fills_that_rest_gave_in_part_are_completed_by_rest() -> None:
-    it = desk()
+    it = driven()
     it.frame(10, trade(10))
     it.ledger.interrupted()
     it.ledger.subscribed(START + 20_000)
@@ -175,7 +175,7 @@ def test_fills_that_rest_gave_in_part_are_completed_by_rest() -> None:
 
 
 def test_what_nobody_has_is_a_gap_between_its_neighbours() -> None:
-    it = desk()
+    it = driven()
     it.frame(10, trade(10), trade(15))
     it.tick(11)
     rows: list[Row] = []
@@ -184,8 +184,8 @@ def test_what_nobody_has_is_a_gap_between_its_neighbours() -> None:
     assert not it.ledger.healing
 
 
-def test_after_a_reconnect_a_quiet_stream_is_asked_for_as_well() -> None:
-    it = desk()
+def test_after_a_reconnect_a_idle_stream_is_asked_for_as_well() -> None:
+    it = driven()
     it.frame(10, trade(10))
     it.ledger.interrupted()
     assert not it.ledger.whole
@@ -198,7 +198,7 @@ def test_after_a_reconnect_a_quiet_stream_is_asked_for_as_well() -> None:
 
 
 def test_a_silent_stream_is_probed_and_suspected_if_it_hid_something() -> None:
-    it = desk(quiet=30_000)
+    it = driven(idle_after=30_000)
     it.frame(10, trade(10))
     it.tick(39)
     assert not it.ledger.healing
@@ -213,7 +213,7 @@ def test_a_silent_stream_is_probed_and_suspected_if_it_hid_something() -> None:
 
 
 def test_with_a_last_id_given_it_goes_on_behind_that() -> None:
-    it = desk(after="7")
+    it = driven(after="7")
     it.frame(10, trade(10))
     it.tick(11)
     assert it.ledger.asked() == ("7", None)
@@ -222,7 +222,7 @@ def test_with_a_last_id_given_it_goes_on_behind_that() -> None:
 
 
 def test_without_contiguous_ids_live_trades_wait_for_rest_after_an_interruption() -> None:
-    it = desk(contiguous=False, by_id=False)
+    it = driven(contiguous=False, by_id=False)
     it.frame(10, trade(10), trade(11), trade(11))
     assert it.ids == [10, 11]
     it.ledger.interrupted()
@@ -240,7 +240,7 @@ def test_without_contiguous_ids_live_trades_wait_for_rest_after_an_interruption(
 
 
 def test_without_contiguous_ids_a_rest_that_does_not_reach_back_is_a_gap() -> None:
-    it = desk(contiguous=False, by_id=False)
+    it = driven(contiguous=False, by_id=False)
     it.frame(10, trade(10))
     it.ledger.interrupted()
     it.ledger.subscribed(START + 100_000)
@@ -254,7 +254,7 @@ def test_without_contiguous_ids_a_rest_that_does_not_reach_back_is_a_gap() -> No
 
 
 def test_without_contiguous_ids_a_lost_frame_makes_the_next_trade_wait_for_rest() -> None:
-    it = desk(contiguous=False, by_id=False)
+    it = driven(contiguous=False, by_id=False)
     it.frame(10, trade(10))
     it.ledger.mark_possible_loss(START + 11_000)
     it.frame(13, trade(13))
@@ -274,7 +274,7 @@ def test_without_contiguous_ids_a_lost_frame_makes_the_next_trade_wait_for_rest(
 def test_contiguous_trades_come_each_once_and_in_order_whatever_is_lost_late_or_doubled(
     lost: set[int], delays: dict[int, int], repeats: set[int], breaks: list[tuple[int, int]], lag: int
 ) -> None:
-    it = desk()
+    it = driven()
     frames: dict[int, list[Trade]] = {}
     for number in range(10, 61):
         if number not in lost:

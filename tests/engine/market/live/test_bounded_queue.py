@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from streammachine.market.clock.clock import VirtualClock
-from streammachine.market.live.bounded_queue import Queue, Rate
+from streammachine.market.live.bounded_queue import Queue, RowRate
 
 pytestmark = pytest.mark.anyio
 
@@ -62,7 +62,7 @@ async def test_opened_up_it_takes_all() -> None:
 
 async def test_a_rate_is_of_the_last_minute() -> None:
     clock = VirtualClock()
-    rate = Rate(clock)
+    rate = RowRate(clock)
     async with anyio.create_task_group() as group:
         group.start_soon(clock.drive)
         for _ in range(10):

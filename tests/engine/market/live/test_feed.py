@@ -11,7 +11,8 @@ from streammachine.errors import ExchangeError, SymbolError, TimeframeError
 from streammachine.market.clock.clock import SystemClock, VirtualClock
 from streammachine.market.exchanges import EXCHANGES, adapter_for
 from streammachine.market.exchanges.base import Urls
-from streammachine.market.live.feed import Feed, FeedOptions
+from streammachine.market.live.feed import Feed
+from streammachine.market.live.feed_options import FeedOptions
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Gap, Kline
 from streammachine.market.model.rows import Row

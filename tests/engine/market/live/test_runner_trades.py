@@ -26,7 +26,7 @@ async def test_candles_from_trades_equal_those_of_the_tape_and_of_the_exchange(e
         ours = from_ticks.klines(timeframe="1m")
         assert [row.is_complete for row in ours] == [False] + [True] * (len(ours) - 1)
         same(short(ours), there.truth("BTC/USDT", "1m", ours[0].open_ts, ours[-1].end_ts + 1)[: len(ours)])
-        assert any(row.n_trades == 0 for row in ours)  # a quiet minute, closed by the clock
+        assert any(row.n_trades == 0 for row in ours)  # a minute without trades, closed by the clock
         assert [row.is_complete for row in from_ticks.klines(timeframe="5m")][:2] == [False, True]
     async with world(exchange, quiet=0.4) as there:
         klines = there.runner(exchange)

@@ -92,13 +92,14 @@ def test_a_socks_proxy_without_the_extra_is_one_line_that_names_it(missing: str)
     else:  # the REST side has what it needs
         command = """
 import anyio
-from streammachine.market.network.websocket_session import Session, SessionOptions
+from streammachine.market.network.websocket_session import WebSocketSession, SessionOptions
 from streammachine.market.exchanges import adapter_for
 from streammachine.market.clock.clock import SystemClock
 from streammachine.errors import ExchangeError
 async def run():
     clock = SystemClock()
-    await Session(adapter_for("okx", "SPOT"), "wss://x.test", [], None, clock=clock, options=SessionOptions()).run()
+    options = SessionOptions()
+    await WebSocketSession(adapter_for("okx", "SPOT"), "wss://x.test", [], None, clock=clock, options=options).run()
 try:
     anyio.run(run)
 except ExchangeError as error:

@@ -240,7 +240,7 @@ async def _begins_only(writer: asyncio.StreamWriter, line: str) -> None:
         _says(b"short", headers="Content-Length: 100\r\n"),
         _says(b"5\r\nabc", headers="Transfer-Encoding: chunked\r\n"),
         _says(b"no gzip", headers="Content-Encoding: gzip\r\n"),
-        _says(b"", status="599 Odd"),
+        _says(b"", status="599 Unknown"),
         _begins_only,
     ],
     ids=["short", "chunks", "no gzip", "599", "never"],

@@ -21,7 +21,7 @@ from streammachine.market.exchanges import adapter_for
 from streammachine.market.exchanges.base import Ack, Adapter, Alive, BadFrame, Notice, Refused, Subscription
 from streammachine.market.model.kline import Kline, Trade
 from streammachine.market.network.reconnector import Line, LineOptions
-from streammachine.market.network.websocket_session import BEAT, Session, SessionOptions, State
+from streammachine.market.network.websocket_session import BEAT, SessionOptions, State, WebSocketSession
 
 pytestmark = pytest.mark.anyio
 
@@ -69,7 +69,7 @@ class Owner:
     def __post_init__(self) -> None:
         self.emptied = anyio.Event()
 
-    def received(self, session: Session, frame: bytes) -> bool:
+    def received(self, session: WebSocketSession, frame: bytes) -> bool:
         self.frames.append(frame)
         self.times.append(self.clock.monotonic())
         for event in self.adapter.decode(frame):
@@ -86,19 +86,19 @@ class Owner:
     async def room(self) -> None:
         await self.emptied.wait()
 
-    def silence(self, session: Session) -> None:
+    def silence(self, session: WebSocketSession) -> None:
         self.told.append(("silence",))
 
-    def acknowledged(self, session: Session, subscription: Subscription) -> None:
+    def acknowledged(self, session: WebSocketSession, subscription: Subscription) -> None:
         self.told.append(("acknowledged", session.number, subscription.symbol))
 
-    def refused(self, session: Session, subscription: Subscription, reason: str) -> None:
+    def refused(self, session: WebSocketSession, subscription: Subscription, reason: str) -> None:
         self.told.append(("refused", subscription.symbol, reason))
 
     def heard(self, subscription: Subscription, since_ms: int) -> bool:
         return self.seen.get(subscription.symbol, -1) >= since_ms
 
-    def lost(self, session: Session) -> None:
+    def lost(self, session: WebSocketSession) -> None:
         self.told.append(("lost", session.number, session.reason))
 
 
@@ -112,9 +112,9 @@ class Place:
     adapter: Adapter
     connections: list[float] = field(default_factory=list)  # when each one came
 
-    def session(self, streams: list[Subscription] = STREAMS, **arguments: object) -> Session:
+    def session(self, streams: list[Subscription] = STREAMS, **arguments: object) -> WebSocketSession:
         options = SessionOptions()
-        return Session(
+        return WebSocketSession(
             self.adapter,
             self.url,
             streams,

@@ -113,7 +113,7 @@ async def test_the_closing_frame_comes_a_moment_after_the_end_and_before_the_nex
         assert all(row["t"] <= moment <= row["T"] for moment, row in rows if not row["x"])
 
 
-async def test_a_quiet_minute_has_a_flat_candle_without_trade_ids() -> None:
+async def test_a_idle_minute_has_a_flat_candle_without_trade_ids() -> None:
     tape = Tape.generate(12, start_ms=START, trades_per_minute=4, quiet=0.4)
     async with simulated("binance", tape=tape) as market:
         line = await market.connect("/ws/btcusdt@kline_1m")
@@ -146,7 +146,9 @@ async def test_an_answering_client_is_pinged_every_twenty_seconds_and_kept() -> 
 
 
 async def test_a_client_without_pongs_is_cut_after_a_minute() -> None:
-    async with simulated("binance", ["freeze@10:lasts=100"]) as market:  # deaf for a while: its pongs come too late
+    async with simulated(
+        "binance", ["freeze@10:lasts=100"]
+    ) as market:  # reads nothing for a while: its pongs come too late
         line = await market.connect("/ws")
         await market.pass_time(120)
         (kill,) = market.simulator.log.of("kill")

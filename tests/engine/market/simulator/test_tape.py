@@ -38,7 +38,7 @@ def test_ids_are_contiguous_from_deep_history_over_the_lively_part() -> None:
     assert tape.trades("BTC/USDT", 0, tape.listed("BTC/USDT")) == []
 
 
-def test_the_market_has_quiet_minutes_bursts_and_orders_of_several_fills() -> None:
+def test_the_market_has_idle_minutes_bursts_and_orders_of_several_fills() -> None:
     tape = Tape.generate(4, start_ms=START, minutes=120)
     rows = tape.trades("BTC/USDT")
     counts = dict.fromkeys(range(120), 0)

@@ -61,7 +61,7 @@ def test_codec_takes_the_native_room_where_it_is_built() -> None:
 def test_codec_takes_the_twin_where_nothing_is_built() -> None:
     code = (
         "import sys; sys.modules['streammachine.redis.transport.wire'] = None\n"
-        "from streammachine.redis import codec\n"
+        "from streammachine.redis.transport import codec\n"
         "print(codec.HAS_NATIVE, codec._has_cython_decode, codec.ReplyParser.__module__, codec.encode_fields({'a': 1}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

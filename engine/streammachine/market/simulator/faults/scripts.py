@@ -12,7 +12,7 @@ from streammachine.market.simulator.faults.fault import Fault
 from streammachine.market.simulator.tape.candles import UTC
 from streammachine.market.simulator.tape.tape import Tape
 
-SPARED: Final = 90.0  # seconds at the end without a new fault, to recover in
+RECOVERY: Final = 90.0  # seconds at the end without a new fault, to recover in
 AFTER_START: Final = 5.0  # seconds into a candle: behind the closing frame of the one before
 
 Maker = Callable[[random.Random, float, str], list[Fault]]
@@ -45,11 +45,11 @@ def random_script(
     faults: list[Fault] = []
     for _ in range(count):
         make = source.choice(ALL + WITH_CLOSING if has_closing else ALL)
-        moment = round(source.uniform(0, max(minutes * 60 - SPARED, 1)), 1)
+        moment = round(source.uniform(0, max(minutes * 60 - RECOVERY, 1)), 1)
         faults += make(source, moment, source.choice(symbols))
     lost: set[tuple[str, str, int]] = set()
     grid = UTC[timeframe]
-    last = tape.start_ms + minutes * 60_000 - int(SPARED * 1000)
+    last = tape.start_ms + minutes * 60_000 - int(RECOVERY * 1000)
     candles = grid.starts(tape.start_ms, last)
     if has_closing and candles and source.random() < harsh:
         symbol, start = source.choice(symbols), source.choice(candles)
