@@ -59,9 +59,10 @@ def shown(subject: str, found: Sequence[Mapping[str, Any]]) -> str:
     """The numbers of one subject, a row each, a column a run."""
     columns = [run for run in found if subject in run["results"]][-SHOWN:]
     rows: dict[str, Row] = {}
-    for run in columns:
+    for number, run in enumerate(columns, 1):
+        head = f"{number}: {run['at'][:16]} {run['commit']}"
         for what, value in numbers(run["results"][subject]):
-            rows.setdefault(what, {"what": what})[f"{run['at'][:16]} {run['commit']}"] = value
+            rows.setdefault(what, {"what": what})[head] = value
     return table(list(rows.values())) if rows else f"No run of {subject} yet."
 
 

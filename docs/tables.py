@@ -1,4 +1,4 @@
-"""The tables of the README and of docs/ (market, metrics, architecture), from the code:
+"""The tables of the README and of docs/ (market, metrics, architecture, the guides), from the code:
 ``python docs/tables.py --write``.
 
 Without ``--write`` it says whether they are up to date, and exits 1 if not; a test does the same.
@@ -14,6 +14,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ README = Path(__file__).parents[1] / "README.md"
 METRICS_PAGE = Path(__file__).parent / "metrics.md"
 MARKET_PAGE = Path(__file__).parent / "market.md"
 PLAN_PAGE = Path(__file__).parent / "architecture.md"
+GUIDES = Path(__file__).parent / "contributing"
 
 # What each variable does; that all of them are here, and their defaults, comes from Settings.
 MEANINGS = {
@@ -191,6 +193,19 @@ def plan_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def cases_table(suite: str, letter: str) -> str:
+    """One row a numbered case of a conformance suite: its number and its docstring."""
+    tree = ast.parse((README.parent / "tests" / "engine" / "market" / suite).read_text(encoding="utf-8"))
+    rows = ["| case | what must hold |", "|---|---|"]
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found = re.match(rf"test_({letter}\d\d)_", node.name)
+            if found:
+                text = " ".join((ast.get_docstring(node) or "").split()).replace("``", "`")
+                rows.append(f"| {found[1].upper()} | {text} |")
+    return "\n".join(rows) + "\n"
+
+
 def _kind(tool: Any) -> str:
     if tool.annotations.read_only_hint:
         return "reads"
@@ -213,6 +228,8 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     METRICS_PAGE: {"metrics": metrics_table},
     MARKET_PAGE: {"exchanges": exchanges_table, "variables": variables_table, "sinks": sinks_table},
     PLAN_PAGE: {"plan": plan_table},
+    GUIDES / "exchange.md": {"adapter-cases": partial(cases_table, "exchanges/test_conformance.py", "a")},
+    GUIDES / "sink.md": {"sink-cases": partial(cases_table, "emitters/test_conformance.py", "s")},
 }
 
 if __name__ == "__main__":

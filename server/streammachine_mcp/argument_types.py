@@ -133,6 +133,7 @@ TimeMsOrNow = Annotated[int, BeforeValidator(time_ms_or_now)]
 Moment = Annotated[str, BeforeValidator(moment)]
 Position = Annotated[str, BeforeValidator(position)]
 History = Annotated[str, BeforeValidator(history)]
+StreamName = Annotated[str, Field(description="Stream name", min_length=1, max_length=512)]
 Interval = Annotated[int, BeforeValidator(interval_ms)]
 Timeframe = Annotated[str, BeforeValidator(timeframe), Field(description=" ".join(timeframes.TIMEFRAMES))]
 if TYPE_CHECKING:

@@ -237,8 +237,20 @@ def _check_app(app: str | None) -> None:
             raise SettingsError(f"--app {error}") from None
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names the toolsets in its help; until that is asked for the settings, which may print, are not loaded."""
+
+    toolsets: argparse.Action
+
+    def format_help(self) -> str:
+        from streammachine.settings import TOOLSETS
+
+        self.toolsets.help = f"only these tool families: {','.join(TOOLSETS)}"
+        return super().format_help()
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="streammachine-mcp",
         description="The StreamMachine MCP server. Without options it speaks MCP over stdin and stdout.",
         epilog="Every setting is also an environment variable; see the README.",
@@ -246,9 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--app", metavar="MODULE:APP", help="run this App too: package.module:app or script.py:app")
     parser.add_argument("--redis-url", metavar="URL", help="the Redis or Valkey to use (REDIS_URL)")
     parser.add_argument("--read-only", action="store_true", help="leave out every tool that changes something")
-    parser.add_argument(
-        "--toolsets", metavar="A,B", help="only these tool families: stream,storage,health,object,ohlc,agent,market"
-    )
+    parser.toolsets = parser.add_argument("--toolsets", metavar="A,B")
     parser.add_argument("--transport", choices=("stdio", "http"), default="stdio")
     parser.add_argument("--host", default="127.0.0.1", help="address for --transport http (loopback only)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port for --transport http")

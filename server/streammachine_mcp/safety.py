@@ -14,7 +14,7 @@ import logging
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import anyio
 import pydantic
@@ -38,6 +38,10 @@ from streammachine.redis.streams import nearest
 TOKEN_LIFE = 300  # seconds a confirm_token is good for
 _MOST_PROBLEMS = 4  # of a call's arguments that one error names
 ASK_TIMEOUT = 40.0  # seconds for the user's answer, below the tool's own 45 s
+
+# The two arguments of every tool that is confirmed.
+Confirm = Annotated[bool, pydantic.Field(description="true deletes at once; only when the user has agreed")]
+ConfirmToken = Annotated[str | None, pydantic.Field(description="The token of the plan that the user agreed to")]
 
 _QUESTION: dict[str, Any] = {
     "type": "object",

@@ -9,65 +9,15 @@ from typing import Any
 import jsonschema
 import pytest
 
+from streammachine.settings import TOOLSETS
+from streammachine_mcp.tools.families import families
+from support.contract import CONTRACT, DELETES, READS
 from support.mcp import RawClient
 
-CONTRACT = {
-    "stream_send": {"stream", "message"},
-    "stream_send_batch": {"stream", "messages"},
-    "stream_read": {"stream", "count", "start"},
-    "stream_info": {"stream"},
-    "stream_list": {"pattern"},
-    "stream_delete": {"stream", "confirm", "confirm_token"},
-    "stream_trim": {"stream", "keep", "before", "confirm", "confirm_token"},
-    "storage_read": {"key", "default"},
-    "storage_write": {"key", "value"},
-    "storage_delete": {"key"},
-    "storage_keys": set(),
-    "storage_clear": {"confirm"},
-    "health_check": set(),
-    "redis_info": {"section"},
-    "redis_ping": set(),
-    "obj_get": {"key"},
-    "obj_list": {"pattern"},
-    "obj_delete": {"pattern"},
-    "ohlc_create": {"name", "intervals"},
-    "ohlc_update": {"name", "symbol", "price", "volume", "timestamp_ms"},
-    "ohlc_get_candles": {"name", "symbol", "interval_ms"},
-    "ohlc_get_completed": {"name", "symbol", "interval_ms", "before_timestamp_ms"},
-    "ohlc_flush": {"name", "symbol", "interval_ms", "before_timestamp_ms"},
-    "ohlc_clear": {"name"},
-    "ohlc_stats": {"name"},
-    "ohlc_list": set(),
-    "agent_list": set(),
-    "agent_stats": {"name"},
-    "agent_pause": {"name"},
-    "agent_resume": {"name"},
-    "agent_create": {"name", "stream", "filter", "select", "output_stream"},
-    "agent_delete": {"name", "confirm", "confirm_token"},
-    "dead_letter_list": {"stream", "count"},
-    "dead_letter_redrive": {"stream", "ids", "all"},
-    "dead_letter_purge": {"stream", "confirm", "confirm_token"},
-    "runner_start": {"exchange", "symbols", "timeframe", "aggregate", "emit", "history"},
-    "runner_stop": {"name"},
-    "runner_list": set(),
-    "backfill_start": {"exchange", "symbol", "timeframe", "start", "end", "emit"},
-    "backfill_status": {"name"},
-    "candles_read": {"exchange", "symbol", "timeframe", "start", "end", "limit"},
-}
 # The first 24: all of tools/list for these stays within 32 kB.
 FIRST = [name for name in CONTRACT if name not in ("stream_delete", "stream_trim")][:24]
 DEFAULTS = {("stream_read", "count"): 10, ("stream_list", "pattern"): "*", ("obj_list", "pattern"): "*"}
 HINTS = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
-DESTRUCTIVE = {
-    "stream_delete", "stream_trim",
-    "storage_delete", "storage_clear", "obj_delete", "ohlc_flush", "ohlc_clear", "agent_delete", "dead_letter_purge",
-}  # fmt: skip
-WRITING = DESTRUCTIVE | {
-    "stream_send", "stream_send_batch", "storage_write", "ohlc_create", "ohlc_update",
-    "agent_pause", "agent_resume", "agent_create", "dead_letter_redrive",
-    "runner_start", "runner_stop", "backfill_start",
-}  # fmt: skip
-OUTSIDE = {"runner_start", "backfill_start"}  # they talk to an exchange
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +31,12 @@ def size(value: Any) -> int:
     return len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
 
 
-def test_the_41_tools_of_the_contract_are_there_with_their_arguments(tools: dict[str, dict[str, Any]]) -> None:
-    assert set(tools) == set(CONTRACT)
-    for name, wanted in CONTRACT.items():
-        assert wanted <= set(tools[name]["inputSchema"]["properties"]), name
+def test_the_contract_s_tools_are_there_with_their_arguments_and_results(tools: dict[str, dict[str, Any]]) -> None:
+    for name, row in CONTRACT.items():
+        given, result = tools[name]["inputSchema"], tools[name]["outputSchema"]
+        assert {*row.required.split(), *row.optional.split()} <= set(given["properties"]), name
+        assert set(given.get("required", ())) == set(row.required.split()), name
+        assert set(row.keys.split()) <= set(result.get("required", ())), name
     for (name, parameter), default in DEFAULTS.items():
         assert tools[name]["inputSchema"]["properties"][parameter]["default"] == default
 
@@ -110,9 +62,12 @@ def test_all_four_hints_tell_the_truth(tools: dict[str, dict[str, Any]]) -> None
     for name, tool in tools.items():
         hints = tool["annotations"]
         assert all(isinstance(hints[hint], bool) for hint in HINTS), name
-        assert hints["readOnlyHint"] is (name not in WRITING), name
-        assert hints["destructiveHint"] is (name in DESTRUCTIVE), name
-        assert hints["openWorldHint"] is (name in OUTSIDE), name
+        assert not (hints["readOnlyHint"] and hints["destructiveHint"]), name
+    for name, row in CONTRACT.items():
+        hints = tools[name]["annotations"]
+        assert hints["readOnlyHint"] is (row.kind == READS), name
+        assert hints["destructiveHint"] is (row.kind == DELETES), name
+        assert hints["openWorldHint"] is row.outside, name
 
 
 def test_schemas_are_valid_json_schema(tools: dict[str, dict[str, Any]]) -> None:
@@ -139,11 +94,11 @@ def test_the_list_is_the_same_each_time_and_in_the_same_order(server_env: dict[s
         assert client.request("tools/list")["tools"] == first
 
 
-def test_read_only_drops_every_tool_that_changes_something(server_env: dict[str, str]) -> None:
+def test_read_only_drops_every_tool_that_changes_something(
+    server_env: dict[str, str], tools: dict[str, dict[str, Any]]
+) -> None:
     with RawClient("--read-only", env=server_env) as client:
-        tools = client.tools()
-        assert set(tools) == set(CONTRACT) - WRITING
-        assert all(tool["annotations"]["readOnlyHint"] for tool in tools.values())
+        assert set(client.tools()) == {name for name, tool in tools.items() if tool["annotations"]["readOnlyHint"]}
         result = client.request("tools/call", name="stream_send", arguments={"stream": "s", "message": {"a": "1"}})
         assert result["isError"]
         assert "--read-only" in result["content"][0]["text"]
@@ -154,6 +109,18 @@ def test_toolsets_choose_the_families(server_env: dict[str, str]) -> None:
         assert {name.split("_")[0] for name in client.tools()} == {"health", "redis", "ohlc"}
     with RawClient(env={**server_env, "STREAMMACHINE_TOOLSETS": "stream"}) as client:
         assert {name.split("_")[0] for name in client.tools()} == {"stream"}
+    with RawClient(env={**server_env, "STREAMMACHINE_TOOLSETS": "agent"}) as client:
+        assert {name.rpartition("_")[0] for name in client.tools()} == {"agent", "dead_letter"}
+
+
+def test_every_toolset_has_a_family_and_every_family_a_toolset() -> None:
+    assert list(dict.fromkeys(family.toolset for family in families())) == list(TOOLSETS)
+
+
+def test_a_family_whose_toolset_nobody_could_choose_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families()[0], "toolset", "moon")
+    with pytest.raises(ValueError, match="toolset is 'moon'"):
+        families()
 
 
 def test_the_server_says_who_it_is_and_how_to_use_it(server_env: dict[str, str]) -> None:

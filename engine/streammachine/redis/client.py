@@ -31,7 +31,13 @@ from coredis.commands.request import CommandRequest
 from coredis.connection import BaseConnection, ClusterConnection, TCPConnection, TCPLocation, UnixDomainSocketConnection
 from coredis.connection import UnixDomainSocketLocation as UnixLocation
 from coredis.connection._request import Request, RequestBatch
-from coredis.exceptions import AuthenticationError, AuthorizationError, ProtocolError, ResponseError
+from coredis.exceptions import (
+    AuthenticationError,
+    AuthenticationRequiredError,
+    AuthorizationError,
+    ProtocolError,
+    ResponseError,
+)
 from coredis.exceptions import ConnectionError as LostError
 from coredis.patterns.pipeline import ClusterPipeline, ClusterPipelineCommandRequest, Pipeline
 from coredis.patterns.pubsub import ShardedPubSub
@@ -45,6 +51,7 @@ from streammachine.redis.transport.shared_connection import SharedConnection
 from streammachine.redis_url import Endpoint
 
 CONNECT_TIMEOUT = 2.0  # seconds to open a socket
+_REFUSED = (AuthenticationError, AuthorizationError)  # of HELLO: the login, not the command
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -255,7 +262,9 @@ class _Checked(BaseConnection):
         try:
             await super()._BaseConnection__perform_handshake()  # type: ignore[misc]
         except (ResponseError, ProtocolError) as error:
-            if self.client_id is not None or isinstance(error, (AuthenticationError, AuthorizationError)):
+            # Who has not logged in yet is told to do that first, whether HELLO is there or not.
+            unheard = isinstance(error, AuthenticationRequiredError) and self._password
+            if self.client_id is not None or (isinstance(error, _REFUSED) and not unheard):
                 raise
             log.debug("The server speaks RESP2 alone: %s", error.args[0].partition(",")[0])
             await self._greet_in_resp2()

@@ -10,7 +10,6 @@ from typing import Any, Self, cast
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from coredis.cluster._discovery import DiscoveryService
-from coredis.cluster._layout import ClusterLayout
 from coredis.cluster._node import ClusterNodeLocation
 from coredis.connection import BaseConnection, ClusterConnection, TCPLocation
 from coredis.exceptions import ConnectionError as LostError
@@ -75,12 +74,13 @@ class ClusterPool(ClusterConnectionPool):
     """The connections to the nodes of a Cluster; its map is read by the first command."""
 
     def __init__(self, tasks: TaskGroup, connections: int, discovery: Discovery, **options: Any) -> None:
-        super().__init__([], max_connections=connections, **options)
+        super().__init__([], max_connections=connections, reinitialize_steps=1, **options)
         self._task_group = tasks
-        self.cluster_layout = ClusterLayout(discovery, error_threshold=1)
+        self.cluster_layout._discovery_service = discovery
         self._places: dict[tuple[str, int], _Places] = {}
-        self._known = self._watched = False
+        self._known = False
         self._reading = anyio.Lock()
+        tasks.start_soon(self._follow)
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,9 +95,7 @@ class ClusterPool(ClusterConnectionPool):
             if self._known:
                 return
             await self.cluster_layout.initialize()
-            if not self._watched:
-                self.task_group.start_soon(self.cluster_layout.monitor)
-            self._known = self._watched = True
+            self._known = True
 
     async def get_connection(
         self, node: ClusterNodeLocation | None = None, primary: bool = True, **_: Any
@@ -118,6 +116,14 @@ class ClusterPool(ClusterConnectionPool):
         """Close all connections, and read the map anew before the next command."""
         super().disconnect()
         self._known = False
+
+    async def _follow(self) -> None:
+        """Read the map anew after errors that tell that it is old."""
+        try:
+            await self.cluster_layout.monitor()
+        finally:
+            for end in self.cluster_layout._error_stream:
+                end.close()
 
     def _places_of(self, node: TCPLocation) -> _Places:
         places = self._places.get((node.host, node.port))
@@ -218,8 +224,12 @@ async def _started(tasks: TaskGroup, connection: BaseConnection, ended: Callable
             ended()
 
     connection.register_connect_callback(_tell_name)
-    if error := await tasks.start(run):
-        raise error
+    try:
+        if error := await tasks.start(run):
+            raise error
+    except BaseException:
+        _close_streams(connection)  # the task may not have begun
+        raise
 
 
 async def _run(connection: BaseConnection, *, task_status: TaskStatus[RedisError | None]) -> None:

@@ -36,7 +36,7 @@ from streammachine.errors import (
     StreamMachineError,
 )
 from streammachine.redis.commands import EntryReader
-from streammachine.redis.host import Host
+from streammachine.redis.host import LoopHost
 from streammachine.redis.server_info import parse_info
 from streammachine.redis.target import Target, explicit_url
 from streammachine.redis.transport.cluster import key_of
@@ -84,7 +84,7 @@ class RedisConnection:
             raise SettingsError(f"max_connections={max_connections!r}, timeout={timeout!r}: give numbers above 0.")
         self.timeout = timeout
         self._url = explicit_url(self.settings, host, port, db, url)
-        self._hosts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Host] = weakref.WeakKeyDictionary()
+        self._hosts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopHost] = weakref.WeakKeyDictionary()
 
     # -- life cycle ---------------------------------------------------------------------------
 
@@ -377,16 +377,16 @@ class RedisConnection:
 
     # -- hosting ------------------------------------------------------------------------------
 
-    def _new_host(self) -> Host:
-        return Host(self.max_connections, self.timeout)
+    def _new_host(self) -> LoopHost:
+        return LoopHost(self.max_connections, self.timeout)
 
-    def _current_host(self) -> Host | None:
+    def _current_host(self) -> LoopHost | None:
         try:
             return self._hosts.get(asyncio.get_running_loop())
         except RuntimeError:
             return None
 
-    async def _opened_host(self) -> Host:
+    async def _opened_host(self) -> LoopHost:
         """This loop's host, started when there is none."""
         loop = asyncio.get_running_loop()
         host = self._hosts.get(loop)
@@ -398,27 +398,27 @@ class RedisConnection:
             raise host.failure
         return host
 
-    async def _hold_bare(self, host: Host) -> None:
+    async def _hold_bare(self, host: LoopHost) -> None:
         try:
             await self._hold(host, anyio.TASK_STATUS_IGNORED)
         except Exception as error:
             if error is not host.failure:  # it came after the start, so nobody waits for it
                 log.exception("The Redis host task failed; the next call opens a new one")
 
-    async def _hold(self, host: Host, task_status: anyio.abc.TaskStatus[None]) -> None:
+    async def _hold(self, host: LoopHost, task_status: anyio.abc.TaskStatus[None]) -> None:
         try:
             await host.hold(self.settings, self._url, task_status)
         finally:
             self._forget(host)
 
-    def _forget(self, host: Host) -> None:
+    def _forget(self, host: LoopHost) -> None:
         loop = asyncio.get_running_loop()
         if self._hosts.get(loop) is host:
             del self._hosts[loop]
 
     # -- details ------------------------------------------------------------------------------
 
-    async def _walk(self, host: Host, options: list[str | int]) -> set[bytes]:
+    async def _walk(self, host: LoopHost, options: list[str | int]) -> set[bytes]:
         """All keys that SCAN gives with these options."""
         found: set[bytes] = set()
         for primary in await host.opened().each_primary():
@@ -437,7 +437,7 @@ class RedisConnection:
             raise refused(reply, self.name, (command,))
         return reply
 
-    async def _read_twice(self, host: Host, read: Callable[[], Awaitable[T]]) -> T:
+    async def _read_twice(self, host: LoopHost, read: Callable[[], Awaitable[T]]) -> T:
         """What a read of several steps gives; it begins once more where the connection broke."""
         try:
             return await read()
@@ -450,7 +450,7 @@ class RedisConnection:
         except UnsentError as error:
             raise error.cause from error
 
-    async def _twice(self, host: Host, attempt: Callable[[], Awaitable[T]], limit: float, *, repeatable: bool) -> T:
+    async def _twice(self, host: LoopHost, attempt: Callable[[], Awaitable[T]], limit: float, *, repeatable: bool) -> T:
         """Try, and once more if nothing was sent, or if it may be sent twice."""
         try:
             return await attempt()

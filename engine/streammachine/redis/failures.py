@@ -43,6 +43,10 @@ def translate(error: Exception, url: str, limit: float) -> Failure:
         )
     if isinstance(error, (theirs.ConnectionError, OSError)):
         return _connection_failure(error, url)
+    if isinstance(error, (theirs.ClusterDownError, theirs.TryAgainError)):
+        return Failure(
+            errors.RedisUnavailableError(f"Redis at {url} is not ready: {_first_line(error)}. Try again."), unsent=True
+        )
     if isinstance(error, theirs.WrongTypeError):
         return Failure(errors.WrongTypeError("The key holds another type of value than this command works on."))
     if isinstance(error, (theirs.UnknownCommandError, theirs.CommandNotSupportedError)):

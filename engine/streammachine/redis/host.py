@@ -1,4 +1,4 @@
-"""Host: what one event loop holds of a connection, from its opening to its end.
+"""LoopHost: what one event loop holds of a connection, from its opening to its end.
 
 coredis keeps its sockets in a task group, and a raw connection ends with its loop, so both must be entered and left by
 one task that outlives all users: opened inside a request they would die with the request. ``hold`` is that task. It
@@ -36,7 +36,7 @@ WATCH_PERIOD = 0.5  # seconds between two looks at the embedded server's process
 REVIVE_WAIT = 1.0  # seconds to wait for a server that is just being restarted
 
 
-class Host:
+class LoopHost:
     """The open connection of one loop. ``task`` is None where somebody else's task holds it (``serve``).
 
     Args:

@@ -9,45 +9,61 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from streammachine.redis.commands import RedisCommands
+from streammachine.redis.scripts import LuaScript
 
 _CHUNK = 500  # values in one script
 
-# KEYS[1] a hash, ARGV fields of it. Gives the digest of each value, "" where there is none.
-_FIELD_DIGESTS = """
+# Gives the digest of each field's value, "" where there is none.
+_FIELD_DIGESTS = LuaScript(
+    """
 local found = {}
 for i, field in ipairs(ARGV) do
   local value = redis.call('HGET', KEYS[1], field)
   found[i] = value and redis.sha1hex(value) or ''
 end
 return found
-"""
-# KEYS[1] a hash, ARGV field and digest in turn. Deletes the fields whose values have these digests; gives how many.
-_DELETE_FIELDS = """
+""",
+    keys=("hash",),
+    args=("*fields",),
+)
+# Deletes the fields whose values have these digests (field and digest in turn); gives how many.
+_DELETE_FIELDS = LuaScript(
+    """
 local deleted = 0
 for i = 1, #ARGV, 2 do
   local value = redis.call('HGET', KEYS[1], ARGV[i])
   if value and redis.sha1hex(value) == ARGV[i + 1] then deleted = deleted + redis.call('HDEL', KEYS[1], ARGV[i]) end
 end
 return deleted
-"""
-# KEYS strings. Gives the digest of each value, "" where there is none.
-_KEY_DIGESTS = """
+""",
+    keys=("hash",),
+    args=("*digests",),
+)
+# Gives the digest of each string, "" where there is none.
+_KEY_DIGESTS = LuaScript(
+    """
 local found = {}
 for i, key in ipairs(KEYS) do
   local value = redis.call('GET', key)
   found[i] = value and redis.sha1hex(value) or ''
 end
 return found
-"""
-# KEYS strings, ARGV their digests. Deletes those whose values have these digests; gives how many.
-_DELETE_KEYS = """
+""",
+    keys=("*strings",),
+)
+# Deletes the strings whose values have these digests; gives how many.
+_DELETE_KEYS = LuaScript(
+    """
 local deleted = 0
 for i, key in ipairs(KEYS) do
   local value = redis.call('GET', key)
   if value and redis.sha1hex(value) == ARGV[i] then deleted = deleted + redis.call('UNLINK', key) end
 end
 return deleted
-"""
+""",
+    keys=("*strings",),
+    args=("*digests",),
+)
 
 
 async def field_digests(connection: RedisCommands, key: str) -> dict[bytes, bytes]:
@@ -56,7 +72,7 @@ async def field_digests(connection: RedisCommands, key: str) -> dict[bytes, byte
     found: dict[bytes, bytes] = {}
     for start in range(0, len(fields), _CHUNK):
         chunk = fields[start : start + _CHUNK]
-        digests = await connection.command("EVAL", _FIELD_DIGESTS, 1, key, *chunk, repeatable=True)
+        digests = await _FIELD_DIGESTS(connection, hash=key, fields=chunk, repeatable=True)
         found.update((field, bytes(digest)) for field, digest in zip(chunk, digests, strict=True) if digest)
     return found
 
@@ -67,7 +83,7 @@ async def delete_fields(connection: RedisCommands, key: str, digests: Mapping[by
     deleted = 0
     for start in range(0, len(flat), 2 * _CHUNK):
         chunk = flat[start : start + 2 * _CHUNK]
-        deleted += int(await connection.command("EVAL", _DELETE_FIELDS, 1, key, *chunk))
+        deleted += int(await _DELETE_FIELDS(connection, hash=key, digests=chunk))
     return deleted
 
 
@@ -75,7 +91,7 @@ async def key_digests(connection: RedisCommands, keys: Sequence[str]) -> dict[st
     """The digest of the value of every key; a key without one is left out."""
     found: dict[str, bytes] = {}
     for chunk in _chunks(connection, keys):
-        digests = await connection.command("EVAL", _KEY_DIGESTS, len(chunk), *chunk, repeatable=True)
+        digests = await _KEY_DIGESTS(connection, strings=chunk, repeatable=True)
         found.update((key, bytes(digest)) for key, digest in zip(chunk, digests, strict=True) if digest)
     return found
 
@@ -85,7 +101,7 @@ async def delete_keys(connection: RedisCommands, digests: Mapping[str, bytes]) -
     deleted = 0
     for chunk in _chunks(connection, list(digests)):
         wanted = [digests[key] for key in chunk]
-        deleted += int(await connection.command("EVAL", _DELETE_KEYS, len(chunk), *chunk, *wanted))
+        deleted += int(await _DELETE_KEYS(connection, strings=chunk, digests=wanted))
     return deleted
 
 

@@ -71,6 +71,10 @@ def _same(reply: Any, _: Sequence[str] = ()) -> Any:
     return reply
 
 
+def _set(reply: Any, _: Sequence[str] = ()) -> Any:
+    return set(map(_hashable, reply))
+
+
 def _number(reply: Any, _: Sequence[str] = ()) -> Any:
     return float(reply) if isinstance(reply, (bytes, str)) else reply
 
@@ -136,7 +140,7 @@ def _coordinates(reply: Any, _: Sequence[str]) -> Any:
 
 def _command_facts(reply: Any, _: Sequence[str] = ()) -> Any:
     """COMMAND and COMMAND INFO: flags and categories are sets."""
-    specification = _mapping({"flags": lambda value, _: set(value), "begin_search": _search, "find_keys": _search})
+    specification = _mapping({"flags": _set, "begin_search": _search, "find_keys": _search})
     found: list[Any] = []
     for item in reply:
         if item is None:
@@ -148,10 +152,19 @@ def _command_facts(reply: Any, _: Sequence[str] = ()) -> Any:
                 facts[place] = set(facts[place])
         if len(facts) > 9:
             facts[7] = set(facts[7])
-            facts[8] = [specification(one, ()) for one in facts[8]]
+            facts[8] = {_hashable(specification(one, ())) for one in facts[8]}
             facts[9] = _command_facts(facts[9])
         found.append(facts)
     return found
+
+
+def _hashable(value: Any) -> Any:
+    """As coredis' parser makes what stands in a set."""
+    if isinstance(value, dict):
+        return tuple((name, _hashable(item)) for name, item in value.items())
+    if isinstance(value, list):
+        return tuple(map(_hashable, value))
+    return frozenset(map(_hashable, value)) if isinstance(value, set) else value
 
 
 def _search(reply: Any, words: Sequence[str]) -> Any:
@@ -159,8 +172,8 @@ def _search(reply: Any, words: Sequence[str]) -> Any:
 
 
 def _docs(reply: Any, words: Sequence[str]) -> Any:
-    arguments: Shape = _each(lambda item, _: _mapping({"arguments": arguments, "flags": _same})(item, ()))
-    facts: Shape = _mapping({"arguments": arguments, "subcommands": _docs})
+    arguments: Shape = _each(lambda item, _: _mapping({"arguments": arguments, "flags": _set})(item, ()))
+    facts: Shape = _mapping({"arguments": arguments, "subcommands": _docs, "history": _set, "doc_flags": _set})
     return _mapping(rest=facts)(reply, words)
 
 
@@ -172,13 +185,13 @@ _SHAPES: dict[bytes, Shape] = {
     b"CONFIG GET": _MAP,
     b"HRANDFIELD": _where("WITHVALUES", _pairs(_same)),
     b"LCS": _where("IDX", _MAP),
-    b"CLIENT TRACKINGINFO": _MAP,
+    b"CLIENT TRACKINGINFO": _mapping({"flags": _set}),
     b"HELLO": _MAP,
-    b"ACL GETUSER": _mapping({"selectors": _MAPS}),
+    b"ACL GETUSER": _mapping({"flags": _set, "selectors": _MAPS}),
     b"ACL LOG": _MAPS,
     b"MEMORY STATS": lambda reply, words: _memory(reply),
     b"FUNCTION STATS": _mapping({"running_script": _MAP, "engines": _mapping(rest=_MAP)}),
-    b"FUNCTION LIST": _each(_mapping({"functions": _MAPS})),
+    b"FUNCTION LIST": _each(_mapping({"functions": _each(_mapping({"flags": _set}))})),
     b"MODULE LIST": _MAPS,
     b"COMMAND": _command_facts,
     b"COMMAND INFO": _command_facts,

@@ -13,16 +13,18 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import anyio
 
 from streammachine.errors import ConflictError, RedisCommandError, UnsupportedServerError, WrongTypeError
 from streammachine.redis.connection import RedisConnection
+from streammachine.redis.json_values import from_json, to_json
 from streammachine.redis.provisional import ProvisionalSum, plain
-from streammachine.redis.scripts import MAY
+from streammachine.redis.scripts import MAY, LuaScript
 from streammachine.redis.signing import MAGIC, Signer, is_unicode
 from streammachine.redis.update_queue import UpdateQueue
+from streammachine.redis.write_hold import WriteHold
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +32,11 @@ KEY = "sm:storage"
 UPDATE_DEADLINE = 30.0  # seconds of losing every race before update() gives up
 _ESCAPE = "\\x"  # how a byte that is no UTF-8 begins in the text of a key
 LONGEST_TTL = 1e11  # seconds; some 3,000 years, a little less than servers take
-_MAX_DEPTH = 100  # deeper values go to pickle, which has the same limit as Python itself
 _COUNTABLE = 2**63  # what HINCRBY counts to, either way
-_MUCH_JSON = 1_000_000  # leaves and characters of long texts that JSON may always have
-_MOST_TIMES = 4  # as many as the value really has, where parts stand in several places; more go to pickle
-_LONG_TEXT = 1000  # characters; shorter ones are not told apart
-_MAX_BITS = 2048  # longer integers go to pickle: Python may be set to refuse their decimals (from 640 digits on)
 
-# KEYS[1] the hash; ARGV[1] the field, ARGV[2] the new value, ARGV[3] the value that was read, ARGV[4] "1" if
-# there was one, ARGV[5] "1" if the server has times to live of hash fields (HSET drops them, so they are set again).
-# Sets the field only if nobody changed it since; gives 1 or 0.
-_COMPARE_AND_SET = (
+# Sets the field only if nobody changed it since it was read (``old``, if it ``existed``); gives 1 or 0. HSET drops its
+# time to live, so that is set again where the server has one (``keeps_ttl``).
+_COMPARE_AND_SET = LuaScript(
     MAY
     + """
 local now = redis.call('HGET', KEYS[1], ARGV[1])
@@ -56,12 +52,14 @@ if no then return no end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 if ttl > 0 then redis.call('HPEXPIRE', KEYS[1], ttl, 'FIELDS', 1, ARGV[1]) end
 return 1
-"""
+""",
+    keys=("hash",),
+    args=("field", "new", "old", "existed", "keeps_ttl"),
 )
 
-# KEYS[1] the hash; ARGV[1] the field, ARGV[2] what to add, ARGV[3] "1" if that is a whole number. Whole numbers
-# stay exact (64 bits) as long as all parts are whole; gives the sum's text.
-_INCREMENT = """
+# Adds ``by`` to a field and gives the sum's text. Whole numbers stay exact (64 bits) as long as all parts are whole.
+_INCREMENT = LuaScript(
+    """
 local now = redis.call('HGET', KEYS[1], ARGV[1])
 if ARGV[3] == '1' and not (now and string.find(now, '^%-?%d+%.') or now and string.find(now, '^%-?[%d.]+[eE]')) then
   redis.call('HINCRBY', KEYS[1], ARGV[1], ARGV[2])
@@ -69,53 +67,33 @@ else
   redis.call('HINCRBYFLOAT', KEYS[1], ARGV[1], ARGV[2])
 end
 return redis.call('HGET', KEYS[1], ARGV[1])
-"""
+""",
+    keys=("hash",),
+    args=("field", "by", "whole"),
+)
 
-
-# KEYS[1] the hash; ARGV[1] the field, ARGV[2] the value, ARGV[3] milliseconds it lives.
-# Who may not set a time to live writes nothing: the value would stay for ever.
-_WRITE_EXPIRING = (
+# Writes a field that lives so many milliseconds. Who may not set a time to live writes nothing: the value would stay.
+_WRITE_EXPIRING = LuaScript(
     MAY
     + """
 local no = refusal('HPEXPIRE', KEYS[1], ARGV[3], 'FIELDS', 1, ARGV[1])
 if no then return no end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('HPEXPIRE', KEYS[1], ARGV[3], 'FIELDS', 1, ARGV[1])
-"""
+""",
+    keys=("hash",),
+    args=("field", "value", "ttl_ms"),
 )
 
-# KEYS[1] the hash. Deletes it; gives how many fields it had.
-_CLEAR = """
+# Deletes the hash; gives how many fields it had.
+_CLEAR = LuaScript(
+    """
 local count = redis.call('HLEN', KEYS[1])
 redis.call('DEL', KEYS[1])
 return count
-"""
-
-
-class WriteHold(Protocol):
-    """Where writes are held back until a commit (a transactional handler's; the runtime supplies it).
-
-    Values are stored bytes; None is "deleted" or "none there".
-    """
-
-    def get(self, field: str) -> tuple[bool, bytes | None]:
-        """Whether the field was written here, and what."""
-
-    def put(self, field: str, value: bytes | None, ttl_ms: int | None = None, *, keep_ttl: bool = False) -> None:
-        """Hold back a write, or with None a deletion."""
-
-    def add(self, field: str, by: float, value: bytes | None) -> Callable[[], None]:
-        """Hold back an addition to ``value``, which stands there now. Gives what is to be called when the sum is read:
-        the commit must find the value unchanged then."""
-
-    def added(self, field: str) -> float | None:
-        """What was added to the field here and stands in no ``put``; None when nothing was."""
-
-    def check(self, field: str, value: bytes | None) -> None:
-        """The commit must find this value unchanged."""
-
-    def written(self) -> dict[str, bytes | None]:
-        """All fields written here."""
+""",
+    keys=("hash",),
+)
 
 
 class Storage:
@@ -254,7 +232,7 @@ class Storage:
             for name in names:
                 held.put(name, None)
             return len(names)
-        return int(await self._connection.command("EVAL", _CLEAR, 1, self.key))
+        return int(await _CLEAR(self._connection, hash=self.key))
 
     async def update(self, key: str, fn: Callable[[Any], Any], *, default: Any = None) -> Any:
         """Replace the value by ``fn(value)`` atomically, and give the new one.
@@ -298,9 +276,9 @@ class Storage:
         if held is not None:
             return await self._incr_held(held, key, by)
         whole = isinstance(by, int)
-        arguments: list[bytes | str] = [key, str(int(by)) if whole else repr(float(by)), "1" if whole else "0"]
+        step = str(int(by)) if whole else repr(float(by))
         try:
-            total = await self._connection.command("EVAL", _INCREMENT, 1, self.key, *arguments)
+            total = await _INCREMENT(self._connection, hash=self.key, field=key, by=step, whole="1" if whole else "0")
         except RedisCommandError as error:
             if not any(words in str(error) for words in ("hash value is not", "overflow", "out of range")):
                 raise
@@ -342,21 +320,20 @@ class Storage:
     def encode(self, key: str, value: Any) -> bytes:
         """JSON where it comes back equal and of the same type, else a signed pickle."""
         value = plain(value)
-        if _survives_json(value):
-            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-        return self.signer.dump(value, self.key, key)
+        encoded = to_json(value)
+        return encoded if encoded is not None else self.signer.dump(value, self.key, key)
 
     def decode(self, key: str, stored: bytes) -> Any:
         """The value behind stored bytes."""
         if stored.startswith(MAGIC):
             return self.signer.load(stored, self.key, key)
-        return _from_json(key, stored, self.key)
+        return from_json(key, stored, self.key)
 
     def decode_plain(self, key: str, stored: bytes) -> Any:
         """As ``decode``, but a pickle of more than plain data raises UnsafePickleError instead of loading."""
         if stored.startswith(MAGIC):
             return self.signer.load_plain(stored, self.key, key)
-        return _from_json(key, stored, self.key)
+        return from_json(key, stored, self.key)
 
     @property
     def signer(self) -> Signer:
@@ -368,7 +345,7 @@ class Storage:
     # -- details ------------------------------------------------------------------------------
 
     async def _write_expiring(self, key: str, encoded: bytes, ttl_ms: int) -> None:
-        await self._connection.command("EVAL", _WRITE_EXPIRING, 1, self.key, key, encoded, ttl_ms, repeatable=True)
+        await _WRITE_EXPIRING(self._connection, hash=self.key, field=key, value=encoded, ttl_ms=ttl_ms, repeatable=True)
 
     async def _update_held(self, held: WriteHold, key: str, fn: Callable[[Any], Any], default: Any) -> Any:
         """``update`` in a transaction: what it read is checked again in the commit."""
@@ -402,7 +379,7 @@ class Storage:
         """Whether the server can add to what stands there: it counts with 64 bits, and with no pickled numbers."""
         if stored is not None and stored.startswith(MAGIC):
             return False
-        now = 0 if stored is None else _from_json("", stored, self.key)
+        now = 0 if stored is None else from_json("", stored, self.key)
         if isinstance(now, bool) or not isinstance(now, (int, float)):
             return False  # refused by name where it is added
         parts = [now, by, added, added + by, now + added + by]
@@ -454,14 +431,16 @@ class Storage:
         return True
 
     async def _compare_and_set(self, key: str, old: bytes | None, new: bytes) -> bool:
-        arguments: list[bytes | str] = [
-            key,
-            new,
-            old if old is not None else b"",
-            "1" if old is not None else "0",
-            "1" if await self._has_field_ttl() else "0",
-        ]
-        return bool(await self._connection.command("EVAL", _COMPARE_AND_SET, 1, self.key, *arguments))
+        done = await _COMPARE_AND_SET(
+            self._connection,
+            hash=self.key,
+            field=key,
+            new=new,
+            old=old if old is not None else b"",
+            existed="1" if old is not None else "0",
+            keeps_ttl="1" if await self._has_field_ttl() else "0",
+        )
+        return bool(done)
 
 
 def _no_hold() -> None:
@@ -483,79 +462,3 @@ def _checked(key: str) -> str:
 
 def _text(name: bytes | str) -> str:
     return name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
-
-
-def _from_json(key: str, stored: bytes, where: str) -> Any:
-    try:
-        return json.loads(stored)
-    except (ValueError, RecursionError) as error:
-        raise WrongTypeError(
-            f"The value of {key!r} in {where} was not written by StreamMachine: it is neither JSON nor a signed pickle."
-        ) from error
-
-
-def _survives_json(value: Any) -> bool:
-    """Whether JSON gives the value back equal and of exactly the same types, and is not far larger than the value.
-
-    A part that stands in many places is written out in each of them: a list of two times the same list, 23 deep, has
-    eight million leaves. Pickle keeps such a value as small as it is, and takes one that contains itself.
-    """
-    kind = type(value)
-    if kind is not list and kind is not dict:
-        return _leaf_survives(value, kind)
-    seen: dict[int, _Part | None] = {}
-    part = _part(value, 0, seen)
-    if part is None:
-        return False
-    own = sum(each.own for each in seen.values() if each is not None)
-    return part.written <= max(_MUCH_JSON, _MOST_TIMES * own)
-
-
-class _Part(NamedTuple):
-    """A list, dict or long text inside a value: what of it is its own, all that is written for it, how deep it goes."""
-
-    own: int
-    written: int
-    height: int
-
-
-def _part(value: Any, depth: int, seen: dict[int, _Part | None]) -> _Part | None:
-    """What JSON makes of a list or dict; None where it cannot hold it. ``seen``: by id, None while it is under way."""
-    if depth >= _MAX_DEPTH:
-        return None
-    seen[id(value)] = None
-    is_dict = type(value) is dict
-    own, written, height = 1, 1, 1
-    for item in value.values() if is_dict else value:
-        kind = type(item)
-        if kind is list or kind is dict:
-            known = seen[id(item)] if id(item) in seen else _part(item, depth + 1, seen)
-            if known is None or depth + known.height >= _MAX_DEPTH:
-                return None  # too deep, or inside itself
-            written += known.written
-            height = max(height, known.height + 1)
-        elif not _leaf_survives(item, kind):
-            return None
-        elif kind is str and len(item) > _LONG_TEXT:
-            if id(item) not in seen:
-                seen[id(item)] = _Part(len(item), len(item), 0)
-            written += len(item)
-        else:
-            own += 1
-    if is_dict:
-        for key in value:
-            if type(key) is not str or not is_unicode(key):
-                return None
-            own += 1
-    seen[id(value)] = found = _Part(own, written + own, height)
-    return found
-
-
-def _leaf_survives(value: Any, kind: type) -> bool:
-    if value is None or kind is bool:
-        return True
-    if kind is int:
-        return bool(value.bit_length() <= _MAX_BITS)
-    if kind is float:
-        return math.isfinite(value)
-    return kind is str and is_unicode(value)

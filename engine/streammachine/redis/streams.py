@@ -25,6 +25,7 @@ from streammachine.errors import (
     WrongTypeError,
 )
 from streammachine.redis.commands import RedisCommands
+from streammachine.redis.scripts import LuaScript
 from streammachine.redis.transport.codec import (
     RespError,
     decode_dict_bytes_to_utf8,
@@ -38,11 +39,15 @@ OWN_PREFIXES = ("sm:", "{sm:")
 LAG_LOOK = 1000  # entries counted where the server does not know the lag
 _COMPANION = re.compile(r"^\{.+\}:(dlq|(retry|dedup|state):.+)$|^.*\{.+\}.*:(dlq|(retry|dedup|state):.+)$", re.DOTALL)
 _COUNTED = 1000  # entries counted by one call of _COUNT
-# KEYS[1] a stream; ARGV: from and to as in XRANGE, most entries. Gives how many there are, and the id of the last.
-_COUNT = """
+# Counts the entries from one id to another as in XRANGE, so many at most; gives their number and the id of the last.
+_COUNT = LuaScript(
+    """
 local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[2], 'COUNT', ARGV[3])
 return {#found, #found > 0 and found[#found][1] or ''}
-"""
+""",
+    keys=("stream",),
+    args=("start", "end", "most"),
+)
 _PIPELINE_CHUNK = 1000  # commands in one pipeline, so that no one writer fills the socket's buffer
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 _RELATIVE = re.compile(r"now(?:\s*-\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(ms|s|m|h|d|w))?", re.IGNORECASE | re.ASCII)
@@ -317,7 +322,8 @@ async def id_behind(connection: RedisCommands, stream: str, entries: int) -> str
 
 
 async def _counted(connection: RedisCommands, stream: str, start: str, end: str, most: int) -> tuple[int, str]:
-    number, last = await _command(connection, stream, "EVAL", _COUNT, 1, stream, start, end, most, repeatable=True)
+    count = _COUNT.command(stream=stream, start=start, end=end, most=most)
+    number, last = await _command(connection, stream, *count, repeatable=True)
     return int(number), _text(last)
 
 

@@ -1,4 +1,4 @@
-"""Calling what users register: async or sync (then in a thread), and telling its failures from our own cancellation."""
+"""Calling what users register, async or sync (in a thread); their failures are kept apart from our own cancellation."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from streammachine.runtime.model.retry import HandlerTimeoutError
 
 log = logging.getLogger(__name__)
 
-_in_threads: set[object] = set()  # the sync handlers that run now, in all Apps: what they run in is the process
+_in_threads: set[object] = set()  # one mark per sync handler that runs in this process, whichever App's it is
 
-_ENDS = (KeyboardInterrupt, GeneratorExit)  # what ends the interpreter, and a coroutine that is thrown away
-LOOKS_FOR_CANCELLATION = 5  # turns of the loop in which a cancellation of everything reaches who asks for it
+_ENDS = (KeyboardInterrupt, GeneratorExit)  # they end the interpreter, or a coroutine that is thrown away
+LOOKS_FOR_CANCELLATION = 5  # turns of the loop within which the cancellation of a whole scope shows in its tasks
 
 
 class HandlerFailure(StreamMachineError):  # noqa: N818
-    """The handler ended by what is no Exception (``sys.exit``, a cancelled task), or gave what cannot be run."""
+    """The handler ended by something that is no Exception (``sys.exit``, a cancelled task), or gave a generator."""
 
 
 def is_async(handler: Callable[..., Any]) -> bool:
@@ -36,7 +36,7 @@ def is_async(handler: Callable[..., Any]) -> bool:
 
 
 async def as_failure(error: BaseException) -> Exception:
-    """What a handler ended by, as an Exception: anything that must not end what runs it.
+    """What a handler ended by, as an Exception, so that it does not end the task that runs the handler.
 
     Raises:
         The error itself when it is the cancellation of the task that runs the handler, or ends the interpreter.
@@ -48,7 +48,7 @@ async def as_failure(error: BaseException) -> Exception:
     if being_cancelled() and isinstance(error, (asyncio.CancelledError, BaseExceptionGroup)):
         raise error
     if isinstance(error, asyncio.CancelledError):
-        await _taken_back(error)
+        await _uncancel(error)
         failure = HandlerFailure("The handler awaited something that was cancelled.")
     elif isinstance(error, SystemExit):
         failure = HandlerFailure(f"The handler called sys.exit({error.code!r}).")
@@ -58,7 +58,7 @@ async def as_failure(error: BaseException) -> Exception:
     return failure
 
 
-async def _taken_back(error: asyncio.CancelledError) -> None:
+async def _uncancel(error: asyncio.CancelledError) -> None:
     """Take back a cancellation of this task alone: the handler's own, or that of somebody who wanted to end it.
 
     Raises:
@@ -77,7 +77,7 @@ async def _taken_back(error: asyncio.CancelledError) -> None:
 
 
 def being_cancelled() -> bool:
-    """Whether what the current task belongs to is being cancelled."""
+    """Whether a scope that the current task runs in is being cancelled."""
     return anyio.current_effective_deadline() == -math.inf
 
 
@@ -90,10 +90,12 @@ async def call(
 ) -> None:
     """Call a handler to its end, in the loop or in a thread.
 
-    What it gives is awaited too: a lambda or a decorator may stand around a coroutine function.
+    An awaitable that it returns is awaited too: it may be a lambda or a decorator around a coroutine function.
 
     Args:
-        in_loop: what ``is_async`` says of it. timeout: seconds it may run; waiting for a thread is no running.
+        handler: what to call. arguments: what it is called with.
+        in_loop: whether it is async (``is_async``). limiter: bounds the threads of sync handlers.
+        timeout: seconds it may run; waiting for a thread does not count.
 
     Raises:
         HandlerTimeoutError: it took longer. HandlerFailure: it gave a generator, which runs nothing.
@@ -112,7 +114,7 @@ async def call(
 
 
 async def finish(given: Any) -> None:
-    """Await what a handler gave, if it is something to await.
+    """Await what a handler returned, if it is an awaitable.
 
     Raises:
         HandlerFailure: it gave a generator, which runs nothing.
@@ -124,7 +126,7 @@ async def finish(given: Any) -> None:
 
 
 async def in_thread(handler: Callable[..., Any], *arguments: Any, limiter: anyio.CapacityLimiter | None) -> Any:
-    """Run a sync handler in a thread. When cancelled, the thread is left to end by itself: it cannot be stopped."""
+    """Run a sync handler in a thread. When cancelled, the thread goes on to its own end: it cannot be stopped."""
 
     def run() -> Any:
         mark = object()
@@ -138,7 +140,7 @@ async def in_thread(handler: Callable[..., Any], *arguments: Any, limiter: anyio
 
 
 def end_without_threads() -> None:
-    """End the process here if sync handlers still run that outlived the grace: Python would wait for them."""
+    """End the process at once if sync handlers still run after the grace: Python would wait for their threads."""
     if not _in_threads:
         return
     log.warning("The process ends with %d sync handlers still running; their messages come again", len(_in_threads))

@@ -1,9 +1,9 @@
-"""Which agents run where, and which of them are paused: what the processes of all Apps tell each other through Redis.
+"""Which agents run in which process, and which of them are paused, kept in Redis for all processes of all Apps.
 
-Every process that runs agents writes one field of the hash ``sm:agents:running`` once a second, and takes it away when
-it ends (a FastOHLCConsumer writes one of its own). One that is not renewed belongs to a process that died or hangs. The
-hash ``sm:agents:paused`` names the agents that must not read; every process looks there at the same time, so a pause
-holds everywhere within about a second, and for processes that start later.
+Every process that runs agents writes one field of the hash ``sm:agents:running`` once a second, and deletes it when it
+ends (a FastOHLCConsumer writes one of its own). One that is not renewed belongs to a process that died or hangs. The
+hash ``sm:agents:paused`` names the agents that must not read; every process reads it once a second, so a pause holds
+everywhere within about a second, and for processes that start later.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 
 RUNNING = "sm:agents:running"
 PAUSED = "sm:agents:paused"
-PERIOD = 1.0  # seconds between two announcements, and two looks for pauses
+PERIOD = 1.0  # seconds between two announcements, and two reads of the pauses
 ALIVE = 5.0  # seconds after its last announcement in which a process counts as running
 FORGOTTEN = 3600.0  # seconds after which a process that died is not shown any more
-LEAVE_WAIT = 1.0  # seconds for the last word; without it the process shows as lost for a while
+LEAVE_WAIT = 1.0  # seconds to take the announcement back; else the process shows as lost for a while
 
-# KEYS[1] the hash; ARGV[1] the process, ARGV[2] what it says. The server's clock, so that no two machines disagree.
+# KEYS[1] the hash; ARGV[1] the process, ARGV[2] its facts as JSON. By the server's clock: machines' clocks differ.
 _ANNOUNCE = """
 local now = redis.call('TIME')
 return redis.call('HSET', KEYS[1], ARGV[1], (now[1] * 1000 + math.floor(now[2] / 1000)) .. ' ' .. ARGV[2])
@@ -45,7 +45,7 @@ class Announced(Protocol):
     """What can be announced and paused: a StreamConsumer, a FastOHLCConsumer.
 
     Attributes:
-        topic: the stream it reads. paused_by_name: set while its name stands among the paused ones.
+        topic: the stream it reads. paused_by_name: set while its agent is paused for every process.
     """
 
     @property
@@ -54,16 +54,17 @@ class Announced(Protocol):
     paused_by_name: bool
 
     def facts(self, agent: str) -> dict[str, Any]:
-        """How it is (``consumer.facts.consumer_facts``); ``agent`` is its name."""
+        """How it is (as ``consumer.facts.consumer_facts``); ``agent`` is its agent's name."""
         ...
 
 
 @dataclass(frozen=True)
-class Running:
-    """One process as it last spoke.
+class RunningProcess:
+    """One process as it last announced itself.
 
     Attributes:
-        age: seconds since then. agents: the facts of its consumers (``consumer.facts.consumer_facts``).
+        process: its name in the hash. app, host, pid: of the process. declared: whether it hosts declared agents.
+        age: seconds since then. agents: the facts of its consumers (as ``consumer.facts.consumer_facts``).
     """
 
     process: str
@@ -76,14 +77,15 @@ class Running:
 
     @property
     def alive(self) -> bool:
-        """Whether it has spoken lately."""
+        """Whether it announced itself within the last ALIVE seconds."""
         return self.age <= ALIVE
 
 
 class Presence:
-    """Announces the consumers of one process, and pauses them when they are to be paused.
+    """Announces the consumers of one process, and pauses those that are to be paused.
 
     Args:
+        connection: where the hashes are. app: the name of the app.
         consumers: the agents' names and consumers, asked each time. declared: they are agents that a model declared.
     """
 
@@ -99,13 +101,13 @@ class Presence:
         self._consumers = consumers
         self._host, self._pid = socket.gethostname(), os.getpid()
         self._process = f"{self._host}:{self._pid}:{random.getrandbits(32):08x}"
-        self._says = {"app": app, "host": self._host, "pid": self._pid, "declared": declared}
+        self._facts = {"app": app, "host": self._host, "pid": self._pid, "declared": declared}
 
     async def run(self) -> None:
-        """Announce and look until cancelled; then take the announcement back."""
+        """Announce the consumers and apply the pauses once a second; when cancelled, take the announcement back."""
         try:
             while True:
-                await self.look()
+                await self.apply_pauses()
                 try:
                     await self._announce()
                 except StreamMachineError as error:
@@ -118,14 +120,18 @@ class Presence:
                 except StreamMachineError as error:
                     log.debug("Taking the announcement back: %s", error)
 
-    async def look(self, more: Iterable[tuple[str, Announced]] = ()) -> None:
-        """Pause the consumers (and ``more``) that Redis names, and resume those that it names no more. With Redis away
-        they stay as they are; one that its owner holds back stays so.
+    async def apply_pauses(self, more: Iterable[tuple[str, Announced]] = ()) -> None:
+        """Pause the consumers that Redis names, and resume those that it names no more.
+
+        While Redis is away they stay as they are. One that its owner has paused too stays paused.
+
+        Args:
+            more: agents' names and consumers that are not announced yet.
         """
         try:
             paused = await paused_agents(self._connection)
         except StreamMachineError as error:
-            log.debug("Looking for paused agents: %s", error)
+            log.debug("Reading which agents are paused: %s", error)
             return
         for name, consumer in (*self._consumers(), *more):
             if consumer.paused_by_name != (name in paused):
@@ -134,12 +140,12 @@ class Presence:
 
     async def _announce(self) -> None:
         agents = [consumer.facts(name) for name, consumer in self._consumers()]
-        text = json.dumps({**self._says, "agents": agents})
+        text = json.dumps({**self._facts, "agents": agents})
         await self._connection.command("EVAL", _ANNOUNCE, 1, RUNNING, self._process, text, repeatable=True)
 
 
-async def running_processes(connection: RedisConnection) -> list[Running]:
-    """The processes that run agents, and those that died within the last hour; older ones are cleared away."""
+async def running_processes(connection: RedisConnection) -> list[RunningProcess]:
+    """The processes that run agents, and those that died within the last hour; older ones are deleted."""
     (seconds, micros), flat = await connection.command("EVAL", _ASK, 1, RUNNING, repeatable=True)
     now = int(seconds) * 1000 + int(micros) // 1000
     found, forgotten = [], []
@@ -163,17 +169,17 @@ async def paused_agents(connection: RedisConnection) -> set[str]:
 
 
 async def set_paused(connection: RedisConnection, name: str, paused: bool) -> bool:
-    """Pause or resume an agent everywhere; whether that changed anything."""
+    """Pause or resume an agent in every process; whether that changed anything."""
     command = ("HSET", PAUSED, name, "1") if paused else ("HDEL", PAUSED, name)
     return bool(await connection.command(*command, repeatable=True))
 
 
-def _parse(process: bytes, said: bytes, now: int) -> Running | None:
+def _parse(process: bytes, said: bytes, now: int) -> RunningProcess | None:
     """One field of the hash; None for what this version does not understand."""
     stamp, _, text = bytes(said).partition(b" ")
     try:
         facts = json.loads(text)
-        return Running(
+        return RunningProcess(
             process=bytes(process).decode(),
             app=str(facts["app"]),
             host=str(facts["host"]),

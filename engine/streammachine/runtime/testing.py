@@ -1,10 +1,4 @@
-"""A test kit: run agents against a private bundled Valkey.
-
-async with TestApp(app) as test:
-    await test.send("orders", {"id": "1"})
-    await test.wait_until_idle()
-    assert [m["id"] for m in await test.messages("results")] == ["1"]
-"""
+"""A test kit: run agents against a private bundled Valkey."""
 
 from __future__ import annotations
 
@@ -29,10 +23,19 @@ from streammachine.runtime.delivery.keys import Companions, dead_letters
 async def wait_until(
     condition: Callable[[], bool | Awaitable[bool]], timeout: float = 10.0, *, every: float = 0.01, what: str = ""
 ) -> None:
-    """Wait until ``condition()`` holds (it may be async), ``timeout`` seconds at most.
+    """Wait until a condition holds.
+
+    Args:
+        condition: a function without arguments, async or sync.
+        timeout: seconds, at most.
+        every: seconds between two calls of it.
+        what: what is waited for, for the error.
 
     Raises:
-        TimeoutError: it did not; names ``what`` was waited for.
+        TimeoutError: it did not hold in time; names ``what`` was waited for.
+
+    Example:
+        >>> await wait_until(lambda: len(seen) == 3, what="three orders are seen")
     """
     with anyio.move_on_after(timeout):
         while True:
@@ -50,6 +53,12 @@ class TestApp:
 
     Args:
         app: the app to run; its connection is pointed at the private server before it starts.
+
+    Example:
+        >>> async with TestApp(app) as test:
+        ...     await test.send("orders", {"id": "1"})
+        ...     await test.wait_until_idle()
+        ...     assert [m["id"] for m in await test.messages("results")] == ["1"]
     """
 
     __test__ = False  # not a test class, whatever its name
@@ -86,7 +95,14 @@ class TestApp:
             await self._close_server()
 
     async def send(self, stream: str, record: Mapping[str, Any]) -> str:
-        """Append a record as the app would."""
+        """Append a record to a stream as the app would.
+
+        Returns:
+            The entry's id ("ms-seq").
+
+        Raises:
+            FieldError: a value cannot be sent.
+        """
         identifier = await self.app.send(stream, record)
         assert identifier is not None
         return identifier
@@ -101,7 +117,10 @@ class TestApp:
         return [entry.data for entry in await streams.read_from(self.app.redis, dead_letters(stream))]
 
     async def wait_until_idle(self, timeout: float = 10.0) -> None:
-        """Wait until every agent has finished what stands in its streams, later tries included.
+        """Wait until every agent has finished all messages of its streams, later attempts included.
+
+        Args:
+            timeout: seconds, at most.
 
         Raises:
             TimeoutError: there was still something to do.

@@ -3,8 +3,8 @@
 Tick k of an interval timer is due at ``origin + k * interval``: a late or long tick never shifts the ones after it (no
 drift). Ticks that were missed are skipped. A timer never overlaps itself unless asked. With ``scope="fleet"`` every
 process wakes for a tick and the first to set the tick's key in Redis runs it; while it runs, it holds a second key, so
-that a long tick is not overlapped by another process. A process that is killed then leaves that key behind: the fleet
-has no tick until the key's lease has run out (it is renewed every third of it).
+that a long tick is not overlapped by another process. A process that is killed meanwhile leaves that key behind: the
+fleet has no tick until the key's lease has run out (it is renewed every third of its time).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_LIFE = 60.0  # seconds a fleet tick's key outlives the tick, at least
-LOOK = 1.0  # longest sleep, so that a clock that was set is noticed
+LONGEST_SLEEP = 1.0  # seconds, so that a clock that was set is noticed
 
 # KEYS[1] the tick, KEYS[2] the running one; ARGV[1] our token, ARGV[2] the tick's life, ARGV[3] the run's lease, both
 # in ms, ARGV[4] "1" where ticks may overlap. Gives 1 to exactly one process of all that ask for a tick, and to none
@@ -47,8 +47,15 @@ class Timer:
     """A declared timer and the loop that runs it.
 
     Args:
-        clock: seconds; tests inject one. Without it the time of day for cron strings and the fleet, which must agree
-            on their ticks, and else a clock that nobody sets. app_name, name: make the keys of fleet ticks.
+        config: what the decorator declared. handler: what runs at each tick.
+        app_name, name: make the keys of fleet ticks. connection: where they are.
+        limiter: bounds the threads of sync handlers.
+        clock: seconds; tests inject one. Without it the time of day for cron strings and the fleet, whose processes
+            must agree on their ticks, else the monotonic clock.
+
+    Attributes:
+        ticks, failures: how many there were. lateness: seconds by which the last tick came late.
+        running: ticks that run now. due: the next tick's time, by the timer's clock.
     """
 
     def __init__(
@@ -82,7 +89,7 @@ class Timer:
         self._ended = anyio.Event()
 
     async def run(self) -> None:
-        """Run the ticks until ``stop``; what runs then is finished."""
+        """Run the ticks until ``stop``; a tick that runs then is finished."""
         self._origin = 0.0 if self.config.scope == "fleet" else self._clock()
         self._last = -1
         try:
@@ -104,11 +111,11 @@ class Timer:
         await self._ended.wait()
 
     def stop(self) -> None:
-        """Begin no further tick."""
+        """Begin no further tick; ``run`` returns when the running one has ended."""
         self._stopping.set()
 
     def _next_due(self) -> float:
-        """The next due time behind now. Fleet ticks are aligned to the epoch, so that all processes mean the same."""
+        """The next due time after now. Fleet ticks are aligned to the epoch, so that all processes agree on them."""
         now = self._clock()
         if isinstance(self.config.t, str):
             from croniter import croniter
@@ -124,16 +131,16 @@ class Timer:
         return self._origin + number * interval
 
     async def _sleep_until(self, due: float) -> bool:
-        """Sleep until ``due``; False when the clock was set back meanwhile, or when we stop."""
+        """Sleep until ``due``; False when the clock was set back meanwhile, or ``stop`` was called."""
         before = self._clock()
         while not self._stopping.is_set():
             now = self._clock()
             if now >= due:
                 return True
-            if now < before - LOOK:
+            if now < before - LONGEST_SLEEP:
                 return False
             before = now
-            with anyio.move_on_after(min(due - now, LOOK)):
+            with anyio.move_on_after(min(due - now, LONGEST_SLEEP)):
                 await self._stopping.wait()
         return False
 
@@ -165,13 +172,13 @@ class Timer:
             yield bool(ours)
             return
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keep, lease)
+            tasks.start_soon(self._renew_lease, lease)
             yield True
             tasks.cancel_scope.cancel()
         with contextlib.suppress(StreamMachineError):  # it runs out by itself then
             await lease.release()
 
-    async def _keep(self, lease: Lease) -> None:
+    async def _renew_lease(self, lease: Lease) -> None:
         while True:
             await anyio.sleep(self.config.lease / 3)
             try:

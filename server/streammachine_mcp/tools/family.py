@@ -13,7 +13,7 @@ import logging
 import math
 import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from fastmcp.exceptions import FastMCPError, ToolError
 from fastmcp.tools import FunctionTool, Tool
@@ -26,6 +26,7 @@ from streammachine.errors import StreamMachineError
 from streammachine_mcp.arguments import ArgumentError, prepare
 
 if TYPE_CHECKING:
+    from streammachine_mcp.safety import Confirmer
     from streammachine_mcp.state import ServerState
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
@@ -83,12 +84,18 @@ def tool(
 
 
 class Family:
-    """Base of a tool family. ``toolset`` is its name in STREAMMACHINE_TOOLSETS."""
+    """Base of a tool family.
 
-    toolset: str
+    Attributes:
+        toolset: its name in STREAMMACHINE_TOOLSETS (``settings.TOOLSETS``); several families may have one.
+        state: what the server holds. confirmer: decides whether a destructive call goes ahead.
+    """
 
-    def __init__(self, state: ServerState) -> None:
+    toolset: ClassVar[str]
+
+    def __init__(self, state: ServerState, confirmer: Confirmer) -> None:
         self.state = state
+        self.confirmer = confirmer
 
     def tools(self, *, read_only: bool) -> list[Tool]:
         """The family's tools; with ``read_only`` those alone that change nothing."""
@@ -140,6 +147,11 @@ class _Tool(FunctionTool):
     def get_meta(self) -> dict[str, Any]:
         """None: FastMCP's ``_meta`` names tags, of which ours have none."""
         return None  # type: ignore[return-value]  # an empty one would be listed
+
+
+def name_of_method(built: Tool) -> str:
+    """The name of the method that a tool of a family is made of."""
+    return cast(FunctionTool, built).fn.__name__
 
 
 def _writable(value: Any) -> Any:

@@ -14,8 +14,7 @@ from streammachine.redis import planned
 from streammachine.redis.objects import PREFIX
 from streammachine.redis.streams import nearest
 from streammachine_mcp.results import MAX_VALUE_BYTES, fit
-from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
-from streammachine_mcp.state import ServerState
+from streammachine_mcp.safety import Confirm, ConfirmToken, Plan, Unconfirmed
 from streammachine_mcp.tools.bounded import exact_integers
 from streammachine_mcp.tools.family import Family, tool
 from streammachine_mcp.tools.json_view import MAX_OPENED_BYTES, AnyJson, Exact, showable, too_large
@@ -34,24 +33,20 @@ class StoredObject(TypedDict):
     exact: NotRequired[Exact]
 
 
-class Keys(TypedDict):
+class ObjectKeys(TypedDict):
     keys: list[str]
     count: int
     truncated: bool
     hint: NotRequired[str]
 
 
-class Deleted(Unconfirmed, total=False):
+class ObjectsDeleted(Unconfirmed, total=False):
     deleted: Required[int]
     keys: list[str]
 
 
 class ObjectTools(Family):
     toolset = "object"
-
-    def __init__(self, state: ServerState, confirmer: Confirmer) -> None:
-        super().__init__(state)
-        self._confirmer = confirmer
 
     @tool("obj_get", "Show an object", reads=True)
     async def get(self, key: Annotated[str, Field(description="Object key", min_length=1)]) -> StoredObject:
@@ -77,11 +72,11 @@ class ObjectTools(Family):
         self,
         pattern: Annotated[str, Field(description="Glob, e.g. 'model:*'")] = "*",
         after: Annotated[str | None, Field(description="To go on: the last one you got")] = None,
-    ) -> Keys:
+    ) -> ObjectKeys:
         """List the keys of stored objects, sorted."""
         names = await (await self.state.objects()).list_keys(pattern)
         kept, cut = fit(name for name in names if after is None or name > after)
-        page: Keys = {"keys": kept, "count": len(names), "truncated": cut}
+        page: ObjectKeys = {"keys": kept, "count": len(names), "truncated": cut}
         if cut:
             page["hint"] = "There are more: call again with after=<the last key>, or narrow the pattern."
         return page
@@ -90,10 +85,10 @@ class ObjectTools(Family):
     async def delete(
         self,
         pattern: Annotated[str, Field(description="Glob of the objects to delete", min_length=1)],
-        confirm: Annotated[bool, Field(description="true deletes at once; only when the user has agreed")] = False,
-        confirm_token: Annotated[str | None, Field(description="The token of the plan that the user agreed to")] = None,
+        confirm: Confirm = False,
+        confirm_token: ConfirmToken = None,
         ctx: Context = CurrentContext(),
-    ) -> Deleted | InputRequiredResult:
+    ) -> ObjectsDeleted | InputRequiredResult:
         """Delete the stored objects that match; no other Redis key is touched. Without confirm the user is asked,
         or you get a plan and a token."""
         objects = await self.state.objects()
@@ -106,9 +101,9 @@ class ObjectTools(Family):
             fingerprint=planned.fingerprint(values),
             text=f"Delete {len(names)} stored objects that match {pattern!r}",
         )
-        decision = await self._confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
+        decision = await self.confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
         if isinstance(decision, InputRequiredResult):
             return decision
         if decision is not True:
-            return cast(Deleted, {"deleted": 0, "keys": fit(names, 4000)[0], **decision})
+            return cast(ObjectsDeleted, {"deleted": 0, "keys": fit(names, 4000)[0], **decision})
         return {"deleted": await (objects.delete(names) if confirm else planned.delete_keys(connection, values))}

@@ -42,7 +42,7 @@ class Candle(TypedDict):
     trade_count: int
 
 
-class Created(TypedDict):
+class AggregatorCreated(TypedDict):
     name: str
     intervals: list[int]
     implementation: str
@@ -56,7 +56,7 @@ class Updated(TypedDict):
     accepted: int
 
 
-class Candles(TypedDict):
+class AggregatorCandles(TypedDict):
     name: str
     symbol: str
     interval_ms: int
@@ -66,7 +66,7 @@ class Candles(TypedDict):
     hint: NotRequired[str]
 
 
-class Completed(TypedDict):
+class CompletedCandles(TypedDict):
     name: str
     symbol: str
     interval_ms: int
@@ -81,13 +81,13 @@ class Flushed(TypedDict):
     flushed: int
 
 
-class Cleared(TypedDict):
+class AggregatorCleared(TypedDict):
     name: str
     cleared: bool
     ticks_removed: int
 
 
-class Stats(TypedDict):
+class AggregatorStats(TypedDict):
     name: str
     tick_count: int
     late_count: int
@@ -124,7 +124,7 @@ class OhlcTools(Family):
             list[Interval] | None,
             Field(description="Candle lengths: 60000 or '1m'; default [60000, 300000]", min_length=1, max_length=20),
         ] = None,
-    ) -> Created:
+    ) -> AggregatorCreated:
         """Create a durable aggregator that turns ticks into OHLC candles, or get the one of that name with the same
         intervals. Then feed it with ohlc_update."""
         aggregator, new = await (await self.state.aggregators()).create(name, intervals)
@@ -159,7 +159,7 @@ class OhlcTools(Family):
     @tool("ohlc_get_candles", "Get candles", reads=True)
     async def get_candles(
         self, name: Name, symbol: Symbol, interval_ms: IntervalMs, limit: Limit = 200, end_ms: BeforeMs = 0
-    ) -> Candles:
+    ) -> AggregatorCandles:
         """Candles of a symbol, oldest first, the open one included. A volume too large to add up is null. For older
         ones give the first candle_start_ms as end_ms."""
         aggregator = await self._get(name)
@@ -168,7 +168,7 @@ class OhlcTools(Family):
         if end_ms:
             found = [candle for candle in found if candle.candle_start_ms + interval_ms <= end_ms]
         kept, more = _newest(found, limit)
-        page: Candles = {
+        page: AggregatorCandles = {
             "name": name,
             "symbol": symbol,
             "interval_ms": interval_ms,
@@ -185,13 +185,13 @@ class OhlcTools(Family):
     @tool("ohlc_get_completed", "Get completed candles", reads=True)
     async def get_completed(
         self, name: Name, symbol: Symbol, interval_ms: IntervalMs, before_timestamp_ms: BeforeMs = 0, limit: Limit = 200
-    ) -> Completed:
+    ) -> CompletedCandles:
         """Candles whose time is over, oldest first. When you have used them, remove them with ohlc_flush."""
         aggregator = await self._get(name)
         _check_interval(aggregator, interval_ms)
         found = await aggregator.completed(symbol, interval_ms, before_timestamp_ms)
         kept, more = _newest(found, limit)
-        page: Completed = {
+        page: CompletedCandles = {
             "name": name,
             "symbol": symbol,
             "interval_ms": interval_ms,
@@ -214,7 +214,7 @@ class OhlcTools(Family):
         return {"name": name, "flushed": await aggregator.flush(symbol, interval_ms, before_timestamp_ms)}
 
     @tool("ohlc_clear", "Clear an aggregator", destructive=True, idempotent=True)
-    async def clear(self, name: Name) -> Cleared:
+    async def clear(self, name: Name) -> AggregatorCleared:
         """Remove all candles and counts of an aggregator at once; the aggregator stays."""
         return {"name": name, "cleared": True, "ticks_removed": await (await self._get(name)).clear()}
 
@@ -223,13 +223,13 @@ class OhlcTools(Family):
         self,
         name: Name,
         symbols_after: Annotated[str | None, Field(description="To go on: the last symbol you got")] = None,
-    ) -> Stats:
+    ) -> AggregatorStats:
         """Ticks taken, late ticks, dropped candles and symbols of an aggregator."""
         aggregator = await self._get(name)
         facts = await aggregator.stats()
         known = sorted(facts["symbols"])
         symbols, cut = fit((name for name in known if symbols_after is None or name > symbols_after), SYMBOL_BYTES)
-        page: Stats = {
+        page: AggregatorStats = {
             "name": name,
             "tick_count": facts["tick_count"],
             "late_count": facts["late_count"],

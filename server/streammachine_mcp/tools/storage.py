@@ -13,8 +13,7 @@ from streammachine.errors import SignatureError, UnsafePickleError, WrongTypeErr
 from streammachine.redis import planned
 from streammachine_mcp.arguments import ArgumentError, check_values, parse_json
 from streammachine_mcp.results import MAX_SEND_BYTES, MAX_VALUE_BYTES, fit, json_size
-from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
-from streammachine_mcp.state import ServerState
+from streammachine_mcp.safety import Confirm, ConfirmToken, Plan, Unconfirmed
 from streammachine_mcp.tools.bounded import exact_integers
 from streammachine_mcp.tools.family import Family, tool
 from streammachine_mcp.tools.json_view import MAX_OPENED_BYTES, AnyJson, Exact, showable, too_large
@@ -25,7 +24,7 @@ Key = Annotated[str, Field(description="Storage key", min_length=1, max_length=1
 _ANY = {"type": "string"}
 
 
-class Value(TypedDict):
+class StoredValue(TypedDict):
     key: str
     value: AnyJson
     exists: bool
@@ -34,41 +33,37 @@ class Value(TypedDict):
     exact: NotRequired[Exact]
 
 
-class Written(TypedDict):
+class ValueWritten(TypedDict):
     key: str
     written: bool
     note: NotRequired[str]
 
 
-class Deleted(TypedDict):
+class ValueDeleted(TypedDict):
     key: str
     existed: bool
 
 
-class Keys(TypedDict):
+class StorageKeys(TypedDict):
     keys: list[str]
     count: int
     truncated: bool
     hint: NotRequired[str]
 
 
-class Cleared(Unconfirmed, total=False):
+class StorageCleared(Unconfirmed, total=False):
     cleared: Required[bool]
 
 
 class StorageTools(Family):
     toolset = "storage"
 
-    def __init__(self, state: ServerState, confirmer: Confirmer) -> None:
-        super().__init__(state)
-        self._confirmer = confirmer
-
     @tool("storage_read", "Read a value", reads=True)
     async def read(
         self,
         key: Key,
         default: Annotated[Any, Field(description="Given when the key has no value", json_schema_extra=_ANY)] = None,
-    ) -> Value:
+    ) -> StoredValue:
         """Read one value of the shared storage, by its key."""
         storage = await self.state.storage()
         size = await storage.stored_bytes(key)
@@ -82,7 +77,7 @@ class StorageTools(Family):
         except (SignatureError, UnsafePickleError, WrongTypeError) as error:
             return {"key": key, "value": None, "exists": True, "note": f"Not shown: {error}"}
         shown, note, cut = await to_thread.run_sync(showable, value, MAX_VALUE_BYTES)
-        result: Value = {"key": key, "value": shown, "exists": True}
+        result: StoredValue = {"key": key, "value": shown, "exists": True}
         if note:
             result["note"] = note
             result["truncated"] = cut
@@ -101,7 +96,7 @@ class StorageTools(Family):
         as_json: Annotated[
             bool | None, Field(description="true: value is JSON text (5, true, null); false: text as it stands")
         ] = None,
-    ) -> Written:
+    ) -> ValueWritten:
         """Write one value; it replaces what was there and survives restarts."""
         value, note = _value(value, as_json)
         size = json_size(value)
@@ -111,13 +106,13 @@ class StorageTools(Family):
                 "Split it, or write it from Python with Storage or RedisObjectStorage."
             )
         await (await self.state.storage()).write(key, value, ttl=ttl_s)
-        written: Written = {"key": key, "written": True}
+        written: ValueWritten = {"key": key, "written": True}
         if note:
             written["note"] = note
         return written
 
     @tool("storage_delete", "Delete a value", destructive=True, idempotent=True)
-    async def delete(self, key: Key) -> Deleted:
+    async def delete(self, key: Key) -> ValueDeleted:
         """Delete one value at once, without asking."""
         return {"key": key, "existed": await (await self.state.storage()).delete(key)}
 
@@ -125,11 +120,11 @@ class StorageTools(Family):
     async def keys(
         self,
         after: Annotated[str | None, Field(description="To go on: the last one you got")] = None,
-    ) -> Keys:
+    ) -> StorageKeys:
         """List all keys of the shared storage, sorted."""
         names = await (await self.state.storage()).keys()
         kept, cut = fit(name for name in names if after is None or name > after)
-        page: Keys = {"keys": kept, "count": len(names), "truncated": cut}
+        page: StorageKeys = {"keys": kept, "count": len(names), "truncated": cut}
         if cut:
             page["hint"] = "There are more: call again with after=<the last key>."
         return page
@@ -137,10 +132,10 @@ class StorageTools(Family):
     @tool("storage_clear", "Clear the storage", destructive=True, idempotent=True)
     async def clear(
         self,
-        confirm: Annotated[bool, Field(description="true deletes at once; only when the user has agreed")] = False,
-        confirm_token: Annotated[str | None, Field(description="The token of the plan that the user agreed to")] = None,
+        confirm: Confirm = False,
+        confirm_token: ConfirmToken = None,
         ctx: Context = CurrentContext(),
-    ) -> Cleared | InputRequiredResult:
+    ) -> StorageCleared | InputRequiredResult:
         """Delete every value of the shared storage. Without confirm the user is asked, or you get a plan and a
         token."""
         storage, connection = await self.state.storage(), await self.state.redis()
@@ -151,11 +146,11 @@ class StorageTools(Family):
             fingerprint=planned.fingerprint(values),
             text=f"Delete all {len(values)} values of the shared storage",
         )
-        decision = await self._confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
+        decision = await self.confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
         if isinstance(decision, InputRequiredResult):
             return decision
         if decision is not True:
-            return cast(Cleared, {"cleared": False, **decision})
+            return cast(StorageCleared, {"cleared": False, **decision})
         if confirm:
             return {"cleared": True, "count": await storage.clear()}
         return {"cleared": True, "count": await planned.delete_fields(connection, storage.key, values)}

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from streammachine.errors import FieldError, StreamIdError
 from streammachine.redis import streams
-from streammachine_mcp.argument_types import Position
+from streammachine_mcp.argument_types import Position, StreamName
 from streammachine_mcp.results import (
     MAX_BATCH,
     MAX_RESULT_BYTES,
@@ -21,7 +21,7 @@ from streammachine_mcp.results import (
     fit_fields,
     json_size,
 )
-from streammachine_mcp.safety import Confirmer, Plan, Unconfirmed
+from streammachine_mcp.safety import Confirm, Confirmer, ConfirmToken, Plan, Unconfirmed
 from streammachine_mcp.state import ServerState
 from streammachine_mcp.tools.family import Family, tool
 
@@ -31,9 +31,6 @@ MOST_PLANNED = 100  # trims that wait for their confirmation
 VALUE_CHARS = 4000  # shown of a value unless more is asked for
 INFO_BYTES = 20_000  # of each part of stream_info
 
-StreamName = Annotated[str, Field(description="Stream name", min_length=1, max_length=512)]
-Confirm = Annotated[bool, Field(description="true deletes at once; only when the user has agreed")]
-ConfirmToken = Annotated[str | None, Field(description="The token of the plan that the user agreed to")]
 Message = Annotated[dict[str, Any], Field(description="Field names and values (text, number or boolean)")]
 
 
@@ -69,7 +66,7 @@ class GroupInfo(TypedDict):
     lag_is_at_least: NotRequired[bool]
 
 
-class Info(TypedDict):
+class StreamDescription(TypedDict):
     stream: str
     length: int
     last_generated_id: str
@@ -80,18 +77,18 @@ class Info(TypedDict):
     hint: NotRequired[str]
 
 
-class Names(TypedDict):
+class StreamNames(TypedDict):
     streams: list[str]
     count: int
     truncated: bool
     hint: NotRequired[str]
 
 
-class Deleted(Unconfirmed, total=False):
+class StreamDeleted(Unconfirmed, total=False):
     deleted: Required[bool]
 
 
-class Trimmed(Unconfirmed, total=False):
+class StreamTrimmed(Unconfirmed, total=False):
     deleted: Required[int]
 
 
@@ -99,8 +96,7 @@ class StreamTools(Family):
     toolset = "stream"
 
     def __init__(self, state: ServerState, confirmer: Confirmer) -> None:
-        super().__init__(state)
-        self._confirmer = confirmer
+        super().__init__(state, confirmer)
         self._planned: dict[tuple[str, int | None, str | None], str] = {}  # the first id that each plan keeps
 
     @tool("stream_send", "Send a message")
@@ -174,7 +170,7 @@ class StreamTools(Family):
         self,
         stream: StreamName,
         groups_after: Annotated[str | None, Field(description="To go on: the last group you got")] = None,
-    ) -> Info:
+    ) -> StreamDescription:
         """Length, first and last entry, last id, and consumer groups with lag and pending of a stream."""
         connection = await self.state.redis()
         info = await streams.describe(connection, stream)
@@ -184,7 +180,7 @@ class StreamTools(Family):
         )
         lags = await streams.lags(connection, stream, chosen)
         groups, cut = fit((_group(group, lags[group.name]) for group in chosen), INFO_BYTES)
-        page: Info = {
+        page: StreamDescription = {
             "stream": stream,
             "length": info.length,
             "last_generated_id": info.last_generated_id,
@@ -204,12 +200,12 @@ class StreamTools(Family):
         limit: Annotated[int, Field(description="Most names to give", ge=1, le=2000)] = 200,
         include_internal: Annotated[bool, Field(description="Also StreamMachine's own (sm:*, dead letters)")] = False,
         after: Annotated[str | None, Field(description="To go on: the last one you got")] = None,
-    ) -> Names:
+    ) -> StreamNames:
         """Find streams by name, sorted. Start here when you do not know what there is."""
         connection = await self.state.redis()
         names, more = await streams.find_streams(connection, pattern, limit=limit, own=include_internal, after=after)
         kept, cut = fit(names)
-        page: Names = {"streams": kept, "count": len(kept), "truncated": more or cut}
+        page: StreamNames = {"streams": kept, "count": len(kept), "truncated": more or cut}
         if more or cut:
             page["hint"] = "There are more: call again with after=<the last name>, or narrow the pattern."
         return page
@@ -221,7 +217,7 @@ class StreamTools(Family):
         confirm: Confirm = False,
         confirm_token: ConfirmToken = None,
         ctx: Context = CurrentContext(),
-    ) -> Deleted | InputRequiredResult:
+    ) -> StreamDeleted | InputRequiredResult:
         """Delete a stream with all its messages and consumer groups. What writes to it makes it anew: stop that first.
         Without confirm the user is asked, or you get a plan and a token."""
         streams.refuse_own(stream)
@@ -234,11 +230,11 @@ class StreamTools(Family):
             fingerprint=f"{info.length} {_id(info.first_entry)} {info.last_generated_id}",
             text=f"Delete the stream {stream!r} with its {info.length} messages{groups}",
         )
-        decision = await self._confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
+        decision = await self.confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
         if isinstance(decision, InputRequiredResult):
             return decision
         if decision is not True:
-            return cast(Deleted, {"deleted": False, **decision})
+            return cast(StreamDeleted, {"deleted": False, **decision})
         return {"deleted": await streams.delete(connection, stream), "count": info.length}
 
     @tool("stream_trim", "Trim a stream", destructive=True, idempotent=True)
@@ -252,7 +248,7 @@ class StreamTools(Family):
         confirm: Confirm = False,
         confirm_token: ConfirmToken = None,
         ctx: Context = CurrentContext(),
-    ) -> Trimmed | InputRequiredResult:
+    ) -> StreamTrimmed | InputRequiredResult:
         """Delete the oldest messages of a stream. Without confirm the user is asked, or you get a plan and a token."""
         streams.refuse_own(stream)
         if (keep is None) == (before is None):
@@ -274,11 +270,11 @@ class StreamTools(Family):
             fingerprint=f"{count} {_id(info.first_entry)} {first}",
             text=f"Delete the {count} messages of the stream {stream!r} that are older than {first}, of {info.length}",
         )
-        decision = await self._confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
+        decision = await self.confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
         if isinstance(decision, InputRequiredResult):
             return decision
         if decision is not True:
-            return cast(Trimmed, {"deleted": 0, **decision})
+            return cast(StreamTrimmed, {"deleted": 0, **decision})
         return {"deleted": await streams.trim_before(connection, stream, first)}
 
     async def _oldest_of(self, stream: str, info: streams.StreamInfo, keep: int) -> str:

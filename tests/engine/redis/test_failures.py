@@ -442,6 +442,7 @@ async def test_a_consumer_survives_a_server_restart_with_a_named_error(tmp_path:
         (theirs.ResponseError("no such index ROOM"), RedisCommandError, "refused the command: no such", 0, 0),
         (theirs.ReadOnlyError("READONLY You can't write"), RedisReadOnlyError, "READONLY", 0, 0),
         (theirs.ResponseError(""), RedisCommandError, "ResponseError", 0, 0),
+        (theirs.ClusterDownError("CLUSTERDOWN"), RedisUnavailableError, "is not ready", 1, 0),
         (KeyError("x"), RedisCommandError, "failed in the client: KeyError", 0, 0),
     ],
 )

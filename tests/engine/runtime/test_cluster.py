@@ -12,7 +12,7 @@ import redis as redis_py
 
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.transport.cluster import slot_of
-from streammachine.runtime.admin.dead_letters import Box
+from streammachine.runtime.admin.dead_letters import DeadLetters
 from streammachine.runtime.admin.roster import roster
 from streammachine.runtime.app.app import App
 from streammachine.runtime.consumer import reader as reading
@@ -207,7 +207,7 @@ async def test_retries_letters_dedup_timers_and_presence(clustered: Settings, pr
             await until(lambda stream=stream: probe.ask("EXISTS", f"{{{stream}}}:dlq"))  # type: ignore[misc]
         mended = True
         for stream in STREAMS:
-            box = await Box.open(app.redis, stream)
+            box = await DeadLetters.open(app.redis, stream)
             ((letter,), _) = await box.newest(app.redis, 10)
             assert len((await box.redrive(app.redis, [letter.id])).ids) == 1
         await until(lambda: len(done) >= 9, DEADLINE)

@@ -31,7 +31,7 @@ from streammachine.redis.connection import RedisConnection
 from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.redis.transport.codec import RespError
 from streammachine.redis.transport.raw_connection import RawConnection, encode_command
-from streammachine.runtime.admin.dead_letters import Box
+from streammachine.runtime.admin.dead_letters import DeadLetters
 from streammachine.runtime.delivery.dead_letter import move_to_dead_letters
 from streammachine.runtime.delivery.group import Delivery, Effect, Item, LostError
 from streammachine.runtime.delivery.keys import Companions
@@ -273,7 +273,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         n = dead[pick % len(dead)]
 
         async def call() -> list[str]:
-            box = await Box.open(self.connection, STREAM)
+            box = await DeadLetters.open(self.connection, STREAM)
             found, _ = await box.newest(self.connection, 1000)
             (identifier,) = (letter.id for letter in found if letter.data["n"] == str(n))
             assert (await box.redrive(self.connection, [identifier])).ids

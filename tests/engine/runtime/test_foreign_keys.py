@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from streammachine.runtime.admin.dead_letters import Box
+from streammachine.runtime.admin.dead_letters import DeadLetters
 from streammachine.runtime.delivery.dead_letter import NoLetterError, redrive
 from streammachine.runtime.delivery.group import pack_array
 from streammachine.runtime.delivery.keys import Companions
@@ -49,7 +49,7 @@ async def test_foreign_members_of_the_retry_set_become_dead_letters(
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1
     assert f"{len(FOREIGN)} members" in errors[0].message
-    box = await Box.open(probe.redis, "s")
+    box = await DeadLetters.open(probe.redis, "s")
     newest, _ = await box.newest(probe.redis, 100)
     assert {letter.fact("reason") for letter in newest} == {"broken"}
     with pytest.raises(NoLetterError):

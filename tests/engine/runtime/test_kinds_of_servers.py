@@ -16,7 +16,7 @@ import redis as redis_py
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.redis.transport.cluster import slot_of
-from streammachine.runtime.admin.dead_letters import Box
+from streammachine.runtime.admin.dead_letters import DeadLetters
 from streammachine.runtime.app.app import App
 from streammachine.runtime.model.message import Message
 from streammachine.runtime.model.retry import Reject, Retry
@@ -103,7 +103,7 @@ async def test_an_app_keeps_its_promises(server: str, tmp_path: Path, anyio_back
         await app.storage.write("limits", {"a": 1})
         assert await app.storage.read("limits") == {"a": 1}
 
-        box = await Box.open(app.redis, STREAM)
+        box = await DeadLetters.open(app.redis, STREAM)
         letters, _ = await box.newest(app.redis, 100)
         assert sorted(int(letter.data["n"]) for letter in letters) == rejected
         assert {letter.fact("reason") for letter in letters} == {"rejected"}

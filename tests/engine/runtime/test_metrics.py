@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from dataclasses import fields
 from typing import Any
 
 import anyio
@@ -150,6 +151,13 @@ async def test_the_collector_says_the_same_as_the_text(make_app: MakeApp, probe:
         }
 
     assert samples(text) == samples(collected)
+
+
+def test_one_line_in_consumer_metrics_is_a_metric() -> None:
+    counters = {each.name for each in fields(ConsumerMetrics) if each.type == "int"}
+    assert counters == set(COUNTERS)
+    assert counters <= set(METRICS)
+    assert counters <= set(ConsumerMetrics().counts())
 
 
 def test_counts_pass_to_another_process() -> None:

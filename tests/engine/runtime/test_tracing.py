@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from streammachine.errors import SettingsError
-from streammachine.runtime.admin.dead_letters import Box
+from streammachine.runtime.admin.dead_letters import DeadLetters
 from streammachine.runtime.model.config import Batch
 from streammachine.runtime.model.message import Message, MessageBatch
 from streammachine.runtime.model.retry import Retry, RetryPolicy, Skip
@@ -144,7 +144,7 @@ async def test_a_delayed_a_dead_and_a_redriven_message_stay_in_their_trace(
     async with app:
         await app.send("s", {"n": 1})
         await until(lambda: probe.ask("XLEN", "{s}:dlq"))
-        box = await Box.open(app.redis, "s")
+        box = await DeadLetters.open(app.redis, "s")
         ((letter,), _) = await box.newest(app.redis, 1)
         assert letter.data == {"n": "1"}
         (sent,) = spans.of("send s")

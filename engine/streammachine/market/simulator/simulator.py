@@ -69,7 +69,7 @@ class Simulator:
         self._seed = seed
         self._host = host
         self._ports = dict(ports or {})
-        self._classes = {name: _exchange_class(ENTRIES[name]) for name in self._names}
+        self._classes = {name: exchange_class(ENTRIES[name]) for name in self._names}
         self._rules = {
             name: dataclasses.replace(made.usual_rules, **(rules or {}).get(name, {}))
             for name, made in self._classes.items()
@@ -185,7 +185,7 @@ class Simulator:
                 exchange.trigger(moved)
 
 
-def _exchange_class(entry: ExchangeEntry) -> type[Exchange]:
+def exchange_class(entry: ExchangeEntry) -> type[Exchange]:
     """The class of an exchange's simulator half; its module is loaded now."""
     module = importlib.import_module(f"streammachine.market.simulator.protocols.{entry.name}")
     made: type[Exchange] = getattr(module, entry.simulator)

@@ -1,4 +1,4 @@
-"""One time of being the active consumer of a tick stream: read, fold, commit, until the lease is lost or given up."""
+"""The work of the active consumer of a tick stream: read, fold, commit, until the lease is lost or given up."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Job:
 
 
 class ActiveSession:
-    """One time of being active: from the loaded state to the loss of the lease.
+    """One span of being active: from the loaded state to the loss of the lease.
 
     Args:
         job: what is worked on.

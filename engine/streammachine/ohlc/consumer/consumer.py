@@ -327,7 +327,7 @@ class FastOHLCConsumer:
         """Be active for as long as the lease is held; gives the seconds until the next try."""
         self._leave = leave = anyio.Event()
         await connection.open()
-        await presence.look()  # one that is paused must not become active first
+        await presence.apply_pauses()  # one that is paused must not become active first
         if self._paused:
             await ensure_group(connection, self.input_stream, self.group, start=self._start_at)
             session: ActiveSession | float = STANDBY_CHECK

@@ -1,1 +1,1 @@
-"""What the command line and the MCP server ask of a running fleet: the roster, dead letters."""
+"""Administration of a running fleet, for the command line and the MCP server: the agents there are, dead letters."""

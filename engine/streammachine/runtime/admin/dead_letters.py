@@ -1,4 +1,4 @@
-"""Looking at dead letters, giving them back to the group that failed on them, and throwing them away."""
+"""Dead letters: listing them, giving them back to the group that failed on them, and deleting them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from streammachine.runtime.delivery.keys import dead_letters
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
 
-PAGE = 500  # letters looked at in one go
+PAGE = 500  # letters read at once
 
 
 @dataclass(frozen=True)
 class Letter:
-    """One dead letter: the message's own fields, and what is known of its end."""
+    """One dead letter: the message's own fields, and why it was given up.
+
+    Args:
+        entry: its entry in the dead-letter stream.
+    """
 
     entry: Entry
 
@@ -36,14 +40,25 @@ class Letter:
         return {name: value for name, value in self.entry.data.items() if not name.startswith("sm-")}
 
     def fact(self, name: str) -> str:
-        """One of the ``sm-`` fields, "" where it is missing: reason, group, attempts, error-type, error, traceback,
-        origin-stream, origin-id, consumer, first-seen, failed-at."""
+        """One fact about its end.
+
+        Args:
+            name: reason, group, attempts, error-type, error, traceback, origin-stream, origin-id, consumer, first-seen
+                or failed-at.
+
+        Returns:
+            The fact as text; "" where it is missing.
+        """
         return self.entry.data.get(f"sm-{name}", "")
 
 
 @dataclass
 class Redriven:
-    """What a redrive did: new ids by letter, letters that are gone, and those refused with the reason."""
+    """What a redrive did.
+
+    Attributes:
+        ids: the messages' new ids, by letter. missing: letters that are gone. refused: the reason, by letter.
+    """
 
     ids: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -52,14 +67,26 @@ class Redriven:
 
 @dataclass(frozen=True)
 class DeadLetters:
-    """The dead letters of one stream."""
+    """The dead letters of one stream.
+
+    Attributes:
+        stream: the stream's name. key: the dead-letter stream's.
+
+    Example:
+        >>> letters = await DeadLetters.open(app.redis, "orders")
+        >>> newest, more = await letters.newest(app.redis, 10)
+        >>> done = await letters.redrive(app.redis, [letter.id for letter in newest])
+    """
 
     stream: str
     key: str
 
     @classmethod
     async def open(cls, connection: RedisConnection, stream: str) -> DeadLetters:
-        """The box of a stream (or of its dead-letter stream's own name).
+        """The dead letters of a stream.
+
+        Args:
+            connection: where it is. stream: its name, or that of its dead-letter stream.
 
         Raises:
             StreamNotFoundError: there is neither the stream nor a dead letter of it; names the nearest.
@@ -69,17 +96,17 @@ class DeadLetters:
             name = stream.removesuffix(":dlq")
             if name.startswith("{") and name.endswith("}") and dead_letters(name[1:-1]) == stream:
                 name = name[1:-1]
-        box = cls(name, dead_letters(name))
-        if not await box.count(connection):
+        letters = cls(name, dead_letters(name))
+        if not await letters.count(connection):
             await streams.require_stream(connection, name)
-        return box
+        return letters
 
     async def count(self, connection: RedisConnection) -> int:
         """How many there are."""
         return await streams.length(connection, self.key)
 
     async def version(self, connection: RedisConnection) -> tuple[object, ...]:
-        """What changes with every letter that comes or goes; an entry itself cannot be changed."""
+        """A value that differs after any letter was added or deleted; an entry itself cannot be changed."""
         info = await streams.describe(connection, self.key)
         ends = [(entry.id, sorted(entry.raw.items())) for entry in (info.first_entry, info.last_entry) if entry]
         return (info.length, info.last_generated_id, info.entries_added, ends)
@@ -87,10 +114,14 @@ class DeadLetters:
     async def newest(
         self, connection: RedisConnection, count: int, *, before: str | None = None, group: str | None = None
     ) -> tuple[list[Letter], bool]:
-        """Up to ``count`` letters, the newest first, and whether there are older ones.
+        """The newest letters.
 
         Args:
-            before: only letters older than this one. group: only those of this group.
+            connection: where they are. count: most letters to give.
+            before: only letters older than this id. group: only those that this group failed on.
+
+        Returns:
+            The letters, the newest first, and whether there are older ones.
         """
         found: list[Letter] = []
         end = f"({before}" if before is not None else "+"
@@ -118,7 +149,14 @@ class DeadLetters:
         return Letter(found[0])
 
     async def redrive(self, connection: RedisConnection, identifiers: Sequence[str]) -> Redriven:
-        """Give letters back to the groups that failed on them, and to no others."""
+        """Give letters back to the groups that failed on them, and to no others.
+
+        Args:
+            connection: where they are. identifiers: the letters' ids.
+
+        Returns:
+            What became of each letter; one that is refused stays a dead letter.
+        """
         done = Redriven()
         groups: dict[str, set[str]] = {}
         for identifier in identifiers:
@@ -145,17 +183,21 @@ class DeadLetters:
         return done
 
     async def purge(self, connection: RedisConnection, up_to: str) -> int:
-        """Delete the letters up to and including ``up_to``, and none that came after; gives how many."""
+        """Delete the letters up to and including the id ``up_to``, and none that came after.
+
+        Returns:
+            How many were deleted.
+        """
         milliseconds, _, sequence = up_to.partition("-")
         behind = f"{milliseconds}-{int(sequence) + 1}"
         return int(await connection.command("XTRIM", self.key, "MINID", "=", behind, repeatable=True))
 
 
-Box = DeadLetters  # the name that its callers here know
-
-
-async def boxes(connection: RedisConnection) -> list[tuple[str, int]]:
-    """All dead-letter streams that hold something, with their lengths."""
+async def dead_letter_streams(connection: RedisConnection) -> list[tuple[str, int]]:
+    """The names of all dead-letter streams that hold something, with their lengths."""
     names, _ = await streams.find_streams(connection, "*:dlq", own=True)
     counted = [(name, await streams.length(connection, name)) for name in names if streams.is_own(name)]
     return [(name, count) for name, count in counted if count]
+
+
+Box, boxes = DeadLetters, dead_letter_streams  # their names in callers that are not renamed yet

@@ -1,4 +1,7 @@
-"""The roster: every agent there is, wherever it runs, with how far it is. What ``agent_list`` and ``inspect`` show."""
+"""The list of all agents, in whichever process they run, with their state and counters.
+
+``agent_list`` and ``streammachine inspect`` show it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from streammachine.runtime.declared.agents import HOST_NAME, DeclaredAgent, decl
 from streammachine.runtime.delivery.gauges import group_gauges
 from streammachine.runtime.delivery.keys import Companions
 from streammachine.runtime.model.counters import HEALTH_COUNTERS
-from streammachine.runtime.presence import Running, paused_agents, running_processes, set_paused
+from streammachine.runtime.presence import RunningProcess, paused_agents, running_processes, set_paused
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
@@ -27,7 +30,8 @@ class RosterEntry:
 
     Attributes:
         kind: "app" for a handler of an App, "declared" for one that a model declared, "candles" for a FastOHLCConsumer.
-        streams: its streams, with the group that reads them. facts: what each process says of each stream.
+        streams: its streams, with the group that reads them. facts: what each process announced for each stream.
+        paused: whether it is paused for every process.
         definition: of a declared agent.
     """
 
@@ -35,13 +39,13 @@ class RosterEntry:
     kind: Kind
     app: str
     streams: dict[str, str] = field(default_factory=dict)
-    facts: list[tuple[Running, Mapping[str, Any]]] = field(default_factory=list)
+    facts: list[tuple[RunningProcess, Mapping[str, Any]]] = field(default_factory=list)
     paused: bool = False
     definition: DeclaredAgent | None = None
 
     @property
-    def alive(self) -> list[tuple[Running, Mapping[str, Any]]]:
-        """The facts of processes that still speak."""
+    def alive(self) -> list[tuple[RunningProcess, Mapping[str, Any]]]:
+        """The facts of processes that announced themselves lately."""
         return [(process, facts) for process, facts in self.facts if process.alive]
 
     @property
@@ -51,13 +55,16 @@ class RosterEntry:
 
     @property
     def problem(self) -> str:
-        """What is wrong with it, as its processes say; "" when nothing is."""
+        """What is wrong with it, as its processes announced; "" when nothing is."""
         return "; ".join(sorted({str(facts["problem"]) for _, facts in self.alive if facts.get("problem")}))
 
     @property
     def status(self) -> Status:
-        """How it is: "waiting" for a host, "lost" when the processes that ran it died without a word. Of
-        FastOHLCConsumers one is "active"; "standby" is it when all wait until the lease of one that died runs out.
+        """Its state.
+
+        "paused"; "waiting": declared, and no host runs it yet; "lost": the processes that ran it died; "failing": one
+        of its processes has a problem; else "running". Of FastOHLCConsumers one is "active"; all are "standby" while
+        they wait for the lease of one that died to run out.
         """
         if self.paused:
             return "paused"
@@ -70,13 +77,24 @@ class RosterEntry:
         return "running"
 
     def counted(self, stream: str | None = None) -> dict[str, float]:
-        """The counters of all its processes together, on one stream or on all."""
+        """The counters summed over all its processes.
+
+        Args:
+            stream: of this stream only; None: of all its streams.
+        """
         chosen = [facts for _, facts in self.alive if stream is None or facts.get("stream") == stream]
         return {name: round(sum(_number(facts.get(name)) for facts in chosen), 1) for name in COUNTED}
 
 
 async def roster(connection: RedisConnection) -> list[RosterEntry]:
-    """Every agent that runs, ran until a crash within the last hour, or is declared; sorted by name."""
+    """All agents: those that run, those that ran until a crash within the last hour, and those that are declared.
+
+    Returns:
+        One entry per agent, sorted by name.
+
+    Raises:
+        RedisUnavailableError: Redis does not answer.
+    """
     paused = await paused_agents(connection)
     entries: dict[str, RosterEntry] = {}
     for name, agent in (await declared_agents(connection)).items():
@@ -85,7 +103,7 @@ async def roster(connection: RedisConnection) -> list[RosterEntry]:
         for facts in process.agents:
             name = str(facts.get("agent"))
             if process.declared and name not in entries:
-                continue  # deleted; its host has not noticed yet
+                continue  # deleted a moment ago; its host still runs it
             kind: Kind = "candles" if facts.get("kind") == "candles" else "app"
             entry = entries.setdefault(name, RosterEntry(name, kind, process.app))
             entry.streams.setdefault(str(facts.get("stream")), str(facts.get("group")))
@@ -96,7 +114,12 @@ async def roster(connection: RedisConnection) -> list[RosterEntry]:
 
 
 async def gauges(connection: RedisConnection, stream: str, group: str) -> dict[str, float]:
-    """Lag, pending, age of the oldest pending entry; messages that wait for a later try; dead letters of the stream."""
+    """What Redis says of one group.
+
+    Returns:
+        ``lag``, ``pending`` and ``oldest_pending_seconds`` of the group (left out where unknown), ``delayed``: messages
+        that wait for a later try, and ``dead_letters`` of the stream.
+    """
     found = await group_gauges(connection, stream, group)
     keys = Companions(stream, group)
     later = int(await connection.command("ZCARD", keys.delayed, repeatable=True))
@@ -106,10 +129,15 @@ async def gauges(connection: RedisConnection, stream: str, group: str) -> dict[s
 
 
 def find_entry(entries: Sequence[RosterEntry], name: str) -> RosterEntry:
-    """The agent of this name; for one of an App its handler's name is enough where no other has it.
+    """The agent of this name.
+
+    Args:
+        entries: the agents to choose from. name: its name; of an App's agent the handler's name is enough where no
+            other agent has it.
 
     Raises:
-        AgentNotFoundError: names the nearest. SettingsError: several agents have a handler of this name.
+        AgentNotFoundError: there is none; names the nearest.
+        SettingsError: several agents have a handler of this name.
     """
     for entry in entries:
         if entry.name == name:
@@ -123,10 +151,13 @@ def find_entry(entries: Sequence[RosterEntry], name: str) -> RosterEntry:
 
 
 async def pause_agent(connection: RedisConnection, name: str, paused: bool) -> tuple[RosterEntry, bool]:
-    """Pause or resume an agent everywhere; the agent, and whether that changed anything.
+    """Pause or resume an agent in every process.
+
+    Returns:
+        The agent, and whether that changed anything.
 
     Raises:
-        What ``find_entry`` raises.
+        AgentNotFoundError, SettingsError: as ``find_entry``.
     """
     entry = find_entry(await roster(connection), name)
     changed = await set_paused(connection, entry.name, paused)

@@ -1,8 +1,8 @@
 """App: agents and timers on Redis Streams, sending, and the ways to run them.
 
 ``start()`` blocks and owns loop and signals; ``async with app`` and ``run_async()`` run it headless inside somebody
-else's loop: no signal handlers, no loop policy, any number of Apps side by side. What is registered stands in
-``registry.py``, what one run does in ``lifecycle.py``.
+else's loop: no signal handlers, no loop policy, any number of Apps side by side. ``registry.py`` holds what
+is registered, ``lifecycle.py`` does one run.
 """
 
 from __future__ import annotations
@@ -414,9 +414,11 @@ class App(Registry):
         await serve_status(self)
 
     async def _read_gauges(self) -> Gauges:
+        if not self._gauges_wanted:
+            return {}
         from streammachine.runtime.observability.health import read_gauges
 
-        return await read_gauges(self) if self._gauges_wanted else {}
+        return await read_gauges(self)
 
     # -- what runs now: the protocol RunningApp -----------------------------------------------
 

@@ -1,7 +1,7 @@
-"""One run of an App: the connection outermost, in it the hooks, in them everything that works, until the last drain.
+"""One run of an App: the connection outermost, in it the hooks, in them everything that runs, until the last drain.
 
-What works, runs in one task group: consumers, timers and worker processes, each under a supervisor that logs and starts
-it again.
+Consumers, timers and worker processes run in one task group, each under a supervisor that logs a failure and starts it
+again.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Lifecycle:
         """Run until ``stop`` is set, then drain. ``ready`` is set when every consumer reads."""
         try:
             async with anyio.create_task_group() as outer:
-                base = anyio.CancelScope(shield=True)  # outlives what uses it, whoever cancels us
+                base = anyio.CancelScope(shield=True)  # outlives what uses it, also when we are cancelled
                 try:
                     await outer.start(self._hold_base, base)
                     await self._run_hooks_around(ready)
@@ -148,7 +148,7 @@ class Lifecycle:
                         log.exception("The shutdown hook %s failed", name_of(hook))
 
     async def _run_startup_hooks(self) -> bool:
-        """Run them to their end; False when the app was stopped and the grace was over before."""
+        """Run the start-up hooks; False when the app was stopped and its grace ran out before they had ended."""
         async with anyio.create_task_group() as hooks:
 
             async def end_with_grace() -> None:
@@ -164,7 +164,7 @@ class Lifecycle:
         return False
 
     async def _work(self, ready: anyio.Event | None) -> None:
-        """Run consumers, timers and workers until stopped, then drain."""
+        """Run consumers, timers and workers until ``stop`` is set, then drain."""
         grace, origin = self._config.grace, self._find_origin()
         self.workers = WorkerPool(origin, self._connection, self._config.max_processes)
         async with anyio.create_task_group() as beside:
@@ -201,13 +201,13 @@ class Lifecycle:
     # -- starting -----------------------------------------------------------------------------
 
     def _start_workers(self, beside: anyio.abc.TaskGroup, workers: WorkerPool) -> None:
-        """Start the worker processes: not among what the grace cancels, or they were killed before they have ended."""
+        """Start the worker processes. They are not cancelled after the grace: that would kill them while they drain."""
         for agent in self._registry.agents if self._only_agent is None else ():
             if agent.config.processes is not None:
                 beside.start_soon(self._supervise, agent.name, workers.runner(agent))
 
     async def _start_parts(self, parts: anyio.abc.TaskGroup, origin: Origin | None, presence: Presence) -> None:
-        """Start what runs; returns when every consumer reads, or when the app is stopped before."""
+        """Start consumers and timers; returns when every consumer reads, or when the app is stopped before that."""
         registry, only = self._registry, self._only_agent
         waits: list[tuple[Agent, StreamConsumer]] = []
         partitioned: list[tuple[Agent, Topic, list[str]]] = []
@@ -223,7 +223,7 @@ class Lifecycle:
                 (agent, self._consumer(agent, topic, origin)) for topic in agent.config.topics if topic not in shared
             ]
         self.consumers = waits
-        await presence.look()  # a paused agent must not read first
+        await presence.apply_pauses()  # a paused agent must not read first
         if only is None:
             self._start_timers(parts)
 
@@ -257,7 +257,7 @@ class Lifecycle:
     async def _start_consumer(
         self, agent: Agent, consumer: StreamConsumer, *, task_status: anyio.abc.TaskStatus[None]
     ) -> None:
-        status = _Once(task_status)
+        status = _StatusOnce(task_status)
         await self._supervise(f"{agent.name} on {consumer.topic}", lambda: consumer.run(task_status=status), status)
 
     async def _start_partitions(
@@ -274,7 +274,7 @@ class Lifecycle:
             agent, shared, topic.name, connection=self._connection, running=self.consumers,
             make=lambda stream: self._consumer(agent, stream, origin), stop=self.stop,
         )  # fmt: skip
-        status = _Once(task_status)
+        status = _StatusOnce(task_status)
         await self._supervise(f"{agent.name}, partitions", lambda: partitions.run(task_status=status), status)
 
     def _start_timers(self, parts: anyio.abc.TaskGroup) -> None:
@@ -292,7 +292,9 @@ class Lifecycle:
 
     # -- supervising --------------------------------------------------------------------------
 
-    async def _supervise(self, name: str, run: Callable[[], Awaitable[None]], status: _Once | None = None) -> None:
+    async def _supervise(
+        self, name: str, run: Callable[[], Awaitable[None]], status: _StatusOnce | None = None
+    ) -> None:
         """Run a part; when it fails log it and start it again with backoff. Ends when the part ends by itself.
 
         Raises:
@@ -333,14 +335,14 @@ def consumer_name(app: str) -> str:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether trying again would meet the same: Redis answers, and refuses."""
+    """Whether trying again is of no use: Redis answers, and refuses."""
     if isinstance(error, RedisUnavailableError):
         return isinstance(error, (RedisAuthError, RedisReadOnlyError, RedisDiskError))
     return isinstance(error, StreamMachineError)
 
 
-class _Once:
-    """A task status that may be reported again by a restarted consumer."""
+class _StatusOnce:
+    """A task status that a restarted consumer may report again."""
 
     def __init__(self, status: anyio.abc.TaskStatus[None]) -> None:
         self._status: anyio.abc.TaskStatus[None] | None = status

@@ -1,7 +1,7 @@
 """Partitioned topics: one name, several streams, and the records of one key always in the same stream.
 
 ``ticks`` with 8 partitions is the streams ``{ticks.0}`` to ``{ticks.7}``. The braces are a hash tag: on a Cluster each
-partition has a slot of its own (they spread over the nodes), and its companions, such as ``{ticks.3}:dlq``, stand in
+partition has a slot of its own (they spread over the nodes), and its companions, such as ``{ticks.3}:dlq``, are in
 it.
 """
 
@@ -45,11 +45,15 @@ class Sender(Protocol):
 
 
 class Topic(Sequence[str]):
-    """A partitioned topic: the names of its streams, and the way to send to them. ``App.topic`` makes it.
+    """A partitioned topic: a sequence of its streams' names, and the way to send to them. ``App.topic`` makes it.
 
     Attributes:
         name, partitions: as given. streams: the partitions' names.
         ordered: whether each partition is consumed by one process of a group at a time.
+
+    Example:
+        >>> ticks = app.topic("ticks", partitions=8, key="symbol")
+        >>> await ticks.send({"symbol": "BTCUSDT", "price": 64000.5})
     """
 
     def __init__(self, app: Sender, name: str, partitions: int, key: Key, *, ordered: bool = True) -> None:
@@ -72,7 +76,15 @@ class Topic(Sequence[str]):
     async def send(
         self, record: Mapping[Any, Any], *, dedup_key: str | None = None, dedup_window: float = 3600.0
     ) -> str | None:
-        """As ``App.send``, to the partition of the record's key.
+        """Append a record to the partition of its key.
+
+        Args:
+            record: as ``App.send`` takes it, with the key's field.
+            dedup_key: a second send with this key within ``dedup_window`` seconds gives the first one's id instead.
+            dedup_window: seconds, see ``dedup_key``.
+
+        Returns:
+            The entry's id ("ms-seq"); in a transactional handler None.
 
         Raises:
             FieldError: the record has no such field, or a value that cannot be sent.
@@ -83,7 +95,18 @@ class Topic(Sequence[str]):
         return await self._app.send(stream, record, dedup_key=dedup_key, dedup_window=dedup_window)
 
     async def send_batch(self, records: Iterable[Mapping[Any, Any]]) -> list[str]:
-        """As ``App.send_batch``; the ids stand in the order of the records. Records of one key keep their order."""
+        """Append records, each to the partition of its key. Records of one key keep their order.
+
+        Args:
+            records: as ``App.send`` takes them, with the key's field.
+
+        Returns:
+            The entries' ids in the order of the records; in a transactional handler an empty list.
+
+        Raises:
+            FieldError: a record lacks the key's field, or has a value that cannot be sent; nothing was sent.
+            SettingsError: the topic was made with another number of partitions.
+        """
         given = list(records)
         places: dict[str, list[int]] = {}
         for place, record in enumerate(given):
@@ -97,16 +120,16 @@ class Topic(Sequence[str]):
         return [found[place] for place in sorted(found)]
 
     def partition_of(self, key: str | bytes | bool | float) -> int:
-        """The partition of a key: crc32 of its bytes, as they are sent, modulo the number of partitions."""
+        """The number of a key's partition, from 0: crc32 of its bytes, as they are sent, modulo the partitions."""
         (value,) = encode_fields({"key": key}).values()
         return zlib.crc32(value) % self.partitions
 
     def stream_of(self, key: str | bytes | bool | float) -> str:
-        """The stream that the records of a key stand in."""
+        """The name of the stream that the records of a key are in."""
         return self.streams[self.partition_of(key)]
 
     async def check(self) -> None:
-        """Note the number of partitions in Redis, or compare it: with another one the keys would move.
+        """Store the number of partitions in Redis, or compare it with the stored one: with another the keys would move.
 
         Raises:
             SettingsError: the topic was made with another number.
@@ -114,17 +137,20 @@ class Topic(Sequence[str]):
         if self._checked:
             return
         await self._app.redis.command("HSETNX", TOPICS, self.name, self.partitions, repeatable=True)
-        stands = int(await self._app.redis.command("HGET", TOPICS, self.name, repeatable=True))
-        if stands != self.partitions:
+        stored = int(await self._app.redis.command("HGET", TOPICS, self.name, repeatable=True))
+        if stored != self.partitions:
             raise SettingsError(
-                f"The topic {self.name!r} has {stands} partitions, not {self.partitions}: with another number its keys "
-                f"move and lose their order. Use {stands}, or another name."
+                f"The topic {self.name!r} has {stored} partitions, not {self.partitions}: with another number its keys "
+                f"move and lose their order. Use {stored}, or another name."
             )
         self._checked = True
 
     def keyed(self, agent: Agent) -> Agent:
-        """The agent with this topic's key as its own, where it has none: a message then waits for one of its key that
-        is tried again or runs alone, and ``concurrency`` above 1 keeps the order. Batches are taken in stream order."""
+        """The agent with this topic's key as its own, where it declares none.
+
+        A message then waits for one of its key that is tried again or runs isolated, and ``concurrency`` above 1 keeps
+        the order. Batches are taken in stream order anyway.
+        """
         if not self.ordered or agent.config.key is not None or agent.config.batch is not None:
             return agent
         of_record = self._key

@@ -2,9 +2,9 @@
 
 Started as ``python -m streammachine.runtime.children.host``.
 
-It takes its stdin and stdout for itself before it imports the App: what the App prints goes to stderr, what it reads is
-nothing. On stdout it reports once a second how it is (``reporting.py``); when its stdin ends, its supervisor is gone
-and it drains (``supervised.py`` is the other side).
+It takes its stdin and stdout for itself before it imports the App: what the App prints goes to stderr, and its stdin is
+empty. On stdout it reports its state once a second (``processes/reports.py``). When its stdin ends, its supervisor is
+gone and it drains. ``processes/supervisor.py`` is the supervisor's side.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import anyio
 from streammachine.runtime.handlers import end_without_threads
 from streammachine.runtime.processes.child_io import UNLOADABLE, stop_at_signal, take_streams
 from streammachine.runtime.processes.origin import CHILD_URL, NoAppError, Origin
-from streammachine.runtime.processes.reports import MOST_TEXT, Reporter, told
+from streammachine.runtime.processes.reports import MOST_TEXT, Reporter, problem_text
 
 if TYPE_CHECKING:
     from streammachine.runtime.app.app import App
@@ -32,7 +32,7 @@ ORPHAN_LIFE = 10.0  # seconds beyond the grace before a process whose supervisor
 
 
 def main() -> None:
-    """Host what the arguments name until a signal or the supervisor's end."""
+    """Host what the command line names, until a signal or the supervisor's end."""
     options = _parser().parse_args()
     reporter = take_streams(ORPHAN_LIFE + (25.0 if options.grace is None else options.grace))
     logging.basicConfig(
@@ -51,12 +51,12 @@ def main() -> None:
             end_without_threads()
     except Exception as error:
         log.exception("%s failed", options.app or "The host of the declared agents")
-        reporter.say("failed", problem=told(error))
+        reporter.send("failed", problem=problem_text(error))
         sys.exit(1)
 
 
 def _load(options: argparse.Namespace, url: str | None, reporter: Reporter) -> App:
-    """Import the App; what goes wrong there ends the process with UNLOADABLE."""
+    """Import the App and set it up; where it cannot be imported, end the process with UNLOADABLE."""
     from streammachine.redis.connection import RedisConnection
     from streammachine.runtime.children.loading import load_app
 
@@ -68,9 +68,9 @@ def _load(options: argparse.Namespace, url: str | None, reporter: Reporter) -> A
         origin.as_script(options.arguments)
         app = load_app(origin)
     except (Exception, SystemExit) as error:
-        if not isinstance(error, NoAppError):  # whoever started us says the rest
+        if not isinstance(error, NoAppError):  # NoAppError says all in its text
             log.exception("%s cannot be loaded", options.app)
-        reporter.say("failed", problem=f"It cannot be loaded: {told(error)}")
+        reporter.send("failed", problem=f"It cannot be loaded: {problem_text(error)}")
         sys.exit(UNLOADABLE)
     if url is not None:
         app._use_connection(RedisConnection(url=url, settings=app._settings))
@@ -99,7 +99,7 @@ async def _host_app(app: App, reporter: Reporter) -> None:
         tasks.start_soon(reporter.keep, facts)
         await app._run_with_signals(in_child=True)
         tasks.cancel_scope.cancel()
-    await app.redis.close()  # a question may have come while it ended
+    await app.redis.close()  # a health check may have opened it again while the app ended
 
 
 async def _host_declared(url: str | None, reporter: Reporter) -> None:

@@ -1,7 +1,7 @@
-"""The process that a worker or a message alone runs in (``preparation.py`` says how it is started).
+"""The process of a worker, or of isolated messages (``processes/preparation.py`` says how it is started).
 
-It imports the App from where its parent has it, reports on its stdout (``reporting.py``), and ends when its stdin ends:
-a parent that dies takes its children along. The user's code finds nothing on stdin, and prints to stderr.
+It imports the App from where its parent has it, reports on its stdout (``processes/reports.py``), and ends when its
+stdin ends, so with its parent. The user's code has an empty stdin, and prints to stderr.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from streammachine.runtime.delivery.transaction import transactional
 from streammachine.runtime.handlers import end_without_threads
 from streammachine.runtime.model.agent import Agent
 from streammachine.runtime.observability.tracing import find_tracing
-from streammachine.runtime.processes.child_io import TROUBLE, UNKNOWN, outlive_log
+from streammachine.runtime.processes.child_io import OUTSIDE_HANDLER, UNLOADABLE, outlive_log
 from streammachine.runtime.processes.origin import CHILD_URL, NoAppError, Origin
 from streammachine.runtime.processes.preparation import take_stdin
-from streammachine.runtime.processes.reports import Reporter, told
+from streammachine.runtime.processes.reports import Reporter, problem_text
 from streammachine.runtime.processes.signals import has_uvloop
 
 log = logging.getLogger(__name__)
@@ -69,24 +69,24 @@ def main(argv: list[str]) -> None:
     backend = {"use_uvloop": has_uvloop()}
     try:
         if options.alone is None:
-            threading.Thread(target=_drain_with_parent, args=(orders,), daemon=True).start()
+            threading.Thread(target=_drain_when_parent_ends, args=(orders,), daemon=True).start()
             app._only_agent = agent.name
             anyio.run(_run_worker, app, reporter, backend_options=backend)
             end_without_threads()
         else:
-            anyio.run(_run_alone, app, agent, orders, reporter, *options.alone, backend_options=backend)
+            anyio.run(_run_isolated, app, agent, orders, reporter, *options.alone, backend_options=backend)
     except (Exception, SystemExit) as error:
         log.exception("The process of %s failed outside of its handler", agent.name)
-        reporter.say("failed", problem=f"failed outside of the handler: {told(error)}")
-        sys.exit(1 if options.alone is None else TROUBLE)
+        reporter.send("failed", problem=f"failed outside of the handler: {problem_text(error)}")
+        sys.exit(1 if options.alone is None else OUTSIDE_HANDLER)
 
 
 def _load(options: argparse.Namespace, reporter: Reporter) -> tuple[App, Agent]:
-    """Import the App and find the agent in it; what goes wrong there ends the process with UNKNOWN."""
+    """Import the App and find the agent in it; where that fails, end the process with UNLOADABLE."""
     try:
         app = load_app(Origin.parse(options.origin))
     except (Exception, SystemExit) as error:
-        problem = told(error)
+        problem = problem_text(error)
         if not isinstance(error, NoAppError):
             log.exception("%s cannot be loaded", options.origin)
     else:
@@ -95,12 +95,12 @@ def _load(options: argparse.Namespace, reporter: Reporter) -> tuple[App, Agent]:
             return app, agent
         problem = f"there is no agent {options.agent!r} in it"
     log.error("%s cannot be loaded: %s", options.origin, problem)
-    reporter.say("failed", problem=f"cannot load {options.origin}: {problem}")
-    sys.exit(UNKNOWN)
+    reporter.send("failed", problem=f"cannot load {options.origin}: {problem}")
+    sys.exit(UNLOADABLE)
 
 
 async def _run_worker(app: App, reporter: Reporter) -> None:
-    """Run the app's one agent, and report how far it is."""
+    """Run the app's one agent, and report its consumers once a second."""
     consumers: list[tuple[Agent, StreamConsumer]] = []
 
     async def facts() -> dict[str, Any] | None:
@@ -116,22 +116,24 @@ async def _run_worker(app: App, reporter: Reporter) -> None:
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise single(group) from None
-    reporter.say("running", consumers=[_report(*each) for each in consumers])  # what it did while it drained
+    reporter.send("running", consumers=[_report(*each) for each in consumers])  # what it did while it drained
 
 
 def _report(agent: Agent, consumer: StreamConsumer) -> dict[str, Any]:
     return {**consumer_facts(agent.name, consumer), "counts": consumer.metrics.counts()}
 
 
-def _drain_with_parent(orders: int) -> None:
-    """Wait for the end of what was stdin, which is the end of the parent."""
+def _drain_when_parent_ends(orders: int) -> None:
+    """Wait for the end of what was stdin, which is the parent's end; then drain."""
     while os.read(orders, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def _run_alone(app: App, agent: Agent, orders: int, reporter: Reporter, topic: str, consumer_name: str) -> None:
-    """Run entries as they come, with the app's hooks around them; how each ends is committed here."""
+async def _run_isolated(
+    app: App, agent: Agent, orders: int, reporter: Reporter, topic: str, consumer_name: str
+) -> None:
+    """Run entries as the parent names them, with the app's hooks around them. Each is committed here."""
     arriving, coming = anyio.create_memory_object_stream[bytes](1)
     busy = threading.Event()
     token = anyio.lowlevel.current_token()
@@ -158,7 +160,7 @@ async def _run_alone(app: App, agent: Agent, orders: int, reporter: Reporter, to
             committer=transactional(app, agent.config.transactional) if agent.config.transactional else None,
             owner=app,
         )
-        reporter.say("ready")
+        reporter.send("ready")
         async for line in coming:
             deliveries, identifier, key = line.decode().rstrip("\n").split(" ", 2)
             lane = consumer.delivery.main if key == topic else consumer.delivery.retry
@@ -166,14 +168,14 @@ async def _run_alone(app: App, agent: Agent, orders: int, reporter: Reporter, to
                 if fields is not None:
                     await consumer.run_one(Item(lane, name, fields, int(deliveries)))
             busy.clear()
-            reporter.say("done")
+            reporter.send("done")
         for hook in app.shutdown_hooks:
             await run_hook(hook)
         tasks.cancel_scope.cancel()
 
 
 def _read_orders(orders: int, send: Callable[[bytes | None], None], busy: threading.Event) -> None:
-    """Pass on the lines of what was stdin. Its end is the parent's: what runs then is left undone for another."""
+    """Pass on the lines of what was stdin. At its end the parent is gone; a message that runs then comes again."""
     # Not a file object: a daemon thread that waits in one makes the interpreter abort at its end.
     while line := os.read(orders, 65536):  # one line: the parent waits for each answer
         busy.set()

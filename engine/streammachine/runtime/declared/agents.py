@@ -1,4 +1,4 @@
-"""Declared agents as they stand in Redis: declare, list, undeclare."""
+"""Declared agents as they are kept in Redis: declare, list, undeclare."""
 
 from __future__ import annotations
 
@@ -24,26 +24,14 @@ if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
     from streammachine.runtime.model.message import Message
 
-
 log = logging.getLogger(__name__)
 
-
-KEY = "sm:agents"
-
-
-LEASE_KEY = "sm:agents:lease:"
-
-
+KEY = "sm:agents"  # a hash: each agent's definition as JSON, by its name
+LEASE_KEY = "sm:agents:lease:"  # and the agent's name
 HOST_NAME = "declared"  # the app that declared agents show under
-
-
-MOST_AGENTS = 100
-
-
-SLOW = 0.25  # seconds for one message from which on an agent's expressions are evaluated apart from the others'
-
-
-STOPPED_WAIT = 8.0  # seconds for an agent's host to let go of it before it is deleted
+MOST_AGENTS = 100  # that may be declared
+SLOW = 0.25  # seconds for one message; a slower agent gets an evaluator of its own
+STOPPED_WAIT = 8.0  # seconds for an agent's host to release its lease before its group is deleted
 
 
 class AgentNotFoundError(StreamMachineError, LookupError):
@@ -56,7 +44,15 @@ class AgentExistsError(StreamMachineError):
 
 @dataclass(frozen=True)
 class DeclaredAgent:
-    """What a declared agent does. Without a filter every message passes; without a select its fields stay as they are.
+    """What a declared agent does.
+
+    Args:
+        name: 1 to 64 letters, digits, ``_``, ``-`` or ``.``; a letter or digit first.
+        stream: what it reads. output_stream: where it sends.
+        filter: a CEL expression; messages for which it is false are dropped. None: every message passes.
+        select: a CEL expression that gives the fields to send. None: the message's own.
+        start: where its group begins: "0" the stream's beginning, "$" new messages only.
+        created_ms: when it was declared, epoch milliseconds.
 
     Raises:
         SettingsError: a name or stream that is not accepted. ExpressionError: an expression that is not.
@@ -100,18 +96,27 @@ class DeclaredAgent:
 class Expressions:
     """The expressions of a declared agent, applied to one message after the other.
 
-    What costs next to nothing is evaluated here, all else by an evaluator that many agents share. An agent that was
-    slow there once gets an evaluator of its own from then on, so that the others wait for it no more.
+    What costs next to nothing is evaluated in this process, all else by an evaluator (a child process) that many agents
+    share. An agent that was slow there once gets an evaluator of its own, so that the others no longer wait for it.
+
+    Args:
+        agent: whose expressions. shared: the evaluator that many agents share.
     """
 
     def __init__(self, agent: DeclaredAgent, shared: Evaluator) -> None:
         self._agent = agent
         self._evaluator = shared
         self._own: Evaluator | None = None
-        self._here: tuple[Expression | None, Expression | None] | None = None
+        self._in_process: tuple[Expression | None, Expression | None] | None = None
 
     async def check(self, sample: Message | None = None) -> Mapping[Any, Any] | None:
-        """Check them before the first message; gives what ``transform`` would for a sample.
+        """Check the expressions before the first message.
+
+        Args:
+            sample: a message to try them on.
+
+        Returns:
+            What ``transform`` gives for the sample; None without one.
 
         Raises:
             ExpressionError: one is refused. ExpressionFailed: it fails on the sample.
@@ -124,7 +129,7 @@ class Expressions:
         return _record(found, sample) if sample is not None else None
 
     async def prepare(self) -> None:
-        """Check them, and compile them here too where they may be cheap.
+        """Check the expressions, and compile them in this process too where they may be cheap.
 
         Raises:
             ExpressionError: one is refused.
@@ -132,13 +137,16 @@ class Expressions:
         await self.check()
         agent = self._agent
         if all(text is None or may_be_cheap(text) for text in (agent.filter, agent.select)):
-            self._here = (
+            self._in_process = (
                 Expression(agent.filter, "filter") if agent.filter is not None else None,
                 Expression(agent.select, "select") if agent.select is not None else None,
             )
 
     async def transform(self, message: Message) -> Mapping[Any, Any] | None:
-        """The record to send for a message; None when the filter keeps it back.
+        """Apply the expressions to a message.
+
+        Returns:
+            The record to send; None when the filter drops the message.
 
         Raises:
             ExpressionFailed: an expression fails on this message, or would take too much.
@@ -147,23 +155,23 @@ class Expressions:
         if agent.filter is None and agent.select is None:
             return _fields(message)
         size = sum(len(name) + len(value) for name, value in (message.data or {}).items())
-        if self._here is not None and all(one is None or one.cheap(size) for one in self._here):
-            return _record(applied(*self._here, message), message)
+        if self._in_process is not None and all(one is None or one.cheap(size) for one in self._in_process):
+            return _record(applied(*self._in_process, message), message)
         try:
             found, seconds = await self._evaluator.apply(agent.filter, agent.select, _sample(message))
         except EvaluationStoppedError as error:
-            self._go_apart()
+            self._use_own_evaluator()
             raise ExpressionFailed(f"The expressions were stopped on this message: {error}") from None
         if seconds > SLOW:
-            self._go_apart()
+            self._use_own_evaluator()
         return _record(found, message)
 
-    def _go_apart(self) -> None:
+    def _use_own_evaluator(self) -> None:
         if self._own is None:
             self._evaluator = self._own = Evaluator()
 
     async def close(self) -> None:
-        """End the evaluator that is its own."""
+        """End the agent's own evaluator, if it has one."""
         if self._own is not None:
             await self._own.close()
 
@@ -193,7 +201,10 @@ async def declared_agents(connection: RedisConnection) -> dict[str, DeclaredAgen
 
 
 async def declare(connection: RedisConnection, agent: DeclaredAgent) -> tuple[DeclaredAgent, bool]:
-    """Store the agent for hosts to run; gives the one that stands, and whether it is new.
+    """Store an agent for hosts to run.
+
+    Returns:
+        The agent as it is stored, and whether it is new.
 
     Raises:
         ExpressionError: an expression is refused. AgentExistsError: the name is taken by one that does something else.
@@ -223,13 +234,13 @@ async def declare(connection: RedisConnection, agent: DeclaredAgent) -> tuple[De
 
 
 async def undeclare(connection: RedisConnection, name: str) -> bool:
-    """Delete a declared agent with its group; whether it was there. Its output and dead letters stay."""
+    """Delete a declared agent with its group; whether there was one. Its output and dead letters stay."""
     agent = (await declared_agents(connection)).get(name)
     if not await connection.command("HDEL", KEY, name):
         return False
     await connection.command("HDEL", PAUSED, name)
     with anyio.move_on_after(STOPPED_WAIT):
-        # A runner that still reads would make its group again.
+        # A host that still reads would make the group again.
         while await is_leased(connection, LEASE_KEY + name):  # noqa: ASYNC110 - in Redis
             await anyio.sleep(0.05)
     if agent is not None:

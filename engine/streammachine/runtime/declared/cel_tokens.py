@@ -1,7 +1,7 @@
-"""What stands in a CEL expression, token by token: macros, loop variables, how macros nest, and regular expressions.
+"""The tokens of a CEL expression: macros, loop variables, how deep macros nest, and regular expressions.
 
-The compiled program tells the names that it uses, but not how often, nor which are loop variables. So the text is cut
-into tokens as CEL's grammar does, comments and strings as what they are: a macro is ``.name(`` in whatever layout.
+The compiled program gives the names that it uses, but not how often, nor which are loop variables. So the text is split
+into tokens by CEL's grammar, with comments and strings recognised: a macro is ``.name(`` in whatever layout.
 Grammar: https://github.com/google/cel-spec/blob/master/doc/langdef.md#syntax
 """
 
@@ -27,12 +27,12 @@ _TOKEN = re.compile(
 
 @dataclass
 class Tokens:
-    """The tokens of an expression, without space and comments, and what they make up.
+    """The tokens of an expression, without space and comments, counted.
 
     Attributes:
-        count: how many there are. macros: how many of them begin a macro. nesting: how deep macros stand in macros.
-        bound: the loop variables. sums: how many ``+``. patterns: the arguments of ``matches``: the literal and
-        where it stands in the text, or None for what is no literal.
+        count: how many there are. macros: how many of them begin a macro. nesting: how deep macros are nested.
+        bound: the loop variables. sums: how many ``+``. patterns: the arguments of ``matches``: the literal (None
+        for what is no literal) and its position in the text.
     """
 
     count: int = 0
@@ -44,7 +44,7 @@ class Tokens:
 
 
 def tokens_of(text: str) -> Tokens:
-    """Read an expression that compiles."""
+    """The tokens of an expression; it must compile."""
     found = [
         (match.lastgroup, match[0], match.start()) for match in _TOKEN.finditer(text) if match.lastgroup != "space"
     ]
@@ -68,15 +68,15 @@ def tokens_of(text: str) -> Tokens:
 
 
 def _first_name(rest: list[tuple[str | None, str, int]]) -> set[str]:
-    """The loop variable that a macro's first argument is."""
+    """The loop variable: a macro's first argument."""
     for kind, what, _ in rest:
-        if what != "(":  # it may stand in brackets
+        if what != "(":  # it may be in brackets
             return {what} if kind == "name" else set()
     return set()
 
 
 def _only_string(rest: list[tuple[str | None, str, int]]) -> str | None:
-    """The string literal that is the one argument, or None."""
+    """The string literal where that is the only argument; else None."""
     if len(rest) == 2 and rest[0][0] == "string" and rest[1][1] == ")":
         return rest[0][1]
     return None

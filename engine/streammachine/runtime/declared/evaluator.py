@@ -2,11 +2,11 @@
 
 Started as ``python -m streammachine.runtime.declared.evaluator``.
 
-While the CEL library works, no other thread of its process runs, and nothing can stop it but the kernel. So what may
-cost much is evaluated in a child: the kernel ends it after ``CPU_LIMIT`` seconds of computing or when it asks for too
-much memory, the message becomes a dead letter, and the next one gets a new child. Who asks goes on meanwhile.
+While the CEL library works, no other thread of its process runs, and only the kernel can stop it. So expensive
+expressions are evaluated in a child: the kernel ends it after ``CPU_LIMIT`` seconds of computing or when it asks for
+too much memory, the message becomes a dead letter, and the next one gets a new child. The parent's loop goes on.
 
-Both sides speak pickles of plain values over pipes that nothing else uses, each behind its length in four bytes.
+Both sides exchange pickles of plain values over pipes that nothing else uses, each after its length in four bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from streammachine.runtime.model.message import Message
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CPU_LIMIT = 1.0  # seconds of computing for one message, or one look at new expressions
+CPU_LIMIT = 1.0  # seconds of computing for one message, or one check of new expressions
 WALL_LIMIT = 15.0  # seconds until the answer: where the system has no limit of computing time, or is very busy
 START_LIMIT = 60.0  # seconds for the child to load
 MEMORY_LIMIT = 1 << 30  # bytes of addresses
@@ -42,7 +42,7 @@ _LENGTH = 4
 
 @dataclass(frozen=True)
 class Sample:
-    """What of a message goes to the child."""
+    """The parts of a message that are sent to the child."""
 
     topic: str
     key: str
@@ -50,11 +50,11 @@ class Sample:
 
 
 class EvaluationStoppedError(StreamMachineError):
-    """The evaluation was ended because it took too long, or too much memory."""
+    """The evaluation took too long, or too much memory, and was ended."""
 
 
 class Evaluator:
-    """A child that evaluates, one thing at a time; started by the first question, and again after it was ended."""
+    """A child process that answers one question at a time; the first starts it, and the next after its end again."""
 
     def __init__(self) -> None:
         self._process: anyio.abc.Process | None = None
@@ -68,7 +68,13 @@ class Evaluator:
         await self.close()
 
     async def check(self, filter: str | None, select: str | None, sample: Sample | None = None) -> Any:
-        """Check expressions before their first message, and apply them to a sample (see ``apply``; None without one).
+        """Check expressions before their first message.
+
+        Args:
+            filter, select: the expressions. sample: a message to apply them to.
+
+        Returns:
+            As the first value of ``apply``; None without a sample.
 
         Raises:
             ExpressionError: one is refused. ExpressionFailed: it fails on the sample.
@@ -81,8 +87,11 @@ class Evaluator:
     async def apply(
         self, filter: str | None, select: str | None, sample: Sample
     ) -> tuple[Mapping[Any, Any] | bool, float]:
-        """The fields that the select gives (without a select True; False where the filter keeps the message back), and
-        the seconds of computing that it took.
+        """Apply expressions to one message.
+
+        Returns:
+            The fields that the select gives (True without a select, False where the filter drops the message), and the
+            seconds of computing that it took.
 
         Raises:
             ExpressionFailed: an expression fails on this message. EvaluationStoppedError: it would take too much.
@@ -115,7 +124,7 @@ class Evaluator:
                 status = await process.wait()
                 await self.close()
                 raise _ended(status) from None
-            except BaseException:  # cancelled: the answer that comes then is no answer to the next question
+            except BaseException:  # cancelled: the answer to this question must not be taken for the next one's
                 await self.close()
                 raise
         if kind == "value":
@@ -147,7 +156,7 @@ class Evaluator:
 def _ended(status: int) -> StreamMachineError:
     if status == -getattr(signal, "SIGPROF", 0):
         return EvaluationStoppedError(f"it takes more than {CPU_LIMIT:g} s of computing.")
-    if status in (-signal.SIGKILL, -signal.SIGTERM):  # by somebody else: not the expression's fault
+    if status in (-signal.SIGKILL, -signal.SIGTERM):  # somebody killed it: not the expression's fault
         return StreamMachineError("The process that evaluates expressions was killed.")
     return EvaluationStoppedError("it takes too much memory, or crashes the CEL library.")
 
@@ -174,13 +183,13 @@ def main() -> None:
     _limit_memory()
     answers = os.dup(1)
     os.dup2(2, 1)
-    import cel  # noqa: F401 - loading it is no part of the first question
+    import cel  # noqa: F401 - imported now, so that the first question does not wait for it
 
     os.write(answers, _packed("ready"))
     kept: dict[tuple[str, str], Expression] = {}
     with os.fdopen(answers, "wb", buffering=0) as out:
         while length := sys.stdin.buffer.read(_LENGTH):
-            question = pickle.loads(sys.stdin.buffer.read(int.from_bytes(length, "big")))  # our own parent's
+            question = pickle.loads(sys.stdin.buffer.read(int.from_bytes(length, "big")))  # from our own parent
             _limit_computing(CPU_LIMIT)
             began = time.process_time()
             kind, value = _answer(question, kept)
@@ -206,7 +215,7 @@ def _answer(question: tuple[Any, ...], kept: dict[tuple[str, str], Expression]) 
 
 
 def applied(filter_: Expression | None, select: Expression | None, message: Message) -> Mapping[Any, Any] | bool:
-    """What ``Evaluator.apply`` gives, evaluated here."""
+    """As the first value of ``Evaluator.apply``, evaluated in this process."""
     values = values_of(message)
     if filter_ is not None and not filter_.evaluate(values):
         return False
@@ -225,7 +234,7 @@ def _expression(text: str | None, role: Any, kept: dict[tuple[str, str], Express
 
 
 def _limit_computing(seconds: float) -> None:
-    """The kernel's own timer: it needs neither our threads nor a moment of ours."""
+    """Set the kernel's timer, which works while no thread of ours can run; 0 stops it."""
     if sys.platform != "win32":
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
@@ -236,7 +245,7 @@ def _limit_memory() -> None:
 
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
-        with contextlib.suppress(ValueError, OSError):  # a system that has no such limit
+        with contextlib.suppress(ValueError, OSError):  # the system has no such limit
             resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 

@@ -1,10 +1,10 @@
 """CEL expressions over a message: compiled and checked when an agent is declared, evaluated for each message.
 
 An expression sees ``msg`` (the fields as text), ``num`` (those whose text is a number, as doubles), ``topic``, ``id``
-and ``sent`` (epoch ms). CEL has no loops but its macros, and no effects; what it may cost is bounded by its length, the
-number of its macros and the size of a message, because macros in macros multiply (five of them took ten seconds), and
-before each message by an estimate of its steps. The library can neither be interrupted nor lets another thread run
-meanwhile, so whatever is not ``cheap`` belongs in a process of its own (``evaluator.py``).
+and ``sent`` (epoch ms). CEL has no loops but its macros, and no effects. Its cost is bounded by its length, the number
+of its macros and the size of a message, because macros in macros multiply (five of them took ten seconds), and before
+each message by an estimate of its steps. The library cannot be interrupted, and no other thread runs meanwhile, so
+whatever is not ``cheap`` belongs in a process of its own (``evaluator.py``).
 CEL: https://github.com/google/cel-spec/blob/master/doc/langdef.md
 """
 
@@ -27,7 +27,7 @@ Role = Literal["filter", "select"]
 LONGEST = 2000  # characters of an expression
 MOST_MACROS = 2  # of map, filter, all, exists, exists_one in one expression
 MOST_BYTES = 262_144  # of a message's fields
-MOST_STEPS = 10_000_000  # tokens to go through for one message, with macros; up to a second
+MOST_STEPS = 10_000_000  # tokens evaluated for one message, repeated by macros; up to a second
 CHEAP_WORK = 10_000_000  # tokens squared times bytes: what sums of long texts copy, some milliseconds
 VARIABLES = ("msg", "num", "topic", "id", "sent")
 
@@ -48,7 +48,7 @@ _TYPES = {
 _NATIVE = """size contains startsWith endsWith matches string int uint double bytes timestamp duration type dyn has
 getFullYear getMonth getDate getDayOfMonth getDayOfWeek getDayOfYear getHours getMinutes getSeconds getMilliseconds"""
 _OPTIONAL = {"of", "none", "value", "hasValue", "orValue"}
-# Of the library's Python extensions those that cannot make much out of little.
+# Of the library's Python extensions those whose result is never much larger than their arguments.
 _EXTRA = """bool min max sum charAt indexOf lastIndexOf substring lowerAscii upperAscii trim math.greatest math.least
 math.abs math.sign math.ceil math.floor math.round math.trunc math.sqrt"""
 _FUNCTIONS = {*_NATIVE.split(), *_EXTRA.split()}
@@ -67,11 +67,11 @@ _KNOWS = (
 
 
 class ExpressionError(StreamMachineError, ValueError):
-    """An expression is refused before any message: it is no CEL, or cannot give what its role asks for."""
+    """An expression is refused before any message: it is no CEL, or its value cannot have the type its role needs."""
 
 
 class ExpressionFailed(Reject):
-    """An expression cannot be evaluated on this message; it goes to the dead letters."""
+    """An expression cannot be evaluated on this message, which goes to the dead letters."""
 
 
 class Expression:
@@ -81,7 +81,7 @@ class Expression:
         text: the expression. role: what it must give: a filter true or false, a select a map of new fields.
 
     Raises:
-        ExpressionError: it is too long, no CEL, or uses names that nobody defines; says where.
+        ExpressionError: it is too long, no CEL, or uses undefined names; says where.
     """
 
     def __init__(self, text: str, role: Role) -> None:
@@ -103,14 +103,20 @@ class Expression:
         self._try()
 
     def cheap(self, size: int) -> bool:
-        """Whether it costs next to nothing on a message of ``size`` bytes."""
+        """Whether it takes milliseconds at most on a message of ``size`` bytes."""
         return _is_plain(self._tokens) and self._tokens.count**2 * size <= CHEAP_WORK
 
     def evaluate(self, values: dict[str, Any]) -> Any:
-        """The value of the expression for the values of one message (``values_of``).
+        """Evaluate it on one message.
+
+        Args:
+            values: what it sees of the message (``values_of``).
+
+        Returns:
+            A filter's True or False; a select's map of fields.
 
         Raises:
-            ExpressionFailed: it has none, or one of the wrong type, or would take too many steps.
+            ExpressionFailed: it fails, gives a value of the wrong type, or would take too many steps.
         """
         self._refuse_steps(len(values["msg"]))
         try:
@@ -136,7 +142,7 @@ class Expression:
         except Exception:
             raise
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # what a failed assertion in Rust becomes
+            if type(error).__name__ != "PanicException":  # what pyo3 raises for a failed assertion in Rust
                 raise
             raise ValueError(f"the CEL library failed ({error})") from error
 
@@ -187,7 +193,7 @@ class Expression:
                 )
 
     def _refuse_patterns(self) -> None:
-        """Check each regular expression now: on the messages it would fail one by one, or be compiled for each anew."""
+        """Check each regular expression now: else it would fail on every message, or be compiled anew for each."""
         import cel
 
         for literal, start in self._tokens.patterns:
@@ -214,7 +220,7 @@ class Expression:
         return f" (line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))})"
 
     def _try(self) -> None:
-        """Evaluate on a made-up message in which every field that is named holds 1: wrong types show at once."""
+        """Evaluate on a made-up message, in which every field that is named is 1: wrong types show at once."""
         fields = {name for match in _FIELD.findall(self.text) for name in match if name}
         values = {
             "msg": dict.fromkeys(fields, "1"),
@@ -241,7 +247,7 @@ class Expression:
 
 
 def may_be_cheap(text: str) -> bool:
-    """Whether an expression is one that costs next to nothing on small messages: no loop and no regular expression."""
+    """Whether an expression can be ``cheap`` on small messages: it has no loop and no regular expression."""
     return _is_plain(tokens_of(text))
 
 

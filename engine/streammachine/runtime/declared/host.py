@@ -1,10 +1,10 @@
 """Agents that a model declares: filter a stream, select fields, send what is left to another stream.
 
-They stand in the hash ``sm:agents`` and so survive every restart. Whoever hosts them (``DeclaredHost``; an MCP server
-runs one in a child process) takes a lease per agent, ``sm:agents:lease:<name>``, so that two hosts do not run one
-twice; when a host dies, another takes over after the lease. The group makes even two runners harmless: each message is
-finished once. An agent is transactional: its output appears with the acknowledgement, once. A message on which an
-expression fails goes to the dead letters, and the agent goes on.
+They are kept in the hash ``sm:agents`` and so survive every restart. A host (``DeclaredHost``; an MCP server runs one
+in a child process) takes a lease per agent, ``sm:agents:lease:<name>``, so that two hosts do not run the same; when a
+host dies, another takes over after the lease. Even two hosts that run the same agent do no harm: their group gives each
+message to one of them. An agent is transactional: its output appears with the acknowledgement, once. A message on which
+an expression fails goes to the dead letters, and the agent goes on.
 """
 
 from __future__ import annotations
@@ -34,17 +34,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LEASE = 6.0  # seconds an agent stays with its host; renewed every third of it
+LEASE = 6.0  # seconds that an agent belongs to its host; renewed every third of it
 MESSAGE_LEASE = 10.0  # seconds after which a message of a dead host is given to the next
-LOOK = 0.5  # seconds between two looks for agents declared, deleted, or left by another host
+LOOK_PERIOD = 0.5  # seconds between two reads of which agents are declared, deleted, or left by another host
 BACKOFF_FIRST, BACKOFF_LAST = 0.5, 30.0  # seconds before an agent that failed is started again
 
 
 class DeclaredHost:
     """Runs the declared agents that no other host runs, until stopped.
 
+    Args:
+        connection: where the agents, their leases and their streams are.
+
     Attributes:
-        problems: what keeps an agent from running, by its name.
+        problems: why an agent cannot run, by its name.
     """
 
     def __init__(self, connection: RedisConnection) -> None:
@@ -66,16 +69,16 @@ class DeclaredHost:
         self._stop.set()
 
     async def run(self) -> None:
-        """Run what is declared until ``stop``."""
+        """Run the declared agents until ``stop``."""
         async with self._evaluator, anyio.create_task_group() as beside:
             beside.start_soon(self._presence.run)
             async with anyio.create_task_group() as runs:
                 while not self._stop.is_set():
                     try:
-                        await self._look(runs)
+                        await self._start_and_end_runs(runs)
                     except StreamMachineError as error:
-                        log.warning("Looking for declared agents: %s", error)
-                    with anyio.move_on_after(LOOK * random.uniform(0.75, 1.25)):
+                        log.warning("Reading the declared agents: %s", error)
+                    with anyio.move_on_after(LOOK_PERIOD * random.uniform(0.75, 1.25)):
                         await self._stop.wait()
                 for run in self._runs.values():
                     run.end.set()
@@ -84,7 +87,7 @@ class DeclaredHost:
     def _consumers(self) -> list[tuple[str, StreamConsumer]]:
         return [(run.agent.name, run.consumer) for run in self._runs.values() if run.consumer is not None]
 
-    async def _look(self, runs: anyio.abc.TaskGroup) -> None:
+    async def _start_and_end_runs(self, runs: anyio.abc.TaskGroup) -> None:
         agents = await declared_agents(self._connection)
         for name, run in self._runs.items():
             if agents.get(name) != run.agent:
@@ -98,7 +101,7 @@ class DeclaredHost:
                 runs.start_soon(self._run_agent, run)
 
     async def _run_agent(self, run: _Run) -> None:
-        """Run one agent, again and again when it fails, until its end is set or its lease is lost."""
+        """Run one agent, again when it fails, until its ``end`` is set or its lease is lost."""
         name = run.agent.name
         try:
             async with anyio.create_task_group() as tasks:
@@ -156,7 +159,7 @@ class DeclaredHost:
             committer=transactional(self),
             owner=self,
         )
-        await self._presence.look([(agent.name, consumer)])  # one that is paused must not read first
+        await self._presence.apply_pauses([(agent.name, consumer)])  # a paused agent must not read first
         try:
             async with anyio.create_task_group() as tasks:
                 await tasks.start(consumer.run)
@@ -184,7 +187,7 @@ class DeclaredHost:
 
 
 class _Run:
-    """One agent under way."""
+    """One agent that runs here."""
 
     def __init__(self, agent: DeclaredAgent, lease: Lease) -> None:
         self.agent = agent

@@ -111,8 +111,8 @@ HEALTH_COUNTERS = tuple(each.name for each in fields(ConsumerMetrics) if each.me
 
 
 @dataclass
-class Row:
-    """One agent on one stream, here or in all its workers together."""
+class ConsumerRow:
+    """The counters of one agent on one stream, in this process or summed over all its workers."""
 
     agent: str
     stream: str

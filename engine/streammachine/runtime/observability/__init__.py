@@ -1,1 +1,1 @@
-"""What is told of a running App: health, metrics, the status page, spans."""
+"""Watching a running App: health, metrics, the status page, spans."""

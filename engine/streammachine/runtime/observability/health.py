@@ -1,4 +1,4 @@
-"""Health by progress: a consumer is well when its reads come back, not when Redis answers a ping."""
+"""Health by progress: a consumer is healthy when its reads come back, not when Redis answers a ping."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ GAUGES_WAIT = 3.0  # seconds for all groups: a scrape must not wait for a Redis 
 
 
 async def check_app(app: RunningApp) -> dict[str, Any]:
-    """The state of an App; ``status`` is "healthy" only when everything that should run does."""
+    """The health of an App.
+
+    Returns:
+        As ``App.health_check``; ``status`` is "healthy" only when everything that should run does.
+    """
     condition = await condition_of(app.redis)
     connected = condition.connected
     consumers = consumers_of(app)
@@ -46,15 +50,17 @@ async def check_app(app: RunningApp) -> dict[str, Any]:
 
 
 def consumers_of(app: RunningApp) -> list[dict[str, Any]]:
-    """The facts of all consumers, those in worker processes included."""
+    """The facts of all consumers (``consumer_facts``), those in worker processes included."""
     found = [consumer_facts(agent.name, consumer) for agent, consumer in app.consumers]
     return found + (app.workers.reports.facts() if app.workers is not None else [])
 
 
 async def read_gauges(app: RunningApp) -> dict[tuple[str, str], dict[str, float]]:
-    """What Redis says of the groups of all the app's consumers, by (stream, group).
+    """Ask Redis about the groups of all the app's consumers.
 
-    Groups that it has not told of within GAUGES_WAIT seconds are left out.
+    Returns:
+        For each (stream, group): ``lag`` and ``pending`` in messages, ``oldest_pending_seconds``. Groups that Redis has
+        not answered for within GAUGES_WAIT seconds are left out.
     """
     found: dict[tuple[str, str], dict[str, float]] = {}
 

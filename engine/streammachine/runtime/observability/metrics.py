@@ -1,4 +1,4 @@
-"""What is counted, and how Prometheus gets it: as text at ``/metrics``, or through a registry of the program's own."""
+"""The metrics of an App, for Prometheus: as text at ``/metrics``, or through a registry of the program's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from streammachine.errors import SettingsError
-from streammachine.runtime.model.counters import BUCKETS, COUNTERS, Row
+from streammachine.runtime.model.counters import BUCKETS, COUNTERS, ConsumerRow
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -19,7 +19,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 
 class Meaning(NamedTuple):
-    """What one metric is: its kind, the labels of its values, and what it says, as part of a sentence."""
+    """What one metric is: its kind, the labels of its values, and what it means, as a sentence without its stop."""
 
     kind: Kind
     labels: tuple[str, ...]
@@ -65,7 +65,7 @@ class Family:
 
     @property
     def help(self) -> str:
-        """What it says, as a sentence."""
+        """What it means, as a sentence."""
         return f"{self.meaning.text}."
 
     def add(self, value: float, *labels: str) -> None:
@@ -83,10 +83,10 @@ class Family:
         self.samples += [("_sum", named, total), ("_count", named, below)]
 
 
-def rows_of(app: RunningApp) -> list[Row]:
-    """The app's consumers as they are now, those in its worker processes included. Asks nobody, so any thread may."""
+def rows_of(app: RunningApp) -> list[ConsumerRow]:
+    """The counters of an App's consumers, those in its worker processes included. Any thread may call it."""
     rows = [
-        Row(agent.name, consumer.topic, consumer.config.group, consumer.metrics, consumer.active, consumer.held)
+        ConsumerRow(agent.name, consumer.topic, consumer.config.group, consumer.metrics, consumer.active, consumer.held)
         for agent, consumer in list(app.consumers)
     ]
     return rows + (app.workers.reports.rows() if app.workers is not None else [])
@@ -124,7 +124,10 @@ def families(app: RunningApp, gauges: Gauges) -> list[Family]:
 
 
 def prometheus_text(found: Iterable[Family]) -> str:
-    """The Prometheus text format, version 0.0.4."""
+    """Metrics in the Prometheus text format, version 0.0.4.
+
+    Source: https://prometheus.io/docs/instrumenting/exposition_formats/
+    """
     lines: list[str] = []
     for family in found:
         typed = f"{family.name}_total" if family.kind == "counter" else family.name
@@ -134,13 +137,23 @@ def prometheus_text(found: Iterable[Family]) -> str:
 
 
 def collector(*apps: RunningApp) -> Collector:
-    """The apps' metrics for a registry of prometheus-client's: ``REGISTRY.register(collector(app))``.
+    """A collector of Apps' metrics for a registry of prometheus-client's.
 
-    Counters are as of the moment of the scrape, what Redis knows (lag, pending) is a few seconds old at most. Give all
-    Apps of a program to one collector: a registry takes each metric's name once.
+    Counters are as of the moment of the scrape; what Redis knows (lag, pending) is a few seconds old at most.
+
+    Args:
+        apps: all Apps of the program: a registry takes each metric's name once, so one collector only.
+
+    Returns:
+        What ``registry.register`` takes. A scrape may come in any thread.
 
     Raises:
-        SettingsError: prometheus-client is not installed.
+        SettingsError: prometheus-client is not installed (extra ``monitoring``).
+
+    Example:
+        >>> from prometheus_client import REGISTRY, start_http_server
+        >>> REGISTRY.register(collector(app))
+        >>> start_http_server(9100)
     """
     try:
         from streammachine.runtime.observability.prometheus import AppsCollector

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class AppsCollector(Collector):
-    """The metrics of Apps. A scrape may come in any thread: nothing here asks Redis."""
+    """Collects the metrics of Apps. A scrape may come in any thread, so nothing here asks Redis."""
 
     def __init__(self, apps: Sequence[RunningApp]) -> None:
         self._apps = apps

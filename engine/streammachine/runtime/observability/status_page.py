@@ -70,7 +70,11 @@ def status_app(app: RunningApp) -> Starlette:
 
 
 async def serve_status(app: RunningApp) -> None:
-    """Serve the status page until the app stops."""
+    """Serve the status page until cancelled.
+
+    Raises:
+        OSError: its port is taken.
+    """
     config = uvicorn.Config(
         status_app(app),
         host=app.config.dashboard_host,
@@ -103,7 +107,7 @@ async def serve_status(app: RunningApp) -> None:
         try:
             with anyio.CancelScope(shield=True):
                 await server.serve()
-        except SystemExit as error:  # uvicorn's way to say that the port is taken
+        except SystemExit as error:  # what uvicorn raises when the port is taken
             raise OSError(
                 f"The status page cannot listen on {app.config.dashboard_host}:{app.config.dashboard_port}."
             ) from error
@@ -114,7 +118,7 @@ async def serve_status(app: RunningApp) -> None:
 
 
 async def _page(app: RunningApp) -> str:
-    """The page with everything in it that changes; every value from outside goes through ``_text``."""
+    """The page as HTML; every value from outside goes through ``_text``, which escapes it."""
     facts = await check_app(app)
     gauges = await read_gauges(app) if facts["redis"] == "connected" else {}
     live = "".join((_head(app, facts), _tiles(facts, gauges), _agents(facts, gauges), _timers(app)))
@@ -129,14 +133,14 @@ async def _page(app: RunningApp) -> str:
 def _head(app: RunningApp, facts: dict[str, Any]) -> str:
     well = facts["status"] == "healthy"
     problems = "".join(f"<li>{_text(problem)}</li>" for problem in facts["problems"])
-    told = f'<div class="box bad"><strong>What is wrong</strong><ul>{problems}</ul></div>' if problems else ""
+    wrong = f'<div class="box bad"><strong>What is wrong</strong><ul>{problems}</ul></div>' if problems else ""
     moment = datetime.now(UTC).strftime("%H:%M:%S")
     workers = f" · {facts['workers']} worker processes" if facts["workers"] else ""
     restarts = f" · {facts['restarts']} restarts" if facts["restarts"] else ""
     return (
         f"<header><h1><span>{_text(app.name)}</span>{_pill(facts['status'], 'ok' if well else 'bad')}</h1>"
         f'<p class="soft">Redis {_text(facts["redis"])} ({_text(app.redis.name)}){workers}{restarts} · as of '
-        f"{moment} UTC</p>{told}</header>"
+        f"{moment} UTC</p>{wrong}</header>"
     )
 
 

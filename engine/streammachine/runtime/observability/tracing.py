@@ -32,7 +32,10 @@ _PREFIX = HEADER.encode()
 
 
 def find_tracing(wanted: bool | None) -> Tracing | None:
-    """The tracing to use: with None only where the program has set a tracer provider, with False none.
+    """The tracing to use.
+
+    Args:
+        wanted: True: always; False: never; None: where the program has set a tracer provider.
 
     Raises:
         SettingsError: it is asked for, and OpenTelemetry is not installed.
@@ -148,7 +151,7 @@ class Tracing:
                 try:
                     yield span
                 except Skip:
-                    span.set_attribute("streammachine.skipped", True)  # a decision, not a failure
+                    span.set_attribute("streammachine.skipped", True)  # the handler decided so: no failure
                     raise
                 except BaseException as error:  # a timeout and sys.exit() too
                     span.record_exception(error)

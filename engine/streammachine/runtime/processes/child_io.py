@@ -1,4 +1,8 @@
-"""What a child process writes to may go away before it: its parent's log."""
+"""Starting a child process, and the child's side of its standard streams.
+
+A child's stdin is a pipe that only its parent's end closes; on its stdout it reports (``reports.py``); its stderr is
+its parent's log, which may go away before the child does.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +23,25 @@ from streammachine.runtime.processes.origin import CHILD_URL
 from streammachine.runtime.processes.preparation import child_command, preparation, take_stdin
 from streammachine.runtime.processes.reports import Reporter
 
+UNLOADABLE = 113  # exit status: the App cannot be imported, or has no such agent
+# Exit status of children/worker.py: something outside of the handler failed. An unusual number, since a handler may end
+# the process with one of its own.
+OUTSIDE_HANDLER = 114
+
 
 def outlive_log() -> None:
-    """Point stdout and stderr at nothing once nobody can read stderr any more.
+    """Point stdout and stderr at the null device once nobody can read stderr any more.
 
-    A parent that is killed takes the pipe along that its children log to; a print in a handler that still drains would
+    When a parent is killed, the pipe that its children log to breaks: a print in a handler that still drains would
     raise BrokenPipeError and fail its message.
     """
     if sys.platform != "win32":
-        threading.Thread(target=_outlive_log, name="log-reader", daemon=True).start()
+        threading.Thread(target=_wait_for_broken_log, name="log-reader", daemon=True).start()
 
 
-def _outlive_log() -> None:
+def _wait_for_broken_log() -> None:
     poll = select.poll()
-    poll.register(2, 0)  # POLLERR and POLLHUP come unasked
+    poll.register(2, 0)  # POLLERR and POLLHUP are always reported
     poll.poll()
     nothing = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
@@ -40,11 +49,8 @@ def _outlive_log() -> None:
     os.close(nothing)
 
 
-UNLOADABLE = 113  # exit status: the App cannot be imported
-
-
 async def stop_at_signal(stop: Callable[[], None]) -> None:
-    """Call ``stop`` when SIGTERM comes."""
+    """Call ``stop`` when SIGTERM comes; runs until cancelled."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for received in signals:
             if received == signal.SIGTERM:  # Ctrl-C is the supervisor's to handle
@@ -52,7 +58,14 @@ async def stop_at_signal(stop: Callable[[], None]) -> None:
 
 
 def take_streams(orphan_life: float) -> Reporter:
-    """Move stdin and stdout to private descriptors; end with the supervisor, ``orphan_life`` seconds after it."""
+    """Take stdin and stdout for ourselves, and end when the supervisor has ended.
+
+    Args:
+        orphan_life: seconds after the supervisor's end in which the process may drain; then it is ended.
+
+    Returns:
+        What reports to the supervisor; a print goes to stderr from here on.
+    """
     stdin, stdout = take_stdin(), os.dup(1)
     os.dup2(2, 1)
     outlive_log()
@@ -65,18 +78,20 @@ def _end_with_supervisor(stdin: int, orphan_life: float) -> None:
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(orphan_life)
-    os._exit(1)  # something blocks the event loop, and nobody is left to kill us
-
-
-# Exit statuses of child.py. Unusual numbers: a handler may end the process with one of its own.
-UNKNOWN, TROUBLE = 113, 114  # the App cannot be loaded, or has no such agent; something outside of the handler failed
+    os._exit(1)  # something blocks the event loop, and there is no supervisor any more to kill this process
 
 
 async def open_child(arguments: list[str], url: str | None) -> Process:
-    """Start ``child.py`` with what it takes over from us: its own session (Ctrl-C is the parent's to handle), its
-    prints to our stderr, the Redis at ``url``.
+    """Start ``children/worker.py``.
 
-    It ends when its stdin ends, so when we do; on its stdout it reports.
+    It has a session of its own (Ctrl-C is the parent's to handle), prints to our stderr and reports on its stdout. It
+    ends when its stdin ends, so with this process.
+
+    Args:
+        arguments: its command line. url: the Redis that it uses; None: what its App says.
+
+    Raises:
+        OSError: the process cannot be started.
     """
     process = await anyio.open_process(
         child_command("streammachine.runtime.children.worker", arguments),

@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import Process
 
 from streammachine.errors import StreamMachineError
-from streammachine.runtime.processes.child_io import TROUBLE, open_child
+from streammachine.runtime.processes.child_io import OUTSIDE_HANDLER, open_child
 from streammachine.runtime.processes.reports import reports
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class IsolatedRunner:
                 if await self._hear() == "done":
                     return None
             status = await self._ended()
-        if status == TROUBLE:
+        if status == OUTSIDE_HANDLER:
             raise Unrunnable(f"The process for messages that run alone {self._said or how_ended(status)}")
         return ProcessDied(f"The process that ran the message alone {how_ended(status)}.")
 

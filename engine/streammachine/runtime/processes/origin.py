@@ -53,7 +53,7 @@ def refuse_while_loading() -> None:
 
 @dataclass(frozen=True)
 class Origin:
-    """A module (or a script's file) and the name that the App has in it."""
+    """Where an App can be imported from: a module (or a script's file), and the App's name there."""
 
     module: str  # "" for a script
     file: str

@@ -14,25 +14,25 @@ from collections.abc import Sequence
 
 # -P: the working directory is not on the path before ours is; a file in it may be named as a standard module is.
 _BOOT = (
-    "import json, sys; line = open(0, 'rb', 0, closefd=False).readline() or sys.exit(); told = json.loads(line); "
-    "sys.path[:] = told['path']; import {module}; {module}.main(told['argv'])"
+    "import json, sys; line = open(0, 'rb', 0, closefd=False).readline() or sys.exit(); parent = json.loads(line); "
+    "sys.path[:] = parent['path']; import {module}; {module}.main(parent['argv'])"
 )
 
 
 def child_command(module: str, arguments: Sequence[str]) -> list[str]:
-    """The command that calls ``main(argv)`` of ``module``, once ``preparation()`` stands on its stdin."""
+    """The command of a child that calls ``main(argv)`` of ``module`` once it has read ``preparation()`` from stdin."""
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing takes them
     return [sys.executable, *flags, "-P", "-c", _BOOT.format(module=module), *arguments]
 
 
 def preparation() -> bytes:
-    """The first line on the child's stdin: what this process has just now."""
+    """The first line for the child's stdin: this process's arguments and import path."""
     path = [entry or os.getcwd() for entry in sys.path if isinstance(entry, str)]  # noqa: PTH109 - as Python reads ""
     return json.dumps({"argv": [str(argument) for argument in sys.argv], "path": path}).encode() + b"\n"
 
 
 def take_stdin() -> int:
-    """Move stdin to a descriptor of our own, which is given; who reads stdin then finds nothing in it."""
+    """Move stdin to a descriptor of our own, and give that; whoever reads stdin from then on reads its end."""
     own = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -1,4 +1,4 @@
-"""How a child process tells its parent how it is: one JSON object a line, on a descriptor that nothing else uses."""
+"""The reports of a child process to its parent: one JSON object a line, on a descriptor that nothing else uses."""
 
 from __future__ import annotations
 
@@ -17,27 +17,35 @@ MOST_TEXT = 2000  # characters of a problem
 
 
 class Reporter:
-    """Says to the parent how things are."""
+    """The child's side: writes reports.
+
+    Args:
+        descriptor: what the parent reads from.
+    """
 
     def __init__(self, descriptor: int) -> None:
-        os.set_blocking(descriptor, False)  # a parent that stands still must not hold us up
+        os.set_blocking(descriptor, False)  # a parent that does not read must not block the child
         self._descriptor = descriptor
 
-    def say(self, state: str, **facts: Any) -> None:
-        """One line; a parent that is gone is noticed by the end of stdin."""
+    def send(self, state: str, **facts: Any) -> None:
+        """Write one report. One that cannot be written is dropped: that the parent is gone shows at stdin's end."""
         with contextlib.suppress(OSError):
             os.write(self._descriptor, json.dumps({"state": state, **facts}).encode() + b"\n")
 
     async def keep(self, facts: Callable[[], Awaitable[dict[str, Any] | None]]) -> None:
-        """Report until cancelled; ``facts`` gives None while it is starting."""
+        """Report once a second until cancelled.
+
+        Args:
+            facts: gives what to report; None while the process is starting.
+        """
         while True:
             found = await facts()
-            self.say("starting") if found is None else self.say("running", **found)
+            self.send("starting") if found is None else self.send("running", **found)
             await anyio.sleep(PERIOD)
 
 
 async def reports(stream: ByteReceiveStream) -> AsyncIterator[dict[str, Any]]:
-    """The reports of a child as they come, each with its ``state``; what is no report is dropped."""
+    """The parent's side: the reports of a child as they come, each with its ``state``. Other lines are dropped."""
     buffer = b""
     async for chunk in stream:
         *lines, buffer = (buffer + chunk).split(b"\n")
@@ -52,8 +60,8 @@ async def reports(stream: ByteReceiveStream) -> AsyncIterator[dict[str, Any]]:
             buffer = b""
 
 
-def told(error: BaseException) -> str:
-    """An exception as the text of a problem; the one in a group, where it is one."""
+def problem_text(error: BaseException) -> str:
+    """An exception as the text of a problem, MOST_TEXT characters at most; of a group with one member, that one."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return f"{type(error).__name__}: {error}"[:MOST_TEXT]

@@ -16,7 +16,12 @@ log = logging.getLogger(__name__)
 async def watch_signals(
     end: Callable[[], None], grace: float, in_child: bool, *, task_status: anyio.abc.TaskStatus[None]
 ) -> None:
-    """Call ``end`` at SIGTERM or SIGINT; end the process at the second. Watches until cancelled."""
+    """Watch for SIGTERM and SIGINT until cancelled: the first calls ``end``, the second ends the process at once.
+
+    Args:
+        end: begins the drain. grace: seconds that it has, for the log.
+        in_child: SIGINT is the parent's to handle, and a second SIGTERM does not end the process.
+    """
     if sys.platform == "win32":
         task_status.started()
         await anyio.sleep_forever()

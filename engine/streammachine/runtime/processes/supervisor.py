@@ -1,8 +1,7 @@
-"""A supervised process that hosts an App or the declared agents (``hosted.py``), or what else reports as it does.
+"""A supervised process that hosts an App or the declared agents (``children/host.py``), or anything that reports so.
 
-It is started again with backoff whenever it ends by itself, reports how it is, drains when asked, and is killed when it
-does not end. Whatever it does, exit, crash or hang, stays in it: this is how a message that kills its process leaves an
-MCP server answering.
+It is started again with backoff when it fails, reports its state, drains when asked, and is killed when it does not
+end. An exit, crash or hang stays in it: a message that kills its process leaves an MCP server answering.
 """
 
 from __future__ import annotations
@@ -40,9 +39,11 @@ class Supervised:
     """One process and its restarts.
 
     Args:
-        name: for the log and ``describe``. module: what to run, with these arguments; it reports as ``hosted.py`` does.
+        name: for the log and ``describe``.
+        arguments: the process's command line.
         environment: asked before each start; may wait (for Redis), and raise StreamMachineError to be asked again.
         kill_silent: kill it when it has not reported for SILENT seconds; else that is only shown.
+        module: the module to run; it reports as ``children/host.py`` does.
 
     Attributes:
         state: "ended" is an end by itself with status 0; it is not started again then.
@@ -70,21 +71,26 @@ class Supervised:
         self._module = module
         self._process: anyio.abc.Process | None = None
         self._facts: dict[str, Any] = {}
-        self._since = self._heard = 0.0
+        self._since = self._last_report = 0.0
         self._stop = anyio.Event()
         self._done = anyio.Event()
         self._wake = anyio.Event()
-        self._again = self._started = False
-        self._said = ""  # the problem that the process named before it ended
+        self._restart_asked = self._started = False
+        self._last_problem = ""  # the problem that the process named before it ended
 
     def describe(self) -> dict[str, Any]:
-        """Its state for people and models: app, state, pid, restarts, problem, and what it reported last."""
+        """Its state for people and models.
+
+        Returns:
+            ``app``, ``state`` and ``restarts``; ``pid`` while it runs, ``problem`` where there is one, and the numbers
+            of ``agents`` and ``timers`` that it reported last.
+        """
         problem = self.problem
         now = anyio.current_time()
         if self.state == "starting" and now - self._since > SLOW_START:
             problem = f"It has been starting for {now - self._since:.0f} s. Does it block when it is imported?"
-        elif self.state == "running" and now - self._heard > SILENT:
-            problem = f"It has not reported for {now - self._heard:.0f} s: something blocks its event loop."
+        elif self.state == "running" and now - self._last_report > SILENT:
+            problem = f"It has not reported for {now - self._last_report:.0f} s: something blocks its event loop."
         elif self.state == "running" and self._facts.get("problems"):
             problem = "; ".join(self._facts["problems"])
         found: dict[str, Any] = {"app": self.name, "state": self.state, "restarts": self.restarts}
@@ -109,7 +115,7 @@ class Supervised:
                 if self._stop.is_set():
                     return
                 if self.state != "failed":
-                    continue  # it was to be started again
+                    continue  # restart() was called
                 if anyio.current_time() - began > HEALTHY_AFTER:
                     backoff.reset()
                 log.error("%s: %s Starting it again in %.1f s", self.name, self.problem, backoff.seconds)
@@ -123,12 +129,16 @@ class Supervised:
             self._done.set()
 
     async def restart(self, within: float) -> None:
-        """Have it drain, ``within`` seconds, and start it again with the environment of then."""
+        """Have it drain and start it again, with a new environment.
+
+        Args:
+            within: seconds that the drain may take; then it is killed.
+        """
         self._wake.set()
         process = self._process
         if process is None:
             return
-        self._again = True
+        self._restart_asked = True
         self._signal(signal.SIGTERM)
         with anyio.move_on_after(within):
             await process.wait()
@@ -136,11 +146,15 @@ class Supervised:
             self._signal(signal.SIGKILL)
 
     def kill(self) -> None:
-        """Kill it now; ``run`` goes on, and starts it again unless it was stopped."""
+        """Kill it now. ``run`` goes on, and starts it again unless ``stop`` was called."""
         self._signal(signal.SIGKILL)
 
     async def stop(self, within: float) -> None:
-        """Have it drain, and wait ``within`` seconds; then it is killed. Returns when ``run`` has ended."""
+        """Have it drain and end; returns when ``run`` has ended.
+
+        Args:
+            within: seconds that the drain may take; then it is killed.
+        """
         self._stop.set()
         self._wake.set()
         self._signal(signal.SIGTERM)
@@ -152,14 +166,14 @@ class Supervised:
             await self._done.wait()
 
     async def _run_once(self) -> bool:
-        """Run the process to its end; whether it ended well by itself."""
+        """Run the process to its end; whether it ended by itself with status 0."""
         environment = dict(await self._environment())
         if self._stop.is_set():
             return False
         self.restarts += self._started
         self._started = True
-        self._facts, self._said, self.state, self.unloadable = {}, "", "starting", False
-        self._since = self._heard = anyio.current_time()
+        self._facts, self._last_problem, self.state, self.unloadable = {}, "", "starting", False
+        self._since = self._last_report = anyio.current_time()
         process = await anyio.open_process(
             [sys.executable, "-m", self._module, *self._arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=2, env=environment, start_new_session=True,
@@ -179,27 +193,27 @@ class Supervised:
                 self._process = self.pid = None
         if self._stop.is_set():
             return False
-        if self._again:
-            self._again = False
+        if self._restart_asked:
+            self._restart_asked = False
             return False
         if status == 0:
             self.state, self.problem = "ended", ""
             log.info("%s has ended by itself", self.name)
             return True
         self.unloadable = status == UNLOADABLE
-        self._failed(self._said or f"The process {how_ended(status)}.")
+        self._failed(self._last_problem or f"The process {how_ended(status)}.")
         return False
 
     async def _listen(self, process: anyio.abc.Process) -> None:
         assert process.stdout is not None
         async for report in reports(process.stdout):
-            self._hear(report)
+            self._on_report(report)
 
-    def _hear(self, report: dict[str, Any]) -> None:
+    def _on_report(self, report: dict[str, Any]) -> None:
         state = report.pop("state")
-        self._heard = anyio.current_time()
+        self._last_report = anyio.current_time()
         if state == "failed":
-            self._said = str(report.get("problem", ""))
+            self._last_problem = str(report.get("problem", ""))
         elif state in ("starting", "running"):
             if state == "running" and self.state != "running":
                 self.problem = ""
@@ -209,8 +223,8 @@ class Supervised:
         """Kill a process that has reported before and does not any more, where that is asked for."""
         while True:
             await anyio.sleep(1)
-            if self._kill_silent and self.state == "running" and anyio.current_time() - self._heard > SILENT:
-                self._said = f"It had not reported for {SILENT:g} s and was killed."
+            if self._kill_silent and self.state == "running" and anyio.current_time() - self._last_report > SILENT:
+                self._last_problem = f"It had not reported for {SILENT:g} s and was killed."
                 self._signal(signal.SIGKILL)
 
     def _failed(self, problem: str) -> None:
@@ -223,8 +237,11 @@ class Supervised:
 
 
 def child_environment(url: str | None = None) -> dict[str, str]:
-    """The environment of a hosted process: it imports what we can, and with ``url`` talks to that server whatever it
-    makes its connections from."""
+    """The environment of a hosted process: it can import what this process can.
+
+    Args:
+        url: the server that all its connections use, whatever they are made from; None: as our environment says.
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     if url is not None:
         environment = {name: value for name, value in environment.items() if not name.startswith("REDIS_")}

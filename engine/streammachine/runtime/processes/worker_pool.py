@@ -3,7 +3,7 @@
 Spawned, never forked: a child imports the App anew. A worker runs its one agent and the start-up and shutdown hooks;
 timers stay in the parent. A worker that dies is started again with backoff; when the parent ends its workers drain;
 when the parent dies they see the end of their stdin and drain too. Each reports to its parent
-(``worker_reports.py``), so that health, metrics and the status page tell of all of them together.
+(``worker_reports.py``), so that health, metrics and the status page show all of them together.
 """
 
 from __future__ import annotations
@@ -31,12 +31,22 @@ log = logging.getLogger(__name__)
 
 BACKOFF_FIRST, BACKOFF_LAST = 0.5, 30.0  # seconds before a dead worker is started again
 HEALTHY_AFTER = 10.0
-LAST_WORDS = 1.0  # seconds for a worker's last report
+LAST_REPORT_WAIT = 1.0  # seconds for a worker's last report
 KILL_AFTER = 5.0  # seconds beyond the grace before a worker that does not end is killed
 
 
 class WorkerPool:
-    """The worker processes of one App."""
+    """The worker processes of one App.
+
+    Args:
+        origin: where they import the App from; None: no other process can.
+        connection: names the Redis that they use.
+        limit: most worker processes.
+
+    Attributes:
+        wanted: how many there should be. alive: those that run, by process id. reports: what they report.
+        restarts: how often one that had ended was started again.
+    """
 
     def __init__(self, origin: Origin | None, connection: RedisConnection, limit: int) -> None:
         self._origin = origin
@@ -49,7 +59,7 @@ class WorkerPool:
         self.reports = WorkerReports()
 
     def runner(self, agent: Agent) -> Callable[[], Awaitable[None]]:
-        """What runs the agent's workers until the pool is stopped.
+        """A function that runs the agent's workers until the pool is stopped.
 
         Raises:
             SettingsError: more processes than the app allows, or an App that no other process can import.
@@ -77,7 +87,7 @@ class WorkerPool:
         return run
 
     async def stop(self, grace: float) -> None:
-        """Ask every worker to drain, wait, and kill what does not end."""
+        """Ask every worker to drain, wait ``grace`` seconds and KILL_AFTER, and kill those that still run."""
         self._stop.set()
         for process in self.alive.values():
             _terminate(process)
@@ -114,22 +124,22 @@ class WorkerPool:
                 if self._stop.is_set():
                     _terminate(process)
                 async with anyio.create_task_group() as tasks:
-                    said_all = anyio.Event()
-                    tasks.start_soon(self._listen, process, said_all)
+                    all_read = anyio.Event()
+                    tasks.start_soon(self._listen, process, all_read)
                     status = await process.wait()
-                    with anyio.move_on_after(LAST_WORDS):  # a process that it left behind may hold the pipe open
-                        await said_all.wait()
+                    with anyio.move_on_after(LAST_REPORT_WAIT):  # a process that it left behind may hold the pipe open
+                        await all_read.wait()
                     tasks.cancel_scope.cancel()
                 return status
             finally:
                 self.reports.end(process.pid)
                 del self.alive[process.pid]
 
-    async def _listen(self, process: Process, said_all: anyio.Event) -> None:
+    async def _listen(self, process: Process, all_read: anyio.Event) -> None:
         assert process.stdout is not None
         async for report in reports(process.stdout):
-            self.reports.hear(process.pid, report)
-        said_all.set()
+            self.reports.receive(process.pid, report)
+        all_read.set()
 
 
 def _terminate(process: Process) -> None:

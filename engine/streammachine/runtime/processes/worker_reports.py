@@ -1,7 +1,7 @@
-"""What the worker processes of an App report of their consumers, together: its part of health, metrics and status.
+"""What the worker processes of an App report about their consumers, summed up for health, metrics and status page.
 
-A worker reports once a second, and at its end. What it had counted stays counted when it has ended, or has given a
-partition up; without that the sums would fall.
+A worker reports once a second, and at its end. Its counts stay in the sums when it has ended or has given a partition
+up: a counter must not fall.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from streammachine.runtime.model.counters import HEALTH_COUNTERS, ConsumerMetrics, Row
+from streammachine.runtime.model.counters import HEALTH_COUNTERS, ConsumerMetrics, ConsumerRow
 
 if TYPE_CHECKING:
     from streammachine.runtime.model.agent import Agent
@@ -26,7 +26,7 @@ Place = tuple[str, str, str]  # agent, stream, group
 @dataclass
 class _Worker:
     agent: Agent
-    heard: float  # time.monotonic()
+    reported: float  # when it last did; time.monotonic()
     consumers: dict[Place, Mapping[str, Any]] | None = None  # as it last reported them
 
 
@@ -40,17 +40,17 @@ class WorkerReports:
         self._failed: dict[str, str] = {}  # by agent: why the last worker that failed did, until one runs
 
     def expect(self, agent: Agent) -> None:
-        """Workers of this agent will come."""
+        """Note that workers of this agent will be started."""
         self._agents.append(agent)
 
     def begin(self, pid: int, agent: Agent) -> None:
-        """A worker has started."""
+        """Note that a worker has started."""
         self._workers[pid] = _Worker(agent, time.monotonic())
 
-    def hear(self, pid: int, report: Mapping[str, Any]) -> None:
-        """A worker has reported."""
+    def receive(self, pid: int, report: Mapping[str, Any]) -> None:
+        """Take a worker's report."""
         worker = self._workers[pid]
-        worker.heard = time.monotonic()
+        worker.reported = time.monotonic()
         if report["state"] == "failed":
             self._failed[worker.agent.name] = str(report.get("problem", ""))
         if report["state"] != "running":
@@ -64,25 +64,25 @@ class WorkerReports:
         worker.consumers = now
 
     def end(self, pid: int) -> None:
-        """A worker has ended."""
+        """Note that a worker has ended."""
         for place, facts in (self._workers.pop(pid).consumers or {}).items():
             self._retire(place, facts)
 
-    def rows(self) -> list[Row]:
-        """The counters of every agent on every stream, over all workers that there are and were. Any thread may ask."""
-        found = {place: Row(*place, ConsumerMetrics()) for place in self._places()}
+    def rows(self) -> list[ConsumerRow]:
+        """The counters of every agent on every stream, summed over all workers, ended ones too. Thread-safe."""
+        found = {place: ConsumerRow(*place, ConsumerMetrics()) for place in self._places()}
         for place, ended in list(self._ended.items()):
             found[place].metrics.add(ended)
         for worker in list(self._workers.values()):
             for place, facts in (worker.consumers or {}).items():
-                row = found.setdefault(place, Row(*place, ConsumerMetrics()))
+                row = found.setdefault(place, ConsumerRow(*place, ConsumerMetrics()))
                 row.metrics.add(ConsumerMetrics.of(facts["counts"]))
                 row.in_flight += facts["in_flight"]
                 row.held += facts["held"]
         return list(found.values())
 
     def facts(self) -> list[dict[str, Any]]:
-        """As ``health.consumer_facts``, of every agent on every stream; and how many ``processes`` work on it."""
+        """As ``consumer_facts`` gives them, for every agent on every stream; with ``processes``, the workers on it."""
         return [self._facts(place) for place in self._places()]
 
     def _facts(self, place: Place) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class WorkerReports:
         paused = stalled = False
         processes, oldest_poll = 0, 0.0
         for pid, worker in self._workers.items():
-            silent = now - worker.heard
+            silent = now - worker.reported
             starting = worker.consumers is None
             if worker.agent.name == agent and silent > (SLOW_START if starting else SILENT):
                 problems.add(f"is not heard of: its worker {pid} has reported nothing for {silent:.0f} s")
