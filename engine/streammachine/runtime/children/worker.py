@@ -26,7 +26,6 @@ from streammachine.runtime.app.app import App
 from streammachine.runtime.app.lifecycle import run_hook
 from streammachine.runtime.children.loading import load_app
 from streammachine.runtime.consumer.consumer import StreamConsumer
-from streammachine.runtime.consumer.facts import consumer_facts
 from streammachine.runtime.delivery.group import Item
 from streammachine.runtime.delivery.transaction import transactional
 from streammachine.runtime.handlers import end_without_threads
@@ -120,7 +119,7 @@ async def _run_worker(app: App, reporter: Reporter) -> None:
 
 
 def _report(agent: Agent, consumer: StreamConsumer) -> dict[str, Any]:
-    return {**consumer_facts(agent.name, consumer), "counts": consumer.metrics.counts()}
+    return {**consumer.facts(agent.name), "counts": consumer.metrics.counts()}
 
 
 def _drain_when_parent_ends(orders: int) -> None:

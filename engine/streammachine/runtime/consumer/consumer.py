@@ -135,7 +135,7 @@ class StreamConsumer:
 
     def facts(self, agent: str) -> dict[str, Any]:
         """How it is, under its agent's name (see ``consumer_facts``)."""
-        return consumer_facts(agent, self)
+        return consumer_facts(agent, self.context)
 
     # -- life cycle ---------------------------------------------------------------------------
 

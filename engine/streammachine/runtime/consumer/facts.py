@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
+from typing import Any
 
 from streammachine.runtime.consumer.context import ConsumerContext
 from streammachine.runtime.model.counters import HEALTH_COUNTERS
@@ -12,24 +12,16 @@ STALE_POLL = 5.0  # seconds without a finished read (one takes a second at most)
 STALE_HANDLER = 60.0  # seconds in which no handler has ended (three leases where that is longer)
 
 
-class HasContext(Protocol):
-    """A StreamConsumer: ``context`` is what its parts share."""
-
-    @property
-    def context(self) -> ConsumerContext: ...
-
-
-def consumer_facts(agent: str, consumer: HasContext) -> dict[str, Any]:
+def consumer_facts(agent: str, context: ConsumerContext) -> dict[str, Any]:
     """What one consumer is doing, for people, other processes and models.
 
     Args:
-        agent: the name of its agent.
+        agent: the name of its agent. context: what the consumer's parts share.
 
     Returns:
         Counters, rates per second, and ``problem`` ("" when there is none). ``stalled`` is a standstill that only a new
         start would end; a Redis that is away or refuses is a problem, and no standstill.
     """
-    context = consumer.context
     metrics = context.metrics
     problem, stalled = _problem_of(context)
     return {

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from streammachine.redis.condition import condition_of
-from streammachine.runtime.consumer.facts import consumer_facts
 from streammachine.runtime.delivery.gauges import group_gauges
 from streammachine.runtime.observability.metrics import rows_of
 
@@ -51,7 +50,7 @@ async def check_app(app: RunningApp) -> dict[str, Any]:
 
 def consumers_of(app: RunningApp) -> list[dict[str, Any]]:
     """The facts of all consumers (``consumer_facts``), those in worker processes included."""
-    found = [consumer_facts(agent.name, consumer) for agent, consumer in app.consumers]
+    found = [consumer.facts(agent.name) for agent, consumer in app.consumers]
     return found + (app.workers.reports.facts() if app.workers is not None else [])
 
 
