@@ -125,12 +125,10 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return found
 
 
-@pytest.mark.xfail(strict=True, reason="the re-layout is under way")
 def test_no_module_stands_in_a_circle() -> None:
     assert circles(GRAPH) == []
 
 
-@pytest.mark.xfail(strict=True, reason="the re-layout is under way")
 def test_no_package_stands_in_a_circle() -> None:
     packages: dict[str, set[str]] = defaultdict(set)
     for name, others in GRAPH.items():
@@ -143,7 +141,6 @@ def test_no_package_stands_in_a_circle() -> None:
     assert circles(packages) == []
 
 
-@pytest.mark.xfail(strict=True, reason="the re-layout is under way")
 def test_packages_import_only_what_the_table_allows() -> None:
     wrong = []
     for name, others in GRAPH.items():
@@ -161,7 +158,6 @@ def test_packages_import_only_what_the_table_allows() -> None:
     assert wrong == []
 
 
-@pytest.mark.xfail(strict=False, reason="the re-layout is under way")
 @pytest.mark.parametrize(("package", "rooms"), [("runtime", RUNTIME), ("market", MARKET), ("redis", REDIS)])
 def test_inside_a_package_imports_go_downwards(package: str, rooms: tuple[tuple[str, ...], ...]) -> None:
     level = {room: depth for depth, row in enumerate(rooms) for room in row}
@@ -179,7 +175,6 @@ def test_inside_a_package_imports_go_downwards(package: str, rooms: tuple[tuple[
     assert wrong == []
 
 
-@pytest.mark.xfail(strict=False, reason="the re-layout is under way")
 @pytest.mark.parametrize("wing", ["engine", "server"])
 def test_a_class_name_means_one_class(wing: str) -> None:
     homes = defaultdict(set)
@@ -190,7 +185,6 @@ def test_a_class_name_means_one_class(wing: str) -> None:
     assert {name: sorted(places) for name, places in homes.items() if len(places) > 1} == {}
 
 
-@pytest.mark.xfail(strict=True, reason="the re-layout is under way")
 def test_no_file_is_too_long() -> None:
     long = {}
     for folder in SOURCES.values():
