@@ -1,8 +1,7 @@
-"""The end comes, whatever hangs: a tool that blocks the event loop, a hook, a thread that nobody can stop.
+"""The process ends though something hangs: a tool that blocks the event loop, a hook, a thread that nobody can stop.
 
-The ordinary end (``entry.py``, ``stdio.py``) needs the loop. This is what stands behind it: ``Deadline`` ends the
-process when the ordinary end takes too long, and ``watch_input`` notices that the client is gone though the loop does
-not move.
+The ordinary end (``entry.py``, ``stdio.py``) needs the event loop. This module does not: ``Deadline`` ends the process
+when the ordinary end takes too long, and ``watch_input`` ends it when the client is gone and the loop does not respond.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ log = logging.getLogger(__name__)
 
 LONGEST_END = 30.0  # seconds; the ordinary end takes 5 at most: draining, the last write, snapshots
 LAST_RESORT = 2.0  # seconds after that, for code that does not even let another thread run
-DEAF = 8.0  # seconds that the event loop may stand still at the end
-LOOK = 1.0  # seconds between two looks at the loop then
+UNRESPONSIVE = 8.0  # seconds without a response after which the event loop counts as blocked
+CHECK_EVERY = 1.0  # seconds between two checks of the loop
 _SHOWN = 3000  # characters of where it hangs
 
 
@@ -32,7 +31,7 @@ Ask = Callable[[Callable[[], None]], object]  # has the loop call something soon
 
 
 class Deadline:
-    """Ends the process, once the end has begun, when the event loop stands still, and in any case ``LONGEST_END``
+    """Ends the process, once the end has begun, when the event loop is blocked, and in any case ``LONGEST_END``
     seconds later."""
 
     def __init__(self, ask: Ask) -> None:
@@ -51,13 +50,13 @@ class Deadline:
     def _watch(self) -> None:
         last = time.monotonic() + LONGEST_END
         while time.monotonic() < last:
-            if _stands_still(self._ask):
+            if _is_unresponsive(self._ask):
                 give_up("The end has come")
-            time.sleep(LOOK)
+            time.sleep(CHECK_EVERY)
         give_up("The end took too long")
 
     def watch_signals(self) -> None:
-        """Begin on the first SIGTERM or SIGINT and end at once on the second, even while the loop stands still.
+        """Begin on the first SIGTERM or SIGINT and end at once on the second, even while the loop is blocked.
 
         Call it in the loop, when that has its handlers: it goes on getting the signals. Python runs handlers in the
         main thread, which may just have gone to sleep; what the interpreter writes for each signal is read here.
@@ -82,7 +81,7 @@ class Deadline:
 
 
 def watch_input(read_fd: int, ask: Ask) -> None:
-    """End the process when the other end of its input, a pipe or socket, is closed and the loop stands still."""
+    """End the process when the other end of its input, a pipe or socket, is closed and the loop is blocked."""
     thread = threading.Thread(target=_watch_input, args=(read_fd, ask), name="end-of-input", daemon=True)
     thread.start()
 
@@ -91,19 +90,19 @@ def _watch_input(read_fd: int, ask: Ask) -> None:
     poll = select.poll()
     poll.register(read_fd, getattr(select, "POLLRDHUP", 0))
     poll.poll()
-    while not _stands_still(ask):
-        time.sleep(LOOK)
+    while not _is_unresponsive(ask):
+        time.sleep(CHECK_EVERY)
     give_up("The client is gone")
 
 
-def _stands_still(ask: Ask) -> bool:
-    """Whether the loop does nothing for ``DEAF`` seconds. One that is closed has done its work."""
+def _is_unresponsive(ask: Ask) -> bool:
+    """Whether the loop does not respond within ``UNRESPONSIVE`` seconds. A closed loop counts as responsive."""
     moved = threading.Event()
     try:
         ask(moved.set)
     except RuntimeError:
         return False
-    return not moved.wait(DEAF)
+    return not moved.wait(UNRESPONSIVE)
 
 
 def give_up(why: str) -> None:

@@ -1,8 +1,8 @@
 """JSON-RPC messages as clients really send them: each gets its answer, and none is dropped in silence.
 
-The SDK takes what has an odd id for a notification, which nobody answers, and refuses what JSON allows and its parser
-does not (deep nesting, very long numbers). Here every message becomes one for the server, or a ``Refusal`` with the id
-that it came with (JSON-RPC 2.0, section 5.1).
+The SDK takes a request with an invalid id for a notification, which nobody answers, and refuses what JSON allows and
+its parser does not (deep nesting, very long numbers). Here every message becomes one for the server, or a ``Refusal``
+with the id that it came with (JSON-RPC 2.0, section 5.1).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def messages_in(data: bytes) -> list[JSONRPCMessage | Refusal]:
 
 
 def one_line(data: bytes) -> bytes:
-    """JSON in which nothing ends a line, for whoever reads lines: U+2028, U+2029 and U+0085 become escapes."""
+    """JSON in which nothing ends a line, for readers of lines: U+2028, U+2029 and U+0085 become escapes."""
     for end, escape in _LINE_ENDS:
         if end in data:
             data = data.replace(end, escape)

@@ -2,7 +2,7 @@
 
 The Redis connection runs under a supervisor: when no server can be chosen or reached it logs, waits with
 backoff and tries again, so the MCP server starts and answers ``health_check`` while Redis is away, and
-recovers by itself. Nothing is opened before the first tool asks for it or the start has been quiet for a moment,
+recovers by itself. Nothing is opened before the first tool asks for it or until no call has come for a moment,
 because loading the Redis client would delay the first tools/list.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-QUIET_START = 1.0  # seconds without a tool call before the Redis client is loaded anyway
+IDLE_START = 1.0  # seconds without a tool call before the Redis client is loaded anyway
 OPEN_WAIT = 15.0  # seconds a tool waits for the first connection (an embedded server loads its data)
 RETRY_WAIT = 2.0  # seconds a tool waits for one more attempt when the last one failed
 # Seconds for what is hosted to drain and for the last snapshots; what is not in one is in the journal. Clients kill a
@@ -186,7 +186,7 @@ class ServerState:
     # -- supervision --------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
-        with anyio.move_on_after(QUIET_START):
+        with anyio.move_on_after(IDLE_START):
             await self._wanted.wait()
         delay = BACKOFF_FIRST
         while True:
@@ -231,9 +231,7 @@ class ServerState:
 
 
 def _new_connection(settings: Settings) -> RedisConnection:
-    """Load the Redis client (a third of a second) and make the connection; run in a thread."""
-    import coredis.connection  # noqa: F401
-
+    """Load what speaks with Redis and make the connection; run in a thread."""
     from streammachine.redis.connection import RedisConnection
 
     return RedisConnection(settings=settings)

@@ -1,9 +1,9 @@
-"""stderr that nobody reads must not stop anybody: log lines, prints and children's output go through a pump.
+"""Writing to stderr never blocks: log lines, prints and children's output go through a buffer with a thread of its own.
 
-A client may pipe the server's stderr and never read it; once 64 kB stand in that pipe, whoever writes there waits for
-ever, with the event loop. So ``Pump.take()`` keeps the real stderr for one thread of its own and points descriptor 2,
+A client may pipe the server's stderr and never read it; once 64 kB stand in that pipe, a write blocks for ever, and the
+event loop with it. So ``Pump.take()`` keeps the real stderr for one thread of its own and points descriptor 2,
 which children inherit, at a pipe that another thread empties: what the real stderr does not take is kept up to
-``MOST_BYTES``, then dropped and counted, and the count is said when it takes something again.
+``MOST_BYTES``, then dropped and counted, and the count is written when it takes something again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Pump:
         os.dup2(write_fd, 2)
         os.close(write_fd)
         if faulthandler.is_enabled():
-            faulthandler.enable(real_fd)  # a crash leaves no thread to pump its last words
+            faulthandler.enable(real_fd)  # after a crash no thread is left to write its report
         threading.Thread(target=pump._collect, args=(read_fd,), name="stderr-collect", daemon=True).start()
         threading.Thread(target=pump._pass_on, name="stderr-pump", daemon=True).start()
         atexit.register(pump._finish)
@@ -107,14 +107,14 @@ class Pump:
                     self._waiting.appendleft(bytes(view))
                     self._bytes -= len(data) - len(view)
                 continue
-            except OSError:  # its reader is gone: from here on nobody can be told anything
+            except OSError:  # its reader is gone: nothing more can be written
                 pass
             with self._changed:
                 self._bytes -= len(data)
                 if self._dropped and self._bytes < MOST_BYTES // 2:
-                    said = f"{self._dropped:,} lines for stderr were dropped: nobody read it\n".encode()
-                    self._waiting.append(said)
-                    self._bytes += len(said)
+                    notice = f"{self._dropped:,} lines for stderr were dropped: nobody read it\n".encode()
+                    self._waiting.append(notice)
+                    self._bytes += len(notice)
                     self._dropped = 0
 
     def _finish(self) -> None:
@@ -122,14 +122,14 @@ class Pump:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-        _spare(1)
-        _spare(2)
+        _point_at_nothing(1)
+        _point_at_nothing(2)
         with self._changed:
             self._changed.wait_for(lambda: not (self._open or self._waiting or self._busy), LAST_WRITE)
 
 
-def _spare(descriptor: int) -> None:
-    """Point a descriptor at nothing: its pipe ends once nobody holds it, and a late word cannot block."""
+def _point_at_nothing(descriptor: int) -> None:
+    """Point a descriptor at nothing: its pipe ends once nobody holds it, and a late write cannot block."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, descriptor)
     os.close(nothing)

@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 
 DRAIN = 2.0  # seconds for requests under way when the end has come
 LAST_WRITE = 1.0  # seconds after that for what the client has not taken from the pipe yet
-MOST_UNDER_WAY = 1000  # requests; further ones wait in the pipe, so a client that floods us feels it and not our memory
+MOST_UNDER_WAY = 1000  # requests; further ones wait in the pipe (back-pressure), so a flood does not fill the memory
 CHUNK = 1 << 16
 PIPE_BUF = getattr(select, "PIPE_BUF", 0)  # what a writable pipe takes whole; 0 on Windows: always in a thread
-MAX_LINE = 64 << 20  # bytes; a longer line is no message but a mistake, and must not fill the memory
+MAX_LINE = 64 << 20  # bytes; a longer line is refused: it must not fill the memory
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pytest
 
 from streammachine import DataEmitter, DataInput, Gap, Kline
 from streammachine.market.clock.clock import VirtualClock
+from streammachine.market.exchanges import EXCHANGES as EXCHANGES
 from streammachine.market.live.runner import Runner, runner_for
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.rows import Row
@@ -21,7 +22,6 @@ from streammachine.market.simulator import Fault, Script, Simulator, Tape
 
 START = 1_753_000_020_000  # 2025-07-20 08:27 UTC, on the minute
 MINUTE = 60_000
-EXCHANGES = ("binance", "okx", "kraken", "bybit")
 
 Candles = list[tuple[Any, ...]]
 

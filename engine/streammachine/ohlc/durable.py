@@ -35,7 +35,7 @@ from streammachine.errors import (
 )
 from streammachine.ohlc.aggregator import FastOHLC, create_ohlc_aggregator
 from streammachine.redis.connection import RedisConnection
-from streammachine.redis.scripts import AHEAD
+from streammachine.redis.scripts import AHEAD, LuaScript
 from streammachine.redis.streams import nearest
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ DEFAULT_INTERVALS = (60_000, 300_000)
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, StreamMachineError)
 _NAME = re.compile(r"^[^\s{}\x00-\x1f\x7f]{1,200}$")
 
-# KEYS[1] the state hash, KEYS[2] the journal. ARGV[1] the id this process has folded up to, ARGV[2] how many
-# entries to give at most, ARGV[3] an operation to append ("" for none).
+# ``folded`` is the id this process has folded up to, ``page`` how many entries to give at most, ``operation`` what to
+# append ("" for none).
 # Gives {"gone"} when the aggregator does not exist; {"broken", id} when its snapshot's id is none;
-# {"behind", generation} when the snapshot is ahead of ARGV[1]; else {"ok", generation, entries behind ARGV[1]}.
+# {"behind", generation} when the snapshot is ahead of ``folded``; else {"ok", generation, entries behind it}.
 # The operation is appended unless "gone" or "broken".
-_SYNC = (
+_SYNC = LuaScript(
     AHEAD
     + """
 local state = redis.call('HMGET', KEYS[1], 'generation', 'id')
@@ -68,12 +68,14 @@ if state[2] and not string.match(state[2], '^%d+%-%d+$') then return {'broken', 
 if ARGV[3] ~= '' then redis.call('XADD', KEYS[2], '*', 'op', ARGV[3]) end
 if state[2] and ahead(state[2], ARGV[1]) then return {'behind', state[1]} end
 return {'ok', state[1], redis.call('XRANGE', KEYS[2], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])}
-"""
+""",
+    keys=("state", "journal"),
+    args=("folded", "page", "operation"),
 )
 
-# KEYS[1] the state hash, KEYS[2] the journal. ARGV[1] generation, ARGV[2] the snapshot's last id, ARGV[3] its data,
-# ARGV[4] the id behind ARGV[2]. Writes the snapshot and trims the journal up to it, unless a newer one stands. 1 or 0.
-_SNAPSHOT = (
+# Writes the snapshot up to the id ``last`` and trims the journal to the id behind it (``rest``), unless a newer one
+# stands. 1 or 0.
+_SNAPSHOT = LuaScript(
     AHEAD
     + """
 local state = redis.call('HMGET', KEYS[1], 'generation', 'id')
@@ -81,15 +83,20 @@ if state[1] ~= ARGV[1] or (state[2] and not ahead(ARGV[2], state[2])) then retur
 redis.call('HSET', KEYS[1], 'id', ARGV[2], 'data', ARGV[3])
 redis.call('XTRIM', KEYS[2], 'MINID', '=', ARGV[4])
 return 1
-"""
+""",
+    keys=("state", "journal"),
+    args=("generation", "last", "data", "rest"),
 )
 
-# KEYS[1] the state hash. ARGV[1] a new generation, ARGV[2] the intervals. Creates the aggregator unless it is there;
-# gives the intervals and the generation that stand.
-_CREATE = """
+# Creates the aggregator with a new generation unless it is there; gives the intervals and the generation that stand.
+_CREATE = LuaScript(
+    """
 if redis.call('HSETNX', KEYS[1], 'generation', ARGV[1]) == 1 then redis.call('HSET', KEYS[1], 'intervals', ARGV[2]) end
 return redis.call('HMGET', KEYS[1], 'intervals', 'generation')
-"""
+""",
+    keys=("state",),
+    args=("generation", "intervals"),
+)
 
 
 class Tick(NamedTuple):
@@ -206,7 +213,14 @@ class DurableAggregator:
         """Append the operation (if any), then fold everything behind what this process has seen."""
         payload = json.dumps(operation, separators=(",", ":"), ensure_ascii=False) if operation else ""
         while True:
-            reply = await self._script(_SYNC, [self._folded, str(PAGE), payload])
+            reply = await _SYNC(
+                self._connection,
+                state=self._state_key,
+                journal=self._journal,
+                folded=self._folded,
+                page=PAGE,
+                operation=payload,
+            )
             payload = ""
             verdict = _text(reply[0])
             if verdict == "gone":
@@ -273,12 +287,16 @@ class DurableAggregator:
 
     async def _write_snapshot(self) -> None:
         milliseconds, _, sequence = self._folded.partition("-")
-        arguments = [self._generation, self._folded, self._memory.dump(), f"{milliseconds}-{int(sequence) + 1}"]
-        await self._script(_SNAPSHOT, arguments)
+        await _SNAPSHOT(
+            self._connection,
+            state=self._state_key,
+            journal=self._journal,
+            generation=self._generation,
+            last=self._folded,
+            data=self._memory.dump(),
+            rest=f"{milliseconds}-{int(sequence) + 1}",
+        )
         self._since_snapshot = 0
-
-    async def _script(self, script: str, arguments: list[Any]) -> Any:
-        return await self._connection.command("EVAL", script, 2, self._state_key, self._journal, *arguments)
 
 
 class DurableAggregators:
@@ -307,8 +325,8 @@ class DurableAggregators:
         mine = secrets.token_hex(8)
 
         try:
-            stands, generation = await self._connection.command(
-                "EVAL", _CREATE, 1, _key(name), mine, json.dumps(wanted), repeatable=True
+            stands, generation = await _CREATE(
+                self._connection, state=_key(name), generation=mine, intervals=json.dumps(wanted), repeatable=True
             )
         except WrongTypeError as error:
             raise _broken(name, "the key holds another type of value") from error

@@ -1,4 +1,4 @@
-"""UpdateQueue: tasks of one process that change the same value go one after the other.
+"""Tasks of one process that change the same value go one after the other.
 
 A courtesy, not a lock: what they do is safe without it (compare and set), but of a hundred that race all but one would
 lose, again and again.

@@ -1,8 +1,8 @@
 """The process that runs the remembered runners and backfills: ``python -m streammachine_mcp.hosting.market_host``.
 
 A supervised child of the server (``hosting/supervisor.py``): what a socket or a sink does to it leaves the tools
-answering. It looks every half second for what is remembered and belongs to nobody, takes the lease, runs it, restarts
-it with backoff when it fails, and says once a second in Redis how it is.
+answering. It looks every half second for a remembered runner or backfill without a host, takes its lease, runs it,
+restarts it with backoff when it fails, and writes its state to Redis once a second.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from streammachine.errors import ExchangeUnavailableError, MarketError, StreamMa
 from streammachine.runtime.processes.child_io import stop_at_signal, take_streams
 from streammachine.runtime.processes.origin import CHILD_URL
 from streammachine.runtime.processes.reports import Reporter
-from streammachine_mcp.hosting.past import Past, backfilling
+from streammachine_mcp.hosting.history import HistoryWriter, backfilling
 from streammachine_mcp.hosting.remembered import BACKFILLS, LEASE, RUNNERS, BackfillSpec, Remembered, RunnerSpec, S
 from streammachine_mcp.hosting.sinks import emitter_for
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("streammachine_mcp.hosting.market_host")
 
-LOOK = 0.5  # seconds between two looks for what to run
-SAY = 1.0  # seconds between two reports of one
+CHECK_EVERY = 0.5  # seconds between two checks for what to run
+REPORT_EVERY = 1.0  # seconds between two reports of one
 BACKOFF_FIRST, BACKOFF_LAST = 1.0, 60.0  # seconds before one that failed is started again
 ORPHAN_LIFE = 10.0  # seconds a process that hangs lives on when its supervisor is gone
 MOST_TEXT = 500  # characters of a problem
@@ -48,7 +48,7 @@ Facts = Callable[[], dict[str, Any]]
 class Job:
     """One runner or backfill under way. ``facts`` gives its state for the report; ``run`` sets it.
 
-    ``resting``: it failed and is started again later; until then another host may have it.
+    ``without_lease``: it failed and is started again later; until then another host may have it.
     """
 
     def __init__(self, spec: Any) -> None:
@@ -57,7 +57,7 @@ class Job:
         self.state = "starting"
         self.problem = ""
         self.restarts = 0
-        self.resting = False
+        self.without_lease = False
         self.facts: Facts = dict
 
     def describe(self) -> dict[str, Any]:
@@ -102,15 +102,15 @@ class Host(Generic[S]):
         async with anyio.create_task_group() as tasks:
             while not self._stop.is_set():
                 try:
-                    await self._look(tasks)
+                    await self._take_new(tasks)
                 except StreamMachineError as error:
-                    log.warning("Looking for %ss: %s", self._remembered.kind, error)
-                with anyio.move_on_after(LOOK * random.uniform(0.75, 1.25)):
+                    log.warning("Checking for %ss: %s", self._remembered.kind, error)
+                with anyio.move_on_after(CHECK_EVERY * random.uniform(0.75, 1.25)):
                     await self._stop.wait()
             for job in self.jobs.values():
                 job.end.set()
 
-    async def _look(self, tasks: anyio.abc.TaskGroup) -> None:
+    async def _take_new(self, tasks: anyio.abc.TaskGroup) -> None:
         specs = await self._remembered.all(self._connection)
         for name, job in self.jobs.items():
             if specs.get(name) != job.spec:
@@ -122,13 +122,13 @@ class Host(Generic[S]):
         for name in waiting:
             if name not in done and await self._remembered.take(self._connection, name, self._token):
                 self.jobs[name] = job = Job(specs[name])
-                tasks.start_soon(self._keep, job)
+                tasks.start_soon(self._run_job, job)
 
     async def _done(self) -> set[str]:
         statuses = await self._remembered.statuses(self._connection)
         return {name for name, status in statuses.items() if status.get("state") in ("done", "failed")}
 
-    async def _keep(self, job: Job) -> None:
+    async def _run_job(self, job: Job) -> None:
         name = job.spec.name
         try:
             async with anyio.create_task_group() as tasks:
@@ -137,13 +137,13 @@ class Host(Generic[S]):
                 await self._supervise(job)
                 tasks.cancel_scope.cancel()
             if not job.end.is_set():
-                await self._say(job)
+                await self._report_once(job)
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(1):
                 try:
                     await self._remembered.release(self._connection, name, self._token)
                 except StreamMachineError as error:
-                    log.debug("Letting go of %s: %s", name, error)
+                    log.debug("Releasing the lease of %s: %s", name, error)
             del self.jobs[name]
 
     async def _supervise(self, job: Job) -> None:
@@ -167,30 +167,30 @@ class Host(Generic[S]):
                     return
             if time.monotonic() - began > BACKOFF_LAST:
                 backoff = BACKOFF_FIRST
-            if not await self._rest(job, random.uniform(backoff / 2, backoff)):
+            if not await self._wait_without_lease(job, random.uniform(backoff / 2, backoff)):
                 return
             backoff = min(backoff * 2, BACKOFF_LAST)
             job.restarts += 1
 
-    async def _rest(self, job: Job, seconds: float) -> bool:
-        """Wait without the lease: another host may reach what this one does not. Whether it is ours again."""
+    async def _wait_without_lease(self, job: Job, seconds: float) -> bool:
+        """Wait without the lease: another host may reach what this one does not. Whether we have it again."""
         name = job.spec.name
-        job.resting = True
+        job.without_lease = True
         try:
             await self._remembered.release(self._connection, name, self._token)
         except StreamMachineError as error:
-            log.debug("Letting go of %s: %s", name, error)  # it lapses
+            log.debug("Releasing the lease of %s: %s", name, error)  # it lapses
         with anyio.move_on_after(seconds):
             await job.end.wait()
         while not job.end.is_set():
             try:
                 if await self._remembered.take(self._connection, name, self._token):
-                    job.resting = False
+                    job.without_lease = False
                     return True
                 return False
             except StreamMachineError as error:
                 log.warning("Taking the lease of %s: %s", name, error)
-            with anyio.move_on_after(SAY):
+            with anyio.move_on_after(REPORT_EVERY):
                 await job.end.wait()
         return False
 
@@ -198,7 +198,7 @@ class Host(Generic[S]):
         """Renew the lease; end the job when somebody else has it."""
         while True:
             await anyio.sleep(LEASE / 3)
-            if job.resting:
+            if job.without_lease:
                 continue
             try:
                 held = await self._remembered.hold(self._connection, job.spec.name, self._token)
@@ -213,12 +213,12 @@ class Host(Generic[S]):
 
     async def _report(self, job: Job) -> None:
         while True:
-            await self._say(job)
-            await anyio.sleep(SAY)
+            await self._report_once(job)
+            await anyio.sleep(REPORT_EVERY)
 
-    async def _say(self, job: Job) -> None:
+    async def _report_once(self, job: Job) -> None:
         try:
-            if job.resting and await self._remembered.is_taken(self._connection, job.spec.name):
+            if job.without_lease and await self._remembered.is_taken(self._connection, job.spec.name):
                 return
             await self._remembered.report(self._connection, job.spec.name, job.describe())
         except StreamMachineError as error:
@@ -258,12 +258,12 @@ async def run_runner(connection: RedisConnection, job: Job) -> None:
 
 async def _write_history(connection: RedisConnection, job: Job) -> dict[tuple[str, str], int]:
     """Write the history of a runner; where it ends by symbol and timeframe, as far as it came before the job's end."""
-    past = Past(connection, job.spec)
-    job.facts, job.state, job.problem = past.facts, HISTORY, ""
+    writer = HistoryWriter(connection, job.spec)
+    job.facts, job.state, job.problem = writer.facts, HISTORY, ""
     written: dict[tuple[str, str], int] = {}
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_cancel_at_end, job, tasks.cancel_scope)
-        written = await past.write()
+        written = await writer.write()
         tasks.cancel_scope.cancel()
     return written
 
@@ -367,7 +367,7 @@ def main() -> None:
         format="%(asctime)s %(levelname)s %(name)s [%(process)d]: %(message)s",
     )
     if options.log_level != "DEBUG":
-        logging.getLogger("httpx2").setLevel(logging.WARNING)  # it says each request
+        logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs each request
     url = os.environ.pop(CHILD_URL, None)
     try:
         anyio.run(serve, url, reporter, backend_options={"use_uvloop": sys.platform != "win32"})

@@ -1,8 +1,9 @@
 """The runners and backfills that a model started, kept in Redis so that they survive every restart.
 
-The hash ``sm:runners`` (``sm:backfills``) holds each one's definition, ``sm:runners:status`` what its host said last,
-``sm:runners:done`` whether its history is written, and the key ``sm:runners:lease:<name>`` belongs to the host that
-runs it, so that two servers on one Redis do not run it twice; when a host dies, another takes over after the lease.
+The hash ``sm:runners`` (``sm:backfills``) holds each one's definition, ``sm:runners:status`` the state that its host
+reported last, ``sm:runners:done`` whether its history is written, and the key ``sm:runners:lease:<name>`` belongs to
+the host that runs it, so that two servers on one Redis do not run it twice; when a host dies, another takes over after
+the lease.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
 
 LEASE = 6.0  # seconds a runner stays with its host; renewed every third of it
-SILENT = 10.0  # seconds without a word from its host after which a runner shows as lost
+SILENT = 10.0  # seconds without a report of its host after which a runner shows as lost
 MOST = 50  # runners, and backfills, that are remembered
 
 
@@ -130,7 +131,7 @@ class Remembered(Generic[S]):
         return what if of == str(spec.created_ms) else ""
 
     async def forget(self, connection: RedisConnection, name: str) -> bool:
-        """Let go of one, its state included; its host ends it. Whether there was one."""
+        """Forget one and its state; its host ends it. Whether there was one."""
         gone = await connection.command("HDEL", self.key, name)
         await connection.command("HDEL", self.status_key, name)
         await connection.command("HDEL", self.note_key, name)
@@ -163,12 +164,12 @@ class Remembered(Generic[S]):
         return Lease(connection, f"{self.key}:lease:{name}", token, LEASE)
 
     async def report(self, connection: RedisConnection, name: str, status: Mapping[str, Any]) -> None:
-        """Say how one is."""
+        """Report the state of one."""
         text = json.dumps({**status, "said_ms": int(time.time() * 1000)}, default=str)
         await connection.command("HSET", self.status_key, name, text, repeatable=True)
 
     async def statuses(self, connection: RedisConnection) -> dict[str, dict[str, Any]]:
-        """What the hosts said last, by name; ``silent_s`` is how long ago."""
+        """The states that the hosts reported last, by name; ``silent_s``: seconds since then."""
         found = {}
         now = time.time() * 1000
         for name, text in pairs(await connection.command("HGETALL", self.status_key, repeatable=True)).items():

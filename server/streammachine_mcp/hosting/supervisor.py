@@ -2,8 +2,8 @@
 model has declared.
 
 Each runs in a supervised child process, not in the server's own: a message whose handler ends its process
-(``os._exit``, a crash in a C library, the kernel's memory killer) can be survived by no task of the same process, and
-the server's tools must keep answering (docs/decisions/10-hosting.md). The child's prints go to stderr, it talks to the
+(``os._exit``, a crash in a C library, the kernel's memory killer) ends every task of that process, and the server's
+tools must keep answering (docs/decisions/10-hosting.md). The child's prints go to stderr, it talks to the
 server's Redis, and its streams, storage, agents and dead letters are seen by the tools through Redis.
 """
 
@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 GRACE = 1.0  # seconds that handlers get when the server ends
 DECLARED = "declared agents"
 MARKET = "runners"
-LOOK = 2.0  # seconds between two looks for declared agents, and for a Redis that has moved
-QUIET = 2.0  # seconds after the start before the first look: it must not slow the first tools/list
+CHECK_EVERY = 2.0  # seconds between two checks for declared agents, and for another Redis
+FIRST_CHECK = 2.0  # seconds after the start before the first check: it must not slow the first tools/list
 
 
 class Hosting:
@@ -59,7 +59,7 @@ class Hosting:
         self._hosted: dict[str, Supervised] = {}
         self._urls: dict[str, str | None] = {}
         self._stop = anyio.Event()
-        self._look_now = anyio.Event()
+        self._wake = anyio.Event()
 
     def describe(self) -> list[dict[str, Any]]:
         """How each is, for health_check."""
@@ -68,56 +68,56 @@ class Hosting:
             found.insert(0, {"app": self._app, "state": "waiting", "restarts": 0})
         return found
 
-    def nudge(self) -> None:
-        """Look for declared agents and runners now."""
-        self._look_now.set()
+    def check_now(self) -> None:
+        """Check now for declared agents and runners."""
+        self._wake.set()
 
     async def run(self) -> None:
         """Host until ``stop``; returns when everything has ended."""
-        self._stop, self._look_now = anyio.Event(), anyio.Event()
+        self._stop, self._wake = anyio.Event(), anyio.Event()
         async with anyio.create_task_group() as tasks:
             if self._app is not None:
-                tasks.start_soon(self._keep, self._app, ["--app", self._app])
+                tasks.start_soon(self._host, self._app, ["--app", self._app])
             else:
-                with anyio.move_on_after(QUIET):
-                    await self._look_now.wait()
+                with anyio.move_on_after(FIRST_CHECK):
+                    await self._wake.wait()
             while not self._stop.is_set():
                 try:
-                    await self._look(tasks)
+                    await self._start_and_stop(tasks)
                 except StreamMachineError as error:
-                    log.debug("Looking for what to host: %s", error)
+                    log.debug("Checking what to host: %s", error)
                 except Exception:
-                    log.exception("Looking for what to host failed")
-                with anyio.move_on_after(LOOK):
-                    await self._look_now.wait()
-                self._look_now = anyio.Event()
+                    log.exception("Checking what to host failed")
+                with anyio.move_on_after(CHECK_EVERY):
+                    await self._wake.wait()
+                self._wake = anyio.Event()
 
     async def stop(self, within: float) -> None:
         """Drain what is hosted, ``within`` seconds; what does not end is killed, and its messages come again."""
         self._stop.set()
-        self._look_now.set()
+        self._wake.set()
         async with anyio.create_task_group() as tasks:
             for hosted in list(self._hosted.values()):
                 tasks.start_soon(hosted.stop, within)
 
-    async def _look(self, tasks: anyio.abc.TaskGroup) -> None:
-        """Start or end the hosts of what is declared as it is there; restart what talks to a Redis we left."""
+    async def _start_and_stop(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Start or end the hosts of what is declared as it is there; restart what is connected to another Redis."""
         connection = self._opened()
         if connection is None:
             return
         for name, hosted in list(self._hosted.items()):
             if hosted.pid is not None and self._urls.get(name) != connection.url:
-                log.warning("%s talked to another Redis; it is started again", name)
+                log.warning("%s was connected to another Redis; it is started again", name)
                 await hosted.restart(5 * GRACE)
         for name in self._wanted:
             wanted = await _is_wanted(name, connection)
-            running = self._hosted.get(name)
-            if wanted and running is None:
-                tasks.start_soon(self._keep, name, [])
-            elif not wanted and running is not None:
-                await running.stop(within=5 * GRACE)
+            host = self._hosted.get(name)
+            if wanted and host is None:
+                tasks.start_soon(self._host, name, [])
+            elif not wanted and host is not None:
+                await host.stop(within=5 * GRACE)
 
-    async def _keep(self, name: str, arguments: list[str]) -> None:
+    async def _host(self, name: str, arguments: list[str]) -> None:
         from streammachine.runtime.processes.supervisor import Supervised
 
         options = [*arguments, "--grace", str(GRACE), "--log-level", self._log_level]

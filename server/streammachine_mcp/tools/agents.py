@@ -170,7 +170,7 @@ class AgentTools(Family):
         )
         trial = await _trial(connection, agent)
         standing, new = await declared.declare(connection, agent)
-        self.state.hosting.nudge()
+        self.state.hosting.check_now()
         result: AgentCreated = {
             "name": name,
             "stream": stream,

@@ -81,13 +81,13 @@ class DeadLetterTools(Family):
         from streammachine.runtime.admin.dead_letters import DeadLetters
 
         connection = await self.state.redis()
-        box = await DeadLetters.open(connection, stream)
+        dead_letters = await DeadLetters.open(connection, stream)
         position = _before(before)
-        total = await box.count(connection)  # first, so that no letter is counted that is not shown
-        found, more = await box.newest(connection, count, before=position, group=group)
+        total = await dead_letters.count(connection)  # first, so that no letter is counted that is not shown
+        found, more = await dead_letters.newest(connection, count, before=position, group=group)
         kept, cut = fit(_shown(letter, traceback) for letter in found)
         page: DeadLetterPage = {
-            "stream": box.stream,
+            "stream": dead_letters.stream,
             "total": max(total, len(kept)),
             "count": len(kept),
             "letters": kept,
@@ -113,12 +113,14 @@ class DeadLetterTools(Family):
         if bool(ids) == all:
             raise ValueError("Give ids (see dead_letter_list), or all=true.")
         _refuse_own(stream)
-        box = await DeadLetters.open(connection, stream)
+        dead_letters = await DeadLetters.open(connection, stream)
         chosen = [_letter_id(identifier) for identifier in ids or ()]
         if all:
             # The oldest first, as they came.
-            chosen = [letter.id for letter in (await box.newest(connection, MOST_LETTERS, group=group))[0]][::-1]
-        done = await box.redrive(connection, chosen)
+            chosen = [letter.id for letter in (await dead_letters.newest(connection, MOST_LETTERS, group=group))[0]][
+                ::-1
+            ]
+        done = await dead_letters.redrive(connection, chosen)
         moved, cut = fit(done.ids.items(), 2 * PART_BYTES)
         missing, cut_missing = fit(done.missing, PART_BYTES)
         refused, cut_refused = fit(done.refused.items(), PART_BYTES)
@@ -127,7 +129,7 @@ class DeadLetterTools(Family):
             "ids": dict(moved),
             "missing": missing,
             "refused": dict(refused),
-            "remaining": await box.count(connection),
+            "remaining": await dead_letters.count(connection),
         }
         if cut or cut_missing or cut_refused:
             result["truncated"] = True
@@ -148,23 +150,23 @@ class DeadLetterTools(Family):
 
         _refuse_own(stream)
         connection = await self.state.redis()
-        box = await DeadLetters.open(connection, stream)
-        newest, _ = await box.newest(connection, 1)
-        count = await box.count(connection)
+        dead_letters = await DeadLetters.open(connection, stream)
+        newest, _ = await dead_letters.newest(connection, 1)
+        count = await dead_letters.count(connection)
         if not newest:
             return {"purged": 0}
         plan = Plan(
-            operation=f"dead_letter_purge {box.key}",
+            operation=f"dead_letter_purge {dead_letters.key}",
             count=count,
-            fingerprint=repr(await box.version(connection)),
-            text=f"Delete all {count} dead letters of {box.stream!r}",
+            fingerprint=repr(await dead_letters.version(connection)),
+            text=f"Delete all {count} dead letters of {dead_letters.stream!r}",
         )
         decision = await self.confirmer.decide(ctx, plan, confirm=confirm, token=confirm_token)
         if isinstance(decision, InputRequiredResult):
             return decision
         if decision is not True:
             return cast(LettersPurged, {"purged": 0, **decision})
-        return {"purged": await box.purge(connection, newest[0].id)}
+        return {"purged": await dead_letters.purge(connection, newest[0].id)}
 
 
 def _before(text: str | None) -> str | None:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from streammachine_mcp.results import cut_text, json_size
 from streammachine_mcp.tools.bounded import CIRCLE, MORE, bounded
-from streammachine_mcp.tools.odd_values import as_text, readable_int, readable_keys, readable_text
+from streammachine_mcp.tools.readable import as_text, readable_int, readable_keys, readable_text
 
 # Any JSON value. Its schema names every type, for clients that take no schema without one.
 AnyJson = Annotated[

@@ -20,7 +20,7 @@ from streammachine_mcp.argument_types import Exchange, History, Moment, Timefram
 from streammachine_mcp.results import fit
 from streammachine_mcp.tools.family import Family, tool
 
-if TYPE_CHECKING:  # the market road is loaded by the first call that needs it: it would delay the first tools/list
+if TYPE_CHECKING:  # the market room is loaded by the first call that needs it: it would delay the first tools/list
     from streammachine.market.exchanges.base import Adapter
     from streammachine.redis.connection import RedisConnection
     from streammachine_mcp.hosting.remembered import BackfillSpec, RunnerSpec
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # the market road is loaded by the first call that needs it: 
 log = logging.getLogger(__name__)
 
 EXCHANGE_WAIT = 8.0  # seconds for the exchange to say whether it has the symbols
-STOP_WAIT = 10.0  # seconds for a runner's host to let go of it
+STOP_WAIT = 10.0  # seconds for a runner's host to release its lease
 MOST_SYMBOLS = 200
 MOST_STREAMS = 40  # that an answer names
 DAY = 86_400_000
@@ -114,7 +114,7 @@ class MarketTools(Family):
         if not new and _wants_more(spec, await RUNNERS.get(connection, name)):
             await RUNNERS.renew(connection, spec)
             new = True
-        self.state.hosting.nudge()
+        self.state.hosting.check_now()
         result: Started = {"name": name, "started": new}
         if "redis" in emitters:
             made = dict.fromkeys((timeframe, *(aggregate or [])))
@@ -131,7 +131,7 @@ class MarketTools(Family):
         await RUNNERS.forget(connection, name)
         with anyio.move_on_after(STOP_WAIT):
             await RUNNERS.released(connection, name)
-        await RUNNERS.forget(connection, name)  # what its host said last
+        await RUNNERS.forget(connection, name)  # the state that its host reported last
         return {"name": name, "stopped": True}
 
     @tool("runner_list", "List runners", reads=True)
@@ -179,7 +179,7 @@ class MarketTools(Family):
         if not new and await _is_lost(connection, spec):
             await BACKFILLS.renew(connection, spec)
             new = True
-        self.state.hosting.nudge()
+        self.state.hosting.check_now()
         result: Started = {"name": name, "started": new}
         if "redis" in emitters:
             result["streams"] = [f"kline:{exchange}:{names[0]}:{timeframe}"]
@@ -338,10 +338,10 @@ async def _series(
     more, left_out = False, 0
     for half in (*archive, stream):
         try:
-            found, cut, odd = await _candles(connection, half, start, end, limit)
+            found, cut, invalid = await _candles(connection, half, start, end, limit)
         except StreamNotFoundError:
             continue  # one half may have been deleted
-        more, left_out = more or cut, left_out + odd
+        more, left_out = more or cut, left_out + invalid
         for row in found:
             if row[0] not in rows or row[-1]:
                 rows[row[0]] = row

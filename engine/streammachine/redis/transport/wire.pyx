@@ -323,7 +323,7 @@ cdef int _put_command(_Buffer out, _Buffer head, int fixed, dict record, Py_ssiz
 # --- RESP in -----------------------------------------------------------------------------------------------------
 
 cdef class ReplyParser:
-    """UpdateQueue the bytes of a connection into replies, in whatever portions they come."""
+    """Turns the bytes of a connection into replies, in whatever portions they come."""
 
     cdef char* data
     cdef Py_ssize_t room

@@ -160,7 +160,7 @@ def xadd_arguments(key: bytes | str, maxlen: int, approximate: bool) -> list[byt
 
 
 class ReplyParser:
-    """UpdateQueue the bytes of a connection into replies, in whatever portions they come.
+    """Turns the bytes of a connection into replies, in whatever portions they come.
 
     ::
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from streammachine.errors import StreamMachineError, text_of
-from streammachine.redis.scripts import MAY
+from streammachine.redis.scripts import MAY, LuaScript
 from streammachine.runtime.delivery.group import (
     MOST_ARGUMENTS,
     Delivery,
@@ -34,7 +34,11 @@ FACTS = frozenset(
         b"error-type", b"error", b"traceback",
     )
 )  # fmt: skip
-_REDRIVE = MAY + files(__package__).joinpath("lua", "redrive.lua").read_text()
+_REDRIVE = LuaScript(
+    MAY + files(__package__).joinpath("lua", "redrive.lua").read_text(),
+    keys=("dead_letters", "retry"),
+    args=("identifier", "*fields"),
+)
 
 
 class NoLetterError(StreamMachineError, LookupError):
@@ -124,5 +128,11 @@ async def redrive(
             f"The dead letter {identifier} of {stream!r} has {len(flat) // 2:,} fields; at most "
             f"{MOST_ARGUMENTS // 2:,} can be given back. Append its fields to the stream yourself."
         )
-    new = await connection.command("EVAL", _REDRIVE, 2, companions.dead_letters, companions.retry, identifier, *flat)
+    new = await _REDRIVE(
+        connection,
+        dead_letters=companions.dead_letters,
+        retry=companions.retry,
+        identifier=identifier,
+        fields=flat,
+    )
     return None if new is None else bytes(new).decode()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from streammachine.redis.scripts import AHEAD
+from streammachine.redis.scripts import AHEAD, LuaScript
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
 
-# KEYS[1] the stream. Finds the oldest entry that some group still needs (its oldest pending one, else its last
+# Finds the oldest entry that some group still needs (its oldest pending one, else its last
 # delivered one, which is as good and needs no counting), and trims what is older. One step, so that no group that is
 # created meanwhile loses anything it could still see. Gives how many entries were trimmed.
-_TRIM = (
+_TRIM = LuaScript(
     AHEAD
     + """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
@@ -26,7 +26,8 @@ for _, facts in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
 end
 if not keep then return 0 end
 return redis.call('XTRIM', KEYS[1], 'MINID', '=', keep)
-"""
+""",
+    keys=("stream",),
 )
 
 
@@ -36,4 +37,4 @@ async def trim_acknowledged(connection: RedisConnection, stream: str) -> int:
     Returns:
         How many entries were trimmed.
     """
-    return int(await connection.command("EVAL", _TRIM, 1, stream, repeatable=True))
+    return int(await _TRIM(connection, stream=stream, repeatable=True))

@@ -7,14 +7,18 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from streammachine.errors import FieldError
-from streammachine.redis.scripts import MAY
+from streammachine.redis.scripts import MAY, LuaScript
 from streammachine.runtime.delivery.keys import dedup_key
 from streammachine.runtime.model.checks import above_zero
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
 
-_SEND_ONCE = MAY + files(__package__).joinpath("lua", "send_once.lua").read_text()
+_SEND_ONCE = LuaScript(
+    MAY + files(__package__).joinpath("lua", "send_once.lua").read_text(),
+    keys=("stream", "dedup"),
+    args=("window_ms", "maxlen", "*fields"),
+)
 
 
 async def send_once(
@@ -31,8 +35,14 @@ async def send_once(
     """
     flat = [part for pair in fields.items() for part in pair]
     # Safe to repeat: the second run finds the key.
-    reply = await connection.command(
-        "EVAL", _SEND_ONCE, 2, stream, dedup_key(stream, key), window_ms, maxlen, *flat, repeatable=True
+    reply = await _SEND_ONCE(
+        connection,
+        stream=stream,
+        dedup=dedup_key(stream, key),
+        window_ms=window_ms,
+        maxlen=maxlen,
+        fields=flat,
+        repeatable=True,
     )
     return bytes(reply[1]).decode()
 

@@ -16,17 +16,13 @@ from streammachine.errors import (
     TimeframeError,
     UnknownExchangeError,
 )
+from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.live.runner import Runner, runner_for
 from streammachine.market.simulator import Fault
 from support.market_runs import EXCHANGES, Collector, world
 
-RUNNERS: dict[str, Any] = {
-    "binance": sf.BinanceRunner,
-    "okx": sf.OKXRunner,
-    "kraken": sf.KrakenRunner,
-    "bybit": sf.BybitRunner,
-}
-RIGHT = {"binance": "BTCUSDT", "okx": "BTC-USDT", "kraken": "BTC/USD", "bybit": "BTCUSDT"}
+RUNNERS: dict[str, Any] = {name: getattr(sf, entry.runner_class) for name, entry in ENTRIES.items()}
+RIGHT = {name: entry.symbol for name, entry in ENTRIES.items()}
 
 
 def wanted(symbol: str, timeframe: str = "1m", targets: tuple[str, ...] = ()) -> sf.DataInput:

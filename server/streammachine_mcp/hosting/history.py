@@ -1,4 +1,4 @@
-"""The past of a runner's candles, written before it goes live: ``runner_start(history="7d")``.
+"""The history of a runner's candles, written before it goes live: ``runner_start(history="7d")``.
 
 Each symbol and timeframe is a backfill into the runner's own sinks, in order. One of the exchange's own timeframes goes
 on where it was when its host was killed, by its journal or by what the Redis stream holds; an aggregate that the
@@ -22,33 +22,33 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Last = dict[tuple[str, str], int]  # (symbol, timeframe) to the open_ts of its last candle
+LastCandles = dict[tuple[str, str], int]  # (symbol, timeframe) to the open_ts of its last candle
 
 
-class Past:
-    """Writes it; ``write`` once."""
+class HistoryWriter:
+    """Writes the history of one runner; call ``write`` once."""
 
     def __init__(self, connection: RedisConnection, spec: RunnerSpec) -> None:
         self._connection = connection
         self._spec = spec
         self._backfill: Backfilling | None = None
-        self._place = ("", "")
-        self._through = 0
+        self._series = ("", "")
+        self._written = 0
 
-    async def write(self) -> Last:
-        """Write it all; where each symbol and timeframe ends then.
+    async def write(self) -> LastCandles:
+        """Write it all; gives the last candle of each symbol and timeframe.
 
         Raises: as ``Backfilling.arun``.
         """
         from streammachine.market.exchanges import adapter_for
         from streammachine.market.model import timeframe as timeframes
 
-        spec, last = self._spec, Last()
+        spec, last = self._spec, LastCandles()
         base = spec.timeframe or ""
         own = adapter_for(spec.exchange, spec.market_type).timeframes
         for symbol in spec.symbols:
             for timeframe in (base, *spec.aggregate):
-                self._place = (symbol, timeframe)
+                self._series = (symbol, timeframe)
                 try:
                     if timeframe in own:
                         made = self._make(symbol, timeframe, spec.history_from_ms)
@@ -61,13 +61,13 @@ class Past:
                 else:
                     end = timeframes.floor(timeframe, made.stats()["end"])
                     last[symbol, timeframe] = timeframes.shift(timeframe, end, -1)
-                self._through += 1
+                self._written += 1
         return last
 
     def facts(self) -> dict[str, Any]:
         """How far it is, for runner_list."""
-        spec, (symbol, timeframe) = self._spec, self._place
-        found: dict[str, Any] = {"symbol": symbol, "timeframe": timeframe, "done": self._through}
+        spec, (symbol, timeframe) = self._spec, self._series
+        found: dict[str, Any] = {"symbol": symbol, "timeframe": timeframe, "done": self._written}
         found["of"] = len(spec.symbols) * (1 + len(spec.aggregate))
         if self._backfill is not None:
             stats = self._backfill.stats()

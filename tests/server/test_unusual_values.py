@@ -118,7 +118,7 @@ def test_an_integer_of_thousands_of_digits_is_shown_by_its_beginning(value: Any)
 
 
 @pytest.mark.anyio
-async def test_python_s_odd_values_can_be_read_by_the_tools(server_env: dict[str, str]) -> None:
+async def test_python_s_unusual_values_can_be_read_by_the_tools(server_env: dict[str, str]) -> None:
     from streammachine.redis.connection import RedisConnection
     from streammachine.redis.objects import RedisObjectStorage
     from streammachine.redis.storage import Storage
