@@ -44,13 +44,18 @@ MOVED: dict[str, tuple[str, ...]] = {
     "runtime.metrics": ("runtime.observability.metrics", "runtime.model.counters"),
     "runtime.redrive": ("runtime.admin.dead_letters",),
     "runtime.retry": ("runtime.model.retry",),
-    "runtime.roster": ("runtime.admin.roster",),
+    "runtime.roster": ("runtime.admin.agents",),
     "runtime.running": ("runtime.model.message",),
     "runtime.topics": ("runtime.app.topics",),
     "runtime.tracing": ("runtime.observability.tracing",),
 }
 # Names that are called otherwise now.
-RENAMED = {"runtime.redrive.Box": "DeadLetters"}
+RENAMED = {
+    "runtime.redrive.Box": "DeadLetters",
+    "runtime.redrive.boxes": "dead_letter_streams",
+    "runtime.roster.RosterEntry": "AgentEntry",
+    "runtime.roster.roster": "list_agents",
+}
 
 
 def current(module: str, name: str) -> tuple[str, str]:

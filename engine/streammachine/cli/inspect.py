@@ -19,7 +19,7 @@ from streammachine.cli.shown import fitting
 from streammachine.errors import StreamMachineError, StreamNotFoundError
 from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime.admin.roster import roster
+from streammachine.runtime.admin.agents import list_agents
 from streammachine.runtime.delivery.gauges import group_gauges
 from streammachine.runtime.delivery.keys import dead_letters
 
@@ -73,7 +73,7 @@ class Inspector:
         """A row for each group of each stream, in order of their names, and whether streams were left out."""
         names, more = await streams.find_streams(self._connection, self._pattern, limit=MOST_STREAMS)
         agents: dict[tuple[str, str], list[str]] = {}
-        for entry in await roster(self._connection):
+        for entry in await list_agents(self._connection):
             for stream, group in entry.streams.items():
                 shown = entry.name.partition("@")[0]
                 agents.setdefault((stream, group), []).append(

@@ -16,7 +16,7 @@ from streammachine.cli.shown import fitting, shown
 from streammachine.errors import SettingsError
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.streams import parse_position
-from streammachine.runtime.admin.dead_letters import Box, Letter, boxes
+from streammachine.runtime.admin.dead_letters import DeadLetters, Letter, dead_letter_streams
 
 COLUMNS = ("id", "reason", "group", "attempts", "failed (UTC)", "error", "message")
 FIRST_TO_GO = ("failed (UTC)", "attempts", "group", "message")  # where the terminal is narrow
@@ -26,19 +26,19 @@ MOST_CHARS = 60  # of a value in the table
 def list_letters(stream: str | None, count: int, group: str | None, as_json: bool) -> int:
     """Print the newest letters of a stream, or without one how many each stream has."""
     if stream is None:
-        return _run(_print_boxes)
+        return _run(_print_streams)
 
     async def show(connection: RedisConnection) -> int:
-        box = await Box.open(connection, stream)
-        found, more = await box.newest(connection, count, group=group)
+        letters = await DeadLetters.open(connection, stream)
+        found, more = await letters.newest(connection, count, group=group)
         if as_json:
             for letter in found:
                 print(json.dumps(_facts(letter), ensure_ascii=False))  # noqa: T201
             return 0
-        total = await box.count(connection)
+        total = await letters.count(connection)
         console = _console()
         if not found:
-            console.print(f"{box.stream} has no dead letters{f' of group {group}' if group else ''}.", markup=False)
+            console.print(f"{letters.stream} has no dead letters{f' of group {group}' if group else ''}.", markup=False)
             return 0
         folding = ("error", "message")
         table, _ = fitting(console, COLUMNS, map(_cells, found), folding=folding, first_to_go=FIRST_TO_GO)
@@ -53,7 +53,7 @@ def show_letter(stream: str, identifier: str) -> int:
     """Print one letter with all its facts and the traceback."""
 
     async def show(connection: RedisConnection) -> int:
-        letter = await (await Box.open(connection, stream)).letter(connection, parse_position(identifier))
+        letter = await (await DeadLetters.open(connection, stream)).letter(connection, parse_position(identifier))
         console = _console()
         for name, value in {**_facts(letter), "data": None}.items():
             if value is not None:
@@ -72,12 +72,12 @@ def redrive_letters(stream: str, identifiers: list[str], everything: bool, group
         raise SettingsError("Name the letters to redrive (see streammachine dlq list), or give --all.")
 
     async def redrive(connection: RedisConnection) -> int:
-        box = await Box.open(connection, stream)
+        letters = await DeadLetters.open(connection, stream)
         chosen = [parse_position(identifier) for identifier in identifiers]
         if everything:
-            count = await box.count(connection)
-            chosen = [letter.id for letter in (await box.newest(connection, count, group=group))[0]][::-1]
-        done = await box.redrive(connection, chosen)
+            count = await letters.count(connection)
+            chosen = [letter.id for letter in (await letters.newest(connection, count, group=group))[0]][::-1]
+        done = await letters.redrive(connection, chosen)
         console = _console()
         console.print(f"{len(done.ids)} of {len(chosen)} given back to their groups.")
         for identifier in done.missing:
@@ -93,23 +93,23 @@ def purge_letters(stream: str, yes: bool) -> int:
     """Delete all letters of a stream, after asking; those that come while it asks stay."""
 
     async def purge(connection: RedisConnection) -> int:
-        box = await Box.open(connection, stream)
-        newest, _ = await box.newest(connection, 1)
+        letters = await DeadLetters.open(connection, stream)
+        newest, _ = await letters.newest(connection, 1)
         if not newest:
-            _console().print(f"{box.stream} has no dead letters.", markup=False)
+            _console().print(f"{letters.stream} has no dead letters.", markup=False)
             return 0
-        count = await box.count(connection)
-        if not yes and not await anyio.to_thread.run_sync(_agreed, f"Delete {count} dead letters of {box.stream}?"):
+        count = await letters.count(connection)
+        if not yes and not await anyio.to_thread.run_sync(_agreed, f"Delete {count} dead letters of {letters.stream}?"):
             _console().print("Nothing was deleted.")
             return 1
-        _console().print(f"{await box.purge(connection, newest[0].id)} dead letters deleted.")
+        _console().print(f"{await letters.purge(connection, newest[0].id)} dead letters deleted.")
         return 0
 
     return _run(purge)
 
 
-async def _print_boxes(connection: RedisConnection) -> int:
-    found = await boxes(connection)
+async def _print_streams(connection: RedisConnection) -> int:
+    found = await dead_letter_streams(connection)
     console = _console()
     for name, count in found:
         console.print(f"{count:>8}  {shown(name)}", markup=False)

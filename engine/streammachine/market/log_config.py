@@ -1,4 +1,4 @@
-"""``streammachine.config``: where the engine's log lines go. A thin hand on the standard ``logging``.
+"""``streammachine.config``: where the engine's log lines go. A few settings of the standard ``logging``.
 
 Every module logs to a logger below ``streammachine``. Nothing is configured at import, so Python's own rule holds
 until one of these is called: warnings and errors go to stderr. What is set here stands in the logging module itself.

@@ -18,7 +18,7 @@ from streammachine_mcp.tools.family import Family, tool
 
 if TYPE_CHECKING:  # the runtime is loaded by the first call that needs it: it would delay the first tools/list
     from streammachine.redis.connection import RedisConnection
-    from streammachine.runtime.admin.roster import RosterEntry
+    from streammachine.runtime.admin.agents import AgentEntry
     from streammachine.runtime.declared.agents import DeclaredAgent
     from streammachine.runtime.presence import RunningProcess
 
@@ -89,10 +89,10 @@ class AgentTools(Family):
     ) -> Agents:
         """List the agents that work on streams: handlers of running Apps (on any machine) and declared ones, with
         lag (messages to come), pending (under way) and rate (a second). FastOHLCConsumers too."""
-        from streammachine.runtime.admin import roster
+        from streammachine.runtime.admin import agents as fleet
 
         connection = await self.state.redis()
-        entries = await roster.roster(connection)
+        entries = await fleet.list_agents(connection)
         wanted = [entry for entry in entries if after is None or entry.name > after]
         # All rows of an agent together, so that its name is a place to go on from.
         agents = [[await _row(connection, entry, *pair) for pair in entry.streams.items()] for entry in wanted]
@@ -110,10 +110,10 @@ class AgentTools(Family):
     async def stats(self, name: AgentName) -> AgentStats:
         """One agent in full: backlog, messages delayed for a retry, dead letters, counters since its processes
         started, those processes, and the definition of a declared one."""
-        from streammachine.runtime.admin import roster
+        from streammachine.runtime.admin import agents as fleet
 
         connection = await self.state.redis()
-        entry = roster.find_entry(await roster.roster(connection), name)
+        entry = fleet.find_entry(await fleet.list_agents(connection), name)
         shown: AgentStats = {
             "name": entry.name,
             "kind": entry.kind,
@@ -192,17 +192,17 @@ class AgentTools(Family):
     ) -> AgentDeleted | InputRequiredResult:
         """Delete a declared agent and its place in the stream; what it sent stays. Without confirm the user is asked,
         or you get a plan and a token."""
-        from streammachine.runtime.admin import roster
+        from streammachine.runtime.admin import agents as fleet
         from streammachine.runtime.declared import agents as declared
 
         connection = await self.state.redis()
         agents = await declared.declared_agents(connection)
         agent = agents.get(name)
         if agent is None:
-            if any(entry.name == name for entry in await roster.roster(connection)):
+            if any(entry.name == name for entry in await fleet.list_agents(connection)):
                 raise declared.AgentNotFoundError(f"{name!r} belongs to an App; it goes when its code does. Pause it.")
             raise declared.not_found(name, agents)
-        found = await roster.gauges(connection, agent.stream, agent.group)
+        found = await fleet.gauges(connection, agent.stream, agent.group)
         open_messages = int(found.get("lag", 0) + found.get("pending", 0) + found["delayed"])
         plan = Plan(
             operation=f"agent_delete {name}",
@@ -220,13 +220,13 @@ class AgentTools(Family):
         return {"deleted": await declared.undeclare(connection, name)}
 
     async def _pause(self, name: str, paused: bool) -> AgentPaused:
-        from streammachine.runtime.admin import roster
+        from streammachine.runtime.admin import agents as fleet
 
-        entry, changed = await roster.pause_agent(await self.state.redis(), name, paused)
+        entry, changed = await fleet.pause_agent(await self.state.redis(), name, paused)
         return {"name": entry.name, "paused": paused, "changed": changed}
 
 
-async def _row(connection: "RedisConnection", entry: "RosterEntry", stream: str, group: str) -> AgentRow:
+async def _row(connection: "RedisConnection", entry: "AgentEntry", stream: str, group: str) -> AgentRow:
     from streammachine.runtime.delivery.gauges import group_gauges
 
     row: AgentRow = {
@@ -251,10 +251,10 @@ def _process(one: "RunningProcess", facts: Mapping[str, Any]) -> dict[str, Any]:
     return shown | {name: facts[name] for name in ("state", "candles", "late") if name in facts}
 
 
-async def _stream_stats(connection: "RedisConnection", entry: "RosterEntry", stream: str, group: str) -> dict[str, Any]:
-    from streammachine.runtime.admin import roster
+async def _stream_stats(connection: "RedisConnection", entry: "AgentEntry", stream: str, group: str) -> dict[str, Any]:
+    from streammachine.runtime.admin import agents as fleet
 
-    found = await roster.gauges(connection, stream, group)
+    found = await fleet.gauges(connection, stream, group)
     stats: dict[str, Any] = {
         "stream": stream,
         "group": group,

@@ -12,8 +12,8 @@ import redis as redis_py
 
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.transport.cluster import slot_of
+from streammachine.runtime.admin.agents import list_agents
 from streammachine.runtime.admin.dead_letters import DeadLetters
-from streammachine.runtime.admin.roster import roster
 from streammachine.runtime.app.app import App
 from streammachine.runtime.consumer import reader as reading
 from streammachine.runtime.declared.agents import DeclaredAgent, declare, undeclare
@@ -211,7 +211,7 @@ async def test_retries_letters_dedup_timers_and_presence(clustered: Settings, pr
             ((letter,), _) = await box.newest(app.redis, 10)
             assert len((await box.redrive(app.redis, [letter.id])).ids) == 1
         await until(lambda: len(done) >= 9, DEADLINE)
-        (entry,) = await until(lambda: roster(app.redis))
+        (entry,) = await until(lambda: list_agents(app.redis))
         assert (entry.status, sorted(entry.streams)) == ("running", sorted(STREAMS))
         assert (await app.health_check())["status"] == "healthy"
         await until(lambda: ticks >= 3)
@@ -235,7 +235,7 @@ async def test_declared_agents_run_on_a_cluster(clustered: Settings, probe: Prob
 
 
 async def _status(connection: RedisConnection, status: str) -> bool:
-    return [entry.status for entry in await roster(connection)] == [status]
+    return [entry.status for entry in await list_agents(connection)] == [status]
 
 
 # -- nodes that fail -------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 
 from streammachine.errors import SettingsError
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime.admin.roster import find_entry, pause_agent, roster
+from streammachine.runtime.admin.agents import find_entry, list_agents, pause_agent
 from streammachine.runtime.declared import host as declared
 from streammachine.runtime.declared.agents import (
     KEY,
@@ -187,11 +187,11 @@ async def test_an_app_shows_its_agents_and_can_be_paused(redis: RedisConnection,
         await pause_agent(redis, name, False)
         await until(lambda: seen == ["1"], WAIT)
         assert consumer.metrics.last_poll > polls
-    assert await roster(redis) == []
+    assert await list_agents(redis) == []
 
 
 async def _entry(redis: RedisConnection, name: str) -> Any:
-    return next((entry for entry in await roster(redis) if entry.name == name), None)
+    return next((entry for entry in await list_agents(redis) if entry.name == name), None)
 
 
 async def _status(redis: RedisConnection, name: str, status: str) -> bool:
@@ -212,8 +212,8 @@ async def test_a_name_is_found_by_its_handler_and_a_wrong_one_names_the_nearest(
 
     prefix = once.__qualname__.removesuffix("once")
     async with app:
-        await until(lambda: roster(redis), WAIT)
-        entries = await roster(redis)
+        await until(lambda: list_agents(redis), WAIT)
+        entries = await list_agents(redis)
         assert find_entry(entries, f"{prefix}once").name == f"{prefix}once@orders/c"
         with pytest.raises(SettingsError, match="say which"):
             find_entry(entries, f"{prefix}twice")

@@ -84,7 +84,7 @@ class Collector:
             else:
                 await self._from_rest(self._end)
         finally:
-            self._tell_of_gap()
+            self._log_gap()
             for file in self._files:
                 file.close()
 
@@ -275,10 +275,10 @@ class Collector:
             gap = Gap(source, self._symbol, self._timeframe, self.gaps.pop().start, end, gap.reason)
             self.gaps.append(gap)
             return
-        self._tell_of_gap()
+        self._log_gap()
         self.gaps.append(gap)
 
-    def _tell_of_gap(self) -> None:
+    def _log_gap(self) -> None:
         """Log the newest gap: nothing is going to be added to it."""
         if self.gaps:
             gap = self.gaps[-1]

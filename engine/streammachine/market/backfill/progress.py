@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-ROOM = 80  # columns for all of the bar
+WIDTH = 80  # columns for all of the bar
 
 
 class Show(Protocol):
@@ -53,7 +53,7 @@ def bar(title: str, total: int, *, note: Callable[[], str], wanted: bool | None)
         TimeRemainingColumn(),
         Note(),
     ]
-    if console.width < ROOM:
+    if console.width < WIDTH:
         del columns[4]  # half a time is none, and what is still to come matters more
     with Progress(*columns, console=console, transient=False) as progress:
         task = progress.add_task(title, total=total, rows=0)

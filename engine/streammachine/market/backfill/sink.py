@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT_ROWS: Final = 5000  # about so many rows, at most, are done again after a kill
 CHECKPOINT_SECONDS: Final = 2.0
 LAST_WAIT: Final = 5.0  # seconds that a sink has for what it was given, when the run ends before its time
-MOST_TAIL: Final = 20 * CHECKPOINT_ROWS  # lines of a CSV behind its checkpoint; more than that we did not write
+MOST_LINES_BEHIND: Final = 20 * CHECKPOINT_ROWS  # lines of a CSV behind its checkpoint; more than that we did not write
 
 
 def request_key(adapter: Adapter, urls: Urls, symbol: str, timeframe: str, start: int) -> str:
@@ -249,7 +249,7 @@ class Sink:
         try:
             with csv.open("r+b") as file:
                 file.seek(last.size)
-                if _lines(file) > MOST_TAIL:
+                if _lines(file) > MOST_LINES_BEHIND:
                     raise EmitterError(
                         f"{csv} was written to since a backfill into it was killed; what is whose cannot be told. Move "
                         f"it away, or give resume=False"

@@ -19,7 +19,7 @@ from typing import Protocol
 import anyio
 
 SETTLED_TURNS = 6  # turns of the loop in a row without work before a VirtualClock jumps
-NAP = 0.0005  # seconds of real time for one of them in a loop that does not show what is due (uvloop)
+REAL_PAUSE = 0.0005  # seconds of real time for one of them in a loop that does not show what is due (uvloop)
 
 
 class Wakeup(Protocol):
@@ -214,7 +214,7 @@ class VirtualClock(Clock):
                 continue
             idle += 1
             if ready is None:  # another kind of loop does not show what is due
-                await asyncio.sleep(NAP)
+                await asyncio.sleep(REAL_PAUSE)
 
 
 class _Entry:

@@ -117,7 +117,7 @@ class DataEmitter:
 
 def values_of(row: Any) -> Mapping[str, Any]:
     """A row's fields by name: a mapping is taken as it is. Do not change it."""
-    if type(row) in (Kline, Trade):  # isinstance is dear on a pydantic class when it is False
+    if type(row) in (Kline, Trade):  # isinstance is slow on a pydantic class when it is False
         own: dict[str, Any] = vars(row)
         return own
     other: Mapping[str, Any] = row.model_dump() if hasattr(row, "model_dump") else row

@@ -29,7 +29,7 @@ from streammachine.market.model.rows import Lane, Row, named
 
 try:
     import fcntl
-except ImportError:  # Windows: nobody takes turns there
+except ImportError:  # Windows: no lock between processes there
     fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class CSVEmitter(DataEmitter):
         self._file: io.FileIO | None = None
         self._columns: tuple[str, ...] | None = None
         self._line_end = "\n"
-        self._is_mended = False  # the file ends with a whole line
+        self._ends_with_line = False  # the file ends with a whole line
         self._kept: set[tuple[str, ...]] = set()
         self.duplicates = 0  # rows left out by dedupe
         if file_path is not None:
@@ -168,7 +168,7 @@ class CSVEmitter(DataEmitter):
             )
         for is_trade in kinds:
             if self._columns is not None and set(self._columns) != set(_KINDS[is_trade]):
-                raise EmitterError(self._misfit("a trade" if is_trade else "a candle", _KINDS[is_trade]))
+                raise EmitterError(self._mismatch("a trade" if is_trade else "a candle", _KINDS[is_trade]))
 
     async def emit(self, row: Any) -> None:
         """Append one row: a Kline, a Trade, or a dict as a transformer makes it."""
@@ -192,7 +192,7 @@ class CSVEmitter(DataEmitter):
             wanted = set(columns)
             for at, row, values in made:
                 if values.keys() != wanted:
-                    refused[at] = EmitterError(self._misfit(named(row), tuple(values)))
+                    refused[at] = EmitterError(self._mismatch(named(row), tuple(values)))
                     continue
                 key = _key(row) if self.dedupe else None
                 if key is not None and (key in self._kept or key in added):
@@ -301,12 +301,12 @@ class CSVEmitter(DataEmitter):
         if len(header) >= LONGEST or len(rest) >= LONGEST:
             raise EmitterError(f"{self._path} has a line of more than {LONGEST} bytes: give another file_path")
         self._columns = _cells(header) or None
-        self._is_mended = not rest
+        self._ends_with_line = not rest
         self._line_end = "\r\n" if header.endswith(b"\r\n") else "\n"
         if self._columns is None or self.transformer is not None or set(self._columns) in map(set, _KINDS):
             return
         if header != rest or not any(_is_piece(header, kind) for kind in _KINDS):
-            raise EmitterError(self._misfit("a candle", _KINDS[0]))
+            raise EmitterError(self._mismatch("a candle", _KINDS[0]))
         self._columns = None
 
     def _begin(self, file: io.FileIO, made: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
@@ -315,7 +315,7 @@ class CSVEmitter(DataEmitter):
         Args:
             made: the columns of each row that is going to be written.
         """
-        if self._columns is not None and self._is_mended:
+        if self._columns is not None and self._ends_with_line:
             return self._columns
         header, (start, rest) = _first_line(file), _tail(file)
         is_piece = header == rest and _is_piece(header, made[0])
@@ -327,10 +327,10 @@ class CSVEmitter(DataEmitter):
         elif rest:
             log.warning("%s ended in the middle of a line, which was cut off: %r", self._path, rest[:500])
             file.truncate(start)
-        self._is_mended = True
+        self._ends_with_line = True
         return columns
 
-    def _misfit(self, what: str, columns: tuple[str, ...]) -> str:
+    def _mismatch(self, what: str, columns: tuple[str, ...]) -> str:
         return (
             f"{self._path} has the columns {', '.join(self._columns or ())}; {what} has {', '.join(columns)}. "
             "Give another file_path, or a transformer that makes the file's columns"

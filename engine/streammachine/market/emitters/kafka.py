@@ -131,7 +131,7 @@ class KafkaEmitter(DataEmitter):
         self._taken = False
         for _, future in self._sent.values():
             if future.done() and not future.cancelled():
-                future.exception()  # looked at: asyncio would complain of one that nobody asked for
+                future.exception()  # read, or asyncio logs that it was never retrieved
         self._sent.clear()
 
     # -- sending ------------------------------------------------------------------------------

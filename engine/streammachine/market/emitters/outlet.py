@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 TRIES = 3  # of an exception that says nothing of whether trying again may help
 FIRST_WAIT = 0.1  # seconds, at most, before the second try; doubles
 LONGEST_WAIT = 10.0
-MOST_TOLD = 9  # refused rows that are logged one by one; then each tenth, hundredth and so on
+MOST_LOGGED = 9  # refused rows that are logged one by one; then each tenth, hundredth and so on
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +332,7 @@ class Outlet:
         emitter._made = made
         self._note_change()
         for row, why in refused:
-            await self._tell(row, why)
+            await self._report(row, why)
 
     async def _deliver_batch(self, rows: list[Row]) -> None:
         """Emit the rows in order, halved where one of them is refused."""
@@ -348,7 +348,7 @@ class Outlet:
                 self._count_refused(rows[place], why)
             self._settle(len(rows))
             for place, why in failure.refused.items():
-                await self._tell(rows[place], why)
+                await self._report(rows[place], why)
         elif failure is not None:
             half = len(rows) // 2
             await self._deliver_batch(rows[:half])
@@ -367,7 +367,7 @@ class Outlet:
             return
         self._count_refused(row, failure)
         self._settle(1)
-        await self._tell(row, failure)
+        await self._report(row, failure)
 
     async def _try(self, emit: Callable[..., object], *arguments: Any, tries: int) -> Exception | None:
         """Call until it is done (None) or it will never be (the error)."""
@@ -433,7 +433,7 @@ class Outlet:
     def _count_refused(self, row: Row, error: Exception) -> None:
         self._failed += 1
         self._last_error = error_text(error)
-        if self._failed <= MOST_TOLD:
+        if self._failed <= MOST_LOGGED:
             log.error("%s left out %s: %s", self.name, named(row), self._last_error)
         elif str(self._failed).strip("0") == "1":  # a sink that refuses everything must not fill the log
             log.error("%s left out %s rows so far; the last: %s", self.name, f"{self._failed:,}", self._last_error)
@@ -453,9 +453,9 @@ class Outlet:
         )
         why = EmitterUnavailableError(f"{self.name} was closed before it took this: {self._last_error or 'no time'}")
         for row in self._left:
-            await self._tell(row, why)
+            await self._report(row, why)
 
-    async def _tell(self, row: Row, error: Exception) -> None:
+    async def _report(self, row: Row, error: Exception) -> None:
         if self._on_error is not None:
             try:
                 await awaited(self._on_error(row, error))

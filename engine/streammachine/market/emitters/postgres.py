@@ -107,7 +107,7 @@ class PostgresEmitter(DataEmitter):
         self._wanted: tuple[type, ...] = (Kline, Trade)
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._taken = False  # the server took us once: what it refuses from then on is an outage
-        self._unsure: list[_Unsure] = []
+        self._unconfirmed: list[_Unconfirmed] = []
         if model is not None:
             self.set_model(model)
         if index_elements is not None:
@@ -253,7 +253,7 @@ class PostgresEmitter(DataEmitter):
         runs: Sequence[tuple[WritePlan, list[tuple[Any, ...]]]],
         rows: Sequence[Row],
     ) -> None:
-        unsure: _Unsure | None = None
+        unconfirmed: _Unconfirmed | None = None
         committing = False
         try:
             with anyio.fail_after(self.timeout):
@@ -262,15 +262,17 @@ class PostgresEmitter(DataEmitter):
                     if at:
                         await connection.execute("TRUNCATE pg_temp.sm_stage")
                     await self._copy(connection, plan, values)
-                    if plan.key or unsure is not None:
+                    if plan.key or unconfirmed is not None:
                         await connection.execute(plan.insert.encode())
                     else:
-                        unsure = _Unsure(list(rows), plan, values, await first_row(connection, plan.insert_noting))
+                        unconfirmed = _Unconfirmed(
+                            list(rows), plan, values, await first_row(connection, plan.insert_noting)
+                        )
                 committing = True
                 await connection.execute("COMMIT")
         except BaseException as error:
-            if committing and unsure is not None:
-                self._unsure.append(unsure)
+            if committing and unconfirmed is not None:
+                self._unconfirmed.append(unconfirmed)
             with anyio.CancelScope(shield=True):
                 await self._undo(connection)
             if isinstance(error, (server_errors().Error, TimeoutError)):
@@ -299,21 +301,21 @@ class PostgresEmitter(DataEmitter):
 
     async def _was_committed(self, connection: psycopg.AsyncConnection[Any], rows: Sequence[Row]) -> bool:
         """Whether these are the rows of a transaction that was committed though its answer never came."""
-        for unsure in self._unsure:
-            if len(unsure.rows) == len(rows) and all(a is b for a, b in zip(unsure.rows, rows, strict=True)):
+        for unconfirmed in self._unconfirmed:
+            if len(unconfirmed.rows) == len(rows) and all(a is b for a, b in zip(unconfirmed.rows, rows, strict=True)):
                 try:
                     with anyio.fail_after(self.timeout):
-                        committed = await self._stands(connection, unsure)
+                        committed = await self._stands(connection, unconfirmed)
                 except (server_errors().Error, TimeoutError) as error:
                     with anyio.CancelScope(shield=True):
                         await self._undo(connection)
                     raise self._translated(error) from error
-                self._unsure.remove(unsure)
+                self._unconfirmed.remove(unconfirmed)
                 return committed
         return False
 
-    async def _stands(self, connection: psycopg.AsyncConnection[Any], unsure: _Unsure) -> bool:
-        number, table, place = unsure.place
+    async def _stands(self, connection: psycopg.AsyncConnection[Any], unconfirmed: _Unconfirmed) -> bool:
+        number, table, place = unconfirmed.place
         try:
             status = await first_row(connection, f"SELECT txid_status({int(number)})")
         except server_errors().InvalidParameterValue:  # no such number was given yet: it was lost in a crash
@@ -323,8 +325,8 @@ class PostgresEmitter(DataEmitter):
         if status == ("aborted",):
             return False
         await connection.execute("BEGIN")
-        await self._copy(connection, unsure.plan, unsure.values)
-        found = await first_row(connection, unsure.plan.stands(table, place))
+        await self._copy(connection, unconfirmed.plan, unconfirmed.values)
+        found = await first_row(connection, unconfirmed.plan.stands(table, place))
         await connection.execute("ROLLBACK")
         return found == ("true",)
 
@@ -429,7 +431,7 @@ class PostgresEmitter(DataEmitter):
 
 
 @dataclass(eq=False, slots=True)
-class _Unsure:
+class _Unconfirmed:
     """A transaction of rows without a key whose end is not known: number, table and place of its first row."""
 
     rows: list[Row]

@@ -171,7 +171,7 @@ class Feed:
                     ledger.take(event, now, rows)  # type: ignore[arg-type]
                     data = True
             else:
-                self._understand(event, session)
+                self._take_other(event, session)
         if data and session is not None:
             session.note_data(session.last_frame)
             self._last_data = session.last_frame
@@ -275,7 +275,7 @@ class Feed:
         named = symbol in reason or any(word in reason.lower() for word in ("symbol", "pair", "instrument", "instid"))
         self._fail(SymbolError(what) if named else ExchangeError(what))
 
-    def heard(self, subscription: Subscription, since_ms: int) -> bool:
+    def has_data_since(self, subscription: Subscription, since_ms: int) -> bool:
         """Whether data of the stream came since the moment."""
         return self._ledgers[subscription.symbol].seen >= since_ms
 
@@ -355,7 +355,7 @@ class Feed:
 
     # -- what goes wrong --
 
-    def _understand(self, event: Event, session: WebSocketSession | None) -> None:
+    def _take_other(self, event: Event, session: WebSocketSession | None) -> None:
         if isinstance(event, BadFrame):
             self._counts["bad_frames"] += 1
             self._log_bad(event)
@@ -401,7 +401,7 @@ class Feed:
         for session in tuple(self._serving[symbol]):
             if times:
                 self._stop_serving(session, session.subscriptions)
-                session.going.set()
+                session.replaceable.set()
             else:
                 self._stop_serving(session, [stream])
                 session.resubscribe([stream])

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STALEST: Final = 16  # a market without trades is connected to anew after at most so many times ``stale_after``
-RETIRES: Final = (0.90, 0.97)  # the part of its allowed life after which a connection is replaced
+MOST_PATIENCE: Final = 16  # a market without trades is connected to anew after at most so many times ``stale_after``
+REPLACED_AFTER: Final = (0.90, 0.97)  # the part of its allowed life after which a connection is replaced
 
 
 class LineOwner(SessionOwner, Protocol):
@@ -101,7 +101,7 @@ class Line:
             session = self._open()
             while True:
                 self.session = session
-                await session.going.wait()
+                await session.replaceable.wait()
                 if self._closing:
                     return
                 if session.state is State.ENDED:
@@ -110,7 +110,7 @@ class Line:
                     await self._pause(session)
                     session = self._open()
                 else:
-                    session = await self._succeed(session)
+                    session = await self._replace(session)
 
     async def close(self) -> None:
         """Close its connections. The caller cancels ``run`` afterwards, which may be waiting to try again."""
@@ -130,7 +130,7 @@ class Line:
             options=self._options,
             number=next(self._numbers),
             stale_after=self._stale_after,
-            lifetime=None if lifetime is None else lifetime * self._rng.uniform(*RETIRES),
+            lifetime=None if lifetime is None else lifetime * self._rng.uniform(*REPLACED_AFTER),
         )
         self.connects += 1
         self._alive.add(session)
@@ -151,7 +151,8 @@ class Line:
             self._failures = 0
             self._stale_after = self._clock.patience(self._options.stale_after)
         elif session.stale and not session.flowed:
-            self._stale_after = min(2 * self._stale_after, STALEST * self._clock.patience(self._options.stale_after))
+            most = MOST_PATIENCE * self._clock.patience(self._options.stale_after)
+            self._stale_after = min(2 * self._stale_after, most)
         pause = 0.0
         if self._failures:
             bound = min(self._options.backoff * 2.0 ** (self._failures - 1), self._options.longest_backoff)
@@ -166,7 +167,7 @@ class Line:
         )
         await self._clock.sleep(pause)
 
-    async def _succeed(self, old: WebSocketSession) -> WebSocketSession:
+    async def _replace(self, old: WebSocketSession) -> WebSocketSession:
         """Make before break: the session that has taken over."""
         while True:
             new = self._open()

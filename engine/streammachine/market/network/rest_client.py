@@ -39,7 +39,7 @@ BACKOFF: Final = 0.5  # seconds: the first full-jitter wait is within it, each n
 LONGEST_BACKOFF: Final = 30.0
 SLACK: Final = 1.05  # our windows are so much longer: requests do not arrive as evenly as they were sent
 REDIRECTS: Final = 5
-TOLD: Final = 2  # times the attempts: how often we let ourselves be told to slow down without being told for how long
+SLOW_DOWNS: Final = 2  # times the attempts: how often an answer may say "slow down" without saying for how long
 MAX_BODY: Final = 64 * 1024 * 1024  # bytes; the largest real answer (all of Binance's instruments) is about 15 MB
 MAX_FILE: Final = 8 * 1024**3  # bytes; a month of Binance trades is about 3 GB
 USED_WEIGHT: Final = "x-mbx-used-weight-1m"  # Binance: the weight it counted for this address in this minute
@@ -187,12 +187,12 @@ class RestClient:
             raise ExchangeError("this RestClient is not open: use it with `async with`")
         if budget is None:
             raise ExchangeError(f"{self.adapter.source} has no bulk files, or none are set: give bulk_url")
-        tries = told = 0
+        tries = slow_downs = 0
         waited = 0.0
         while True:
             try:
                 async with self._places:
-                    waited += await self._turn(request, budget, waited)
+                    waited += await self._wait_for_budget(request, budget, waited)
                     answer = await self._once(self._client, base + request.path, request, file)
                 refusal = self._refusal(answer, bulk=bulk)
                 if refusal is None:
@@ -205,16 +205,16 @@ class RestClient:
                 reason, pause = refusal.reason, refusal.retry_after
                 slow_down = pause is not None or answer.status < 500  # Kraken and OKX say it with a 200 too
             if slow_down:
-                told += pause is None
+                slow_downs += pause is None
             else:
                 tries += 1
-            if tries >= self.attempts or told >= TOLD * self.attempts:
+            if tries >= self.attempts or slow_downs >= SLOW_DOWNS * self.attempts:
                 raise ExchangeUnavailableError(
-                    f"{self.adapter.source} did not answer {base}{request.path} in {tries + told} attempts; "
+                    f"{self.adapter.source} did not answer {base}{request.path} in {tries + slow_downs} attempts; "
                     f"the last: {reason}. Check the connection and the exchange's status page, then try again"
                 )
             if slow_down:
-                self._hold(budget, reason, max(pause or 0.0, self._jitter(told)))
+                self._hold(budget, reason, max(pause or 0.0, self._jitter(slow_downs)))
             else:
                 log.info("%s: %s: %s; trying again", self.adapter.source, request.path, reason)
                 await self.clock.sleep(self._jitter(tries))
@@ -225,7 +225,7 @@ class RestClient:
         self.told_to_wait += pause
         budget.hold(self.clock.monotonic() + pause)
 
-    async def _turn(self, request: Request, budget: Budget, waited: float) -> float:
+    async def _wait_for_budget(self, request: Request, budget: Budget, waited: float) -> float:
         """Wait until the request may be sent; how many seconds of that were a ban."""
         banned = 0.0
         moment = budget.reserve(request.weight, self.clock.monotonic())
@@ -328,7 +328,7 @@ class _NoAnswer(Exception):  # noqa: N818 - never leaves this file
 
 
 class _File:
-    """An answer that goes to a file, hashed on its way."""
+    """An answer that is written to a file and hashed."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 CLOSING: Final = 2.0  # seconds for the closing handshake
 ATTEMPTS: Final = 2  # how often one subscription is asked for on one connection
-BEAT: Final = 4.0  # seconds; exchanges that beat do it every second
+HEARTBEAT_GAP: Final = 4.0  # seconds; exchanges with a heartbeat send it every second
 BUSY: Final = 5.0  # seconds until a subscription is repeated that the exchange was too busy for
 REFUSED_AGAIN: Final = 60.0  # and one that it refused for another reason
 
@@ -51,7 +51,7 @@ class SessionOwner(Protocol):
         """Return when there is room again."""
 
     def silence(self, session: WebSocketSession) -> None:
-        """A frame comes after ``BEAT`` without one."""
+        """A frame comes after ``HEARTBEAT_GAP`` without one."""
 
     def acknowledged(self, session: WebSocketSession, subscription: Subscription) -> None:
         """The stream is served now."""
@@ -59,7 +59,7 @@ class SessionOwner(Protocol):
     def refused(self, session: WebSocketSession, subscription: Subscription, reason: str) -> None:
         """The stream is not served on this connection."""
 
-    def heard(self, subscription: Subscription, since_ms: int) -> bool:
+    def has_data_since(self, subscription: Subscription, since_ms: int) -> bool:
         """Whether data of the stream came since the moment."""
 
 
@@ -98,7 +98,7 @@ class WebSocketSession:
     Attributes:
         state, reason: where it is, and why it ended.
         opened: set when it is open. ready: set when all its streams are served (or refused) and data flows.
-        ended: set at the end. going: set when another connection should take over (it may live on for a while).
+        ended: set at the end. replaceable: set when another connection should take over (it may live on for a while).
         last_frame, last_data: moments (``Clock.monotonic``). stale: it ended because no data came.
         not_found: the server says that there is no WebSocket at the URL.
         flowed: seconds between the first and the last data.
@@ -126,7 +126,7 @@ class WebSocketSession:
         self.opened = anyio.Event()
         self.ready = anyio.Event()
         self.ended = anyio.Event()
-        self.going = anyio.Event()
+        self.replaceable = anyio.Event()
         self.stale = False
         self.not_found = False
         self.acked: set[Subscription] = set()
@@ -148,7 +148,7 @@ class WebSocketSession:
         self._tries: dict[Subscription, int] = {}
         self._refused: set[Subscription] = set()
         self._last_sent = clock.monotonic()
-        self._pings_out = 0
+        self._pings_unanswered = 0
         self._planned = False  # closed by us, with the closing handshake
 
     # -- what the owner may do --
@@ -168,13 +168,13 @@ class WebSocketSession:
         self.last_data = moment
         if self._first_data is None:
             self._first_data = moment
-            self._look_ready()
+            self._check_ready()
 
     def control(self, event: Ack | Refused | Notice | Alive) -> None:
         """What a frame said of the connection."""
         if isinstance(event, Alive):
-            if self._pings_out:
-                self._pings_out = 0
+            if self._pings_unanswered:
+                self._pings_unanswered = 0
             else:
                 self.last_data = self.last_frame  # a heartbeat: the exchange would say if there were anything
         elif isinstance(event, Ack):
@@ -183,7 +183,7 @@ class WebSocketSession:
             self._refuse(event)
         elif event.reconnect:
             log.info("%s: %s; another connection takes over", self._name, event.text)
-            self.going.set()
+            self.replaceable.set()
         else:
             log.info("%s: %s", self._name, event.text)
 
@@ -210,9 +210,9 @@ class WebSocketSession:
             self.state = State.ENDED
             try:
                 if self._socket is not None:
-                    await self._part(self._socket)
+                    await self._disconnect(self._socket)
             finally:
-                self.going.set()
+                self.replaceable.set()
                 self.ready.set()
                 self.opened.set()
                 self.ended.set()
@@ -237,7 +237,7 @@ class WebSocketSession:
                 tasks.start_soon(self._watch_data)
                 tasks.start_soon(self._keep_alive)
                 if self._lifetime is not None:
-                    tasks.start_soon(self._retire, self._lifetime)
+                    tasks.start_soon(self._end_of_life, self._lifetime)
                 await self._read(socket)
         finally:
             self._tasks = None
@@ -249,7 +249,7 @@ class WebSocketSession:
             while True:
                 frame = await socket.recv(decode=False)
                 self.last_frame = moment = clock.monotonic()
-                if moment - last > BEAT:
+                if moment - last > HEARTBEAT_GAP:
                     owner.silence(self)
                 last = moment
                 if owner.received(self, frame):
@@ -260,7 +260,7 @@ class WebSocketSession:
         except websockets.ConnectionClosed as error:
             self._end(error_text(error))
 
-    async def _part(self, socket: ClientConnection) -> None:
+    async def _disconnect(self, socket: ClientConnection) -> None:
         """Close the socket: with the closing handshake where we planned it, else at once."""
         try:
             if self._planned:
@@ -276,10 +276,10 @@ class WebSocketSession:
             self.reason = reason
         self._scope.cancel()
 
-    async def _retire(self, lifetime: float) -> None:
+    async def _end_of_life(self, lifetime: float) -> None:
         await self._clock.sleep(lifetime)
         log.info("%s: nears the end of its allowed life; another connection takes over", self._name)
-        self.going.set()
+        self.replaceable.set()
 
     # -- watchdogs and keep-alive --
 
@@ -316,7 +316,7 @@ class WebSocketSession:
             if text is None:
                 await self._ping()
             else:
-                self._pings_out += 1
+                self._pings_unanswered += 1
                 await self._send(text)
 
     async def _ping(self) -> None:
@@ -397,7 +397,7 @@ class WebSocketSession:
         for subscription in asked.command.subscriptions:
             if subscription in self.acked or subscription in self._refused:
                 continue
-            if self._owner.heard(subscription, asked.sent_ms):  # served, whatever became of the acknowledgement
+            if self._owner.has_data_since(subscription, asked.sent_ms):  # served, though nothing acknowledged it
                 self._serve(subscription)
             else:
                 silent.append(subscription)
@@ -430,7 +430,7 @@ class WebSocketSession:
             self.acked.add(subscription)
             self._refused.discard(subscription)
             self._owner.acknowledged(self, subscription)
-            self._look_ready()
+            self._check_ready()
 
     def _refuse(self, refused: Refused) -> None:
         asked = self._asked.get(refused.request_id) if refused.request_id is not None else None
@@ -458,7 +458,7 @@ class WebSocketSession:
         elif named[0] not in self.acked:
             self._refused.add(named[0])
             self._owner.refused(self, named[0], refused.reason)
-            self._look_ready()
+            self._check_ready()
             self._later((named[0],), REFUSED_AGAIN)
 
     def _later(self, subscriptions: tuple[Subscription, ...], pause: float) -> None:
@@ -471,7 +471,7 @@ class WebSocketSession:
         if self._tasks is not None:
             self._tasks.start_soon(again)
 
-    def _look_ready(self) -> None:
+    def _check_ready(self) -> None:
         served = len(self.acked) + len(self._refused) >= len(self.subscriptions)
         if served and self._first_data is not None:
             self.ready.set()

@@ -198,6 +198,3 @@ async def dead_letter_streams(connection: RedisConnection) -> list[tuple[str, in
     names, _ = await streams.find_streams(connection, "*:dlq", own=True)
     counted = [(name, await streams.length(connection, name)) for name in names if streams.is_own(name)]
     return [(name, count) for name, count in counted if count]
-
-
-Box, boxes = DeadLetters, dead_letter_streams  # their names in callers that are not renamed yet

@@ -37,7 +37,7 @@ def counter(meaning: str, *, in_health: bool = False) -> int:
 
     Args:
         meaning: what it counts, for Prometheus and docs/metrics.md.
-        in_health: health_check, the roster and worker reports show it too.
+        in_health: health_check, the list of agents and worker reports show it too.
     """
     return field(default=0, metadata={"meaning": meaning, "in_health": in_health})
 

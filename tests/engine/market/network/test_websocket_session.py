@@ -21,7 +21,7 @@ from streammachine.market.exchanges import adapter_for
 from streammachine.market.exchanges.base import Ack, Adapter, Alive, BadFrame, Notice, Refused, Subscription
 from streammachine.market.model.kline import Kline, Trade
 from streammachine.market.network.reconnector import Line, LineOptions
-from streammachine.market.network.websocket_session import BEAT, SessionOptions, State, WebSocketSession
+from streammachine.market.network.websocket_session import HEARTBEAT_GAP, SessionOptions, State, WebSocketSession
 
 pytestmark = pytest.mark.anyio
 
@@ -95,7 +95,7 @@ class Owner:
     def refused(self, session: WebSocketSession, subscription: Subscription, reason: str) -> None:
         self.told.append(("refused", subscription.symbol, reason))
 
-    def heard(self, subscription: Subscription, since_ms: int) -> bool:
+    def has_data_since(self, subscription: Subscription, since_ms: int) -> bool:
         return self.seen.get(subscription.symbol, -1) >= since_ms
 
     def lost(self, session: WebSocketSession) -> None:
@@ -355,7 +355,7 @@ async def test_text_pings_are_sent_where_the_exchange_wants_them() -> None:
 async def test_a_silence_is_told_before_the_frame_that_ends_it() -> None:
     async def handler(socket: ServerConnection, number: int) -> None:
         await socket.send(candle())
-        await it.clock.sleep(BEAT + 1)
+        await it.clock.sleep(HEARTBEAT_GAP + 1)
         await socket.send(candle())
         await socket.wait_closed()
 
@@ -363,7 +363,7 @@ async def test_a_silence_is_told_before_the_frame_that_ends_it() -> None:
         session = it.session()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(session.run)
-            await it.clock.sleep(BEAT + 2)
+            await it.clock.sleep(HEARTBEAT_GAP + 2)
             assert ("silence",) in it.owner.told
             session.close()
 

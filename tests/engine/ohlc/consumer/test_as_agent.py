@@ -8,7 +8,7 @@ import pytest
 
 from streammachine.ohlc.consumer.consumer import FastOHLCConsumer
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime.admin.roster import RosterEntry, find_entry, gauges, pause_agent, roster
+from streammachine.runtime.admin.agents import AgentEntry, find_entry, gauges, list_agents, pause_agent
 from streammachine.runtime.app.app import App
 from streammachine.runtime.presence import PAUSED, RUNNING
 from streammachine.settings import Settings
@@ -25,14 +25,14 @@ def make(redis: RedisConnection) -> MakeConsumer:
     return maker(redis)
 
 
-async def entry_with(redis: RedisConnection, states: list[str]) -> RosterEntry:
+async def entry_with(redis: RedisConnection, states: list[str]) -> AgentEntry:
     """The consumer's entry once its processes say these states."""
 
     async def found() -> Any:
-        entries = [entry for entry in await roster(redis) if entry.name == NAME]
+        entries = [entry for entry in await list_agents(redis) if entry.name == NAME]
         return entries and sorted(facts["state"] for _, facts in entries[0].alive) == states and entries[0]
 
-    entry: RosterEntry = await until(found, 30)
+    entry: AgentEntry = await until(found, 30)
     return entry
 
 
@@ -52,12 +52,12 @@ async def test_it_is_listed_with_stream_group_lag_and_state(redis: RedisConnecti
     entry = await entry_with(redis, ["active"])
     assert entry.processes == 1
     await second.stop()
-    assert await roster(redis) == []
+    assert await list_agents(redis) == []
     assert await Probe(redis).ask("EXISTS", RUNNING) == 0
 
 
 async def _counted(redis: RedisConnection, ticks: int) -> bool:
-    (entry,) = await roster(redis)
+    (entry,) = await list_agents(redis)
     return entry.counted()["consumed"] == ticks
 
 
@@ -111,7 +111,7 @@ async def test_in_an_app_it_shows_under_the_apps_name(redis: RedisConnection, se
     async with app:
         entry = await entry_with(redis, ["active"])
         assert entry.app == "market"
-    assert await roster(redis) == []
+    assert await list_agents(redis) == []
 
 
 async def test_what_keeps_it_from_working_is_told(
@@ -124,7 +124,7 @@ async def test_what_keeps_it_from_working_is_told(
     await feed(redis, make_ticks(1000))
 
     async def told() -> bool:
-        (entry,) = await roster(redis) or [None]
+        (entry,) = await list_agents(redis) or [None]
         return entry is not None and entry.status == "failing" and "candles_1m" in entry.problem
 
     await until(told, 30)
@@ -135,4 +135,4 @@ async def test_what_keeps_it_from_working_is_told(
 
 
 async def _status_is(redis: RedisConnection, status: str) -> bool:
-    return [entry.status for entry in await roster(redis)] == [status]
+    return [entry.status for entry in await list_agents(redis)] == [status]

@@ -72,12 +72,12 @@ def _freeze(source: random.Random, at: float, symbol: str) -> list[Fault]:
     return [Fault("freeze", at, lasts=source.choice((None, 8.0, 70.0)))]
 
 
-def _outage(source: random.Random, at: float, symbol: str) -> list[Fault]:
+def _refused_connections(source: random.Random, at: float, symbol: str) -> list[Fault]:
     refusal = source.choice(("reset", 429, 503))
     return [Fault("reset", at), Fault("refuse", at, times=source.randint(1, 4), value=refusal)]
 
 
-def _unheard(source: random.Random, at: float, symbol: str) -> list[Fault]:
+def _unacknowledged(source: random.Random, at: float, symbol: str) -> list[Fault]:
     return [Fault("reset", at), Fault("ack_never", at, times=1)]
 
 
@@ -119,12 +119,12 @@ def _burst(source: random.Random, at: float, symbol: str) -> list[Fault]:
     return [Fault("burst", at, value=source.choice((20, 200, 1000)))]
 
 
-def _spoiled(source: random.Random, at: float, symbol: str) -> list[Fault]:
+def _broken_frames(source: random.Random, at: float, symbol: str) -> list[Fault]:
     kind = source.choice(("malformed", "truncated", "unknown", "nan", "zero", "strings", "duplicate"))
     return [Fault(kind, at, times=source.randint(1, 5))]
 
 
-def _shuffled(source: random.Random, at: float, symbol: str) -> list[Fault]:
+def _reordered(source: random.Random, at: float, symbol: str) -> list[Fault]:
     return [Fault("reorder", at, value=source.randint(1, 4), times=source.randint(1, 4))]
 
 
@@ -148,8 +148,8 @@ ALL: Final[tuple[Maker, ...]] = (
     _close,
     _notice,
     _freeze,
-    _outage,
-    _unheard,
+    _refused_connections,
+    _unacknowledged,
     _early,
     _refused_rest,
     _broken_rest,
@@ -158,8 +158,8 @@ ALL: Final[tuple[Maker, ...]] = (
     _stalled,
     _muted,
     _burst,
-    _spoiled,
-    _shuffled,
+    _broken_frames,
+    _reordered,
 )
 WITH_CLOSING: Final[tuple[Maker, ...]] = (_late_closing, _lost_closing)
 

@@ -31,7 +31,7 @@ JSON_ERROR = 3
 REQUEST_ERROR = 2
 
 
-class RefusedRequest(Exception):  # noqa: N818 - an answer on its way out
+class RefusedRequest(Exception):  # noqa: N818 - becomes the answer
     """A REST request that the exchange does not take."""
 
     def __init__(self, code: int, text: str, status: int = 400) -> None:

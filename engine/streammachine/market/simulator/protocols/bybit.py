@@ -194,26 +194,26 @@ class BybitExchange(Exchange):
         if call is None:
             return None
         try:
-            return self._told(call(request))
-        except Wrong as wrong:
-            return self._told({}, 10001, str(wrong))
+            return self._rest_reply(call(request))
+        except ParameterError as wrong:
+            return self._rest_reply({}, 10001, str(wrong))
         except ValueError:
-            return self._told({}, 10001, "params error")
+            return self._rest_reply({}, 10001, "params error")
 
-    def _told(self, result: object, code: int = 0, text: str = "OK", status: int = 200) -> Answer:
+    def _rest_reply(self, result: object, code: int = 0, text: str = "OK", status: int = 200) -> Answer:
         told = {"retCode": code, "retMsg": text, "result": result, "retExtInfo": {}, "time": self.now()}
         return Answer(orjson.dumps(told), status)
 
     def _market(self, request: HttpRequest) -> str:
         market = CATEGORIES.get(request.query.get("category", "linear"))
         if market is None:
-            raise Wrong("Illegal category")
+            raise ParameterError("Illegal category")
         return market
 
     def _symbol(self, request: HttpRequest, market: str) -> str:
         symbol = self._names.get((market, request.query.get("symbol", "")))
         if symbol is None:
-            raise Wrong("Not supported symbols")
+            raise ParameterError("Not supported symbols")
         return symbol
 
     def _kline(self, request: HttpRequest) -> object:
@@ -221,7 +221,7 @@ class BybitExchange(Exchange):
         symbol = self._symbol(request, market)
         interval = query.get("interval", "")
         if interval not in INTERVALS:
-            raise Wrong("Invalid period!")
+            raise ParameterError("Invalid period!")
         timeframe, grid = INTERVALS[interval]
         limit = min(max(number(query.get("limit"), self.rules.default_page), 1), self.rules.page)
         now = self.now()
@@ -274,7 +274,7 @@ class BybitExchange(Exchange):
                 coins = {"baseCoin": base, "quoteCoin": "USD" if market == "INVERSE" else quote}
                 found.append({"symbol": native, **coins, "status": status})
         if wanted is not None and not found and market != "SPOT":
-            raise Wrong("params error: symbol invalid")
+            raise ParameterError("params error: symbol invalid")
         told = {"category": query.get("category", "linear")}
         if market == "SPOT":
             return {**told, "list": found}
@@ -285,15 +285,15 @@ class BybitExchange(Exchange):
 
     def refusal(self, status: int, after: float) -> Answer:
         if status >= 1000:
-            return self._told({}, status, "simulated")
+            return self._rest_reply({}, status, "simulated")
         if status == 403:
             return Answer(b"access too frequent\n", 403, {"Content-Type": "text/plain"})
         if status == 429:
-            return self._told({}, 10006, "Too many visits. Exceeded the API Rate Limit.")
+            return self._rest_reply({}, 10006, "Too many visits. Exceeded the API Rate Limit.")
         return Answer(b"<html><body>simulated</body></html>", status, {"Content-Type": "text/html"})
 
 
-class Wrong(ValueError):  # noqa: N818 - an answer on its way out
+class ParameterError(ValueError):
     """A request that the exchange does not take; its text."""
 
 

@@ -227,8 +227,8 @@ class KrakenExchange(Exchange):
             "/0/public/OHLC": self._ohlc,
             "/0/public/Trades": self._trades,
             "/0/public/AssetPairs": self._asset_pairs,
-            "/0/public/Time": lambda _: _told({"unixtime": self.now() // 1000, "rfc1123": ""}),
-            "/0/public/SystemStatus": lambda _: _told({"status": "online", "timestamp": _time(self.now(), 0)}),
+            "/0/public/Time": lambda _: _rest_reply({"unixtime": self.now() // 1000, "rfc1123": ""}),
+            "/0/public/SystemStatus": lambda _: _rest_reply({"status": "online", "timestamp": _time(self.now(), 0)}),
         }
         call = calls.get(request.path)
         if call is None:
@@ -273,7 +273,7 @@ class KrakenExchange(Exchange):
         ]
         closed = [bar.start for bar in bars if bar.start < running]
         last = closed[-1] if closed else grid.shift(running, -1)
-        return _told({_names(symbol)[0]: rows, "last": last // 1000})
+        return _rest_reply({_names(symbol)[0]: rows, "last": last // 1000})
 
     def _trades(self, request: HttpRequest) -> Answer:
         query = request.query
@@ -303,7 +303,7 @@ class KrakenExchange(Exchange):
             ]
             for moment, trade in rows
         ]
-        return _told({_names(symbol)[0]: told, "last": str(rows[-1][0] if rows else since)})
+        return _rest_reply({_names(symbol)[0]: told, "last": str(rows[-1][0] if rows else since)})
 
     def _timed(self, trades: Iterable[TapeTrade]) -> Iterable[tuple[int, TapeTrade]]:
         """Each trade with its time in nanoseconds; those of one millisecond follow each other by a microsecond."""
@@ -328,7 +328,7 @@ class KrakenExchange(Exchange):
             status = self.status(symbol, "online", "cancel_only")
             parts = {"aclass_base": _asset_class(symbol), "base": OLD_NAMES.get(base, base), "quote": quote}
             found[key] = {"altname": altname, "wsname": wsname, **parts, "status": status}
-        return _told(found)
+        return _rest_reply(found)
 
     def refusal(self, status: int, after: float) -> Answer:
         if status in (418, 429):
@@ -429,7 +429,7 @@ def _json(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-def _told(result: object) -> Answer:
+def _rest_reply(result: object) -> Answer:
     return Answer(orjson.dumps({"error": [], "result": result}))
 
 

@@ -190,7 +190,7 @@ class OkxExchange(Exchange):
             "/api/v5/market/trades": self._trades,
             "/api/v5/market/history-trades": self._trades,
             "/api/v5/public/instruments": self._instruments,
-            "/api/v5/public/time": lambda _: _told([{"ts": str(self.now())}]),
+            "/api/v5/public/time": lambda _: _rest_reply([{"ts": str(self.now())}]),
         }
         call = calls.get(request.path)
         if call is None:
@@ -223,7 +223,7 @@ class OkxExchange(Exchange):
         known = self.known_until(symbol) - 1
         if history:
             bars = [bar for bar in bars if bar.end <= known]
-        return _told([_row(query["instId"], bar, bar.end <= known) for bar in reversed(bars[-limit:])])
+        return _rest_reply([_row(query["instId"], bar, bar.end <= known) for bar in reversed(bars[-limit:])])
 
     def _trades(self, request: HttpRequest) -> Answer:
         query, native = request.query, request.query.get("instId", "")
@@ -244,7 +244,7 @@ class OkxExchange(Exchange):
             oldest = max(oldest, number(query["before"], 0) + 1)
         found = self.tape.rows_from_id(symbol, max(oldest, 1), until) if newest >= oldest else iter(())
         rows = list(itertools.takewhile(lambda trade: trade.id <= newest, found))
-        return _told(
+        return _rest_reply(
             [
                 {
                     "instId": native,
@@ -275,7 +275,7 @@ class OkxExchange(Exchange):
                 found.append(row)
         if wanted is not None and not found:
             return _problem("51001", "Instrument ID, Instrument ID code, or Spread ID doesn't exist.")
-        return _told(found)
+        return _rest_reply(found)
 
     def refusal(self, status: int, after: float) -> Answer:
         if status >= 1000:
@@ -340,7 +340,7 @@ def _json(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-def _told(data: list[Any]) -> Answer:
+def _rest_reply(data: list[Any]) -> Answer:
     return Answer(orjson.dumps({"code": "0", "msg": "", "data": data}))
 
 

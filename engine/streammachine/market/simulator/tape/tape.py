@@ -121,7 +121,7 @@ class Tape:
 
         Args:
             symbols: as BASE/QUOTE.
-            start_ms: where the lively part begins; before it (down to 2019) there are ``history_per_minute`` trades
+            start_ms: where the dense part begins; before it (down to 2019) there are ``history_per_minute`` trades
                 a minute, from its hour on ``trades_per_minute``, both on average.
             minutes: how long ``trades`` reaches by default. The market itself goes on for ever.
             quiet: the share of minutes without any trade.
@@ -270,18 +270,18 @@ class _Generated(Tape):
         start_ms: int,
         end_ms: int,
         seed: int,
-        lively: int,
+        dense: int,
         history: int,
         quiet: float,
     ) -> None:
         super().__init__(markets, start_ms, end_ms)
         self._seed = seed
-        self._lively = lively * 60  # trades an hour
+        self._trades_hourly = dense * 60  # trades an hour
         self._trades_before = history * 60
         self._quiet = quiet
         self._first_day = min(LISTED, start_ms // DAY * DAY - 400 * DAY)
         self._hours_from = start_ms // DAY * DAY
-        self._lively_from = start_ms // HOUR * HOUR
+        self._dense_from = start_ms // HOUR * HOUR
         self._kept: OrderedDict[tuple[str, int], Block] = OrderedDict()
         self._size = 0
 
@@ -298,15 +298,15 @@ class _Generated(Tape):
 
     def _first_id(self, ts: int) -> int:
         """The id of the first trade of the block that begins at the moment."""
-        history = max(0, min(ts, self._lively_from) - self._first_day) // HOUR * self._trades_before
-        return 1 + history + max(0, ts - self._lively_from) // HOUR * self._lively
+        history = max(0, min(ts, self._dense_from) - self._first_day) // HOUR * self._trades_before
+        return 1 + history + max(0, ts - self._dense_from) // HOUR * self._trades_hourly
 
     def _block_of_id(self, symbol: str, trade_id: int) -> Block | None:
         number = max(trade_id, 1) - 1
-        history = self._first_id(self._lively_from) - 1
+        history = self._first_id(self._dense_from) - 1
         if number < history:
             return self._block(symbol, self._first_day + number // self._trades_before * HOUR)
-        return self._block(symbol, self._lively_from + (number - history) // self._lively * HOUR)
+        return self._block(symbol, self._dense_from + (number - history) // self._trades_hourly * HOUR)
 
     def _block(self, symbol: str, ts: int) -> Block | None:
         start, end = self._bounds(ts)
@@ -325,7 +325,7 @@ class _Generated(Tape):
     def _make(self, market: Market, start: int, end: int) -> Block:
         number = zlib.crc32(market.symbol.encode())
         source = np.random.Generator(np.random.PCG64([self._seed, number, start // HOUR, end - start]))
-        hourly = self._trades_before if start < self._lively_from else self._lively
+        hourly = self._trades_before if start < self._dense_from else self._trades_hourly
         count = hourly * ((end - start) // HOUR)
         ts, leader = self._times(source, start, end, count)
         # a random walk, bent so that it ends where the next block begins

@@ -73,7 +73,7 @@ class CandleChannel(Channel):
             if bar is not None:
                 session.deliver(self._push(bar, closing=False))
 
-    def pulse(self) -> None:
+    def push(self) -> None:
         """The time of a push: the running candle, if it is one."""
         bar = self._running()
         if bar is None:
@@ -147,7 +147,7 @@ class TradeChannel(TradeFedChannel):
             self.publish(PushFrame(self.topic, text, price))
 
 
-class Pump:
+class TradeFeeder:
     """Brings the trades of one symbol to the channels that live on them, a moment after they happen."""
 
     def __init__(self, exchange: Host, symbol: str) -> None:
@@ -178,7 +178,7 @@ class Pump:
         self._arm()
 
 
-class Pulse:
+class PushTimer:
     """Wakes the candle channels of one push period, on a grid of the exchange's time."""
 
     PHASE = 350  # milliseconds behind the full second
@@ -203,4 +203,4 @@ class Pulse:
     def _run(self) -> None:
         self._arm()
         for channel in list(self.channels):
-            channel.pulse()
+            channel.push()

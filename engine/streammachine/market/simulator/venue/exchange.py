@@ -19,10 +19,10 @@ from streammachine.market.simulator.tape.tape import Tape, TapeTrade, trimmed
 from streammachine.market.simulator.venue.channels import (
     CandleChannel,
     Channel,
-    Pulse,
-    Pump,
+    PushTimer,
     TradeChannel,
     TradeFedChannel,
+    TradeFeeder,
 )
 from streammachine.market.simulator.venue.rest import RestServer
 from streammachine.market.simulator.venue.rules import Rules
@@ -75,8 +75,8 @@ class Exchange:
         self._skew = 0
         self._timers = Timers(clock, fail)
         self._channels: dict[StreamTopic, Channel] = {}
-        self._pumps: dict[str, Pump] = {}
-        self._pulses: dict[int, Pulse] = {}
+        self._feeders: dict[str, TradeFeeder] = {}
+        self._push_timers: dict[int, PushTimer] = {}
         self._handshakes: deque[float] = deque()
         self._rest_server = RestServer(self)
         self._timed_faults = TimedFaults(self)
@@ -135,21 +135,21 @@ class Exchange:
         if refusal is not None:
             self.log.add(self.name, "refuse", str(refusal.value or "reset"))
             if isinstance(refusal.value, int):
-                self._turn_down(connection, refusal.value)
+                self._reject(connection, refusal.value)
             else:
                 connection.reset()
             return False
         if self.rules.connects is not None and len(self._handshakes) > self.rules.connects:
             self.log.add(self.name, "refuse", "too many connection attempts")
-            self._turn_down(connection, 429)
+            self._reject(connection, 429)
             return False
         if not self.accepts(request):
             self.log.add(self.name, "refuse", f"no socket at {request.path}")
-            self._turn_down(connection, 404)
+            self._reject(connection, 404)
             return False
         return True
 
-    def _turn_down(self, connection: Connection, status: int) -> None:
+    def _reject(self, connection: Connection, status: int) -> None:
         connection.send_raw(connection.head(Answer(b"", status, {"Connection": "close"}), 0))
         connection.drop()
 
@@ -187,15 +187,15 @@ class Exchange:
         channel.close()
         if isinstance(channel, CandleChannel):
             period = self._period(channel)
-            pulse = self._pulses[period]
-            pulse.channels.pop(channel, None)
-            if not pulse.channels:
-                self._pulses.pop(period).stop()
+            push_timer = self._push_timers[period]
+            push_timer.channels.pop(channel, None)
+            if not push_timer.channels:
+                self._push_timers.pop(period).stop()
         elif isinstance(channel, TradeFedChannel):
-            pump = self._pumps[channel.topic.symbol]
-            pump.channels.pop(channel, None)
-            if not pump.channels:
-                self._pumps.pop(channel.topic.symbol).stop()
+            feeder = self._feeders[channel.topic.symbol]
+            feeder.channels.pop(channel, None)
+            if not feeder.channels:
+                self._feeders.pop(channel.topic.symbol).stop()
 
     def channel(self, topic: StreamTopic) -> Channel:
         """A new channel for a topic."""
@@ -204,14 +204,14 @@ class Exchange:
     def _feed(self, channel: Channel) -> None:
         if isinstance(channel, CandleChannel):
             period = self._period(channel)
-            if period not in self._pulses:
-                self._pulses[period] = Pulse(self, period)
-            self._pulses[period].channels[channel] = None
+            if period not in self._push_timers:
+                self._push_timers[period] = PushTimer(self, period)
+            self._push_timers[period].channels[channel] = None
         elif isinstance(channel, TradeFedChannel):
             symbol = channel.topic.symbol
-            if symbol not in self._pumps:
-                self._pumps[symbol] = Pump(self, symbol)
-            self._pumps[symbol].channels[channel] = None
+            if symbol not in self._feeders:
+                self._feeders[symbol] = TradeFeeder(self, symbol)
+            self._feeders[symbol].channels[channel] = None
 
     def _period(self, channel: CandleChannel) -> int:
         period = int(self.rules.push_every * 1000)

@@ -10,7 +10,7 @@ from streammachine.market.simulator.venue.host import Host
 from streammachine.market.simulator.venue.transport import Answer, Connection, HttpRequest
 
 SLOW_PIECES: Final = 10  # of a body that takes its time
-STUCK: Final = 60.0  # seconds without an answer, where the fault does not say
+NO_ANSWER: Final = 60.0  # seconds without an answer, where the fault does not say
 SLOW: Final = 20.0  # seconds that a slow body takes, likewise
 PAGE: Final = Answer(b"<html><body>Bad Gateway</body></html>", 200, {"Content-Type": "text/html"})
 
@@ -34,9 +34,9 @@ class RestServer:
         if exchange.board.take("rest_refuse") is not None:
             connection.reset()
             return
-        stuck = exchange.board.take("timeout")
-        if stuck is not None:
-            exchange.later(STUCK if stuck.seconds is None else stuck.seconds, connection.drop)
+        timeout = exchange.board.take("timeout")
+        if timeout is not None:
+            exchange.later(NO_ANSWER if timeout.seconds is None else timeout.seconds, connection.drop)
             return
         answer = self._answer(request)
         exchange.log.add(exchange.name, "rest", f"{answer.status} {_target(request)}")
@@ -84,14 +84,14 @@ class RestServer:
         board = self._exchange.board
         slow = board.take("slow")
         if slow is not None:
-            self._dribble(connection, answer, SLOW if slow.seconds is None else slow.seconds)
+            self._send_slowly(connection, answer, SLOW if slow.seconds is None else slow.seconds)
         elif board.take("half") is not None:
             connection.send_raw(connection.head(answer, len(answer.body)) + answer.body[: len(answer.body) // 2])
             connection.drop()
         else:
             connection.answer(answer)
 
-    def _dribble(self, connection: Connection, answer: Answer, seconds: float) -> None:
+    def _send_slowly(self, connection: Connection, answer: Answer, seconds: float) -> None:
         connection.send_raw(connection.head(answer, len(answer.body)))
         size = max(1, -(-len(answer.body) // SLOW_PIECES))
         pieces = [answer.body[start : start + size] for start in range(0, len(answer.body), size)] or [b""]

@@ -82,7 +82,7 @@ class ClientSession:
         self._messages: deque[float] = deque()
         self._requests: deque[float] = deque()
         self._held: list[list[object]] = []  # [frames still to pass, bytes] of reordered frames
-        self._spoke = self._told = exchange.clock.monotonic()
+        self._last_received = self._last_sent = exchange.clock.monotonic()
         self._timers: list[ScheduledCall] = []
         self._pong_due: ScheduledCall | None = None
 
@@ -94,7 +94,7 @@ class ClientSession:
         if rules.ping_every is not None:
             self._later(rules.ping_every, self._ping)
         if rules.idle is not None:
-            self._later(rules.idle, self._look_idle)
+            self._later(rules.idle, self._check_idle)
         if rules.heartbeat is not None:
             self._later(rules.heartbeat, self._heartbeat)
         if rules.lifetime is not None:
@@ -142,18 +142,18 @@ class ClientSession:
             self._timers.append(self._pong_due)
         self._later(self.rules.ping_every or 20.0, self._ping)
 
-    def _look_idle(self) -> None:
+    def _check_idle(self) -> None:
         idle = self.rules.idle or 0.0
-        left = max(self._spoke, self._told) + idle - self.exchange.clock.monotonic()
+        left = max(self._last_received, self._last_sent) + idle - self.exchange.clock.monotonic()
         if left > 0:
-            self._later(left, self._look_idle)
+            self._later(left, self._check_idle)
         elif self.connection.is_open:
             self.note("kill", f"idle for {idle:g} s")
             self.close(self.exchange.idle_code, "no data received")
 
     def _heartbeat(self) -> None:
         beat = self.rules.heartbeat or 1.0
-        left = self._told + beat - self.exchange.clock.monotonic()
+        left = self._last_sent + beat - self.exchange.clock.monotonic()
         if left <= 0 and self.connection.is_open and self.channels:
             self.write(self.exchange.heartbeat_frame())
         self._later(left if left > 0 else beat, self._heartbeat)
@@ -162,7 +162,7 @@ class ClientSession:
 
     def received(self, opcode: Opcode, data: bytes) -> None:
         """A message or a control frame came."""
-        self._spoke = self.exchange.clock.monotonic()
+        self._last_received = self.exchange.clock.monotonic()
         rules = self.rules
         if rules.messages is not None and self._too_many(self._messages, rules.messages, rules.messages_within):
             self.kill("Too many requests")
@@ -232,23 +232,23 @@ class ClientSession:
 
     def write(self, text: str) -> None:
         """Send a message that is no market data."""
-        self._told = self.exchange.clock.monotonic()
+        self._last_sent = self.exchange.clock.monotonic()
         self.connection.send_text(text.encode())
 
     def deliver(self, push: PushFrame) -> None:
         """Send market data, or what a fault makes of it."""
-        if self.stalled or not self.connection.is_open or self._mute(push.topic):
+        if self.stalled or not self.connection.is_open or self._is_muted(push.topic):
             return
         text = self.exchange.wrap(self, push)
         if not self.exchange.board.any_of(FRAME_FAULTS):
             self._send(text.encode())
             return
-        self._deliver_spoiled(push, text)
+        self._deliver_with_faults(push, text)
 
-    def _mute(self, topic: StreamTopic) -> bool:
+    def _is_muted(self, topic: StreamTopic) -> bool:
         return any(symbol == topic.symbol and one in (None, topic.timeframe) for symbol, one in self.muted)
 
-    def _deliver_spoiled(self, push: PushFrame, text: str) -> None:
+    def _deliver_with_faults(self, push: PushFrame, text: str) -> None:
         def hit(kind: str) -> Fault | None:
             topic = push.topic
             return self.exchange.board.take(
@@ -293,13 +293,13 @@ class ClientSession:
         if self.stalled:
             return
         for channel in list(self.channels.values()):
-            if channel.last is not None and not self._mute(channel.topic):
+            if channel.last is not None and not self._is_muted(channel.topic):
                 data = self.exchange.wrap(self, channel.last).encode()
                 for _ in range(times):
                     self._send(data)
 
     def _send(self, data: bytes) -> None:
-        self._told = self.exchange.clock.monotonic()
+        self._last_sent = self.exchange.clock.monotonic()
         self.sent += 1
         self.connection.send_text(data)
 

@@ -87,8 +87,8 @@ class Connection(asyncio.Protocol):
         self._message = bytearray()
         self._opcode = Opcode.TEXT
         self._hold = False
-        self._inward = bytearray()
-        self._outward = bytearray()
+        self._incoming = bytearray()
+        self._outgoing = bytearray()
         self.frozen = False  # nothing more is read or written, for the client the line is dead
         self.gone = False
 
@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.frozen:
             if self._hold:
-                self._inward += data
+                self._incoming += data
             return
         if self._ws is not None:
             self._guarded(lambda: self._frames(data))
@@ -265,7 +265,7 @@ class Connection(asyncio.Protocol):
             return
         if self.frozen:
             if self._hold:
-                self._outward += data
+                self._outgoing += data
             return
         self._transport.write(data)
         if self._transport.get_write_buffer_size() > BACKLOG_LIMIT:
@@ -305,13 +305,13 @@ class Connection(asyncio.Protocol):
         if not self.frozen:
             return
         self.frozen = False
-        outward, inward = bytes(self._outward), bytes(self._inward)
-        self._outward.clear()
-        self._inward.clear()
-        if outward:
-            self.send_raw(outward)
-        if inward:
-            self.data_received(inward)
+        outgoing, incoming = bytes(self._outgoing), bytes(self._incoming)
+        self._outgoing.clear()
+        self._incoming.clear()
+        if outgoing:
+            self.send_raw(outgoing)
+        if incoming:
+            self.data_received(incoming)
 
 
 def _parse(head: bytes) -> HttpRequest | None:

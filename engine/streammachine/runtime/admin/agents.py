@@ -25,7 +25,7 @@ COUNTED = (*HEALTH_COUNTERS, "in_flight", "rate")
 
 
 @dataclass
-class RosterEntry:
+class AgentEntry:
     """One agent on all its streams and in all its processes.
 
     Attributes:
@@ -86,7 +86,7 @@ class RosterEntry:
         return {name: round(sum(_number(facts.get(name)) for facts in chosen), 1) for name in COUNTED}
 
 
-async def roster(connection: RedisConnection) -> list[RosterEntry]:
+async def list_agents(connection: RedisConnection) -> list[AgentEntry]:
     """All agents: those that run, those that ran until a crash within the last hour, and those that are declared.
 
     Returns:
@@ -96,16 +96,16 @@ async def roster(connection: RedisConnection) -> list[RosterEntry]:
         RedisUnavailableError: Redis does not answer.
     """
     paused = await paused_agents(connection)
-    entries: dict[str, RosterEntry] = {}
+    entries: dict[str, AgentEntry] = {}
     for name, agent in (await declared_agents(connection)).items():
-        entries[name] = RosterEntry(name, "declared", HOST_NAME, {agent.stream: agent.group}, definition=agent)
+        entries[name] = AgentEntry(name, "declared", HOST_NAME, {agent.stream: agent.group}, definition=agent)
     for process in await running_processes(connection):
         for facts in process.agents:
             name = str(facts.get("agent"))
             if process.declared and name not in entries:
                 continue  # deleted a moment ago; its host still runs it
             kind: Kind = "candles" if facts.get("kind") == "candles" else "app"
-            entry = entries.setdefault(name, RosterEntry(name, kind, process.app))
+            entry = entries.setdefault(name, AgentEntry(name, kind, process.app))
             entry.streams.setdefault(str(facts.get("stream")), str(facts.get("group")))
             entry.facts.append((process, facts))
     for entry in entries.values():
@@ -128,7 +128,7 @@ async def gauges(connection: RedisConnection, stream: str, group: str) -> dict[s
     return found
 
 
-def find_entry(entries: Sequence[RosterEntry], name: str) -> RosterEntry:
+def find_entry(entries: Sequence[AgentEntry], name: str) -> AgentEntry:
     """The agent of this name.
 
     Args:
@@ -150,7 +150,7 @@ def find_entry(entries: Sequence[RosterEntry], name: str) -> RosterEntry:
     return short[0]
 
 
-async def pause_agent(connection: RedisConnection, name: str, paused: bool) -> tuple[RosterEntry, bool]:
+async def pause_agent(connection: RedisConnection, name: str, paused: bool) -> tuple[AgentEntry, bool]:
     """Pause or resume an agent in every process.
 
     Returns:
@@ -159,7 +159,7 @@ async def pause_agent(connection: RedisConnection, name: str, paused: bool) -> t
     Raises:
         AgentNotFoundError, SettingsError: as ``find_entry``.
     """
-    entry = find_entry(await roster(connection), name)
+    entry = find_entry(await list_agents(connection), name)
     changed = await set_paused(connection, entry.name, paused)
     entry.paused = paused
     return entry, changed
