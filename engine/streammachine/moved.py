@@ -39,7 +39,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "runtime.agent": ("runtime.model.agent",),
     "runtime.app": ("runtime.app.app",),
     "runtime.config": ("runtime.model.config",),
-    "runtime.consumer": ("runtime.consumer.consumer",),
+    "runtime.consumer": ("runtime.consumer.consumer", "runtime.model.message"),
     "runtime.message": ("runtime.model.message",),
     "runtime.metrics": ("runtime.observability.metrics", "runtime.model.counters"),
     "runtime.redrive": ("runtime.admin.dead_letters",),
