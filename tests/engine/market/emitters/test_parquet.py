@@ -224,7 +224,7 @@ async def main():
 
 asyncio.run(main())
 """
-    tests = str(Path(support.rows.__file__).parent)
+    tests = str(Path(support.rows.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path), tests], capture_output=True, text=True, check=False, timeout=60
     )
@@ -248,7 +248,7 @@ async def main():
 
 asyncio.run(main())
 """
-    tests = str(Path(support.rows.__file__).parent)
+    tests = str(Path(support.rows.__file__).parents[1])
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path), tests], check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
     assert [path for path in tmp_path.rglob("*") if path.is_file()]
