@@ -1,6 +1,6 @@
 """All candles of a range, in order, each once: from bulk files, REST and trades, whichever has them at the least cost.
 
-A candle that a bulk file lacks is asked of REST; one that REST lacks (it was asked again, see ``rest_queries``) is a gap.
+A candle that a bulk file lacks is asked of REST; one that REST lacks (asked again, see ``rest_queries``) is a gap.
 """
 
 from __future__ import annotations
