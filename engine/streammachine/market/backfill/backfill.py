@@ -36,7 +36,7 @@ from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.kline import Gap, Kline
 from streammachine.market.model.rows import Lane
 from streammachine.market.model.timespan import Moment, Timespan, timespan
-from streammachine.market.network import rest_queries as history
+from streammachine.market.network import rest_queries
 from streammachine.market.network.rest_client import RestClient
 
 log = logging.getLogger(__name__)
@@ -359,11 +359,11 @@ class Backfilling:
 
     async def _check_symbol(self, rest: RestClient) -> None:
         try:
-            await history.check_symbols(rest, [self.symbol])
+            await rest_queries.check_symbols(rest, [self.symbol])
         except SymbolError as error:  # one that is no longer traded may have a past
             span = self._span
             try:
-                first = await history.first_candle(rest, self.symbol, self.timeframe, span.start, span.end)
+                first = await rest_queries.first_candle(rest, self.symbol, self.timeframe, span.start, span.end)
             except ExchangeError:
                 first = None
             if first is None:

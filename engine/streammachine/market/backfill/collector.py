@@ -1,6 +1,6 @@
 """All candles of a range, in order, each once: from bulk files, REST and trades, whichever has them at the least cost.
 
-A candle that a bulk file lacks is asked of REST; one that REST lacks (it was asked again, see ``history``) is a gap.
+A candle that a bulk file lacks is asked of REST; one that REST lacks (asked again, see ``rest_queries``) is a gap.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from streammachine.market.aggregation.range_folder import Fold
 from streammachine.market.backfill import bulk_files as bulk
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.kline import Gap, Kline
-from streammachine.market.network import rest_queries as history
+from streammachine.market.network import rest_queries
 from streammachine.market.network.ordered_calls import in_order
 from streammachine.market.network.rest_client import MissingFileError
 
@@ -96,24 +96,24 @@ class Collector:
     async def _skip_to_first(self) -> None:
         """Do not ask page by page for years in which the symbol was not there. One long candle may be missing for other
         reasons, so the pages at both ends of what would be skipped must be empty too."""
-        if len(history.windows(self._rest, self._timeframe, self.position, self._end)) < 5:
+        if len(rest_queries.windows(self._rest, self._timeframe, self.position, self._end)) < 5:
             return
-        first = await history.first_candle(self._rest, self._symbol, self._timeframe, self.position, self._end)
+        first = await rest_queries.first_candle(self._rest, self._symbol, self._timeframe, self.position, self._end)
         first = timeframes.ceil(self._timeframe, first) if first is not None else None
         if first is None or first <= self.position:
             return
-        skipped = history.windows(self._rest, self._timeframe, self.position, min(first, self._end))
+        skipped = rest_queries.windows(self._rest, self._timeframe, self.position, min(first, self._end))
         for window in {skipped[0], skipped[-1]}:
-            if await history.fetch_window(self._rest, self._symbol, self._timeframe, *window):
+            if await rest_queries.fetch_window(self._rest, self._symbol, self._timeframe, *window):
                 return
         self._gap_until(min(first, self._end), f"{self._symbol} was not traded yet")
 
     async def _from_rest(self, end: int) -> None:
-        windows = history.windows(self._rest, self._timeframe, self.position, end)
+        windows = rest_queries.windows(self._rest, self._timeframe, self.position, end)
 
         async def fetch(start: int, behind: int) -> tuple[int, list[Kline]]:
             asked = self._now()
-            klines = await history.fetch_window(self._rest, self._symbol, self._timeframe, start, behind)
+            klines = await rest_queries.fetch_window(self._rest, self._symbol, self._timeframe, start, behind)
             return behind, await self._settled(klines, behind, asked)
 
         async def accept(page: tuple[int, list[Kline]]) -> None:
@@ -134,14 +134,16 @@ class Collector:
         beyond = timeframes.end_of(self._timeframe, end)
         while True:
             asked = self._now()
-            some = await history.fetch_klines(self._rest, self._symbol, self._timeframe, last, beyond, running=True)
+            some = await rest_queries.fetch_klines(
+                self._rest, self._symbol, self._timeframe, last, beyond, running=True
+            )
             state = next((kline for kline in some if kline.open_ts == last), None)
             if asked - end >= SETTLED or (state is not None and state.is_closed):
                 break
             await self._rest.clock.sleep(PAUSE)
         found = [kline for kline in klines if kline.open_ts < last]
         if state is not None:
-            found.append(history.marked(state, is_closed=True))
+            found.append(rest_queries.marked(state, is_closed=True))
         return found
 
     async def _from_bulk(self, pieces: list[bulk.Piece | tuple[int, int]]) -> None:
@@ -205,7 +207,7 @@ class Collector:
         log.info("%s gives no %s candles this old: folding trades", self._adapter.source, self._timeframe)
         fold: Fold | None = None
         # Up to a trade behind the end, which shows whether one before it is missing.
-        async with aclosing(history.trade_pages(self._rest, self._symbol, since=self.position)) as pages:
+        async with aclosing(rest_queries.trade_pages(self._rest, self._symbol, since=self.position)) as pages:
             async for trades in pages:
                 if fold is None:
                     fold = await self._begin_fold(first_trade=min(trades[0].ts, end))
@@ -222,7 +224,9 @@ class Collector:
         last_id = None
         if self.close is None and first_trade >= timeframes.end_of(self._timeframe, position):
             for back in LOOK_BACK:
-                before = await history.fetch_trades(self._rest, self._symbol, since=position - back, until=position)
+                before = await rest_queries.fetch_trades(
+                    self._rest, self._symbol, since=position - back, until=position
+                )
                 if before:
                     self.close = before[-1].price
                     last_id = int(before[-1].trade_id) if self._adapter.contiguous_ids else None

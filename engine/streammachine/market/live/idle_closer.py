@@ -19,7 +19,7 @@ import anyio
 from streammachine.errors import ExchangeError, ExchangeUnavailableError
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.kline import Kline
-from streammachine.market.network import rest_queries as history
+from streammachine.market.network import rest_queries
 
 if TYPE_CHECKING:
     from streammachine.market.aggregation.trade_folder import TradeFolder
@@ -109,7 +109,9 @@ class IdleCloser:
         behind = timeframes.shift(folder.timeframe, timeframes.floor(folder.timeframe, rest.clock.time_ms()))
         try:
             async with self._limiter:
-                klines = await history.fetch_klines(rest, symbol, folder.timeframe, ours.open_ts, behind, running=True)
+                klines = await rest_queries.fetch_klines(
+                    rest, symbol, folder.timeframe, ours.open_ts, behind, running=True
+                )
         except (ExchangeError, ExchangeUnavailableError) as error:
             log.warning("the candles of %s without trades cannot be confirmed: %s", symbol, error)
             return

@@ -26,7 +26,7 @@ from streammachine.market.live.feed import Feed
 from streammachine.market.live.idle_closer import IdleCloser
 from streammachine.market.model.kline import Gap, Kline, Trade
 from streammachine.market.model.rows import Lane, Row, named
-from streammachine.market.network import rest_queries as history
+from streammachine.market.network import rest_queries
 from streammachine.market.network.rest_client import RestClient
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class Run:
         plan = self.plan
         self._state = "checking"
         rest = await stack.enter_async_context(RestClient(plan.adapter, plan.urls, clock=plan.clock))
-        await history.check_symbols(rest, plan.data_input.symbols)
+        await rest_queries.check_symbols(rest, plan.data_input.symbols)
         self._state = "connecting"
         for emitter in plan.emitters:
             outlet = Outlet(

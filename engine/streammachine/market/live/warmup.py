@@ -20,7 +20,7 @@ import anyio
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Gap, Kline, Trade
-from streammachine.market.network import rest_queries as history
+from streammachine.market.network import rest_queries
 
 if TYPE_CHECKING:
     from streammachine.market.network.rest_client import RestClient
@@ -132,7 +132,7 @@ async def _load_trades(
             "the trades of the %s candle of %s now running are too many to load: it will be incomplete", base, symbol
         )
         return
-    trades = await history.fetch_trades(rest, symbol, since=since)
+    trades = await rest_queries.fetch_trades(rest, symbol, since=since)
     found.trades[symbol] = (since, price, trades)
     if trades:
         found.after[symbol, None] = trades[-1].trade_id
@@ -140,7 +140,7 @@ async def _load_trades(
 
 async def _final(rest: RestClient, symbol: str, base: str, start: int, end: int) -> list[Kline]:
     """The candles that the exchange itself shows to be final: REST may lag, and its last one be half of it."""
-    klines = await history.fetch_klines(rest, symbol, base, start, timeframes.end_of(base, end), running=True)
+    klines = await rest_queries.fetch_klines(rest, symbol, base, start, timeframes.end_of(base, end), running=True)
     return [kline for kline in klines if kline.is_closed and kline.open_ts < end]
 
 

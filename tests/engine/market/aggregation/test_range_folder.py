@@ -10,7 +10,7 @@ import pytest
 
 from streammachine.market.aggregation.range_folder import Fold
 from streammachine.market.model.kline import Trade
-from streammachine.market.network import rest_queries as history
+from streammachine.market.network import rest_queries
 from streammachine.market.simulator import Tape
 from support.backfill import NOW, assert_golden, golden, market, rows_of, utc
 
@@ -92,13 +92,13 @@ async def test_a_trade_that_cannot_be_read_costs_its_own_candles_alone(
     tape = Tape.generate(seed=3, symbols=("BTC/USDT",), start_ms=NOW - 3_600_000, history_per_minute=20, quiet=0)
     trades = list(tape.rows("BTC/USDT", start, end))
     lost = {"first": trades[0], "middle": trades[len(trades) // 2], "last": trades[-1]}[place]
-    read = history.trade_pages
+    read = rest_queries.trade_pages
 
     async def pages(*arguments: Any, **options: Any) -> AsyncGenerator[list[Trade]]:
         async for page in read(*arguments, **options):
             yield [trade for trade in page if trade.trade_id != str(lost.id)]
 
-    monkeypatch.setattr(history, "trade_pages", pages)
+    monkeypatch.setattr(rest_queries, "trade_pages", pages)
     async with market("kraken", now=NOW, tape=tape) as here:
         backfill = here.backfill("1m", start, end, file_path="out.csv")
         await backfill.arun()

@@ -9,7 +9,7 @@ from streammachine.market.healing.candle_ledger import CandleLedger
 from streammachine.market.healing.healer import Healer
 from streammachine.market.model.kline import Kline
 from streammachine.market.model.rows import Row
-from streammachine.market.network import rest_queries as history
+from streammachine.market.network import rest_queries
 from streammachine.market.simulator import Fault
 from support.backfill import SYMBOL, Market, golden, market, utc
 
@@ -31,7 +31,7 @@ def whole(here: Market, klines: list[Kline]) -> None:
 @EXCHANGES
 async def test_history_does_not_close_what_ran_when_it_was_asked(exchange: str) -> None:
     async with market(exchange, now=END - 5_000, faults=[SLOW]) as here, here.rest() as rest:
-        klines = await history.fetch_window(rest, here.symbol, "1m", END - 3 * MINUTE, END)
+        klines = await rest_queries.fetch_window(rest, here.symbol, "1m", END - 3 * MINUTE, END)
         assert here.clock.time_ms() > END
         assert [kline.open_ts for kline in klines[:2]] == [END - 3 * MINUTE, END - 2 * MINUTE]
         whole(here, klines)

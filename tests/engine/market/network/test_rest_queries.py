@@ -6,7 +6,7 @@ import pytest
 
 from streammachine.errors import SymbolError
 from streammachine.market.model import timeframe as timeframes
-from streammachine.market.network import rest_queries as history
+from streammachine.market.network import rest_queries
 from streammachine.market.network.ordered_calls import in_order
 from streammachine.market.simulator import Fault
 from support.backfill import NOW, assert_golden, golden, market, utc
@@ -20,7 +20,7 @@ MINUTE = 60_000
 async def test_candles_are_sorted_closed_and_each_once(exchange: str) -> None:
     start, end = utc("2024-02-02T17:10"), NOW
     async with market(exchange) as here, here.rest() as rest:
-        klines = await history.fetch_klines(rest, here.symbol, "1m", start, end)
+        klines = await rest_queries.fetch_klines(rest, here.symbol, "1m", start, end)
     assert_golden([kline.model_dump() for kline in klines], here.tape, "1m", start, NOW // MINUTE * MINUTE)
     assert {(kline.source, kline.is_closed, kline.origin) for kline in klines} == {(rest.adapter.source, True, "rest")}
 
@@ -28,10 +28,12 @@ async def test_candles_are_sorted_closed_and_each_once(exchange: str) -> None:
 @pytest.mark.parametrize("exchange", EXCHANGES)
 async def test_the_running_candle_is_there_when_asked_for_and_not_closed(exchange: str) -> None:
     async with market(exchange) as here, here.rest() as rest:
-        klines = await history.fetch_klines(rest, here.symbol, "1m", NOW - 5 * MINUTE, NOW + 10 * MINUTE, running=True)
+        klines = await rest_queries.fetch_klines(
+            rest, here.symbol, "1m", NOW - 5 * MINUTE, NOW + 10 * MINUTE, running=True
+        )
         assert [kline.is_closed for kline in klines] == [True] * 4 + [False]
         assert klines[-1].open_ts == NOW // MINUTE * MINUTE
-        closed = await history.fetch_klines(rest, here.symbol, "1m", NOW - 5 * MINUTE, NOW + 10 * MINUTE)
+        closed = await rest_queries.fetch_klines(rest, here.symbol, "1m", NOW - 5 * MINUTE, NOW + 10 * MINUTE)
         assert closed == klines[:-1]
 
 
@@ -39,7 +41,7 @@ async def test_our_clock_does_not_close_a_candle_that_is_said_to_be_running() ->
     """The exchange is 1.3 s behind us: the candle that is over by our clock has no successor yet."""
     now = utc("2024-02-03T05:00:00.500")
     async with market("binance", now=now, faults=[Fault("skew", value=-1300)]) as here, here.rest() as rest:
-        klines = await history.fetch_klines(rest, here.symbol, "1m", now - 3 * MINUTE, now, running=True)
+        klines = await rest_queries.fetch_klines(rest, here.symbol, "1m", now - 3 * MINUTE, now, running=True)
         assert not klines[-1].is_closed
         assert all(kline.is_closed for kline in klines[:-1])
 
@@ -48,7 +50,7 @@ async def test_our_clock_does_not_close_a_candle_that_is_said_to_be_running() ->
 async def test_short_answers_are_asked_again(exchange: str) -> None:
     start, end = utc("2024-02-02T12:00"), utc("2024-02-02T20:00")
     async with market(exchange, rules={"page": 70, "history_page": 70}) as here, here.rest() as rest:
-        klines = await history.fetch_klines(rest, here.symbol, "1m", start, end)
+        klines = await rest_queries.fetch_klines(rest, here.symbol, "1m", start, end)
         assert [kline.open_ts for kline in klines] == list(range(start, end, MINUTE))
         assert len(here.asked()) >= 7
 
@@ -58,7 +60,7 @@ async def test_what_is_not_there_is_absent(exchange: str) -> None:
     start, end = utc("2024-02-03T01:00"), utc("2024-02-03T02:00")
     lost = [start, start + 7 * MINUTE, start + 8 * MINUTE, end - MINUTE]
     async with market(exchange, faults=[Fault("missing", value=ts) for ts in lost]) as here, here.rest() as rest:
-        klines = await history.fetch_klines(rest, here.symbol, "1m", start, end)
+        klines = await rest_queries.fetch_klines(rest, here.symbol, "1m", start, end)
         assert [kline.open_ts for kline in klines] == [ts for ts in range(start, end, MINUTE) if ts not in lost]
         assert len(here.asked()) == 2  # and once more for what was missing
 
@@ -66,15 +68,15 @@ async def test_what_is_not_there_is_absent(exchange: str) -> None:
 @pytest.mark.parametrize("exchange", EXCHANGES)
 async def test_an_empty_range_asks_for_nothing(exchange: str) -> None:
     async with market(exchange) as here, here.rest() as rest:
-        assert await history.fetch_klines(rest, here.symbol, "1m", NOW, NOW + MINUTE) == []
-        assert await history.fetch_klines(rest, here.symbol, "1m", NOW - 10, NOW - 20) == []
-        assert await history.fetch_klines(rest, here.symbol, "1h", NOW - 3 * MINUTE, NOW) == []
+        assert await rest_queries.fetch_klines(rest, here.symbol, "1m", NOW, NOW + MINUTE) == []
+        assert await rest_queries.fetch_klines(rest, here.symbol, "1m", NOW - 10, NOW - 20) == []
+        assert await rest_queries.fetch_klines(rest, here.symbol, "1h", NOW - 3 * MINUTE, NOW) == []
         assert here.asked() == []
 
 
 async def test_kraken_is_not_asked_for_what_it_no_longer_has() -> None:
     async with market("kraken") as here, here.rest() as rest:
-        klines = await history.fetch_klines(rest, here.symbol, "1m", utc("2024-01-01"), NOW)
+        klines = await rest_queries.fetch_klines(rest, here.symbol, "1m", utc("2024-01-01"), NOW)
         assert len(here.asked()) == 1
     assert 715 <= len(klines) <= 720
     assert klines[-1].open_ts == NOW // MINUTE * MINUTE - MINUTE
@@ -89,29 +91,29 @@ async def test_coin_margined_futures_are_asked_in_spans_that_they_take() -> None
         symbol = here.simulator.symbol("binance", "BTC/USDT", "COINM")
         start, end = utc("2022-01-01"), utc("2024-02-01")
         async with RestClient(adapter, here.urls, clock=here.clock) as rest:
-            klines = await history.fetch_klines(rest, symbol, "1d", start, end)
+            klines = await rest_queries.fetch_klines(rest, symbol, "1d", start, end)
             assert [kline.open_ts for kline in klines] == list(timeframes.starts("1d", start, end))
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
 async def test_symbols_are_checked_with_a_hint(exchange: str) -> None:
     async with market(exchange) as here, here.rest() as rest:
-        await history.check_symbols(rest, [here.symbol])
+        await rest_queries.check_symbols(rest, [here.symbol])
         wrong = here.symbol.replace("USDT", "USDX")
         with pytest.raises(SymbolError, match=f"does not trade {wrong}: did you mean {here.symbol}"):
-            await history.check_symbols(rest, [here.symbol, wrong])
+            await rest_queries.check_symbols(rest, [here.symbol, wrong])
 
 
 @pytest.mark.parametrize("exchange", ["binance", "kraken", "okx"])
 async def test_trades_are_paged_and_each_once(exchange: str) -> None:
     start, end = utc("2024-02-03T03:00"), utc("2024-02-03T05:00")
     async with market(exchange) as here, here.rest() as rest:
-        trades = await history.fetch_trades(rest, here.symbol, since=start, until=end)
+        trades = await rest_queries.fetch_trades(rest, here.symbol, since=start, until=end)
         truth = here.tape.trades("BTC/USDT", start, end)
         assert [trade.ts for trade in trades] == [trade.ts for trade in truth]
         assert [trade.price for trade in trades] == [float(trade.price) for trade in truth]
         if rest.adapter.trades_by_id:
-            behind = await history.fetch_trades(rest, here.symbol, after_id=trades[99].trade_id, until=end)
+            behind = await rest_queries.fetch_trades(rest, here.symbol, after_id=trades[99].trade_id, until=end)
             assert behind == trades[100:]
 
 
@@ -119,7 +121,7 @@ async def test_trades_are_paged_and_each_once(exchange: str) -> None:
 async def test_the_first_candle_is_found_in_a_page_or_two(exchange: str) -> None:
     async with market(exchange) as here, here.rest() as rest:
         listed = here.tape.listed("BTC/USDT")
-        found = await history.first_candle(rest, here.symbol, "1m", listed - 300 * 86_400_000, NOW)
+        found = await rest_queries.first_candle(rest, here.symbol, "1m", listed - 300 * 86_400_000, NOW)
         assert found is not None
         assert found <= listed < found + 40 * 86_400_000
         assert len(here.asked()) <= 2
