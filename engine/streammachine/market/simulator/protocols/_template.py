@@ -133,7 +133,8 @@ class TemplateExchange(Exchange):
         start = grid.ceil(max(number(query.get("from"), 0), grid.floor(self.tape.listed(symbol))))
         end = min(number(query.get("to"), now + 1), now + 1)
         bars = self.bars(symbol, timeframe, start, end, grid)[:limit]
-        return {"rows": [_row(bar, closed=bar.end <= now) for bar in bars]}
+        known = self.known_until(symbol)  # REST may be behind: it closes what it knows all of
+        return {"rows": [_row(bar, closed=bar.end < known) for bar in bars]}
 
     def _trades(self, request: HttpRequest) -> object:
         query = request.query
