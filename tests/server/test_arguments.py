@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import redis
 from anyio.from_thread import start_blocking_portal
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from streammachine.redis.embedded.server import EmbeddedServer
@@ -407,6 +408,7 @@ json_values = st.recursive(
 )
 
 
+@examples(suppress_health_check=[HealthCheck.too_slow])  # how fast inputs are made says only how busy the machine is
 @given(st.dictionaries(st.sampled_from([*SCHEMA["properties"], *N8N, "other"]), json_values))
 def test_whatever_comes_is_put_in_order_or_refused_with_a_reason(arguments: dict[str, Any]) -> None:
     try:
