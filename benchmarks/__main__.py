@@ -25,6 +25,7 @@ SUBJECTS = {
     "app": "The App beside its peers",
     "ohlc_consumer": "Ticks of a stream to candle streams",
     "mcp": "The MCP server beside an empty one",
+    "mcp_http": "The MCP server over HTTP beside an empty one",
     "market": "Frames of exchanges to Klines",
     "market_postgres": "Candles in bulk into PostgreSQL",
 }

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from streammachine_mcp.messages import BOM, INVALID_REQUEST, Refusal, messages_in, one_line
+from streammachine_mcp.messages import BOM, INVALID_REQUEST, Refusal, is_plain_request, messages_in, one_line
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP
@@ -138,6 +138,8 @@ def _one_message(body: bytes) -> bytes | Refusal:
     """The body for the server: as it came, where the SDK's parser understands it as we do."""
     from mcp_types import jsonrpc_message_adapter
 
+    if is_plain_request(body):
+        return body
     found = messages_in(body)
     if len(found) != 1:
         return next(

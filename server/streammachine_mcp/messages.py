@@ -59,6 +59,22 @@ def messages_in(data: bytes) -> list[JSONRPCMessage | Refusal]:
     return [_with_answers(message)]
 
 
+def is_plain_request(data: bytes) -> bool:
+    """Whether this is one request that ``messages_in`` would give as the SDK's parser reads it: most are.
+
+    False for what has to be looked at: everything else, answers to our questions, and NaN, which JSON has not.
+    """
+    from mcp_types import JSONRPCRequest, jsonrpc_message_adapter
+
+    if b"NaN" in data:
+        return False
+    try:
+        message = jsonrpc_message_adapter.validate_json(data, by_name=False)
+    except ValueError:
+        return False
+    return isinstance(message, JSONRPCRequest) and "inputResponses" not in (message.params or {})
+
+
 def one_line(data: bytes) -> bytes:
     """JSON in which nothing ends a line, for readers of lines: U+2028, U+2029 and U+0085 become escapes."""
     for end, escape in _LINE_ENDS:

@@ -1,5 +1,6 @@
 """Storage tools: shared values by key, the same that App.storage sees."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, NotRequired, Required, cast
 
 from anyio import to_thread
@@ -11,6 +12,7 @@ from typing_extensions import TypedDict
 
 from streammachine.errors import SignatureError, UnsafePickleError, WrongTypeError
 from streammachine.redis import planned
+from streammachine.redis.signing import MAGIC
 from streammachine_mcp.arguments import ArgumentError, check_values, parse_json
 from streammachine_mcp.results import MAX_SEND_BYTES, MAX_VALUE_BYTES, fit, json_size
 from streammachine_mcp.safety import Confirm, ConfirmToken, Plan, Unconfirmed
@@ -22,6 +24,7 @@ Key = Annotated[str, Field(description="Storage key", min_length=1, max_length=1
 # Any JSON value is taken. The schema says text, for which clients need no guess (one without a type is refused or made
 # text by many); a client that keeps to it writes the rest as JSON text.
 _ANY = {"type": "string"}
+_SMALL = 4096  # bytes of stored JSON: decoded in less time than a thread takes to start on it
 
 
 class StoredValue(TypedDict):
@@ -72,11 +75,12 @@ class StorageTools(Family):
         stored = await storage.read_raw(key)
         if stored is None:
             return {"key": key, "value": default, "exists": False}
+        run = _in_place if len(stored) <= _SMALL and not stored.startswith(MAGIC) else to_thread.run_sync
         try:
-            value = await to_thread.run_sync(storage.decode_plain, key, stored)
+            value = await run(storage.decode_plain, key, stored)
         except (SignatureError, UnsafePickleError, WrongTypeError) as error:
             return {"key": key, "value": None, "exists": True, "note": f"Not shown: {error}"}
-        shown, note, cut = await to_thread.run_sync(showable, value, MAX_VALUE_BYTES)
+        shown, note, cut = await run(showable, value, MAX_VALUE_BYTES)
         result: StoredValue = {"key": key, "value": shown, "exists": True}
         if note:
             result["note"] = note
@@ -154,6 +158,11 @@ class StorageTools(Family):
         if confirm:
             return {"cleared": True, "count": await storage.clear()}
         return {"cleared": True, "count": await planned.delete_fields(connection, storage.key, values)}
+
+
+async def _in_place(function: Callable[..., Any], *args: Any) -> Any:
+    """Call it here: what ``to_thread.run_sync`` does in a thread."""
+    return function(*args)
 
 
 def _value(given: Any, as_json: bool | None) -> tuple[Any, str]:

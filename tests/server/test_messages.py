@@ -1,0 +1,71 @@
+"""A request body that is plain goes to the SDK as it came; the short way to see that agrees with the long one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streammachine_mcp import http
+from streammachine_mcp.messages import Refusal, is_plain_request
+
+REQUEST = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "t", "arguments": {"a": 1}}}
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3)
+)
+members = {
+    "jsonrpc": st.just("2.0") | values,
+    "id": st.integers() | values,
+    "method": st.just("tools/call") | values,
+    "params": st.dictionaries(st.sampled_from(["name", "arguments", "inputResponses", "_meta"]), values) | values,
+    "result": values,
+}
+
+
+def long_way(body: bytes, patched: pytest.MonkeyPatch) -> Any:
+    """What becomes of the body where none is taken for plain."""
+    with patched.context() as patch:
+        patch.setattr(http, "is_plain_request", lambda _: False)
+        return shown(http._one_message(body))
+
+
+def shown(found: bytes | Refusal) -> Any:
+    return found.encoded() if isinstance(found, Refusal) else found
+
+
+@given(message=st.fixed_dictionaries({}, optional=members) | values, ascii=st.booleans())
+def test_both_ways_agree_on_any_json(message: Any, ascii: bool) -> None:
+    body = json.dumps(message, ensure_ascii=ascii).encode("utf-8", "surrogatepass")
+    assert shown(http._one_message(body)) == long_way(body, pytest.MonkeyPatch())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"\xef\xbb\xbf" + json.dumps(REQUEST).encode(),
+        json.dumps(REQUEST).encode() * 2,
+        json.dumps([REQUEST]).encode(),
+        json.dumps(REQUEST).encode()[:-1],
+        json.dumps(REQUEST).replace('"a": 1', '"a": NaN').encode(),
+        json.dumps(REQUEST).replace('"a": 1', '"a": Infinity').encode(),
+        json.dumps(REQUEST).replace('"a": 1', '"a": 1, "a": 2').encode(),
+        json.dumps(REQUEST).replace('"id": 1', '"id": 1.0').encode(),
+        json.dumps(REQUEST).replace('"id": 1', '"id": 1, "id": null').encode(),
+        json.dumps(REQUEST).replace("1}", "9" * 5000 + "}").encode(),
+        json.dumps(REQUEST).replace('"a": 1', '"a": ' + "[" * 250 + "]" * 250).encode(),
+        json.dumps(REQUEST).replace('"a": 1', '"a": "\\ud800"').encode(),
+    ],
+)
+def test_both_ways_agree_on_odd_bytes(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(http._one_message(body)) == long_way(body, monkeypatch)
+
+
+def test_a_request_is_plain_unless_it_answers_a_question_of_ours() -> None:
+    assert is_plain_request(json.dumps(REQUEST).encode())
+    assert not is_plain_request(json.dumps({**REQUEST, "params": {"inputResponses": {}}}).encode())
+    assert not is_plain_request(json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"}).encode())
