@@ -1,31 +1,41 @@
 """What the fast roads of frames and of the RESP codec bring: medians of one run, and the ratios between them.
 
 Run ``python benchmarks/frames.py`` (``--json`` for a list of rows). Ratios carry over to other machines; rates do not.
-Each pair is measured in turns, so a busy moment hits both. No server is needed.
+Each pair is measured in turns, so a busy moment hits both. Reading needs a server: an embedded one in a folder of its
+own.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import socket
 import statistics
+import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from coredis._packer import Packer  # what a coredis pipeline spends on encoding alone, without its bookkeeping
 from coredis.response.types import StreamEntry
 
 from benchmarks.measuring import keep
-from streammachine.frames import TimeSeriesBuffer, streams_to_dataframe, streams_to_dataframe_fast
+from streammachine.frames import TimeSeriesBuffer, read_frame, streams_to_dataframe, streams_to_dataframe_fast
+from streammachine.redis.connection import RedisConnection
+from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.redis.transport import codec, wire_reference
+from streammachine.redis.transport.raw_connection import encode_command
+from streammachine.settings import Settings
 
 ROUNDS = 7
 ROWS = 100_000
 ENTRIES = 20_000
 READ_COUNT = 1000
+PAGE = 10_000
 START_MS = 1_700_000_000_000
 
 
@@ -84,6 +94,64 @@ def frames() -> list[Row]:
         )
         for client, reply in replies.items()
     ]
+
+
+def reading() -> list[Row]:
+    """A stream of the server into a frame: beside reading it and converting the replies, and beside its bare bytes."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedServer.acquire(Path(folder) / "valkey", fsync="everysec") as server,
+        asyncio.Runner() as runner,
+    ):
+        redis = RedisConnection(settings=Settings(redis_url=server.url, data_dir=Path(folder) / "data"))
+        runner.run(redis.open())
+        for at in range(0, ROWS, READ_COUNT):
+            entries = [
+                {"symbol": "BTCUSDT", "price": f"{50_000 + n / 4:.2f}", "volume": n} for n in range(at, at + READ_COUNT)
+            ]
+            runner.run(redis.pipeline_xadd("s", entries, maxlen=0))
+        firsts = list(runner.run(read_frame("s", columns=["id"], redis=redis))["id"][::PAGE])
+        asked = b"".join(encode_command(["XRANGE", "s", first, "+", "COUNT", PAGE]) for first in firsts)
+
+        async def convert() -> object:
+            pages, start = [], "-"
+            while page := await redis.command("XRANGE", "s", start, "+", "COUNT", PAGE):
+                pages += page
+                start = f"({page[-1][0].decode()}"
+            return streams_to_dataframe_fast({"s": pages})
+
+        with socket.socket(socket.AF_UNIX) as raw:
+            raw.connect(str(server.socket_path))
+            taken = memoryview(bytearray(1 << 20))
+            size = _bytes_of(raw, asked)
+
+            def only_bytes() -> None:
+                raw.sendall(asked)
+                left = size
+                while left:
+                    left -= raw.recv_into(taken)
+
+            frame_of_all = lambda: runner.run(read_frame("s", redis=redis))  # noqa: E731
+            rows = [
+                compare(
+                    "read_frame", "XRANGE, then to_dataframe_fast", ROWS, frame_of_all, lambda: runner.run(convert())
+                ),
+                compare("read_frame", "raw XRANGE, bytes unparsed", ROWS, frame_of_all, only_bytes),
+            ]
+        runner.run(redis.close())
+        return rows
+
+
+def _bytes_of(raw: socket.socket, asked: bytes) -> int:
+    """How many bytes the replies to these commands have."""
+    end = b"+PONG\r\n"
+    raw.sendall(asked + encode_command(["PING"]))
+    size, tail = 0, b""
+    while not tail.endswith(end):
+        piece = raw.recv(1 << 20)
+        size += len(piece)
+        tail = (tail + piece)[-len(end) :]
+    return size - len(end)
 
 
 def buffer() -> list[Row]:
@@ -178,7 +246,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--json", action="store_true", help="print a list of rows")
     as_json = arguments.parse_args().json
-    rows = [*frames(), *buffer(), *wire()]
+    rows = [*frames(), *reading(), *buffer(), *wire()]
     keep([row._asdict() for row in rows])
     if as_json:
         print(json.dumps([row._asdict() for row in rows]))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from streammachine.frames.convert import prune_old_dataframe_rows as prune_old_dataframe_rows
     from streammachine.frames.convert import streams_to_dataframe as streams_to_dataframe
     from streammachine.frames.convert import streams_to_dataframe_fast as streams_to_dataframe_fast
+    from streammachine.frames.read import read_frame as read_frame
     from streammachine.market.backfill.backfill import Backfilling
     from streammachine.market.emitters.base import DataEmitter as DataEmitter
     from streammachine.market.emitters.csv import CSVEmitter as CSVEmitter
@@ -136,6 +137,7 @@ _HOMES = {
     "merge_streams": "market.live.merge",
     "parse_stream_id_timestamp": "ohlc.aggregator",
     "prune_old_dataframe_rows": "frames.convert",
+    "read_frame": "frames.read",
     "streams_to_dataframe": "frames.convert",
     "streams_to_dataframe_fast": "frames.convert",
     "wait_until": "runtime.testing",

@@ -22,8 +22,9 @@ MODULES = (
     "streammachine.ohlc.fast",
     "streammachine.redis.transport.wire",
     "streammachine.market.exchanges.fast_decode",
+    "streammachine.frames.native_columns",
 )
-TARGETS = ("hostile", "wire", "candles", "frames")
+TARGETS = ("hostile", "wire", "candles", "frames", "pages")
 FLAGS = ["-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
 PROBE = "#include <Python.h>\nint main(void) { return 0; }\n"
 

@@ -56,7 +56,7 @@ def streams_to_dataframe(
     """
     import numpy as np
 
-    own = _own_columns(stream_name_column, id_column, timestamp_column, include_sequence)
+    own = own_columns(stream_name_column, id_column, timestamp_column, include_sequence)
     names, ids, times, sequences = [], [], [], []
     rows: list[dict[Any, Any]] = []
     for name, entries in streams_of(streams):
@@ -72,10 +72,10 @@ def streams_to_dataframe(
             sequences.append(sequence)
             rows.append(named(fields))
     labels = dict.fromkeys(label for row in rows for label in row)
-    return _frame(
+    return frame_of(
         own,
-        [_cells(names), _cells(ids), np.array(times, dtype=np.int64), np.array(sequences, dtype=np.int64)],
-        {label: _cells([row.get(label, math.nan) for row in rows]) for label in labels},
+        [cells_of(names), cells_of(ids), np.array(times, dtype=np.int64), np.array(sequences, dtype=np.int64)],
+        {label: cells_of([row.get(label, math.nan) for row in rows]) for label in labels},
     )
 
 
@@ -92,7 +92,7 @@ def streams_to_dataframe_fast(
     look-up and one decoding in C. Best where entries have the same fields, as a stream's usually do; right in any
     case.
     """
-    own = _own_columns(stream_name_column, id_column, timestamp_column, include_sequence)
+    own = own_columns(stream_name_column, id_column, timestamp_column, include_sequence)
     names, counts, ids, rows = [], [], [], []
     for name, entries in streams_of(streams):
         if not _are_entries(entries):
@@ -107,11 +107,11 @@ def streams_to_dataframe_fast(
         names.append(text(name))
         counts.append(len(fields))
         rows += fields
-    ids = _texts(ids)
+    ids = texts_of(ids)
     positions = _positions(ids) if rows else None
     if positions is None:
         return streams_to_dataframe(streams, stream_name_column, id_column, timestamp_column, include_sequence)
-    return _frame(own, [_cells(names).repeat(counts), _cells(ids), *positions], _columns(rows))
+    return frame_of(own, [cells_of(names).repeat(counts), cells_of(ids), *positions], fields_of(rows))
 
 
 def prune_old_dataframe_rows(
@@ -165,20 +165,22 @@ def cutoff_ms(age_seconds: float, current_time: float | None = None) -> float:
 # --- putting the frame together ----------------------------------------------------------------------------------
 
 
-def _own_columns(stream: str, entry_id: str, timestamp: str, include_sequence: bool) -> list[str]:
+def own_columns(stream: str, entry_id: str, timestamp: str, include_sequence: bool) -> list[str]:
+    """Our own columns, in order. Raises ValueError where two would have one name."""
     own = [stream, entry_id, timestamp] + [_SEQUENCE] * include_sequence
     if len(set(own)) < len(own):
         raise ValueError(f"two columns would have one name: {', '.join(map(repr, own))}. Give each its own.")
     return own
 
 
-def _frame(own: list[str], values: list[Any], fields: Mapping[Any, Cells]) -> pd.DataFrame:
+def frame_of(own: list[str], values: list[Any], fields: Mapping[Any, Any], *, copy: bool | None = None) -> pd.DataFrame:
+    """Our own columns, then the fields' beside them, under free names."""
     import pandas as pd
 
     columns: dict[Any, Any] = dict(zip(own, values, strict=False))
-    if not len(values[0]):
+    if values and not len(values[0]):
         # An empty column has nothing to infer the text dtype from.
-        columns |= {label: pd.Series([""])[:0] for label in own[:2]}
+        columns |= {label: pd.Series([""])[:0] for label in own if columns[label].dtype == object}
     taken = {*own, *fields}
     for label, cells in fields.items():
         free = label
@@ -187,10 +189,10 @@ def _frame(own: list[str], values: list[Any], fields: Mapping[Any, Cells]) -> pd
                 free = f"{free}_field"
             taken.add(free)
         columns[free] = cells
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns, copy=copy)
 
 
-def _cells(values: list[Any]) -> Cells:
+def cells_of(values: list[Any]) -> Cells:
     """The values as an array of objects: what pandas then makes of it is text or object, never a guessed number."""
     import numpy as np
 
@@ -208,7 +210,7 @@ def _are_entries(entries: Sequence[Any]) -> bool:
     return all(issubclass(kind, list | tuple) for kind in kinds) and min(map(len, entries), default=2) >= 2
 
 
-def _columns(rows: list[Any]) -> dict[Any, Cells]:
+def fields_of(rows: list[Any]) -> dict[Any, Cells]:
     """The fields of all entries, column by column, in order of first appearance."""
     kinds = set(map(type, rows))
     if kinds <= {list, tuple}:
@@ -233,7 +235,7 @@ def _flat_columns(rows: list[Any]) -> dict[Any, Cells] | None:
         label = text(names[0])
         if names.count(names[0]) < len(names) or label in columns:
             return None
-        columns[label] = _cells(_texts(cells[at + 1 :: width]))
+        columns[label] = cells_of(texts_of(cells[at + 1 :: width]))
     return columns
 
 
@@ -244,7 +246,7 @@ def _same_columns(rows: list[Any]) -> dict[Any, Cells] | None:
     if sum(map(len, rows)) != len(names) * len(rows):
         return None
     try:
-        return {text(name): _cells(_texts(list(map(itemgetter(name), rows)))) for name in names}
+        return {text(name): cells_of(texts_of(list(map(itemgetter(name), rows)))) for name in names}
     except KeyError:
         return None
 
@@ -263,11 +265,11 @@ def _mixed_columns(rows: list[Any]) -> dict[Any, Cells]:
             label = text(name)
             if label not in columns:
                 columns[label] = np.full(len(rows), math.nan, dtype=object)
-            columns[label][places] = _cells(_texts(list(map(itemgetter(name), alike))))
+            columns[label][places] = cells_of(texts_of(list(map(itemgetter(name), alike))))
     return columns
 
 
-def _texts(values: list[Any]) -> list[Any]:
+def texts_of(values: list[Any]) -> list[Any]:
     """All values as text, as ``text`` does it."""
     if set(map(type, values)) == {str}:
         return values

@@ -8,6 +8,7 @@ import tracemalloc
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from streammachine.errors import IntervalError, SettingsError, TickError
@@ -404,13 +405,16 @@ def test_a_bad_bound_is_refused(engine: ModuleType, bound: Any) -> None:
         engine.FastOHLC([MINUTE], max_candles=bound)
 
 
-@pytest.mark.parametrize("method", ["get_candles", "get_completed_candles", "get_candles_as_dicts", "flush_interval"])
+@pytest.mark.parametrize(
+    "method", ["get_candles", "get_completed_candles", "get_candles_as_dicts", "candles_frame", "flush_interval"]
+)
 def test_an_interval_that_the_aggregator_lacks_is_named(engine: ModuleType, method: str) -> None:
     agg = engine.FastOHLC([MINUTE])
     for interval in (5 * MINUTE, 0, -1, 2**70, 60_000.0, "60000", None):
         with pytest.raises(IntervalError, match=r"60000"):
             getattr(agg, method)("X", interval)
-    assert not getattr(agg, method)("X", MINUTE)
+    nothing = getattr(agg, method)("X", MINUTE)
+    assert nothing == 0 if method == "flush_interval" else len(nothing) == 0
     with pytest.raises(TickError, match="symbol"):
         getattr(agg, method)(None, MINUTE)
 
@@ -432,3 +436,19 @@ def test_the_largest_times_and_intervals_do_not_overflow(engine: ModuleType) -> 
         assert sum(candle.trade_count for candle in agg.get_candles("X", interval)) == 4
         assert agg.flush_interval("X", interval, 2**63 - 1) > 0
     assert engine.FastOHLC.load(agg.dump()).dump() == agg.dump()
+
+
+@pytest.mark.parametrize("max_candles", [0, 3])
+def test_a_frame_of_candles_has_the_values_of_the_candles(engine: ModuleType, max_candles: int) -> None:
+    agg = engine.FastOHLC([MINUTE, 5 * MINUTE], max_candles=max_candles)
+    for at in range(40):
+        agg.update_tick("X", 100 + (at * 7) % 11, 0.25 * at, 1_700_000_000_000 + at * 17_000)
+    for interval in (MINUTE, 5 * MINUTE):  # the open candle of 5 minutes is folded from its children
+        frame = agg.candles_frame(b"X", interval)
+        expected = pd.DataFrame(agg.get_candles_as_dicts("X", interval))
+        pd.testing.assert_frame_equal(frame, expected)
+        frame.loc[0, "open"] = 0.0  # the caller's own
+        assert agg.get_candles("X", interval)[0].open > 0
+    nobody = agg.candles_frame("Y", MINUTE)
+    assert (len(nobody), list(nobody.columns)) == (0, list(expected.columns))
+    assert list(nobody.dtypes) == list(expected.dtypes)

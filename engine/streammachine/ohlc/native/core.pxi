@@ -238,6 +238,17 @@ cdef class Core:
             PyMem_Free(copies)
 
     @cython.final
+    cdef bytes records(self, Series* series, Py_ssize_t at):
+        """All candles as they lie in memory. The one object that is made here is none that the collector counts."""
+        cdef Slot* slot = &series.slots[at]
+        cdef bytes copies = PyBytes_FromStringAndSize(NULL, slot.length * <Py_ssize_t>sizeof(Candle))
+        cdef Candle* candles = <Candle*>PyBytes_AS_STRING(copies)
+        if slot.length:
+            memcpy(candles, slot.data + slot.head, slot.length * sizeof(Candle))
+            newest_view(&self.plan, series, at, &candles[slot.length - 1])
+        return copies
+
+    @cython.final
     cdef void forget_aliases(self) noexcept:
         cdef Py_ssize_t k
         for k in range(ALIASES):

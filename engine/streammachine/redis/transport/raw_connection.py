@@ -11,9 +11,9 @@ import asyncio
 import select
 import socket
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import anyio
 
@@ -32,12 +32,21 @@ from streammachine.errors import (
 from streammachine.redis.transport.codec import NEED_MORE, ProtocolError, ReplyParser, RespError
 from streammachine.redis_url import Endpoint
 
+T = TypeVar("T")
+
 CONNECT_TIMEOUT = 2.0  # seconds to open the socket and log in
 # Answers of a node that did not run the command, and of which time takes care: a failover, a slot that is being moved.
 NOT_READY = ("MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN")
 _PASSING = (*NOT_READY, "LOADING", "BUSY", "MISCONF")
 _TWO_WORDS = ("XGROUP", "XINFO", "OBJECT", "MEMORY", "ACL", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "SCRIPT")
 RIGHTS = "docs/rights.md has the ACL line for each use"
+
+
+class ReplySink(Protocol):
+    """Takes the bytes of one reply as they come, instead of the parser."""
+
+    def feed(self, data: bytes) -> bool:
+        """More of the reply; True when it is complete."""
 
 
 class RawConnection:
@@ -80,6 +89,18 @@ class RawConnection:
                 "without REDIS_ variables an embedded Valkey is used."
             ) from error
 
+    async def receive(
+        self, payload: bytes, sink: ReplySink, timeout: float, meanwhile: Callable[[], None] | None = None
+    ) -> None:
+        """Send one command, and give the bytes of its reply to ``sink``. Nothing else may be under way.
+
+        ``meanwhile`` is called once the command is on its way: work for the time that the server needs.
+
+        Raises:
+            What ``exchange`` raises.
+        """
+        await self._answered(self._link.receive(payload, sink, meanwhile), 1, timeout)
+
     async def exchange(self, payload: bytes, replies: int, timeout: float) -> list[Any]:
         """Send ``payload`` (whole commands) and give its ``replies`` replies, error replies as ``RespError`` values.
 
@@ -89,9 +110,15 @@ class RawConnection:
             RedisTimeoutError: no whole answer within ``timeout`` seconds. RedisUnavailableError: the connection broke.
             In both cases the connection is closed, and whether the commands ran is not known.
         """
+        found = await self._answered(self._link.exchange(payload, replies), replies, timeout)
+        if any(type(reply) is RespError and is_replica(reply) for reply in found):
+            self._link.retire()
+        return found
+
+    async def _answered(self, under_way: Awaitable[T], replies: int, timeout: float) -> T:
         try:
             with anyio.fail_after(timeout):
-                found = await self._link.exchange(payload, replies)
+                return await under_way
         except TimeoutError:
             self._link.abort(_UnansweredError(timeout))
             raise RedisTimeoutError(
@@ -108,9 +135,6 @@ class RawConnection:
             raise RedisUnavailableError(
                 f"The connection to Redis at {self._name} broke before the reply came; {_unknown(replies)}"
             ) from error
-        if any(type(reply) is RespError and is_replica(reply) for reply in found):
-            self._link.retire()
-        return found
 
     @property
     def broken(self) -> bool:
@@ -197,6 +221,22 @@ class _Link(asyncio.Protocol):
         await mine.done
         return mine.found
 
+    async def receive(self, payload: bytes, sink: ReplySink, meanwhile: Callable[[], None] | None) -> None:
+        """Send, and give the reply's bytes to ``sink``. Who leaves in the middle takes the connection along."""
+        if self.lost is not None:
+            raise self.lost
+        mine = _Waiting(1, asyncio.get_running_loop().create_future(), sink=sink)
+        self.waiting.append(mine)
+        self.transport.write(payload)
+        try:
+            if meanwhile is not None:
+                await asyncio.sleep(0)  # uvloop sends at the end of a turn
+                meanwhile()
+            await mine.done
+        finally:
+            if not mine.done.done() or mine.done.cancelled():
+                self.abort(ConnectionResetError("a reply was given up in the middle"))
+
     def abort(self, reason: OSError) -> None:
         """Close without sending what is still buffered."""
         if self.lost is None:
@@ -216,6 +256,12 @@ class _Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """The loop's call: bytes have come."""
         try:
+            if self.waiting and (sink := self.waiting[0].sink) is not None:
+                if sink.feed(data):
+                    done = self.waiting.popleft().done
+                    if not done.done():
+                        done.set_result(None)
+                return
             self._parser.feed(data)
             while self.waiting:
                 first = self.waiting[0]
@@ -250,6 +296,7 @@ class _Waiting:
     wanted: int
     done: asyncio.Future[None]
     found: list[Any] = field(default_factory=list)
+    sink: ReplySink | None = None
 
 
 def encode_command(arguments: Iterable[bytes | str | int]) -> bytes:
