@@ -16,14 +16,19 @@ _SHOWN_OPTIONS = {
     "timeout", "sslmode", "sslrootcert", "application_name", "connect_timeout", "target_session_attrs", "host", "port",
     "symbol", "interval", "limit", "starttime", "endtime",
 }  # fmt: skip
+_NUMBERED = {"redis", "rediss", "valkey", "valkeys"}  # schemes whose path is a database's number and nothing else
 _AUTHORITY_END = re.compile("[/?#]")
 _QUERY = re.compile("[?#]")
 _PLAIN_USER = re.compile(r"[^/@?#]*")
 _PLAIN = re.compile(r"[\w./:+-]*")
+_FOREIGN = re.compile(r"[=;\s]")  # in no host's name: "h:6379,password=secret", "host=h password=secret"
 _IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _TABLE = re.compile(r"[A-Za-z_]\w*")
 _SECRET_NAME = re.compile("pass|pw|auth|token|secret|key|user", re.IGNORECASE)
-# What may be a URL, or user:password@host, in the midst of a text.
+# In the midst of a text: what is assigned to a password, and what may be a URL, or user:password@host.
+_PASSWORD = re.compile(
+    r"(\b(?:password|passwd|pwd|pass|secret|token)\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s,;&'\"]+)", re.IGNORECASE
+)
 _PLACE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/[^\s'\"<>]+|[^\s'\"<>(]+:[^\s'\"<>]*@[^\s'\"<>]+")
 
 
@@ -48,7 +53,8 @@ def mask_url(text: str) -> str:
         fragment, question, query = f"{fragment}?{query}", "", ""
     if number_sign and not (scheme.startswith("postgres") and _TABLE.fullmatch(fragment)):
         fragment = HIDDEN
-    if not is_socket and any(sign in path for sign in "=;"):
+    numbered = scheme.lower() in _NUMBERED and not path.removeprefix("/").isdigit()
+    if not is_socket and (any(sign in path for sign in "=;") or (numbered and path not in ("", "/"))):
         path = f"/{HIDDEN}"
     options = "&".join(_option(option) for option in query.split("&"))
     shown = ",".join(_host(host) for host in hosts.split(","))
@@ -56,8 +62,8 @@ def mask_url(text: str) -> str:
 
 
 def mask_text(text: str) -> str:
-    """A text (an error of a library, a log line) with the passwords of the URLs in it masked."""
-    return _PLACE.sub(_masked, text)
+    """A text (an error of a library, a log line) with the passwords in it masked: in URLs, and in ``password=...``."""
+    return _PASSWORD.sub(rf"\1{HIDDEN}", _PLACE.sub(_masked, text))
 
 
 def _masked(found: re.Match[str]) -> str:
@@ -80,6 +86,8 @@ def _host(host: str) -> str:
     if host.startswith("[") or _IPV6.fullmatch(host):
         name, bracket, port = host.partition("]")
         return host if not port or _is_port(port.removeprefix(":")) else f"{name}{bracket}:{HIDDEN}"
+    if _FOREIGN.search(host):
+        return HIDDEN
     name, colon, port = host.partition(":")
     return host if not colon or _is_port(port) else f"{name}:{HIDDEN}"
 

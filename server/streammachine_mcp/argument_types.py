@@ -23,7 +23,8 @@ _OTHER_UNITS = (("seconds", 1000.0), ("microseconds", 1e-3), ("nanoseconds", 1e-
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _NUMBER_CHARS = 40  # no time is longer
-_INTERVAL = re.compile(r"(\d{1,15})\s*(ms|s|m|h|d|w)", re.ASCII | re.IGNORECASE)
+_INTERVAL = re.compile(r"(\d{1,15})\s*((?i:ms)|[smhdwSHDW])", re.ASCII)
+_MONTHS = re.compile(r"(now\s*-\s*)?\d[\d.]{0,30}\s*M", re.ASCII | re.IGNORECASE)
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _FORMS = "epoch milliseconds, an ISO time ('2026-11-20T09:30:00Z'), a stream id, or a relative time ('now-15m')"
 
@@ -72,6 +73,8 @@ def history(value: Any) -> str:
     """
     if isinstance(value, str) and _INTERVAL.fullmatch(value.strip()):
         return value.strip()
+    if isinstance(value, str) and _is_months(value.strip()):
+        raise TimeError(_no_months(value))
     return moment(value)
 
 
@@ -100,8 +103,10 @@ def interval_ms(value: Any) -> int:
             return number
     elif isinstance(value, str):
         text = value.strip()
-        if text == timeframes.MONTH:
-            raise TimeError("'1M' is a month, which has no fixed length: aggregators take '1m' (a minute) to weeks.")
+        if _is_months(text):
+            raise TimeError(
+                f"{text!r}: M is a month, which has no fixed length; aggregators take '1m' (a minute) to weeks."
+            )
         if match := _INTERVAL.fullmatch(text):
             return int(match[1]) * _UNIT_MS[match[2].lower()]
     raise TimeError(f"{_shown(value)} is no interval: give milliseconds (60000) or a text as '1m', '90s', '1h', '1d'.")
@@ -188,7 +193,18 @@ def _text_ms(text: str) -> int:
     try:
         return int(streams.parse_position(text).partition("-")[0])
     except ValueError:
+        if _is_months(text):
+            raise TimeError(_no_months(text)) from None
         raise TimeError(f"{_shown(text)} is no time: give {_FORMS}.") from None
+
+
+def _is_months(text: str) -> bool:
+    """Whether it is a number of months: a capital M, as in timeframes."""
+    return text.endswith("M") and _MONTHS.fullmatch(text) is not None
+
+
+def _no_months(text: str) -> str:
+    return f"{_shown(text)}: M is a month, which has no fixed length; give days (30d), or m for minutes."
 
 
 def _iso(ms: int) -> str:

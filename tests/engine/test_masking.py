@@ -48,6 +48,10 @@ WRONG = [
     "redis+sentinel://h1:hunter2,h2/group",
     "redis+sentinel:/u:hunter2@h1,h2/group",
     "unix:/:hunter2@/run/v.sock?db=x",
+    "redis://h:6379/hunter2",
+    "redis://h/0/hunter2",
+    "h:6380,password=hunter2,ssl=True",
+    "host=h user=u password=hunter2",
     "http://u:hunter2@h",
 ]
 
@@ -116,6 +120,13 @@ def test_a_text_is_masked_where_it_holds_a_url() -> None:
     text = "GET https://me:hunter2@proxy:8/x failed (see 'wss://h/ws?key=hunter2', me:hunter2@k:9092) at 12:30, a@b.org"
     assert mask_text(text) == (
         "GET https://me:***@proxy:8/x failed (see 'wss://h/ws?key=***', me:***@k:9092) at 12:30, a@b.org"
+    )
+
+
+def test_a_text_is_masked_where_it_assigns_a_password() -> None:
+    text = "Connection string h:6380,password=hunter2,ssl=True; host=h Password = 'hunter2 x' user=u, confirm_token=12"
+    assert mask_text(text) == (
+        "Connection string h:6380,password=***,ssl=True; host=h Password = *** user=u, confirm_token=12"
     )
 
 

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from streammachine.errors import StreamIdError
 from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine_mcp import argument_types as types
 from streammachine_mcp.arguments import ArgumentError, prepare
@@ -438,6 +439,19 @@ def test_a_history_is_a_length_of_time_or_a_time() -> None:
     for wrong in ("7 days", T0 // 1000, True, "", "d"):
         with pytest.raises(types.TimeError):
             types.history(wrong)
+
+
+def test_a_month_is_not_taken_for_a_minute() -> None:
+    """now-1M in stream_trim would leave a minute of what should stay for a month."""
+    takers = (types.history, types.moment, types.time_ms)
+    for take, text in [*((take, "now-1M") for take in takers), (types.history, "3M"), (types.interval_ms, "3M")]:
+        with pytest.raises(types.TimeError, match="M is a month"):
+            take(text)
+    with pytest.raises(StreamIdError, match="capital M is a month"):
+        types.position("now-1M")
+    assert types.history("7D") == "7D"
+    assert types.interval_ms("1H") == 60 * MINUTE
+    assert types.interval_ms("500MS") == 500
 
 
 def test_relative_times_count_back_from_now() -> None:

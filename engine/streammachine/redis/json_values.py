@@ -7,6 +7,7 @@ import math
 from typing import Any, NamedTuple
 
 from streammachine.errors import WrongTypeError
+from streammachine.redis.provisional import ProvisionalSum, plain
 from streammachine.redis.signing import is_unicode
 
 _MAX_DEPTH = 100  # deeper values go to pickle, which has the same limit as Python itself
@@ -20,7 +21,7 @@ def to_json(value: Any) -> bytes | None:
     """The value in JSON; None where it would not come back equal and of exactly the same types, or grow too large."""
     if not survives_json(value):
         return None
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=plain).encode()
 
 
 def from_json(key: str, stored: bytes, where: str) -> Any:
@@ -95,6 +96,9 @@ def _part(value: Any, depth: int, seen: dict[int, _Part | None]) -> _Part | None
 
 
 def _leaf_survives(value: Any, kind: type) -> bool:
+    if kind is ProvisionalSum:  # written as the number that it is
+        value = plain(value)
+        kind = type(value)
     if value is None or kind is bool:
         return True
     if kind is int:

@@ -264,12 +264,13 @@ class Storage:
         """Add ``by`` to a number atomically (a missing one counts as 0) and give the sum; a whole sum is an int.
 
         In a transactional handler the addition is done in the commit, and nobody else's stands in its way. What this
-        gives there is a ``ProvisionalSum``: a number that has the commit check it if the handler reads it.
+        gives there is a ``ProvisionalSum``: a number that has the commit check it if the handler reads it. A handler
+        that gives it to what takes an int or a float only (``json.dumps``) runs again, once, with plain numbers.
 
         Raises:
             WrongTypeError: the value is not a number. RedisCommandError: a whole sum does not fit into 64 bits.
         """
-        key = _checked(key)
+        key, by = _checked(key), plain(by)
         if isinstance(by, bool) or not isinstance(by, (int, float)) or not math.isfinite(by):
             raise ValueError(f"by={by!r}: give a finite number.")
         held = self._hold()
@@ -373,6 +374,9 @@ class Storage:
             return await self._update_held(held, key, lambda now: _added(key, now, by), 0)  # type: ignore[no-any-return]
         on_read = held.add(key, by, stored)
         total = _added(key, 0 if stored is None else self.decode(key, stored), held.added(key) or 0)
+        if held.plain_sums:
+            on_read()
+            return total
         return cast("int", ProvisionalSum(total, on_read))
 
     def _adds_up(self, stored: bytes | None, by: float, added: float) -> bool:

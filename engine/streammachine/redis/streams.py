@@ -50,7 +50,9 @@ return {#found, #found > 0 and found[#found][1] or ''}
 )
 _PIPELINE_CHUNK = 1000  # commands in one pipeline, so that no one writer fills the socket's buffer
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
-_RELATIVE = re.compile(r"now(?:\s*-\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(ms|s|m|h|d|w))?", re.IGNORECASE | re.ASCII)
+# A capital M is a month in every timeframe, and a month has no fixed length: it is not taken for a minute.
+_RELATIVE = re.compile(r"(?i:now)(?:\s*-\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*((?i:ms)|[smhdwSHDW]))?", re.ASCII)
+_MONTHS = re.compile(r"(?i:now)\s*-\s*[0-9.]+\s*M", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
@@ -389,6 +391,11 @@ def parse_position(text: str, *, now_ms: int | None = None) -> str:
 
 
 def _no_position(text: str) -> StreamIdError:
+    if _MONTHS.fullmatch(text.strip()):
+        return StreamIdError(
+            f"{text!r} is not a position in a stream: a capital M is a month, which has no fixed length. "
+            "Give minutes as 'now-15m', a month as 'now-30d'."
+        )
     return StreamIdError(
         f"{text!r} is not a position in a stream. Give an entry id ('1717171717000-0'), epoch milliseconds, "
         "an ISO time ('2026-11-20T09:30:00Z'), or a relative time ('now-15m')."

@@ -12,6 +12,10 @@ class WriteHold(Protocol):
     Values are stored bytes; None is "deleted" or "none there".
     """
 
+    @property
+    def plain_sums(self) -> bool:
+        """Whether ``incr`` is to give plain numbers, each of which the commit checks."""
+
     def get(self, field: str) -> tuple[bool, bytes | None]:
         """Whether the field was written here, and what."""
 

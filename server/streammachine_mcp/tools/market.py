@@ -34,7 +34,7 @@ MOST_STREAMS = 40  # that an answer names
 DAY = 86_400_000
 _NUMBER = re.compile(r"[+-]?(\d{1,400}\.?\d{0,400}|\.\d{1,400})([eE][+-]?\d{1,4})?", re.ASCII)
 SKEW = 60_000  # milliseconds that a caller's clock may be ahead of ours
-_SPAN = re.compile(r"[0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d|w)", re.IGNORECASE | re.ASCII)
+_SPAN = re.compile(r"[0-9]+(\.[0-9]+)?\s*((?i:ms)|[smhdwSHDWM])", re.ASCII)
 COLUMNS = ("open_ts", "open", "high", "low", "close", "volume", "quote_volume", "n_trades")
 
 Symbol = Annotated[str, Field(description=f"As the exchange writes it: {exchanges.symbols_text()}")]

@@ -69,6 +69,8 @@ def test_a_select_makes_new_fields() -> None:
         ("select", "{}", "not a map of fields"),
         ("select", "{'a': null}", "gives None for 'a'"),
         ("select", "{'a': [1]}", "gives [1] for 'a'"),
+        ("select", "{'': 1.0}", "names a field ''; a name is text that is not empty"),
+        ("select", "{1: 'x'}", "names a field 1; a name is text"),
         ("filter", "(" * 200 + "true" + ")" * 200, "nested too deeply"),
         ("filter", "true && " * LONGEST + "true", "at most 2000"),
         ("select", "{'a': string([1].map(a, [2].map(b, [3].map(c, c))).size())}", "at most 2 are taken"),

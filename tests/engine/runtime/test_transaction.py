@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, cast
 
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
+import orjson
+import pydantic
 import pytest
 
 from streammachine.runtime.delivery import transaction
@@ -327,6 +333,79 @@ async def test_a_sum_that_a_handler_reads_is_the_right_one(make_app: MakeApp, pr
         await until(lambda: probe.done("s", 40))
         assert await app.storage.read("count") == 40
     assert sorted(int(fields["seen"]) for fields in await probe.fields("out")) == list(range(1, 41))
+
+
+@pytest.mark.parametrize("how", ["json", "json key", "orjson", "pydantic", "decimal", "timedelta"])
+async def test_what_takes_plain_numbers_only_gets_them(make_app: MakeApp, probe: Probe, how: str) -> None:
+    """The handler is run once more and no attempt of a message is used up; every sum is the right one."""
+    app = make_app(count=100)
+    runs, attempts = 0, []
+
+    @app.agent("s", transactional=True, concurrency=4, retry=RetryPolicy(max_attempts=1))
+    async def handle(message: Message) -> None:
+        nonlocal runs
+        runs += 1
+        attempts.append(message.attempt)
+        total = await app.storage.incr("count")
+        if how == "json":
+            shown = json.dumps(total)
+        elif how == "json key":
+            shown = str(json.loads(json.dumps({total: 1})).popitem()[0])
+        elif how == "orjson":
+            shown = orjson.dumps(total).decode()
+        elif how == "pydantic":
+            shown = pydantic.TypeAdapter(dict[str, Any]).dump_json({"n": total}).decode()[5:-1]
+        elif how == "decimal":
+            shown = str(Decimal(total))
+        else:
+            shown = str(int(timedelta(seconds=total).total_seconds()))
+        await app.send("out", {"seen": shown})
+
+    async with app:
+        await app.send("s", {"n": 0})
+        await until(lambda: probe.done("s", 1))
+        assert runs == 2
+        await app.send_batch("s", [{"n": number} for number in range(20)])
+        await until(lambda: probe.done("s", 21))
+    assert set(attempts) == {1}
+    assert sorted(int(fields["seen"]) for fields in await probe.fields("out")) == list(range(1, 22))
+
+
+async def test_a_handler_that_fails_for_another_reason_is_not_run_again_unasked(
+    make_app: MakeApp, probe: Probe
+) -> None:
+    app = make_app()
+    runs = 0
+
+    @app.agent("s", transactional=True, retry=RetryPolicy(max_attempts=1))
+    async def handle(message: Message) -> None:
+        nonlocal runs
+        runs += 1
+        await app.storage.incr("count")
+        raise TypeError("Object of type Order is not JSON serializable")
+
+    async with app:
+        await app.send("s", {"n": 0})
+        await until(lambda: probe.ask("XLEN", "{s}:dlq"))
+    assert runs == 1
+
+
+async def test_a_sum_counts_like_the_number_that_it_is(make_app: MakeApp, probe: Probe) -> None:
+    app = make_app()
+    seen: list[object] = []
+
+    @app.agent("s", transactional=True)
+    async def handle(message: Message) -> None:
+        total = cast("int", await app.storage.incr("count", 6))
+        seen.extend((total & 3, 1 << total, total | 1, ~total, pow(total, 2, 5), 2**total, total.bit_length()))
+        seen.append(await app.storage.incr("other", total))
+        await app.storage.write("nested", {"totals": [total]})
+
+    async with app:
+        await app.send("s", {"n": 0})
+        await until(lambda: probe.done("s", 1))
+    assert seen == [2, 64, 7, -7, 1, 64, 3, 6]
+    assert await probe.ask("HGET", "sm:storage", "nested") == b'{"totals":[6]}'
 
 
 async def test_increments_mix_with_the_other_writes_of_a_handler(make_app: MakeApp, probe: Probe) -> None:

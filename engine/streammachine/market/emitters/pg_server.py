@@ -95,9 +95,13 @@ def url_of(
             raise EmitterError("host is a URL: give it by name, PostgresEmitter(url='postgresql://...')")
         if not host or not dbname:
             raise EmitterError("PostgresEmitter needs url, or host and dbname (and user, password, port)")
+        if (
+            not str(port).isdecimal() or not 0 < int(port) < 65536
+        ):  # what was given is not shown: it may be the password
+            raise EmitterError("port must be a number up to 65535: the order is host, dbname, user, password, port")
         socket = host.startswith("/")
         return URL.create(
-            *("postgresql", user, password, None if socket else host, port, dbname),
+            *("postgresql", user, password, None if socket else host, int(port), dbname),
             query={"host": host} if socket else {},
         )
     try:

@@ -153,7 +153,11 @@ class Expression:
             if not isinstance(result, dict) or not result:
                 raise ExpressionFailed(f"The select gives {_shown(result)}, not a map of fields. {_HINTS['select']}")
             for name, value in result.items():
-                if not isinstance(name, str) or not isinstance(value, (str, bytes, bool, int, float)):
+                if not isinstance(name, str) or not name:
+                    raise ExpressionFailed(
+                        f"The select names a field {_shown(name)}; a name is text that is not empty. {_HINTS['select']}"
+                    )
+                if not isinstance(value, (str, bytes, bool, int, float)):
                     raise ExpressionFailed(
                         f"The select gives {_shown(value)} for {name!r}; give text, a number, or true or false."
                     )

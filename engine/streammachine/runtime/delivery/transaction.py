@@ -4,7 +4,8 @@ While such a handler runs, ``app.send`` and every storage write of its App go to
 handler's own writes. When it returns, one ``commit.lua`` writes the buffer and acknowledges the message. Values that
 ``update`` read are checked there; if one has changed, nothing is written and the handler runs again, in a queue with
 those of this process that change the same values. ``incr`` is added in the commit, and checked only if the handler has
-read the sum.
+read the sum; a handler that gives the sum to what takes no number but an int or a float runs again, and is given those
+from then on.
 
 On a Cluster one script writes in one slot, that of the message's stream. A write elsewhere is refused by name, or with
 ``transactional="best-effort"`` made just before the commit: at least once, since a crash in between repeats it.
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from streammachine.errors import CrossSlotError, StreamMachineError
-from streammachine.redis.provisional import ProvisionalSum, plain
+from streammachine.redis.provisional import ProvisionalSum, plain, refused
 from streammachine.redis.storage import KEY as STORAGE_KEY
 from streammachine.redis.transport.cluster import slot_of
 from streammachine.redis.transport.codec import encode_fields
@@ -51,10 +52,12 @@ class Transaction:
 
     Args:
         owner: the App it belongs to. home: the stream whose Cluster slot all writes must stand in; None: no matter.
+        plain_sums: ``incr`` gives plain numbers, each of which the commit checks.
     """
 
-    def __init__(self, owner: object, home: str | None = None) -> None:
+    def __init__(self, owner: object, home: str | None = None, *, plain_sums: bool = False) -> None:
         self.owner = owner
+        self.plain_sums = plain_sums
         self.sealed = False
         self._home = home
         self._sends: list[Effect] = []
@@ -128,6 +131,11 @@ class HeldHash:
         self._keeps_ttl: set[str] = set()
         self._added: dict[str, float] = {}  # to fields that are not among the values
         self._checks: dict[str, bytes | None] = {}
+
+    @property
+    def plain_sums(self) -> bool:
+        """Whether ``incr`` is to give plain numbers."""
+        return self._transaction.plain_sums
 
     def get(self, field: str) -> tuple[bool, bytes | None]:
         """Whether the handler wrote the field, and what (None: deleted)."""
@@ -240,18 +248,26 @@ def transactional(owner: object, mode: Transactional = True) -> Committer:
         that the handler updates kept changing for MAX_RERUNS runs.
     """
 
+    plain_sums = False  # once the handler has given a sum to what takes plain numbers only
+
     async def call(
         delivery: Delivery, items: Sequence[Item], body: Callable[[], Awaitable[None]], guard: Guard | None = None
     ) -> bool:
+        nonlocal plain_sums
         clustered = delivery.connection.is_cluster
         home = delivery.stream if clustered and mode != "best-effort" else None
         queued: list[str] = []  # the values in whose queue we wait: they have changed under us
         for run in range(MAX_RERUNS):
             async with _update_queue.of(*queued, patience=QUEUE_WAIT):
-                transaction = Transaction(owner, home)
+                transaction = Transaction(owner, home, plain_sums=plain_sums)
                 token = _current.set(transaction)
                 try:
                     await body()
+                except Exception as error:
+                    if transaction.plain_sums or not refused(error):
+                        raise
+                    plain_sums = True
+                    continue
                 finally:
                     transaction.seal()
                     _current.reset(token)

@@ -529,6 +529,11 @@ def test_host_database_user_and_password_come_by_place() -> None:
     [
         (PostgresEmitter, "needs url, or host and dbname"),
         (lambda: PostgresEmitter(host="h"), "needs url, or host and dbname"),
+        (
+            lambda: PostgresEmitter("h", 5432, "db", "me", "hunter2"),
+            "^port must be a number.*the order is host, dbname",
+        ),  # type: ignore[arg-type]
+        (lambda: PostgresEmitter("h", "db", port=0), "port must be a number"),
         (lambda: PostgresEmitter(url="mysql://u:hush@h/d"), "no PostgreSQL"),
         (lambda: PostgresEmitter(url="u:hush@h/d"), "cannot be read"),
         (lambda: PostgresEmitter(host="h", dbname="d").set_model(Kline), "no SQLAlchemy model"),
