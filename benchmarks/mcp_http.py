@@ -2,11 +2,11 @@
 
     python -m benchmarks.mcp_http [--rounds 5] [--calls 200] [--clients 10] [--json]
 
-The empty server's only tool takes one argument and does nothing. It is served as ours is: the same web server and
-event loop, ``gc.freeze()`` after the start, and the SDK's setting ``get_tool_input_schema``. ``ours, listing`` is our
-server without that setting: the SDK then runs ``tools/list`` before each call that has arguments. The servers take
-turns, each answering all its clients, and a ratio is the median of the rounds' ratios. The clients are connections of
-one process that are kept open; each has one call under way.
+The empty server's only tool takes one argument and does nothing. It runs twice: by FastMCP's own ``run``, and served
+as ours is (the same web server and event loop, and ``gc.freeze()`` after the start). Both have the SDK's setting
+``get_tool_input_schema``. ``ours, listing`` is our server without that setting: the SDK then runs ``tools/list`` before
+each call that has arguments. The servers take turns, each answering all its clients, and a ratio is the median of the
+rounds' ratios. The clients are connections of one process that are kept open; each has one call under way.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import contextlib
 import itertools
 import json
 import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -30,18 +31,10 @@ from benchmarks.mcp import OURS, START_MS, environment, message
 from benchmarks.measuring import Row, keep, median_ratio, table
 
 VERSION = "2026-07-28"
+BARE = "sm_bench_bare_http"
 EMPTY = "sm_bench_empty_http"
-EMPTY_SOURCE = """
-import gc
-import socket
-
-import anyio
+_NOTHING = """
 from fastmcp import FastMCP
-
-from streammachine_mcp.entry import EVENT_LOOP, configure_logging, join_fastmcp_log, run_http
-
-configure_logging("INFO")
-join_fastmcp_log()
 
 mcp = FastMCP("empty")
 
@@ -52,8 +45,27 @@ async def nothing(number: int) -> dict[str, str]:
 
 
 mcp._mcp_server.get_tool_input_schema = {}.get
+"""
+BARE_SOURCE = f"""
+import socket
+{_NOTHING}
+with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+print(f"listening on http://127.0.0.1:{{port}}/mcp", flush=True)
+mcp.run(transport="http", port=port, show_banner=False, log_level="WARNING")
+"""
+EMPTY_SOURCE = f"""
+import gc
+import socket
+
+import anyio
+from streammachine_mcp.entry import EVENT_LOOP, configure_logging, join_fastmcp_log, run_http
+
+configure_logging("INFO")
+{_NOTHING}
+join_fastmcp_log()
 listening = socket.create_server(("127.0.0.1", 0))
-print(f"listening on http://127.0.0.1:{listening.getsockname()[1]}/mcp", flush=True)
+print(f"listening on http://127.0.0.1:{{listening.getsockname()[1]}}/mcp", flush=True)
 gc.freeze()
 anyio.run(run_http, mcp.http_app(path="/mcp"), [listening], backend_options=EVENT_LOOP)
 """
@@ -65,7 +77,7 @@ from streammachine_mcp.entry import main
 assembly.declare_static = lambda server, tools: None
 raise SystemExit(main())
 """
-SERVERS = {EMPTY: "empty FastMCP", LISTING: "ours, listing", OURS: "ours"}
+SERVERS = {BARE: "empty FastMCP", EMPTY: "empty, served as ours", LISTING: "ours, listing", OURS: "ours"}
 
 Call = tuple[str, dict[str, Any]]
 
@@ -108,6 +120,7 @@ def main(argv: list[str] | None = None) -> None:
 
 async def measured(folder: Path, rounds: int, calls: int, clients: int) -> list[Row]:
     """One row a server."""
+    (folder / f"{BARE}.py").write_text(BARE_SOURCE)
     (folder / f"{EMPTY}.py").write_text(EMPTY_SOURCE)
     (folder / f"{LISTING}.py").write_text(LISTING_SOURCE)
     seconds: dict[str, list[float]] = {module: [] for module in SERVERS}
@@ -118,7 +131,7 @@ async def measured(folder: Path, rounds: int, calls: int, clients: int) -> list[
             await prepare(ports[module])
         for turn in range(rounds + 1):  # the first one warms up
             for module, port in ports.items():
-                made = nothing if module == EMPTY else mix
+                made = nothing if module in (BARE, EMPTY) else mix
                 began = time.perf_counter()
                 taken = await all_called(port, made, calls if turn else calls // 4, clients)
                 if turn:
@@ -128,10 +141,11 @@ async def measured(folder: Path, rounds: int, calls: int, clients: int) -> list[
         {
             "server": label,
             "calls/s": calls * clients / statistics.median(seconds[module]),
-            ": empty": median_ratio(seconds[EMPTY], seconds[module]),
+            ": empty": median_ratio(seconds[BARE], seconds[module]),
+            ": as ours": median_ratio(seconds[EMPTY], seconds[module]),
             ": listing": median_ratio(seconds[LISTING], seconds[module]),
             "p99 ms": statistics.median(p99[module]) * 1000,
-            "p99 : empty": median_ratio(p99[module], p99[EMPTY]),
+            "p99 : empty": median_ratio(p99[module], p99[BARE]),
         }
         for module, label in SERVERS.items()
     ]
@@ -213,7 +227,7 @@ def encoded(tool: str, arguments: dict[str, Any]) -> bytes:
 @contextlib.contextmanager
 def started(module: str, folder: Path) -> Iterator[int]:
     """A server process, each of ours with an embedded Valkey of its own; gives its port."""
-    options = [] if module == EMPTY else ["--transport", "http", "--port", "0"]
+    options = [] if module in (BARE, EMPTY) else ["--transport", "http", "--port", "0"]
     log = folder / f"{module}.log"
     env = environment(folder, "everysec")
     env["STREAMMACHINE_DATA_DIR"] = str(folder / f"data-{module}")
@@ -231,7 +245,9 @@ def listening(process: subprocess.Popen[bytes], log: Path) -> int:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         if (found := re.search(r"listening on http://.*:(\d+)/mcp", log.read_text())) is not None:
-            return int(found[1])
+            port = int(found[1])
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return port
         time.sleep(0.05)
     raise RuntimeError(log.read_text())
 
