@@ -90,6 +90,10 @@ def explicit_url(settings: Settings, host: str | None, port: int | None, db: int
             return with_db(settings.explicit_url(), db)  # the database alone: on the server that REDIS_URL names
     if url is None:
         name = host if host is not None else settings.redis_host
+        if not isinstance(name, str):
+            raise SettingsError(
+                f"A host is a name, not a {type(name).__name__}. A connection that is open is given as connection=."
+            )
         bracketed = f"[{name}]" if ":" in name else name
         number = settings.redis_port if port is None else port
         url = f"redis://{bracketed}:{number}/{settings.redis_db if db is None else db}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streammachine.errors import SerializationError, SignatureError, UnsafePickleError
+from streammachine.errors import SerializationError, SettingsError, SignatureError, UnsafePickleError
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.objects import PREFIX, RedisObjectStorage
 from streammachine.redis.signing import MAGIC
@@ -195,3 +195,8 @@ async def test_arguments_name_another_server(monkeypatch: pytest.MonkeyPatch, tm
 async def test_closing_leaves_a_shared_connection_open(objects: RedisObjectStorage, redis: RedisConnection) -> None:
     await objects.close()
     assert redis.target is not None
+
+
+async def test_a_connection_in_the_place_of_a_host_is_refused_with_the_right_name(redis: RedisConnection) -> None:
+    with pytest.raises(SettingsError, match="is given as connection="):
+        RedisObjectStorage(redis)  # type: ignore[arg-type]

@@ -56,7 +56,12 @@ class DataEmitter:
         """Change every row before it is emitted: a dict in, a dict out, None drops the row.
 
         Gives the emitter, for chaining; with ``inplace`` None. The emitter itself is changed in both cases.
+
+        Raises:
+            EmitterError: the transformer is no function.
         """
+        if transformer is not None and not callable(transformer):
+            raise EmitterError(f"transformer={transformer!r} is no function: give one of a dict that returns a dict")
         self.transformer = transformer
         return None if inplace else self
 

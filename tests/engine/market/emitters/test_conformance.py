@@ -157,6 +157,11 @@ async def test_s08_a_transformer_comes_first(entry: SinkEntry, place: Place) -> 
         assert await there(place) == [row.open_ts for row in rows[::2]]
 
 
+def test_s08_what_is_no_transformer_is_refused_at_once() -> None:
+    with pytest.raises(EmitterError, match="transformer=5 is no function"):
+        sf.Logger().set_transformer(5)  # type: ignore[call-overload]
+
+
 @EACH
 async def test_s09_it_goes_on_where_it_was(entry: SinkEntry, place: Place) -> None:
     """A second emitter of the same place adds to what is there."""
