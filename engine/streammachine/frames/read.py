@@ -113,6 +113,10 @@ class _Wanted:
     def raw_fields(self) -> frozenset[bytes] | None:
         return None if self.fields is None else frozenset(_raw(name) for name in self.fields)
 
+    @property
+    def has_sequence(self) -> bool:
+        return _SEQUENCE in self.own
+
     def has(self, column: str) -> bool:
         return self.columns is None or column in self.columns
 
@@ -302,7 +306,8 @@ class _Collected:
         if self._wanted.has(_ID):
             own[_ID] = cells_of(columns.ids.texts("")) if arrow is None else arrow_text(arrow, columns.ids)
         own[_TIME] = integers(columns.milliseconds)
-        own[_SEQUENCE] = integers(columns.sequences)
+        if self._wanted.has_sequence:
+            own[_SEQUENCE] = integers(columns.sequences)
         self._columns = None
         return self._selected(own, fields, rows)
 
