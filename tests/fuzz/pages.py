@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from random import Random
 from typing import Any
 
 from pandas.testing import assert_frame_equal
 
-from streammachine.frames import read, streams_to_dataframe
+from streammachine.frames import read, streams_to_dataframe, streams_to_dataframe_fast
 
 NAMES = (b"price", b"symbol", b"id", b"id_field", b"", b"\xfe", b"\xc2\xb5")
 VALUES = (b"", b"1.5", b"BTC", b"\xff", b"\r\n", b"\xc3\xa9", b"a" * 300)
@@ -23,7 +24,9 @@ def step(rnd: Random) -> None:
         assert fed(rnd, answer, encoded(page))
         collected.add(answer)
         entries += page
-    assert_frame_equal(collected.frame("s"), streams_to_dataframe({"s": entries}, include_sequence=True))
+    expected = streams_to_dataframe({"s": entries}, include_sequence=True)
+    assert_frame_equal(collected.frame("s"), expected)
+    assert_frame_equal(streams_to_dataframe_fast({"s": as_a_client(rnd, entries)}, include_sequence=True), expected)
     damaged(rnd, encoded(entries))
 
 
@@ -39,6 +42,18 @@ def damaged(rnd: Random, reply: bytes) -> None:
         assert columns.rows == page.count
     for column in columns.finish().values():
         assert len(column.texts(None)) == columns.rows
+
+
+def as_a_client(rnd: Random, entries: list[Any]) -> list[Any]:
+    """The same entries in the shape that one of the clients gives them, or in all shapes mixed."""
+    shapes: list[Any] = [list, tuple, by_name(dict), by_name(OrderedDict)]
+    if rnd.random() < 0.7:
+        shapes = [rnd.choice(shapes)]
+    return [(entry_id, rnd.choice(shapes)(fields)) for entry_id, fields in entries]
+
+
+def by_name(kind: Any) -> Any:
+    return lambda fields: kind(zip(fields[::2], fields[1::2], strict=True))
 
 
 def fed(rnd: Random, sink: Any, reply: bytes) -> bool | None:

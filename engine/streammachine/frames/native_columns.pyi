@@ -1,7 +1,7 @@
 """The types of ``native_columns.pyx``: a page of XRANGE from its bytes into columns of Arrow's layout."""
 
-from collections.abc import Set
-from typing import TypeVar
+from collections.abc import Sequence, Set
+from typing import Any, TypeVar
 
 from typing_extensions import Buffer as _Bytes
 
@@ -16,6 +16,8 @@ class TextColumn:
     offsets: Buffer
     bits: Buffer | None
     rows: int
+    def __init__(self, name: bytes, wanted: bool = True) -> None: ...
+    def repeat(self, text: str, count: int) -> None: ...
     def texts(self, missing: _Missing) -> list[str | _Missing]: ...
 
 class Page:
@@ -31,4 +33,5 @@ class Columns:
     rows: int
     def __init__(self, wanted: Set[bytes] | None = None, with_ids: bool = True) -> None: ...
     def take(self, page: Page) -> bool: ...
+    def take_entries(self, entries: Sequence[Any]) -> bool: ...
     def finish(self) -> dict[str, TextColumn]: ...

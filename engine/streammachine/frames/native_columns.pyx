@@ -1,20 +1,28 @@
 # cython: language_level=3, wraparound=False, boundscheck=False, initializedcheck=False, cdivision=True
-"""A page of XRANGE, from its RESP bytes into columns: no object an entry, none a cell.
+"""A page of XRANGE, from its RESP bytes into columns, or a client's reply in one pass: no object is made for a cell.
 
-``read.py`` uses it, and has the plain way beside it for what is refused here: an error reply, text that is not UTF-8, an
+``read.py`` and ``convert.py`` use it, and have the plain way beside it for what is refused here: an error reply, text that is not UTF-8, an
 entry without fields, an id beyond 18 digits. What is refused leaves no trace in the columns.
 
 The columns have Arrow's layout: text as one buffer of bytes with 64-bit offsets, and a bit for each row once a row has no
-value. No Python code runs while a page is taken apart, apart from the decoder of what is not ASCII.
+value. No Python code runs while a page is taken apart, apart from the decoder of what is not ASCII; of a client's
+reply every object is held while it is looked at.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next, PyDict_Size
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
+from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
+
+from collections import OrderedDict
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 cdef enum:
     MORE = 0  # the bytes end too early
@@ -26,259 +34,9 @@ cdef uint64_t HIGH_BITS = 0x8080808080808080
 cdef Py_ssize_t MAX_LENGTH = 1 << 40
 
 
-cdef class Buffer:
-    """Bytes that grow at the end. What looks at them (a memoryview, an array) keeps them from growing."""
-
-    cdef char* data
-    cdef Py_ssize_t size
-    cdef Py_ssize_t room
-    cdef Py_ssize_t views
-
-    def __cinit__(self):
-        self.resize(64)
-
-    def __dealloc__(self):
-        PyMem_RawFree(self.data)
-
-    def __len__(self):
-        return self.size
-
-    def __getbuffer__(self, Py_buffer* view, int flags):
-        PyBuffer_FillInfo(view, self, self.data, self.size, 0, flags)
-        self.views += 1
-
-    def __releasebuffer__(self, Py_buffer* view):
-        self.views -= 1
-
-    cdef int resize(self, Py_ssize_t room) except -1:
-        cdef void* data
-        if self.views:
-            raise BufferError("a buffer that is looked at cannot grow")
-        data = PyMem_RawRealloc(self.data, room)
-        if data is NULL:
-            raise MemoryError()
-        self.data = <char*>data
-        self.room = room
-        return 0
-
-    cdef inline int reserve(self, Py_ssize_t more) except -1:
-        if self.size + more > self.room:
-            # A quarter more: what is not yet written costs no memory, and large blocks move without a copy.
-            self.resize(self.size + more + ((self.size + more) >> 2))
-        return 0
-
-    cdef inline int put(self, const char* data, Py_ssize_t size) except -1:
-        self.reserve(size)
-        memcpy(self.data + self.size, data, size)
-        self.size += size
-        return 0
-
-    cdef inline int put_int(self, int64_t number) except -1:
-        self.reserve(8)
-        (<int64_t*>(self.data + self.size))[0] = number
-        self.size += 8
-        return 0
-
-    cdef int fit(self) except -1:
-        if not self.views and self.room > self.size + 64:
-            self.resize(self.size + 1)
-        return 0
-
-
-cdef class TextColumn:
-    """Text by row, in Arrow's layout; rows that are not yet there count as without a value."""
-
-    cdef readonly bytes name
-    cdef readonly Buffer data
-    cdef readonly Buffer offsets
-    cdef readonly Buffer bits  # None as long as every row has a value
-    cdef readonly Py_ssize_t rows
-    cdef bint wanted
-
-    def __cinit__(self, bytes name, bint wanted=True):
-        self.name = name
-        self.wanted = wanted
-        self.data = Buffer()
-        self.offsets = Buffer()
-        self.offsets.put_int(0)
-
-    cdef inline int add(self, const char* text, Py_ssize_t size) except -1:
-        self.data.put(text, size)
-        self.offsets.put_int(self.data.size)
-        if self.bits is not None:
-            self.mark(True)
-        self.rows += 1
-        return 0
-
-    cdef int add_missing(self) except -1:
-        cdef Py_ssize_t row
-        if self.bits is None:
-            self.bits = Buffer()
-            self.bits.reserve((self.rows >> 3) + 2)
-            memset(self.bits.data, 0xFF, self.rows >> 3)
-            self.bits.size = self.rows >> 3
-            if self.rows & 7:
-                self.bits.data[self.bits.size] = <char>((1 << (self.rows & 7)) - 1)
-                self.bits.size += 1
-        self.offsets.put_int(self.data.size)
-        self.mark(False)
-        self.rows += 1
-        return 0
-
-    cdef inline int mark(self, bint valid) except -1:
-        if not self.rows & 7:
-            self.bits.reserve(1)
-            self.bits.data[self.bits.size] = 0
-            self.bits.size += 1
-        if valid:
-            self.bits.data[self.rows >> 3] |= <char>(1 << (self.rows & 7))
-        return 0
-
-    cdef int pad(self, Py_ssize_t rows) except -1:
-        while self.rows < rows:
-            self.add_missing()
-        return 0
-
-    cdef void cut(self, Py_ssize_t rows) noexcept:
-        """Back to so many rows."""
-        if self.rows <= rows:
-            return
-        self.rows = rows
-        self.offsets.size = 8 * (rows + 1)
-        self.data.size = (<int64_t*>self.offsets.data)[rows]
-        if self.bits is not None:
-            self.bits.size = (rows + 7) >> 3
-            if rows & 7:
-                self.bits.data[rows >> 3] &= <char>((1 << (rows & 7)) - 1)
-
-    def texts(self, missing):
-        """The rows as str, and ``missing`` where there is no value."""
-        cdef Py_ssize_t row
-        cdef int64_t* offsets = <int64_t*>self.offsets.data
-        cdef list found = []
-        for row in range(self.rows):
-            if self.bits is not None and not (self.bits.data[row >> 3] >> (row & 7)) & 1:
-                found.append(missing)
-            else:
-                found.append(
-                    PyUnicode_DecodeUTF8(self.data.data + offsets[row], offsets[row + 1] - offsets[row], NULL)
-                )
-        return found
-
-
-cdef inline int header(const char** at, const char* end, char kind, Py_ssize_t* number) noexcept:
-    """Reads ``*12\\r\\n`` or ``$12\\r\\n``."""
-    cdef const char* p = at[0]
-    cdef Py_ssize_t found = 0
-    if p >= end:
-        return MORE
-    if p[0] != kind:
-        return ODD
-    p += 1
-    while p < end and c"0" <= p[0] <= c"9":
-        found = 10 * found + (p[0] - c"0")
-        if found > MAX_LENGTH:
-            return ODD
-        p += 1
-    if end - p < 2:
-        return MORE if p == end or p[0] == c"\r" else ODD
-    if p[0] != c"\r" or p[1] != c"\n" or p - at[0] == 1:
-        return ODD
-    at[0] = p + 2
-    number[0] = found
-    return TAKEN
-
-
-cdef inline int bulk(const char** at, const char* end, const char** text, Py_ssize_t* size) noexcept:
-    """Reads ``$3\\r\\nabc\\r\\n``."""
-    cdef const char* p = at[0]
-    cdef int state = header(&p, end, c"$", size)
-    if state != TAKEN:
-        return state
-    if end - p < size[0] + 2:
-        return MORE
-    text[0] = p
-    p += size[0]
-    if p[0] != c"\r" or p[1] != c"\n":
-        return ODD
-    at[0] = p + 2
-    return TAKEN
-
-
-cdef int walk(const char** at, const char* end) noexcept:
-    """Goes past one entry, ``[id, [name, value, ...]]``."""
-    cdef const char* p = at[0]
-    cdef const char* text
-    cdef Py_ssize_t count, size
-    cdef int state = header(&p, end, c"*", &count)
-    if state != TAKEN:
-        return state
-    if count != 2:
-        return ODD
-    state = bulk(&p, end, &text, &size)
-    if state != TAKEN:
-        return state
-    state = header(&p, end, c"*", &count)
-    if state != TAKEN:
-        return state
-    if not count or count & 1:
-        return ODD
-    while count:
-        state = bulk(&p, end, &text, &size)
-        if state != TAKEN:
-            return state
-        count -= 1
-    at[0] = p
-    return TAKEN
-
-
-cdef class Page:
-    """The bytes of one XRANGE reply, collected until its last entry is there."""
-
-    cdef readonly Buffer raw
-    cdef Py_ssize_t at  # what stands before it has been walked through
-    cdef Py_ssize_t last  # where the last entry begins
-    cdef Py_ssize_t left
-    cdef bint begun
-    cdef readonly Py_ssize_t count
-
-    def __cinit__(self):
-        self.raw = Buffer()
-
-    def feed(self, const unsigned char[::1] data):
-        """True: the page is complete. False: there is more to come. None: this is no page of entries."""
-        cdef const char* p
-        cdef const char* end
-        cdef int state = TAKEN
-        if data.shape[0]:
-            self.raw.put(<const char*>&data[0], data.shape[0])
-        p = self.raw.data + self.at
-        end = self.raw.data + self.raw.size
-        if not self.begun:
-            state = header(&p, end, c"*", &self.count)
-            if state == TAKEN:
-                self.begun = True
-                self.left = self.count
-        if state == TAKEN:
-            while self.left:
-                self.last = p - self.raw.data
-                state = walk(&p, end)
-                if state != TAKEN:
-                    break
-                self.left -= 1
-        self.at = p - self.raw.data
-        if state == ODD or (state == TAKEN and p != end):
-            return None
-        return state == TAKEN
-
-    def last_id(self):
-        """The id of the last entry of a complete page that is not empty."""
-        cdef const char* p = self.raw.data + self.last
-        cdef const char* text = NULL
-        cdef Py_ssize_t size = 0
-        header(&p, self.raw.data + self.raw.size, c"*", &size)
-        bulk(&p, self.raw.data + self.raw.size, &text, &size)
-        return PyBytes_FromStringAndSize(text, size)
+include "native/text.pxi"
+include "native/buffers.pxi"
+include "native/pages.pxi"
 
 
 cdef class Columns:
@@ -290,6 +48,7 @@ cdef class Columns:
     cdef readonly Py_ssize_t rows
     cdef list columns
     cdef dict places
+    cdef list keys  # of an OrderedDict, each of which has its column
     cdef object wanted
     cdef bint with_ids
 
@@ -301,6 +60,7 @@ cdef class Columns:
         self.sequences = Buffer()
         self.columns = []
         self.places = {}
+        self.keys = []
 
     def take(self, Page page):
         """Add the entries of a complete page; False (and nothing is added) where one of them is unusual."""
@@ -321,21 +81,11 @@ cdef class Columns:
         cdef const char* name
         cdef const char* text
         cdef Py_ssize_t count = 0, size = 0, length = 0, guess = 0
-        cdef int64_t number = 0
         cdef TextColumn column
         if header(at, end, c"*", &count) != TAKEN or bulk(at, end, &text, &size) != TAKEN:
             return ODD
-        length = digits(text, size, &number)
-        if not length or length > size - 2 or text[length] != c"-":
+        if not self.add_id(text, size):
             return ODD
-        self.milliseconds.put_int(number)
-        if digits(text + length + 1, size - length - 1, &number) != size - length - 1:
-            self.milliseconds.size -= 8
-            return ODD
-        self.sequences.put_int(number)
-        if self.with_ids:
-            self.ids.add(text, size)
-        self.rows += 1
         if header(at, end, c"*", &count) != TAKEN or not count:
             return ODD
         for guess in range(count >> 1):
@@ -348,11 +98,126 @@ cdef class Columns:
                 continue
             if not ascii and not is_utf8(text, size):
                 return ODD
-            if column.rows != self.rows - 1:
-                column.cut(self.rows - 1)  # a name that comes twice keeps its last value
-                column.pad(self.rows - 1)
-            column.add(text, size)
+            self.add_value(column, text, size)
         return TAKEN
+
+    cdef inline bint add_id(self, const char* text, Py_ssize_t size) except -1:
+        """A new row; False (and there is none) where the text is not plainly "digits-digits"."""
+        cdef int64_t milliseconds = 0, sequence = 0
+        cdef Py_ssize_t length = digits(text, size, &milliseconds)
+        if not length or length > size - 2 or text[length] != c"-":
+            return False
+        if digits(text + length + 1, size - length - 1, &sequence) != size - length - 1:
+            return False
+        self.milliseconds.put_int(milliseconds)
+        self.sequences.put_int(sequence)
+        if self.with_ids:
+            self.ids.add(text, size)
+        self.rows += 1
+        return True
+
+    cdef inline int add_value(self, TextColumn column, const char* text, Py_ssize_t size) except -1:
+        if column.rows != self.rows - 1:
+            column.cut(self.rows - 1)  # a name that comes twice keeps its last value
+            column.pad(self.rows - 1)
+        column.add(text, size)
+        return 0
+
+    def take_entries(self, entries):
+        """Add the entries of a client's reply, a list or tuple; False where one is unusual: then all is to be dropped.
+
+        Ids, names and values are plain bytes or str, fields a flat list, a dict or an OrderedDict. An entry without
+        fields is left out.
+        """
+        cdef const char* text
+        cdef Py_ssize_t size = 0, at = 0
+        cdef object entry, entry_id, fields
+        cdef bint good
+        while at < len(entries):
+            entry = entries[at]
+            at += 1
+            if not isinstance(entry, (list, tuple)) or len(entry) < 2:
+                return False
+            entry_id, fields = entry[0], entry[1]
+            if fields is None:
+                continue
+            if type(fields) is not dict and type(fields) is not OrderedDict and type(fields) not in (list, tuple):
+                return False
+            if not len(fields):
+                continue
+            text = plain_text(entry_id, &size)
+            if text is NULL or not self.add_id(text, size):
+                return False
+            if type(fields) is dict:
+                good = self.take_dict(fields)
+            elif type(fields) is OrderedDict:
+                good = self.take_ordered(fields)
+            else:
+                good = self.take_flat(fields)
+            if not good:
+                return False
+        return True
+
+    cdef bint take_dict(self, dict fields) except -1:
+        cdef PyObject* name
+        cdef PyObject* value
+        cdef Py_ssize_t at = 0, guess = 0
+        while PyDict_Next(fields, &at, &name, &value):
+            if not self.take_pair(<object>name, <object>value, guess):
+                return False
+            guess += 1
+        return True
+
+    cdef bint take_ordered(self, fields) except -1:
+        """An OrderedDict may be ordered otherwise than its dict; that matters for names that are new."""
+        cdef PyObject* value
+        cdef Py_ssize_t at, count = PyList_GET_SIZE(self.keys)
+        if count == PyDict_Size(fields):
+            for at in range(count):
+                value = PyDict_GetItemWithError(fields, self.keys[at])
+                if value is NULL:
+                    break
+                if not self.take_pair(self.keys[at], <object>value, at):
+                    return False
+            else:
+                return True
+        elif count:
+            return self.take_flat([part for pair in fields.items() for part in pair])
+        self.keys = list(fields)
+        return self.take_flat([part for pair in fields.items() for part in pair])
+
+    cdef bint take_flat(self, fields) except -1:
+        cdef Py_ssize_t at
+        cdef Py_ssize_t size = len(fields)
+        if size & 1:
+            return False
+        if type(fields) is list:
+            for at in range(0, size, 2):
+                if at + 2 > PyList_GET_SIZE(fields):
+                    return False
+                if not self.take_pair((<list>fields)[at], (<list>fields)[at + 1], at >> 1):
+                    return False
+            return True
+        for at in range(0, size, 2):
+            if not self.take_pair(fields[at], fields[at + 1], at >> 1):
+                return False
+        return True
+
+    cdef inline bint take_pair(self, object name, object value, Py_ssize_t guess) except -1:
+        cdef const char* text
+        cdef Py_ssize_t size = 0
+        cdef TextColumn column
+        text = plain_text(name, &size)
+        if text is NULL:
+            return False
+        column = self.column(text, size, guess)
+        if column is None:
+            return False
+        text = plain_text(value, &size)
+        if text is NULL or (type(value) is bytes and not is_utf8(text, size)):
+            return False
+        self.add_value(column, text, size)
+        return True
 
     cdef inline TextColumn column(self, const char* name, Py_ssize_t size, Py_ssize_t guess):
         """The column of a name; entries are like the ones before as a rule. None: no name for a column."""
@@ -400,42 +265,3 @@ cdef class Columns:
         for buffer in (self.milliseconds, self.sequences):
             buffer.fit()
         return found
-
-
-cdef inline Py_ssize_t digits(const char* text, Py_ssize_t size, int64_t* number) noexcept:
-    """How many digits the text begins with, and their number; 0 where there are none or too many."""
-    cdef Py_ssize_t at = 0
-    cdef int64_t found = 0
-    while at < size and c"0" <= text[at] <= c"9":
-        if at == DIGITS:
-            return 0
-        found = 10 * found + (text[at] - c"0")
-        at += 1
-    number[0] = found
-    return at
-
-
-cdef bint is_ascii(const char* text, Py_ssize_t size) noexcept:
-    cdef uint64_t word
-    while size >= 8:
-        memcpy(&word, text, 8)
-        if word & HIGH_BITS:
-            return False
-        text += 8
-        size -= 8
-    while size:
-        if text[0] & 0x80:
-            return False
-        text += 1
-        size -= 1
-    return True
-
-
-cdef bint is_utf8(const char* text, Py_ssize_t size) except -1:
-    if is_ascii(text, size):
-        return True
-    try:
-        PyUnicode_DecodeUTF8(text, size, NULL)
-    except UnicodeDecodeError:
-        return False
-    return True

