@@ -37,7 +37,7 @@ def damaged(rnd: Random, reply: bytes) -> None:
     for _ in range(rnd.choice((1, 1, 2, 5))):
         at = rnd.randrange(len(broken))
         broken[at : at + rnd.randrange(3)] = rnd.choice((rnd.randbytes(2), b"$-1\r\n", b"*", b"9", b"\r\n"))
-    page, columns = Page(), Columns({b"price"} if rnd.random() < 0.5 else None, rnd.random() < 0.5)
+    page, columns = Page(), Columns({b"price"} if rnd.random() < 0.5 else None, rnd.random() < 0.5, rnd.random() < 0.5)
     if fed(rnd, page, bytes(broken)) and columns.take(page):
         assert columns.rows == page.count
     for column in columns.finish().values():

@@ -51,10 +51,12 @@ cdef class Columns:
     cdef list keys  # of an OrderedDict, each of which has its column
     cdef object wanted
     cdef bint with_ids
+    cdef bint with_sequences
 
-    def __cinit__(self, wanted=None, bint with_ids=True):
+    def __cinit__(self, wanted=None, bint with_ids=True, bint with_sequences=True):
         self.wanted = wanted
         self.with_ids = with_ids
+        self.with_sequences = with_sequences
         self.ids = TextColumn(b"")
         self.milliseconds = Buffer()
         self.sequences = Buffer()
@@ -110,7 +112,8 @@ cdef class Columns:
         if digits(text + length + 1, size - length - 1, &sequence) != size - length - 1:
             return False
         self.milliseconds.put_int(milliseconds)
-        self.sequences.put_int(sequence)
+        if self.with_sequences:
+            self.sequences.put_int(sequence)
         if self.with_ids:
             self.ids.add(text, size)
         self.rows += 1
@@ -246,7 +249,8 @@ cdef class Columns:
         for column in self.columns:
             column.cut(rows)
         self.ids.cut(rows)
-        self.milliseconds.size = self.sequences.size = 8 * rows
+        self.milliseconds.size = 8 * rows
+        self.sequences.size = 8 * rows if self.with_sequences else 0
         self.rows = rows
         return 0
 

@@ -279,7 +279,7 @@ class _Collected:
     def add(self, answer: _Answer) -> None:
         if answer.page is not None:
             if self._columns is None:
-                self._columns = Columns(self._wanted.raw_fields, self._wanted.has(_ID))
+                self._columns = Columns(self._wanted.raw_fields, self._wanted.has(_ID), self._wanted.has_sequence)
             if self._columns.take(answer.page):
                 return
         self._part_from_columns()
@@ -354,7 +354,8 @@ class _Collected:
         fields = {name: cells_of(column.texts(math.nan)) for name, column in columns.finish().items()}
         ids = cells_of(columns.ids.texts("") if self._wanted.has(_ID) else [""] * columns.rows)
         times = integers(columns.milliseconds)
-        self._parts.append(_Part(ids, times, integers(columns.sequences), fields))
+        sequences = integers(columns.sequences) if self._wanted.has_sequence else times  # not looked at
+        self._parts.append(_Part(ids, times, sequences, fields))
 
 
 def _part_of(entries: Iterable[Any], wanted: _Wanted) -> _Part:
