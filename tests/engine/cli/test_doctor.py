@@ -14,6 +14,7 @@ from rich.console import Console
 
 import streammachine
 from streammachine.cli import doctor
+from support.contract import CONTRACT
 
 BROKEN = {"STREAMMACHINE_COUNT": "many"}  # ends the doctor's visit before it opens Redis: the quick tests use it
 
@@ -22,7 +23,7 @@ def test_a_healthy_installation_has_nothing_to_mend(cli) -> None:
     done = cli("doctor")
     assert done.returncode == 0, done.stdout
     assert "Everything works." in done.stdout
-    assert "MCP handshake: 39 tools" in done.stdout
+    assert f"MCP handshake: {len(CONTRACT)} tools" in done.stdout
     assert "health: healthy" in done.stdout
     assert "embedded because" in done.stdout
     assert "bad" not in done.stdout
@@ -75,7 +76,7 @@ def test_a_redis_that_is_away_is_bad_and_the_server_starts_all_the_same(cli) -> 
     assert "bad  Redis: " in done.stdout
     assert "127.0.0.1:1" in done.stdout
     assert "secret" not in done.stdout + done.stderr
-    assert "ok   MCP handshake: 39 tools" in done.stdout
+    assert f"ok   MCP handshake: {len(CONTRACT)} tools" in done.stdout
     assert "health: unhealthy" in done.stdout
     assert "1 to mend." in done.stdout
 
