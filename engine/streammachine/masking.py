@@ -17,11 +17,12 @@ _SHOWN_OPTIONS = {
     "symbol", "interval", "limit", "starttime", "endtime",
 }  # fmt: skip
 _NUMBERED = {"redis", "rediss", "valkey", "valkeys"}  # schemes whose path is a database's number and nothing else
+_SHORT = 6  # characters of a path that is none and shown all the same: a slip of the pen, too short for a password
 _AUTHORITY_END = re.compile("[/?#]")
 _QUERY = re.compile("[?#]")
 _PLAIN_USER = re.compile(r"[^/@?#]*")
 _PLAIN = re.compile(r"[\w./:+-]*")
-_FOREIGN = re.compile(r"[=;\s]")  # in no host's name: "h:6379,password=secret", "host=h password=secret"
+_FOREIGN = re.compile(r"[=;]")  # in no host's name: "h:6379,password=secret", "host=h password=secret"
 _IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _TABLE = re.compile(r"[A-Za-z_]\w*")
 _SECRET_NAME = re.compile("pass|pw|auth|token|secret|key|user", re.IGNORECASE)
@@ -54,7 +55,7 @@ def mask_url(text: str) -> str:
     if number_sign and not (scheme.startswith("postgres") and _TABLE.fullmatch(fragment)):
         fragment = HIDDEN
     numbered = scheme.lower() in _NUMBERED and not path.removeprefix("/").isdigit()
-    if not is_socket and (any(sign in path for sign in "=;") or (numbered and path not in ("", "/"))):
+    if not is_socket and (any(sign in path for sign in "=;") or (numbered and len(path) > 1 + _SHORT)):
         path = f"/{HIDDEN}"
     options = "&".join(_option(option) for option in query.split("&"))
     shown = ",".join(_host(host) for host in hosts.split(","))
