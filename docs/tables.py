@@ -52,7 +52,11 @@ DEFAULTS = {
 # What each extra is for, but for those of sinks; that all of them are here comes from pyproject.toml. An empty one's
 # parts are in the core.
 EXTRAS = {
-    "charts": "matplotlib, for candle charts of your own",
+    "charts": "matplotlib, for candle charts as pictures",
+    "sql": "DuckDB, for SQL over streams and candles, and the sink `duckdb:FILE`",
+    "indicators": "TA-Lib, for indicators on candles",
+    "ccxt": "the exchanges that ccxt speaks, as `ccxt:NAME`",
+    "polars": "polars frames beside pandas",
     "reload": "`streammachine run --reload`",
     "socks": "SOCKS proxies (`ALL_PROXY=socks5://...`)",
     "monitoring": "OpenTelemetry spans, and the metrics in a prometheus-client registry",
