@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 README = Path(__file__).parents[1] / "README.md"
+START_PAGE = Path(__file__).parent / "start.md"
+TOOLS_PAGE = Path(__file__).parent / "tools.md"
+SETTINGS_PAGE = Path(__file__).parent / "settings.md"
 METRICS_PAGE = Path(__file__).parent / "metrics.md"
 MARKET_PAGE = Path(__file__).parent / "market.md"
 PLAN_PAGE = Path(__file__).parent / "architecture.md"
@@ -100,6 +103,24 @@ def tools_table() -> str:
     rows = ["| tool | kind | what it does |", "|---|---|---|"]
     for tool in asyncio.run(server.list_tools()):
         rows.append(f"| `{tool.name}` | {_kind(tool)} | {_first_sentence(tool.description or '')} |")
+    return "\n".join(rows) + "\n"
+
+
+def families_table() -> str:
+    """One row a family of tools: its name, its tools."""
+    import pkgutil
+
+    from streammachine.settings import Settings
+    from streammachine_mcp import tools
+    from streammachine_mcp.server import create_server
+
+    server = create_server(Settings(embedded="never"))
+    found: dict[str, list[str]] = {}
+    for tool in asyncio.run(server.list_tools()):
+        found.setdefault(tool.fn.__module__.rpartition(".")[2], []).append(f"`{tool.name}`")
+    order = [module.name for module in pkgutil.iter_modules(tools.__path__) if module.name in found]
+    rows = ["| family | tools |", "|---|---|"]
+    rows += [f"| {name} | {', '.join(found[name])} |" for name in order]
     return "\n".join(rows) + "\n"
 
 
@@ -228,7 +249,10 @@ def _default(name: str, value: Any) -> str:
 
 # The tables that stand in each page, between its markers.
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
-    README: {"tools": tools_table, "settings": settings_table, "extras": extras_table},
+    README: {"families": families_table},
+    START_PAGE: {"extras": extras_table},
+    TOOLS_PAGE: {"tools": tools_table},
+    SETTINGS_PAGE: {"settings": settings_table},
     METRICS_PAGE: {"metrics": metrics_table},
     MARKET_PAGE: {"exchanges": exchanges_table, "variables": variables_table, "sinks": sinks_table},
     PLAN_PAGE: {"plan": plan_table},
