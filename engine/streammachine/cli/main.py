@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 from cyclopts.validators import Number
 
 import streammachine
@@ -23,6 +23,7 @@ Commas = Annotated[
     ),
 ]
 # Arguments that several commands take; what they accept comes from the registries.
+Json = Annotated[bool, Parameter(help="One JSON object a line, once, instead of a table.", negative="")]
 Exchange = Annotated[str, Parameter(help=f"{exchanges.names_text()}.")]
 Exchanges = Annotated[Commas, Parameter(help=f"Which, separated by commas (default: {','.join(exchanges.EXCHANGES)}).")]
 Symbols = Annotated[list[str], Parameter(help=f"As the exchange writes them: {exchanges.symbols_text()}.", negative="")]
@@ -37,18 +38,24 @@ EndAndSinks = Annotated[
     ),
 ]
 
+# The map that `streammachine` alone shows: the groups in this order.
+BEGIN = Group.create_ordered("Begin")
+MARKET = Group.create_ordered("Market data")
+APPS = Group.create_ordered("Apps and streams")
+
 app = App(
     name="streammachine",
     version=lambda: streammachine.__version__,
     help="Market ticks to candles on Redis Streams, and an MCP server over it. The server itself is streammachine-mcp.",
 )
-install = App(name="install", help="Install the MCP server into a client.")
+app.register_install_completion_command(name="completion", group=BEGIN)
+install = App(name="install", help="Install the MCP server into a client.", group=BEGIN)
 app.command(install)
-dlq = App(name="dlq", help="Dead letters: messages that agents gave up.")
+dlq = App(name="dlq", help="Dead letters: messages that agents gave up.", group=APPS)
 app.command(dlq)
 
 
-@app.command
+@app.command(group=BEGIN)
 def demo(*, trades: Path | None = None, count: Annotated[int | None, Parameter(validator=Number(gte=1))] = None) -> int:
     """From trades to candles through the real MCP server, on a private embedded Valkey.
 
@@ -65,7 +72,7 @@ def demo(*, trades: Path | None = None, count: Annotated[int | None, Parameter(v
     return run_demo(trades, count)
 
 
-@app.command
+@app.command(group=BEGIN)
 def doctor() -> int:
     """Check this installation: build, names, Redis, and a real MCP handshake. Says what is wrong and the mend."""
     import anyio
@@ -101,7 +108,7 @@ def install_claude_desktop(
     return install_entry(config_path, name=name, env=env or [], dry_run=dry_run)
 
 
-@app.command
+@app.command(group=APPS)
 def run(
     target: str,
     *arguments: str,
@@ -126,13 +133,14 @@ def run(
     return run_workers(target, arguments, workers=workers, reload=reload)
 
 
-@app.command
+@app.command(group=APPS)
 def inspect(
     pattern: str = "*",
     *,
     once: bool = False,
     every: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0,
     sort: Literal["lag", "pending", "oldest", "rate", "length", "dead", "name"] = "lag",
+    json: Json = False,
 ) -> int:
     """Show streams, groups, lag, pending and consumers as a live table.
 
@@ -149,10 +157,28 @@ def inspect(
     """
     from streammachine.cli.inspect import run_inspect
 
-    return run_inspect(pattern, once=once, every=every, sort=sort)
+    return run_inspect(pattern, once=once, every=every, sort=sort, as_json=json)
 
 
-@app.command
+@app.command(group=APPS)
+def top(
+    *, once: bool = False, every: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0, json: Json = False
+) -> int:
+    """Show runners, backfills and agents together, what has a problem first, as a live table.
+
+    Parameters
+    ----------
+    once
+        Print the table once and end.
+    every
+        Seconds between two looks.
+    """
+    from streammachine.cli.top import run_top
+
+    return run_top(once=once, every=every, as_json=json)
+
+
+@app.command(group=MARKET)
 def stream(
     exchange: Exchange,
     symbols: Symbols,
@@ -196,7 +222,7 @@ def stream(
     )
 
 
-@app.command
+@app.command(group=MARKET)
 def backfill(
     exchange: Exchange,
     symbols: Symbols,
@@ -231,7 +257,7 @@ def backfill(
     )
 
 
-@app.command
+@app.command(group=MARKET)
 def simulate(
     *,
     exchange: Exchanges = None,
@@ -272,7 +298,7 @@ def dlq_list(
     *,
     count: Annotated[int, Parameter(validator=Number(gte=1))] = 20,
     group: str | None = None,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """List the dead letters of a stream, the newest first; without a stream, how many each has.
 
@@ -284,8 +310,6 @@ def dlq_list(
         How many to list.
     group
         Only those of this consumer group.
-    json
-        One JSON object a line.
     """
     from streammachine.cli.letters import list_letters
 

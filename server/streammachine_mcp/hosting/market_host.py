@@ -21,11 +21,11 @@ import anyio
 import anyio.abc
 
 from streammachine.errors import ExchangeUnavailableError, MarketError, StreamMachineError
+from streammachine.runtime.admin.remembered import BACKFILLS, LEASE, RUNNERS, BackfillSpec, Remembered, RunnerSpec, S
 from streammachine.runtime.processes.child_io import stop_at_signal, take_streams
 from streammachine.runtime.processes.origin import CHILD_URL
 from streammachine.runtime.processes.reports import Reporter
 from streammachine_mcp.hosting.history import HistoryWriter, backfilling
-from streammachine_mcp.hosting.remembered import BACKFILLS, LEASE, RUNNERS, BackfillSpec, Remembered, RunnerSpec, S
 from streammachine_mcp.hosting.sinks import emitter_for
 
 if TYPE_CHECKING:

@@ -150,6 +150,6 @@ async def _is_wanted(name: str, connection: RedisConnection) -> bool:
 
     if name == DECLARED:
         return bool(await connection.command("HLEN", KEY, repeatable=True))
-    from streammachine_mcp.hosting.remembered import unfinished
+    from streammachine.runtime.admin.remembered import unfinished
 
     return await unfinished(connection)

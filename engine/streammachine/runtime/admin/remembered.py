@@ -39,7 +39,7 @@ class TooManyError(MarketError):
 
 @dataclass(frozen=True)
 class RunnerSpec:
-    """A runner. ``emit``: sinks as ``sinks.emitter_for`` takes them. ``history``: how much of the past it writes first,
+    """A runner. ``emit``: sinks as the MCP tools name them. ``history``: how much of the past it writes first,
     in the words that asked for it, and ``history_from_ms``: from when on."""
 
     name: str
