@@ -13,21 +13,10 @@ import talib
 
 from streammachine.errors import IndicatorError
 from streammachine.indicators import Indicator, IndicatorWindow, compute, library, parse, parse_all, warmup_of
+from support.klines import PRICES as NAMES
+from support.klines import random_candles
 
-NAMES = ("open", "high", "low", "close", "volume")
-
-
-def series(count: int, seed: int = 5) -> dict[str, Any]:
-    """A random walk as candles."""
-    random = np.random.default_rng(seed)
-    close = 100 * np.exp(np.cumsum(random.normal(0, 0.002, count)))
-    opened = np.concatenate([close[:1], close[:-1]])
-    high = np.maximum(opened, close) * (1 + np.abs(random.normal(0, 0.001, count)))
-    low = np.minimum(opened, close) * (1 - np.abs(random.normal(0, 0.001, count)))
-    return {"open": opened, "high": high, "low": low, "close": close, "volume": random.lognormal(0, 1, count)}
-
-
-CANDLES = series(6000)
+CANDLES = random_candles(6000)
 
 
 def tail(count: int) -> dict[str, Any]:
