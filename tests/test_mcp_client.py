@@ -271,9 +271,10 @@ class Handlers:
 
     def ohlc_get_candles(self) -> str:
         page = self.call("ohlc_get_candles", name="btc", symbol="BTCUSDT", interval_ms=60_000)
-        first, second = page["candles"]
-        assert [first[key] for key in ("open", "high", "low", "close", "volume")] == [100.0, 110.0, 90.0, 105.0, 2.5]
-        assert (second["candle_start_ms"], second["trade_count"]) == (T0 + 60_000, 1)
+        found = page["columns"]
+        names = ("open", "high", "low", "close", "volume")
+        assert [found[name][0] for name in names] == [100.0, 110.0, 90.0, 105.0, 2.5]
+        assert (found["candle_start_ms"][1], found["trade_count"][1]) == (T0 + 60_000, 1)
         return "2 candles"
 
     def ohlc_get_completed(self) -> str:
@@ -284,7 +285,7 @@ class Handlers:
             interval_ms=60_000,
             before_timestamp_ms=T0 + 60_000,
         )
-        assert [candle["candle_start_ms"] for candle in page["candles"]] == [T0]
+        assert page["columns"]["candle_start_ms"] == [T0]
         return "1 candle"
 
     def ohlc_flush(self) -> str:
