@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from streammachine.errors import StreamIdError, StreamMachineError, StreamNotFoundError
 from streammachine.redis import streams
+from streammachine.redis.stream_watch import id_parts
 from streammachine_mcp.live.kinds import KINDS, Arguments, Kind
-from streammachine_mcp.live.watch import id_parts
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from streammachine.redis.stream_watch import StreamWatch
 from streammachine_mcp.live import states
 from streammachine_mcp.live.events import Batch, Event, Subscription, split_cursor
 from streammachine_mcp.live.filters import Filters
 from streammachine_mcp.live.kinds import Kind
-from streammachine_mcp.live.watch import StreamWatch
 from streammachine_mcp.results import fit
 
 if TYPE_CHECKING:

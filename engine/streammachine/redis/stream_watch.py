@@ -10,17 +10,15 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 
 from streammachine.errors import StreamMachineError
+from streammachine.redis.commands import RedisCommands
 from streammachine.redis.transport.cluster import slot_of
 from streammachine.redis.transport.codec import RespError, parse_entries
 from streammachine.redis.transport.raw_connection import encode_command
-
-if TYPE_CHECKING:
-    from streammachine.redis.connection import RedisConnection
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +44,7 @@ class StreamWatch:
         connect: gives the open connection; waits for it, and raises RedisUnavailableError when there is none.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[RedisConnection]]) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[RedisCommands]]) -> None:
         self._connect = connect
         self._positions: dict[str, tuple[int, int]] = {}
         self._listeners: dict[str, dict[object, Listener]] = {}
@@ -116,7 +114,7 @@ class StreamWatch:
                 log.exception("Watching streams failed; beginning anew")
                 await anyio.sleep(RETRY)
 
-    async def _watch(self, connection: RedisConnection) -> None:
+    async def _watch(self, connection: RedisCommands) -> None:
         """Read until nobody waits, or the connection breaks."""
         if connection.is_cluster:
             await self._watch_cluster(connection)
@@ -136,7 +134,7 @@ class StreamWatch:
         finally:
             raw.close()
 
-    async def _watch_cluster(self, connection: RedisConnection) -> None:
+    async def _watch_cluster(self, connection: RedisCommands) -> None:
         """As ``_watch``: a read has the streams of one slot, so none of them blocks."""
 
         async def ask(commands: Sequence[_Keyed]) -> list[Any]:
@@ -190,19 +188,31 @@ class StreamWatch:
 
 
 class Waiter:
-    """Somebody who waits until something grows."""
+    """Somebody who waits until something grows.
+
+    Attributes:
+        grown: what grew since the last wait ended.
+    """
 
     def __init__(self) -> None:
+        self.grown: set[str] = set()
         self._event = anyio.Event()
 
-    def wake(self, _: str = "") -> None:
-        """There is something."""
+    def wake(self, stream: str) -> None:
+        """A stream has grown."""
+        self.grown.add(stream)
         self._event.set()
 
-    async def wait(self) -> None:
-        """Wait until it was woken since the last wait."""
+    async def wait(self) -> set[str]:
+        """Wait until something grew since the last wait; gives what."""
         await self._event.wait()
+        return self.take()
+
+    def take(self) -> set[str]:
+        """What grew since the last wait, without waiting."""
+        grown, self.grown = self.grown, set()
         self._event = anyio.Event()
+        return grown
 
 
 def id_parts(identifier: str) -> tuple[int, int]:
