@@ -32,10 +32,11 @@ PACKAGES = {  # package: the packages of the engine that it may import
     "settings": ("errors", "masking", "redis_url"),
     "redis": FOUNDATION,
     "frames": ("redis",),
+    "indicators": ("errors",),
     "ohlc": (*FOUNDATION, "redis", "runtime"),
     "runtime": (*FOUNDATION, "redis"),
-    "market": (*FOUNDATION, "redis"),
-    "cli": (*FOUNDATION, "redis", "frames", "ohlc", "runtime", "market", "cli"),
+    "market": (*FOUNDATION, "redis", "indicators"),
+    "cli": (*FOUNDATION, "redis", "frames", "ohlc", "runtime", "market", "indicators", "cli"),
     "mcp_server": (),
     "__main__": ("mcp_server",),
 }

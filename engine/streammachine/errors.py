@@ -114,6 +114,10 @@ class AggregatorExistsError(StreamMachineError):
     """A durable aggregator of this name exists, with other intervals."""
 
 
+class IndicatorError(StreamMachineError, ValueError):
+    """An indicator is none, a parameter of it is not accepted, or TA-Lib is not installed."""
+
+
 class MarketError(StreamMachineError):
     """Base of the errors of the market road: exchanges, runners, backfill, emitters."""
 
