@@ -43,6 +43,7 @@ PACKAGES = {  # package: the packages of the engine that it may import
 RUNTIME = (
     ("testing", "children"),
     ("app",),
+    ("alerts",),
     ("admin", "observability", "declared"),
     ("consumer", "timer"),
     ("delivery", "handlers", "processes"),
@@ -55,7 +56,7 @@ MARKET = (
     ("model", "clock"),
 )
 REDIS = (
-    ("storage", "objects", "streams", "group_reader", "appender", "lease", "update_queue"),
+    ("storage", "objects", "streams", "group_reader", "stream_watch", "appender", "lease", "update_queue"),
     ("connection", "client"),
     ("transport", "embedded", "target", "failures", "signing", "commands", "scripts"),
 )

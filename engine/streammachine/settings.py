@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from streammachine.errors import SettingsError
 
-TOOLSETS = ("stream", "storage", "health", "object", "ohlc", "agent", "market")
+TOOLSETS = ("stream", "storage", "health", "object", "ohlc", "agent", "market", "live")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 Embedded = Literal["auto", "always", "never"]

@@ -80,5 +80,6 @@ _TABLE = (
         "exchange symbol timeframe count columns truncated",
         READS,
     ),
+    ContractTool("event_wait", "events", "cursor timeout_s", "events cursor timed_out", READS),
 )
 CONTRACT = {row.name: row for row in _TABLE}
