@@ -42,6 +42,7 @@ MEANINGS = {
     "STREAMMACHINE_DATA_DIR": "Where the embedded Valkey's data and the signing key are",
     "STREAMMACHINE_STREAM_MAXLEN": "Keep about so many entries in a stream that is appended to; 0 keeps all",
     "STREAMMACHINE_LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`; the log goes to stderr",
+    "STREAMMACHINE_LOG_FORMAT": "`json`: one JSON object a line, with exceptions inside; `text` is for people",
     "STREAMMACHINE_READ_ONLY": "`true` leaves out every tool that changes something",
     "STREAMMACHINE_TOOLSETS": "Only these families of tools, separated by commas",
     "STREAMMACHINE_SIGNING_KEY": "Signs pickled values; the same on all machines that share them",

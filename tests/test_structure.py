@@ -23,13 +23,14 @@ LONGER = {  # file: its own limit, and the reason
 }
 
 # Rooms from top to bottom. A room may import the rooms below it in its own list, and what FOUNDATION and BELOW say.
-FOUNDATION = ("errors", "settings", "backoff", "masking", "redis_url")
+FOUNDATION = ("errors", "settings", "backoff", "masking", "redis_url", "logs")
 PACKAGES = {  # package: the packages of the engine that it may import
     "errors": (),
     "backoff": (),
     "masking": (),
     "redis_url": ("errors", "masking"),
     "settings": ("errors", "masking", "redis_url"),
+    "logs": ("errors", "masking", "settings"),
     "redis": FOUNDATION,
     "frames": ("redis",),
     "indicators": ("errors",),

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from streammachine.runtime.model.retry import Retry as Retry
     from streammachine.runtime.model.retry import RetryPolicy as RetryPolicy
     from streammachine.runtime.model.retry import Skip as Skip
+    from streammachine.runtime.model.typed import TypedBatch as TypedBatch
     from streammachine.runtime.observability.metrics import collector as collector
     from streammachine.runtime.testing import TestApp as TestApp
     from streammachine.runtime.testing import wait_until as wait_until
@@ -126,6 +127,7 @@ _HOMES = {
     "TestApp": "runtime.testing",
     "TimeSeriesBuffer": "frames.buffer",
     "TimerConfig": "runtime.model.config",
+    "TypedBatch": "runtime.model.typed",
     "Trade": "market.model.kline",
     "_HAS_FAST_OHLC_CYTHON": "ohlc.aggregator",
     "_has_cython_decode": "redis.transport.codec",

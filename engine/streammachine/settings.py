@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from streammachine.errors import SettingsError
 
 TOOLSETS = ("stream", "storage", "health", "object", "ohlc", "agent", "market", "live")
+LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 Embedded = Literal["auto", "always", "never"]
@@ -37,6 +38,7 @@ _ACCEPTED = {
     "data_dir": "a folder's path",
     "stream_maxlen": "0 (off) or a whole number of entries",
     "log_level": ", ".join(LOG_LEVELS),
+    "log_format": "text or json",
     "read_only": "true or false",
     "toolsets": "all, or some of " + ", ".join(TOOLSETS) + " separated by commas",
     "signing_key": "a text of at least 16 characters",
@@ -78,6 +80,7 @@ class Settings(BaseSettings):
     data_dir: Path | None = _env("STREAMMACHINE_DATA_DIR", None)
     stream_maxlen: int = _env("STREAMMACHINE_STREAM_MAXLEN", 0, ge=0)
     log_level: str = _env("STREAMMACHINE_LOG_LEVEL", "INFO")
+    log_format: str = _env("STREAMMACHINE_LOG_FORMAT", "text")
     read_only: bool = _env("STREAMMACHINE_READ_ONLY", False)
     toolsets: Annotated[tuple[str, ...], NoDecode] = _env("STREAMMACHINE_TOOLSETS", TOOLSETS)
     signing_key: SecretStr | None = _env("STREAMMACHINE_SIGNING_KEY", None, min_length=16)
@@ -110,6 +113,14 @@ class Settings(BaseSettings):
         if level not in LOG_LEVELS:
             raise ValueError("unknown log level")
         return level
+
+    @field_validator("log_format", mode="before")
+    @classmethod
+    def _known_log_format(cls, value: Any) -> Any:
+        name = str(value).strip().lower()
+        if name not in LOG_FORMATS:
+            raise ValueError("unknown log format")
+        return name
 
     @field_validator("toolsets", mode="before")
     @classmethod

@@ -55,18 +55,23 @@ def _run(options: argparse.Namespace, wire: Wire | None, pump: Pump | None = Non
     import anyio
 
     from streammachine.errors import SettingsError, StreamMachineError
+    from streammachine.logs import dropped_notice
 
     try:
         settings = _settings(options)
         _check_app(options.app)
-        configure_logging(settings.log_level, pump)
+        configure_logging(settings.log_level, pump, settings.log_format)
+        if pump is not None:
+            pump.notice = dropped_notice(settings.log_format)
         if wire is None:
             hosts, origins = checked_hosts(options.allowed_hosts), checked_origins(options.allowed_origins)
             if not 1 <= options.session_idle <= 7 * 86_400:
                 raise SettingsError(f"--session-idle {options.session_idle:g}: give seconds from 1 to 604800.")
         sockets = _listen(options.host, options.port) if wire is None else []
     except StreamMachineError as error:
-        print(f"streammachine-mcp: {error}", file=sys.stderr)  # noqa: T201 - one line for people, not a log record
+        from streammachine.logs import print_error
+
+        print_error("streammachine-mcp", str(error))
         return 2
     from streammachine_mcp.server import create_server
 
@@ -192,16 +197,11 @@ async def watch_signals(stop: anyio.Event, deadline: Deadline, *, task_status: A
             stop.set()
 
 
-def configure_logging(level: str, stream: Any = None) -> None:
+def configure_logging(level: str, stream: Any = None, log_format: str = "text") -> None:
     """Log to ``stream`` (stderr), one line a record; libraries from WARNING on."""
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=stream if stream is not None else sys.stderr,
-        force=True,
-    )
-    for name in ("streammachine", "streammachine_mcp"):
-        logging.getLogger(name).setLevel(level)
+    from streammachine import logs
+
+    logs.configure_logging(level, log_format=log_format, stream=stream, force=True, libraries="WARNING")
     # The client's own reports of lost connections repeat what our errors say.
     logging.getLogger("coredis").setLevel(logging.CRITICAL if level != "DEBUG" else logging.DEBUG)
 

@@ -12,6 +12,7 @@ from cyclopts.validators import Number
 
 import streammachine
 from streammachine.errors import StreamMachineError
+from streammachine.logs import configure_command_logging, print_error
 from streammachine.market.emitters import registry as sinks
 from streammachine.market.exchanges import registry as exchanges
 
@@ -176,6 +177,28 @@ def top(
     from streammachine.cli.top import run_top
 
     return run_top(once=once, every=every, as_json=json)
+
+
+@app.command(group=APPS)
+def publish(
+    stream: str,
+    *fields: str,
+    maxlen: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+) -> int:
+    """Append a record to a stream: field=value ..., or without fields a JSON object from each line of stdin.
+
+    Parameters
+    ----------
+    stream
+        The stream's name; it is made where there is none.
+    fields
+        The record's fields as name=value; those that begin with a dash come behind --.
+    maxlen
+        Keep about so many entries (default STREAMMACHINE_STREAM_MAXLEN; 0 keeps all).
+    """
+    from streammachine.cli.publish import publish as append
+
+    return append(stream, fields, maxlen)
 
 
 @app.command(group=MARKET)
@@ -376,11 +399,12 @@ def dlq_purge(stream: str, *, yes: bool = False) -> int:
 
 def main() -> None:
     """Run the command line; errors of ours are one line on stderr and exit status 1."""
+    configure_command_logging()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the sink says what it says, in one line
     try:
         status = app(result_action="return_value")
     except StreamMachineError as error:
-        print(f"streammachine: {error}", file=sys.stderr)  # noqa: T201
+        print_error("streammachine", str(error))
         status = 1
     except KeyboardInterrupt:
         status = 130

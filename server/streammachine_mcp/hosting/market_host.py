@@ -21,6 +21,7 @@ import anyio
 import anyio.abc
 
 from streammachine.errors import ExchangeUnavailableError, MarketError, StreamMachineError
+from streammachine.logs import configure_logging
 from streammachine.runtime.admin.remembered import BACKFILLS, LEASE, RUNNERS, BackfillSpec, Remembered, RunnerSpec, S
 from streammachine.runtime.processes.child_io import stop_at_signal, take_streams
 from streammachine.runtime.processes.origin import CHILD_URL
@@ -361,11 +362,7 @@ def main() -> None:
     parser.add_argument("--log-level", default="INFO")
     options = parser.parse_args()
     reporter = take_streams(ORPHAN_LIFE + options.grace)
-    logging.basicConfig(
-        level=options.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s [%(process)d]: %(message)s",
-    )
+    configure_logging(options.log_level, child=True)
     if options.log_level != "DEBUG":
         logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs each request
     url = os.environ.pop(CHILD_URL, None)
