@@ -11,7 +11,7 @@ from fastmcp import FastMCP
 import streammachine
 from streammachine.settings import Settings
 from streammachine_mcp.catalogue import declare_static
-from streammachine_mcp.prompts import prompts
+from streammachine_mcp.prompts import SkillsOfFiles, prompts, read_skills, skill_resources
 from streammachine_mcp.resources import resources
 from streammachine_mcp.safety import FriendlyErrors
 from streammachine_mcp.state import ServerState
@@ -62,8 +62,12 @@ def create_server(settings: Settings | None = None, app: str | None = None) -> F
         server.add_tool(tool)
     for resource in resources(state):
         server.add_resource(resource)
-    for prompt in prompts():
+    skills = read_skills()
+    for prompt in prompts(skills):
         server.add_prompt(prompt)
+    for resource in skill_resources(skills):
+        server.add_resource(resource)
+    server.add_extension(SkillsOfFiles(skills))
     declare_static(server, tools)
     server.custom_route("/health", methods=["GET"])(health_route(state))
     return server
