@@ -6,7 +6,7 @@ JOBS ?= 3
 LONGEST ?= 12m
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)-$(shell cksum < constraints.txt | cut -d' ' -f1)
-NATIVE := $(wildcard engine/streammachine/*/*.pyx engine/streammachine/*/*/*.pyx engine/streammachine/*/native/*.pxi)
+NATIVE := $(wildcard engine/streammachine/*/*.pyx engine/streammachine/*/*/*.pyx engine/streammachine/*/native/*.pxi engine/streammachine/*/*/native/*.pxi)
 
 .PHONY: help setup demo test test-versions test-newest check coverage bench chaos peers fuzz docs changelog hooks clean
 .DEFAULT_GOAL := demo

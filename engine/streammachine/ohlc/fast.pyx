@@ -42,9 +42,9 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from cpython.unicode cimport PyUnicode_Compare, PyUnicode_CheckExact, PyUnicode_DecodeUTF8
 from libc.float cimport DBL_MAX
-from libc.math cimport fabs
-from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memmove, memset
+from libc.math cimport fabs, signbit
+from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN, int32_t, int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strlen
 
 cdef extern from "Python.h":
     # The same for values that nobody holds: no code runs, so none needs to.
@@ -56,6 +56,8 @@ cdef extern from "Python.h":
     const char* text_data "(const char*)PyUnicode_DATA"(PyObject* value)
     Py_ssize_t text_size "PyUnicode_GET_LENGTH"(PyObject* value)
     double HUGE_VAL "Py_HUGE_VAL"
+    char* PyOS_double_to_string(double number, char form, int precision, int flags, int* kind) except NULL
+    int Py_DTSF_ADD_DOT_0
 
 import operator
 import struct
@@ -63,6 +65,7 @@ import sys
 import time
 import zlib
 from collections.abc import Mapping
+from decimal import Decimal
 
 from streammachine.errors import IntervalError, SettingsError, SnapshotError, TickError
 from streammachine.ohlc import values as _values
@@ -75,7 +78,7 @@ from streammachine.ohlc.values import (
 if sys.byteorder != "little":
     raise ImportError("streammachine.ohlc.fast writes its dumps from memory and needs a little-endian machine")
 
-__all__ = ["CandleData", "FastOHLC"]
+__all__ = ["CandleData", "FastOHLC", "SymbolCandles", "TickBook"]
 
 include "native/layout.pxi"
 include "native/candles.pxi"
@@ -85,6 +88,8 @@ include "native/core.pxi"
 include "native/stream_batch.pxi"
 include "native/columns.pxi"
 include "native/dump.pxi"
+include "native/encoded.pxi"
+include "native/tick_book.pxi"
 
 
 cdef class FastOHLC(Core):
@@ -268,23 +273,11 @@ cdef class FastOHLC(Core):
         cdef Py_ssize_t at = self.level(interval)
         cdef int64_t before = before_of(before_timestamp)
         cdef Series* series = self.found(symbol)
-        cdef Slot* slot
         cdef Py_ssize_t count
         if series is NULL:
             return 0
-        slot = &series.slots[at]
         count = complete(&self.plan, series, at, before)
-        if count == 0:
-            return 0
-        if count == slot.length:
-            settle(&self.plan, series, at)
-        slot.mark = slot.data[slot.head + count - 1].start + self.plan.levels[at].interval
-        slot.head += count
-        slot.length -= count
-        try:
-            shrink(slot)
-        finally:
-            refresh_hots(&self.plan, series)
+        flush_first(&self.plan, series, at, count)
         return count
 
     def clear(self):

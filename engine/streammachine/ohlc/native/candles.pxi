@@ -291,3 +291,20 @@ cdef Py_ssize_t complete(Plan* plan, Series* series, Py_ssize_t at, int64_t befo
     if before == INT64_MAX:
         return slot.length
     return position(slot, before - interval + 1)
+
+
+cdef int flush_first(Plan* plan, Series* series, Py_ssize_t at, Py_ssize_t count) except -1:
+    """Remove a slot's first candles; the end of the last of them is its watermark."""
+    cdef Slot* slot = &series.slots[at]
+    if count == 0:
+        return 0
+    if count == slot.length:
+        settle(plan, series, at)
+    slot.mark = slot.data[slot.head + count - 1].start + plan.levels[at].interval
+    slot.head += count
+    slot.length -= count
+    try:
+        shrink(slot)
+    finally:
+        refresh_hots(plan, series)
+    return 0

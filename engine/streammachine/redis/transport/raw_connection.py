@@ -301,11 +301,17 @@ class _Waiting:
 
 def encode_command(arguments: Iterable[bytes | str | int]) -> bytes:
     """One command in RESP."""
+    every = list(arguments)
+    return b"*%d\r\n%b" % (len(every), encode_arguments(every))
+
+
+def encode_arguments(arguments: Iterable[bytes | str | int]) -> bytes:
+    """Arguments of a command in RESP, to stand behind ``*<number of all its arguments>``."""
     parts = []
     for argument in arguments:
         raw = _bytes(argument)
         parts.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
-    return b"*%d\r\n%b" % (len(parts), b"".join(parts))
+    return b"".join(parts)
 
 
 def is_replica(reply: RespError) -> bool:
