@@ -165,7 +165,7 @@ class ParquetEmitter(DataEmitter):
     async def flush(self) -> None:
         """Write what waits."""
         for key, part in list(self._parts.items()):
-            if part.count > self.batch_size:
+            if any(not isinstance(piece, list) for piece in part.pieces):
                 await self._write_apart(key)
             else:
                 self._write(key)
