@@ -29,6 +29,7 @@ SUBJECTS = {
     "mcp_http": "The MCP server over HTTP beside an empty one",
     "market": "Frames of exchanges to Klines",
     "market_postgres": "Candles in bulk into PostgreSQL",
+    "bulk_history": "A year of bulk files into each sink",
 }
 
 

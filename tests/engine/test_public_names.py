@@ -89,6 +89,7 @@ PUBLIC_NAMES = [
     "KafkaEmitter",
     "RedisEmitter",
     "ParquetEmitter",
+    "DuckDBEmitter",
     "DataEmitter",
     "merge_streams",
     "config",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import orjson
 import pandas as pd
 import redis
@@ -41,6 +42,16 @@ def csv(folder: Path, fixture: Callable[[str], Any]) -> Place:
 def parquet(folder: Path, fixture: Callable[[str], Any]) -> Place:
     path = folder / "rows"
     return Place(f"parquet:{path}", lambda: sorted(pd.read_parquet(path)["open_ts"]), library="pyarrow.parquet")
+
+
+def duckdb_file(folder: Path, fixture: Callable[[str], Any]) -> Place:
+    path = folder / "out.duckdb"
+
+    def read() -> list[int]:
+        with duckdb.connect(str(path)) as database:
+            return [row[0] for row in database.execute("SELECT open_ts FROM klines ORDER BY open_ts").fetchall()]
+
+    return Place(f"duckdb:{path}", read, library="duckdb")
 
 
 def redis_streams(folder: Path, fixture: Callable[[str], Any]) -> Place:
@@ -82,6 +93,7 @@ PLACES: dict[str, Callable[[Path, Callable[[str], Any]], Place]] = {
     "log": log,
     "csv": csv,
     "parquet": parquet,
+    "duckdb": duckdb_file,
     "redis": redis_streams,
     "postgres": postgres,
     "kafka": kafka,

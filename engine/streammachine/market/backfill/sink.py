@@ -17,6 +17,7 @@ import anyio
 
 from streammachine.errors import EmitterError
 from streammachine.market.backfill.journal import Journal, JournalRecord, digest
+from streammachine.market.emitters.any_emitter import takes_columns
 from streammachine.market.emitters.base import DataEmitter, Transformer
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.model import timeframe as timeframes
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from streammachine.market.clock.clock import Clock
     from streammachine.market.exchanges.base import Adapter, Urls
     from streammachine.market.model.kline import Gap, Kline
+    from streammachine.market.model.kline_columns import KlineColumns
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +154,19 @@ class Sink:
             at += len(piece)
             self._given = timeframes.end_of(piece[-1].timeframe, piece[-1].open_ts), piece[-1].close
         self._unsaved += len(klines)
+
+    @property
+    def takes_columns(self) -> bool:
+        """Whether it may be given candles in columns."""
+        return self._outlet is not None and takes_columns(self._outlet.emitter)
+
+    async def put_columns(self, columns: KlineColumns) -> None:
+        """As ``put``, of candles in columns."""
+        wanted = columns[columns.open_ts >= self.position] if columns.open_ts[0] < self.position else columns
+        if self._outlet is not None and len(wanted):
+            await self._outlet.put_columns(wanted)
+            self._given = wanted.end, float(wanted.close[-1])
+        self._unsaved += len(columns)
 
     def is_due(self, now: float) -> bool:
         """Whether to flush and note it, by the rows since the last time, or the seconds (``now``: of the clock)."""

@@ -17,8 +17,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import anyio.to_thread
 from pydantic import ValidationError
 
 from streammachine.errors import EmitterError, EmitterUnavailableError
@@ -26,6 +27,9 @@ from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Tr
 from streammachine.market.emitters.sink_text import SinkText
 from streammachine.market.model.kline import Gap, Kline, Trade
 from streammachine.market.model.rows import Lane, Row, named
+
+if TYPE_CHECKING:
+    from streammachine.market.model.kline_columns import KlineColumns
 
 try:
     import fcntl
@@ -206,6 +210,29 @@ class CSVEmitter(DataEmitter):
         if refused:
             raise RowsRefusedError(refused)
 
+    @property
+    def takes_columns(self) -> bool:
+        """Where nothing is left out."""
+        return not self.dedupe
+
+    async def emit_columns(self, columns: KlineColumns) -> None:
+        """Append candles in columns, in one write: the same lines as ``emit_batch`` makes of their rows."""
+        self._follow()
+        while True:
+            with self._locked() as file:
+                header, end = self._begin(file, [_KINDS[0]]), self._line_end
+                was_empty = file.seek(0, io.SEEK_END) == 0
+            if set(header) != set(_KINDS[0]):
+                raise EmitterError(self._mismatch("a candle", _KINDS[0]))
+            text = await anyio.to_thread.run_sync(_lines, columns, header, end)  # the file is free meanwhile
+            with self._locked() as file:
+                size = file.seek(0, io.SEEK_END)
+                if was_empty and size:  # another emitter began it, perhaps with its columns in another order
+                    self._columns = None
+                    continue
+                self._write(file, text if size else _line(header, end) + text, size)
+                return
+
     async def flush(self) -> None:
         """Have the system write to the disk what it was given."""
         if self._file is not None:
@@ -366,6 +393,24 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, float) else str(value)
+
+
+def _line(values: Sequence[str], end: str) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator=end).writerow(values)
+    return text.getvalue().encode()
+
+
+def _lines(columns: KlineColumns, header: Sequence[str], end: str) -> bytes:
+    """The lines of candles in columns."""
+    from streammachine.market.model import kline_columns as made
+
+    cells: list[made.Text] = []
+    for name in header:
+        value = columns.column(name)
+        is_same = value is None or isinstance(value, (str, bool))
+        cells.append((_line([_cell(value), ""], "")[:-1],) if is_same else made.number_texts(value, shortest=True))
+    return made.lines(cells, len(columns), b",", end.encode())
 
 
 def _cells(line: bytes) -> tuple[str, ...]:

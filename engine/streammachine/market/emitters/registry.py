@@ -33,7 +33,8 @@ class SinkEntry:
         extra: the extra of the package that it needs. extra_form: the text form that the table of extras shows.
         hosting: how the MCP server's runners reach it: "connection" (the server's own Redis), "file" (below the data
             directory), "variable" (a server that ``variable`` of the environment names); None: they do not.
-        hosted_form: how a model writes it. suffix: of a hosted file whose name has none.
+        hosted_form: how a model writes it. suffix: of a hosted file whose name has none. hosted_table: whether #TABLE
+            may stand behind that name.
         arguments, place, promise: for the documents: what the class takes, where rows go, what is promised.
     """
 
@@ -53,6 +54,7 @@ class SinkEntry:
     hosting: Literal["connection", "file", "variable"] | None = None
     hosted_form: str = ""
     suffix: str = ""
+    hosted_table: bool = False
     variable: str = ""
 
     @property
@@ -98,6 +100,24 @@ _ENTRIES: Final = (
         promise=(
             "whole files; a column has one type in all files of the folder; a killed process loses the rows of the "
             "next one"
+        ),
+    ),
+    SinkEntry(
+        name="duckdb",
+        emitter="DuckDBEmitter",
+        forms=("duckdb:FILE",),
+        note=" (#TABLE behind it, default klines)",
+        may_hold_password=False,
+        extra="sql",
+        hosting="file",
+        hosted_form="duckdb:NAME",
+        hosted_table=True,
+        suffix=".duckdb",
+        arguments='path, table="klines"',
+        place="a table of a DuckDB file, made if it is not there",
+        promise=(
+            "each candle once by source, symbol, timeframe and open_ts, whatever is repeated or killed; a late open "
+            "candle never replaces a closed one; one process at a time may have the file open"
         ),
     ),
     SinkEntry(

@@ -197,6 +197,7 @@ class Adapter:
         klines_span: milliseconds that one ``klines`` request may cover at most; None: as many as a page of candles.
         bulk_folder: the folder of bulk files of this kind of market, below the bulk base URL; None: there are none.
             Their form is that of ``backfill.bulk_files``.
+        bulk_volumes: which cells of their lines are the volume and the quote volume; -1: the latter is not there.
     """
 
     entry: ClassVar[ExchangeEntry]
@@ -215,6 +216,7 @@ class Adapter:
     trades_by_id: bool = False
     trades_before: bool = False
     bulk_folder: str | None = None
+    bulk_volumes: tuple[int, int] = (5, 7)
 
     def __init_subclass__(cls) -> None:
         """What the entry says stands in the class too: it is read for every row."""
