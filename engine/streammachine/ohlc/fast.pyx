@@ -53,7 +53,7 @@ from libc.math cimport fabs
 from libc.stdint cimport (
     INT32_MAX, INT64_MAX, INT64_MIN, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 )
-from libc.string cimport memcmp, memcpy, memmove, memset
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 cdef extern from "Python.h":
     # The same for values that nobody holds: no code runs, so none needs to.
@@ -75,6 +75,7 @@ import zlib
 from collections.abc import Mapping
 
 from streammachine.errors import IntervalError, SettingsError, SnapshotError, TickError
+from streammachine.ohlc import trade_rows as _trade_rows
 from streammachine.ohlc import values as _values
 from streammachine.ohlc.candle_frame import candle_frame
 from streammachine.ohlc.columns import columns_of
@@ -99,6 +100,7 @@ include "native/arrow.pxi"
 include "native/stream_batch.pxi"
 include "native/columns.pxi"
 include "native/dump.pxi"
+include "native/trade_csv.pxi"
 
 
 cdef int TRIES = 100  # of a batch, where other threads make symbols while it is read
