@@ -225,7 +225,7 @@ BAD: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "column", "words"), BAD, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("name", "column", "words"), BAD, ids=[f"{k}-{bad[0]}" for k, bad in enumerate(BAD)])
 def test_a_bad_row_is_named_and_nothing_of_the_batch_is_taken(
     engine: ModuleType, name: str, column: Any, words: str
 ) -> None:
