@@ -21,6 +21,7 @@ import anyio.to_thread
 from streammachine.errors import RedisUnavailableError, StreamMachineError
 from streammachine.settings import Settings
 from streammachine_mcp.hosting.supervisor import Hosting
+from streammachine_mcp.query.pool import QueryPool
 
 if TYPE_CHECKING:
     from streammachine.ohlc.durable import DurableAggregators
@@ -58,6 +59,7 @@ class ServerState:
             opened=lambda: self.connection,
             connect=self.redis,
         )
+        self.queries = QueryPool(self.redis)
         self.started = time.time()
         self.problem: StreamMachineError | None = None
         self.restarts = 0
@@ -83,6 +85,7 @@ class ServerState:
         try:
             yield self
         finally:
+            await self.queries.close()
             draining = asyncio.create_task(self.hosting.stop(LAST_WAIT), name="streammachine-draining")
             with anyio.move_on_after(LAST_WAIT):
                 if self._aggregators is not None and self._connection is not None:

@@ -28,6 +28,8 @@ _TABLE = (
     ContractTool("stream_read", "stream", "count start", "count messages next_cursor truncated", READS),
     ContractTool("stream_info", "stream", "", "length groups first_entry last_entry last_generated_id", READS),
     ContractTool("stream_list", "", "pattern", "streams", READS),
+    ContractTool("stream_query", "sql", "limit", "columns types count rows_read truncated", READS),
+    ContractTool("stream_describe", "stream", "", "stream length fields groups sample rate_per_s", READS),
     ContractTool("stream_delete", "stream", "confirm confirm_token", "deleted", DELETES),
     ContractTool("stream_trim", "stream", "keep before confirm confirm_token", "deleted", DELETES),
     ContractTool("storage_read", "key", "default", "key value", READS),
