@@ -37,6 +37,7 @@ _TABLE = (
     ContractTool("storage_delete", "key", "", "key existed", DELETES),
     ContractTool("storage_keys", "", "", "keys count", READS),
     ContractTool("storage_clear", "", "confirm", "cleared", DELETES),
+    ContractTool("explain", "", "topic", "off on", READS),
     ContractTool("health_check", "", "", "status redis", READS),
     ContractTool("redis_info", "", "section", "", READS),
     ContractTool("redis_ping", "", "", "ping", READS),
