@@ -44,7 +44,7 @@ MEANINGS = {
     "STREAMMACHINE_LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`; the log goes to stderr",
     "STREAMMACHINE_LOG_FORMAT": "`json`: one JSON object a line, with exceptions inside; `text` is for people",
     "STREAMMACHINE_READ_ONLY": "`true` leaves out every tool that changes something",
-    "STREAMMACHINE_TOOLSETS": "Only these families of tools, separated by commas",
+    "STREAMMACHINE_TOOLSETS": "Only these families of tools, separated by commas; `all,groups` adds consumer groups",
     "STREAMMACHINE_SIGNING_KEY": "Signs pickled values; the same on all machines that share them",
 }
 DEFAULTS = {
@@ -97,13 +97,15 @@ def filled(page: Path, text: str, tables: dict[str, str]) -> str:
 
 def tools_table() -> str:
     """One row a tool: its name, what it does to the data, the first sentence of its description."""
-    from streammachine.settings import Settings
+    from streammachine.settings import OPTIONAL_TOOLSETS, TOOLSETS, Settings
     from streammachine_mcp.server import create_server
 
-    server = create_server(Settings(embedded="never"))
+    server = create_server(Settings(embedded="never", toolsets=(*TOOLSETS, *OPTIONAL_TOOLSETS)))
+    default = {tool.name for tool in asyncio.run(create_server(Settings(embedded="never")).list_tools())}
     rows = ["| tool | kind | what it does |", "|---|---|---|"]
     for tool in asyncio.run(server.list_tools()):
-        rows.append(f"| `{tool.name}` | {_kind(tool)} | {_first_sentence(tool.description or '')} |")
+        off = "" if tool.name in default else " (off unless its toolset is named, see `STREAMMACHINE_TOOLSETS`)"
+        rows.append(f"| `{tool.name}` | {_kind(tool)} | {_first_sentence(tool.description or '')}{off} |")
     return "\n".join(rows) + "\n"
 
 

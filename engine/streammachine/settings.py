@@ -18,6 +18,7 @@ from streammachine.errors import SettingsError
 
 TOOLSETS = ("stream", "storage", "health", "object", "ohlc", "agent", "market", "live")
 LOG_FORMATS = ("text", "json")
+OPTIONAL_TOOLSETS = ("groups",)  # off unless they are named: "all,groups"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 Embedded = Literal["auto", "always", "never"]
@@ -40,7 +41,7 @@ _ACCEPTED = {
     "log_level": ", ".join(LOG_LEVELS),
     "log_format": "text or json",
     "read_only": "true or false",
-    "toolsets": "all, or some of " + ", ".join(TOOLSETS) + " separated by commas",
+    "toolsets": "all, or some of " + ", ".join((*TOOLSETS, *OPTIONAL_TOOLSETS)) + " separated by commas",
     "signing_key": "a text of at least 16 characters",
 }
 
@@ -127,11 +128,12 @@ class Settings(BaseSettings):
     def _known_toolsets(cls, value: Any) -> tuple[str, ...]:
         names = value.split(",") if isinstance(value, str) else value
         chosen = {str(name).strip().lower() for name in names} - {""} if isinstance(names, Iterable) else set()
-        if chosen == {"all"}:
-            return TOOLSETS
-        if not chosen or chosen - set(TOOLSETS):
+        if "all" in chosen:
+            chosen = chosen - {"all"} | set(TOOLSETS)
+        known = (*TOOLSETS, *OPTIONAL_TOOLSETS)
+        if not chosen or chosen - set(known):
             raise ValueError("unknown toolset")
-        return tuple(name for name in TOOLSETS if name in chosen)
+        return tuple(name for name in known if name in chosen)
 
     @property
     def redis_is_explicit(self) -> bool:

@@ -243,9 +243,12 @@ class _Parser(argparse.ArgumentParser):
     toolsets: argparse.Action
 
     def format_help(self) -> str:
-        from streammachine.settings import TOOLSETS
+        from streammachine.settings import OPTIONAL_TOOLSETS, TOOLSETS
 
-        self.toolsets.help = f"only these tool families: {','.join(TOOLSETS)}"
+        optional = ",".join(OPTIONAL_TOOLSETS)
+        self.toolsets.help = (
+            f"only these tool families: {','.join(TOOLSETS)}; off unless named: {optional} (all,{optional})"
+        )
         return super().format_help()
 
 

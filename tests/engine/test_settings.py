@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from streammachine.errors import SettingsError
-from streammachine.settings import TOOLSETS, Settings
+from streammachine.settings import OPTIONAL_TOOLSETS, TOOLSETS, Settings
 
 DEFAULTS = {
     "REDIS_URL": None,
@@ -52,6 +52,8 @@ ACCEPTED: list[tuple[str, str, Any]] = [
     ("STREAMMACHINE_READ_ONLY", "1", True),
     ("STREAMMACHINE_TOOLSETS", "all", ",".join(TOOLSETS)),
     ("STREAMMACHINE_TOOLSETS", " Ohlc, stream ,", "stream,ohlc"),
+    ("STREAMMACHINE_TOOLSETS", "all,groups", ",".join((*TOOLSETS, *OPTIONAL_TOOLSETS))),
+    ("STREAMMACHINE_TOOLSETS", "groups", "groups"),
     ("STREAMMACHINE_SIGNING_KEY", "sixteen-chars-at", "***"),
 ]
 

@@ -35,7 +35,7 @@ def families() -> dict[str, set[str]]:
 
 def named(text: str) -> set[str]:
     """What looks like a tool's name in it."""
-    return set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", text))
+    return set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", text)) | set(re.findall(r"`([a-z]+)\(", text))
 
 
 @pytest.mark.parametrize("prompt", ["guide", "patterns"])

@@ -14,6 +14,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest has it
 
+from streammachine.settings import OPTIONAL_TOOLSETS, TOOLSETS
 from support.mcp import RawClient
 
 FOLDER = Path(__file__).parents[1] / "server" / "golden"
@@ -26,8 +27,9 @@ def golden() -> dict[str, dict[str, Any]]:
 
 
 def listed(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every tool as a client sees it, by name."""
-    with RawClient(env={"STREAMMACHINE_EMBEDDED": "never", "STREAMMACHINE_DATA_DIR": str(folder)}) as client:
+    """Every tool as a client sees it, by name; those of the toolsets that are off unless they are named too."""
+    env = {"STREAMMACHINE_EMBEDDED": "never", "STREAMMACHINE_DATA_DIR": str(folder)}
+    with RawClient("--toolsets", ",".join((*TOOLSETS, *OPTIONAL_TOOLSETS)), env=env) as client:
         return client.tools()
 
 
