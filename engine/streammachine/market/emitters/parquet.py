@@ -137,9 +137,14 @@ class ParquetEmitter(DataEmitter):
             except EmitterError as error:
                 refused[at] = EmitterError(f"{named(row)}: {error}")
                 continue
-            self._parts.setdefault(key, _Part(now)).rows.append(taken)
+            self._parts.setdefault(key, _Part(now, self.taken)).rows.append(taken)
+            self.taken += 1
         if refused:
             raise RowsRefusedError(refused)
+
+    def settled(self, taken: int) -> bool:
+        """Whether the first ``taken`` rows stand in files."""
+        return all(part.first >= taken for part in self._parts.values())
 
     async def flush(self) -> None:
         """Write what waits."""
@@ -191,6 +196,7 @@ class _Part:
     """Rows that wait to become a file."""
 
     since: float
+    first: int  # of all rows ever taken
     rows: list[Mapping[str, Any]] = field(default_factory=list)
 
 
