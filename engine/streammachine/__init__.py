@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from streammachine.market.emitters.parquet import ParquetEmitter as ParquetEmitter
     from streammachine.market.emitters.postgres import PostgresEmitter as PostgresEmitter
     from streammachine.market.emitters.redis import RedisEmitter as RedisEmitter
+    from streammachine.market.emitters.webhook import WebhookEmitter as WebhookEmitter
     from streammachine.market.live.feed_options import FeedOptions as FeedOptions
     from streammachine.market.live.merge import merge_streams as merge_streams
     from streammachine.market.live.runner import Runner
@@ -131,6 +132,7 @@ _HOMES = {
     "TimerConfig": "runtime.model.config",
     "TypedBatch": "runtime.model.typed",
     "Trade": "market.model.kline",
+    "WebhookEmitter": "market.emitters.webhook",
     "_HAS_FAST_OHLC_CYTHON": "ohlc.aggregator",
     "_has_cython_decode": "redis.transport.codec",
     "collector": "runtime.observability.metrics",

@@ -88,6 +88,15 @@ def kafka(folder: Path, fixture: Callable[[str], Any]) -> Place:
     return Place(f"kafka:{servers}/{topic}", read, servers, "aiokafka")
 
 
+def webhook(folder: Path, fixture: Callable[[str], Any]) -> Place:
+    receiver = fixture("webhook")
+    return Place(
+        f"webhook:{receiver.url}/in",
+        lambda: [row["open_ts"] for row in receiver.taken],
+        receiver.url,
+    )
+
+
 # By the sink's name. Each takes a folder of the test's own and a way to ask for a fixture (a server) by its name.
 PLACES: dict[str, Callable[[Path, Callable[[str], Any]], Place]] = {
     "log": log,
@@ -97,4 +106,5 @@ PLACES: dict[str, Callable[[Path, Callable[[str], Any]], Place]] = {
     "redis": redis_streams,
     "postgres": postgres,
     "kafka": kafka,
+    "webhook": webhook,
 }

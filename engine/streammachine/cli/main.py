@@ -215,8 +215,9 @@ def stream(
     speed: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     candles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     seconds: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    fresh: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Stream an exchange's live candles into sinks, with a live table, until Ctrl-C.
+    """Stream an exchange's live candles into sinks, with a live table, until Ctrl-C. Goes on where it stopped.
 
     Parameters
     ----------
@@ -234,13 +235,15 @@ def stream(
         End after so many closed candles.
     seconds
         End after so long.
+    fresh
+        Begin anew. Else what the sinks lack since the last run of the same command is loaded first, or named as a gap.
     """
     from streammachine.cli.stream import StreamOptions, run_stream
 
     base = timeframe if timeframe is not None or type.startswith("trade") else "1m"
     return run_stream(
         StreamOptions(
-            exchange, symbols, base, aggregate or (), to or (), type, market, simulated, speed, candles, seconds
+            exchange, symbols, base, aggregate or (), to or (), type, market, simulated, speed, candles, seconds, fresh
         )
     )
 

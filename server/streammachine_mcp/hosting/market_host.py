@@ -27,7 +27,7 @@ from streammachine.runtime.processes.child_io import stop_at_signal, take_stream
 from streammachine.runtime.processes.origin import CHILD_URL
 from streammachine.runtime.processes.reports import Reporter
 from streammachine_mcp.hosting.history import HistoryWriter, backfilling
-from streammachine_mcp.hosting.sinks import emitter_for
+from streammachine_mcp.hosting.sinks import emitter_for, exports
 
 if TYPE_CHECKING:
     from streammachine.market.live.runner import Runner
@@ -246,8 +246,9 @@ async def run_runner(connection: RedisConnection, job: Job) -> None:
     had = await last_candles(connection, spec) if "redis" in spec.emit else {}
     had = {place: max(had.get(place, 0), written.get(place, 0)) for place in {**had, **written}}
     runner = runner_for(
-        spec.exchange, wanted, market_type=spec.market_type, active_warmup=bool(spec.aggregate), resume=had
-    )
+        spec.exchange, wanted, market_type=spec.market_type, active_warmup=bool(spec.aggregate), resume=had,
+        remember="redis" not in spec.emit and exports(connection.settings).parent / "runners",
+    )  # fmt: skip
     for text in spec.emit:
         runner.register_emitter(emitter_for(text, connection.settings, connection))
     job.facts, job.state, job.problem = lambda: _facts(runner), "running", ""

@@ -73,7 +73,7 @@ class Sink:
         self._is_known = False  # an earlier run of the request has begun to write to it
         self._given: tuple[int, float] | None = None  # behind the last candle that the outlet has, and its close
 
-    def look(self, journals: ExitStack, data_dir: Path | None) -> None:
+    def look(self, journals: ExitStack, folder: Path | None) -> None:
         """Open the journal, if it can have one, and see how far it has come. Changes nothing of the sink.
 
         Raises:
@@ -87,7 +87,7 @@ class Sink:
                 raise EmitterError(f"{self._csv} cannot be written: it is a folder")
             self._journal = Journal.beside(self._csv)
         elif isinstance(target, str) and target:
-            self._journal = Journal.below((data_dir or _data_dir()) / "backfills", target)
+            self._journal = Journal.below((folder or data_dir()) / "backfills", target)
         else:
             return  # nobody knows whether the same object means the same place the next time
         journals.enter_context(self._journal)
@@ -328,7 +328,8 @@ def _checkpoints(emitter: Any) -> tuple[int, float]:
     return CHECKPOINT_ROWS, CHECKPOINT_SECONDS
 
 
-def _data_dir() -> Path:
+def data_dir() -> Path:
+    """STREAMMACHINE_DATA_DIR, or the platform's folder for this user."""
     import platformdirs
 
     given = os.environ.get(

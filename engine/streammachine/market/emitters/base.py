@@ -51,6 +51,7 @@ class DataEmitter:
     transformer: Transformer | None = None
     batch_size = 1_000  # most rows of one emit_batch
     columns_size = 50_000  # most rows of one emit_columns
+    taken = 0  # rows ever, where the emitter counts them for ``settled``
     _made: dict[int, Any] | None = None  # what the outlet had transformed of the batch under way, by id(row)
     _sharing: Any = None  # the outlets that have it open
 
@@ -85,6 +86,13 @@ class DataEmitter:
 
     async def expect(self, lanes: Sequence[Lane]) -> None:
         """Told after ``connect`` what is going to come. Raises EmitterError when rows of it can never be taken."""
+
+    def resuming(self) -> None:
+        """Told before ``connect`` that the first rows may be among those that it took in an earlier process."""
+
+    def settled(self, taken: int) -> bool:
+        """Whether a kill loses none of the first ``taken`` rows."""
+        return True
 
     async def emit(self, row: Any) -> None:
         """Take one row."""

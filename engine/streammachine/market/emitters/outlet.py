@@ -144,6 +144,11 @@ class Outlet:
             return 0
         return max(0, self._capacity - len(self._queue) - len(self._in_flight))
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many rows were put so far, and how many of them are done with."""
+        return self._put, self._done
+
     async def __aenter__(self) -> Self:
         self._sharing = sharing_of(self.emitter)
         async with AsyncExitStack() as stack:

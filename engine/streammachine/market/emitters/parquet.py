@@ -143,9 +143,14 @@ class ParquetEmitter(DataEmitter):
             except EmitterError as error:
                 refused[at] = EmitterError(f"{named(row)}: {error}")
                 continue
-            self._parts.setdefault(key, _Part(now)).add(taken)
+            self._parts.setdefault(key, _Part(now, self.taken)).add(taken)
+            self.taken += 1
         if refused:
             raise RowsRefusedError(refused)
+
+    def settled(self, taken: int) -> bool:
+        """Whether the first ``taken`` rows stand in files."""
+        return all(part.first >= taken for part in self._parts.values())
 
     @property
     def takes_columns(self) -> bool:
@@ -157,8 +162,9 @@ class ParquetEmitter(DataEmitter):
         await self.emit_batch(())
         self._columns.kinds |= {name: kind for name, kind in _CANDLE.items() if columns.column(name) is not None}
         key = (columns.source, columns.symbol, columns.timeframe)
-        part = self._parts.setdefault(key, _Part(time.monotonic()))
+        part = self._parts.setdefault(key, _Part(time.monotonic(), self.taken))
         part.add_columns(columns)
+        self.taken += len(columns)
         if part.count >= self.rows:
             await self._write_apart(key)
 
@@ -222,6 +228,7 @@ class _Part:
     """Rows that wait to become a file."""
 
     since: float
+    first: int  # of all rows ever taken
     pieces: list[list[Mapping[str, Any]] | KlineColumns] = field(default_factory=list)
     count: int = 0
 

@@ -29,7 +29,7 @@ class SinkEntry:
         emitter: the public name of its class.
         forms: its text forms, for help texts. note: more of them, where all that is accepted is named.
         rest: what stands behind the word and a colon: "needed", "optional" (``from_text`` sees to it), or "none" may.
-        may_hold_password: whether the text may, so that logs show it masked.
+        may_hold_password: whether the text may, so that logs show it masked. path_is_secret: its URL's path too.
         extra: the extra of the package that it needs. extra_form: the text form that the table of extras shows.
         hosting: how the MCP server's runners reach it: "connection" (the server's own Redis), "file" (below the data
             directory), "variable" (a server that ``variable`` of the environment names); None: they do not.
@@ -49,6 +49,7 @@ class SinkEntry:
     note: str = ""
     rest: Literal["needed", "optional", "none"] = "needed"
     may_hold_password: bool = True
+    path_is_secret: bool = False
     extra: str = ""
     extra_form: str = ""
     hosting: Literal["connection", "file", "variable"] | None = None
@@ -160,6 +161,18 @@ _ENTRIES: Final = (
         arguments="bootstrap_servers, topic",
         place="JSON, keyed `source\\|symbol\\|timeframe`",
         promise="idempotent producer: at least once, in order per key",
+    ),
+    SinkEntry(
+        name="webhook",
+        emitter="WebhookEmitter",
+        forms=("webhook:URL",),
+        path_is_secret=True,
+        hosting="variable",
+        hosted_form="webhook:NAME",
+        variable="STREAMMACHINE_WEBHOOK_URL",
+        arguments="url",
+        place="JSON, POSTed in batches; https, or http on this machine",
+        promise="each row at least once, in order, with an `Idempotency-Key` that stays when it is sent again",
     ),
 )
 ENTRIES: Final[Mapping[str, SinkEntry]] = {entry.name: entry for entry in _ENTRIES}

@@ -19,11 +19,13 @@ import anyio
 
 from streammachine.errors import EmitterError
 from streammachine.market.aggregation.pipeline import Pipeline
+from streammachine.market.emitters.base import DataEmitter
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.live import warmup
 from streammachine.market.live.bounded_queue import Queue, RowRate
 from streammachine.market.live.feed import Feed
 from streammachine.market.live.idle_closer import IdleCloser
+from streammachine.market.live.memory import Checkpoints, Memory, Remembered
 from streammachine.market.model.kline import Gap, Kline, Trade
 from streammachine.market.model.rows import Lane, Row, named
 from streammachine.market.network import rest_queries
@@ -65,6 +67,7 @@ class RunPlan:
     close_grace: float = 2.0
     drain_timeout: float = 10.0
     verbose: bool = False
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,8 @@ class Run:
         self._began = plan.clock.monotonic()
         self._rate = RowRate(plan.clock)
         self._gap_count = 0
+        self._checkpoints: Checkpoints | None = None
+        self._resume = dict(plan.resume)
         self.task = asyncio.get_running_loop().create_task(self._main(), name=f"{plan.adapter.name} runner")
 
     # -- for the runner -----------------------------------------------------------------------
@@ -220,6 +225,7 @@ class Run:
         self._state = "checking"
         rest = await stack.enter_async_context(RestClient(plan.adapter, plan.urls, clock=plan.clock))
         await rest_queries.check_symbols(rest, plan.data_input.symbols)
+        remembered = self._recall(stack)
         self._state = "connecting"
         for emitter in plan.emitters:
             outlet = Outlet(
@@ -231,10 +237,12 @@ class Run:
                 **plan.outlet_options,
             )
             self._outlets.append(await stack.enter_async_context(outlet))
-        after: warmup.After = {}
-        if plan.active_warmup or plan.resume:
+        if remembered.gaps:
+            await self._hand_on(list(remembered.gaps))
+        after: warmup.After = remembered.after if plan.data_input.timeframe is None else {}
+        if plan.active_warmup or self._resume:
             self._state = "warming up"
-            after = await self._warm_up(rest)
+            after |= await self._warm_up(rest)
         self._feed = Feed(
             plan.adapter,
             plan.data_input,
@@ -248,34 +256,59 @@ class Run:
         with self._feed_scope:
             await self._stream(self._feed, rest)
         self._state = "draining"
+        drained: list[Outlet] = []
         async with anyio.create_task_group() as group:  # all at once: leaving them one by one would add up
             for outlet in self._outlets:
-                group.start_soon(self._drain, outlet)
+                group.start_soon(self._drain, outlet, drained)
+        if self._checkpoints is not None and len(drained) == len(self._outlets):
+            await self._checkpoints.finish()
 
-    async def _drain(self, outlet: Outlet) -> None:
+    def _recall(self, stack: AsyncExitStack) -> Remembered:
+        """What is remembered of an earlier run; where nothing is to be, nothing."""
+        plan = self.plan
+        if plan.memory is None:
+            return Remembered()
+        stack.enter_context(plan.memory)
+        found = plan.memory.recall(plan.clock.time_ms())
+        for place, open_ts in found.candles.items():
+            self._resume[place] = max(open_ts, self._resume.get(place, 0))
+            log.info("%s: goes on behind the %s candle of %s at %d", plan.adapter.source, place[1], place[0], open_ts)
+        for emitter in plan.emitters:
+            if (found.candles or found.trades) and isinstance(emitter, DataEmitter):
+                emitter.resuming()
+        self._checkpoints = Checkpoints(plan.memory, self._outlets, self._folder_lock)
+        self._checkpoints.candles.update(found.candles)
+        self._checkpoints.trades.update(found.trades)
+        return found
+
+    async def _drain(self, outlet: Outlet, drained: list[Outlet]) -> None:
         """Wait until a sink has taken what waits for it; leaving the outlet says what it did not take."""
         try:
             with anyio.move_on_after(self.plan.drain_timeout):  # real time too: the clock may have stopped
-                await outlet.drain(self.plan.drain_timeout)
+                if not await outlet.drain(self.plan.drain_timeout):
+                    drained.append(outlet)
         except EmitterError as error:
             log.error("%s", error)
 
     async def _stream(self, feed: Feed, rest: RestClient) -> None:
         folder = self._pipeline.folder
-        if folder is None:
+        if folder is None and self._checkpoints is None:
             await feed.run(self._deliver)
             return
-        idle = IdleCloser(
-            folder, feed, rest, grace=self.plan.close_grace, turn=self._folder_lock, close=self._close_until
-        )
         async with anyio.create_task_group() as group:
-            group.start_soon(idle.run)
+            if folder is not None:
+                idle = IdleCloser(
+                    folder, feed, rest, grace=self.plan.close_grace, turn=self._folder_lock, close=self._close_until
+                )
+                group.start_soon(idle.run)
+            if self._checkpoints is not None:
+                group.start_soon(self._checkpoints.run)
             await feed.run(self._deliver)
             group.cancel_scope.cancel()
 
     async def _warm_up(self, rest: RestClient) -> warmup.After:
         """Load history; what is not emitted of it only primes the targets."""
-        found = await warmup.load(rest, self.plan.data_input, self.plan.resume)
+        found = await warmup.load(rest, self.plan.data_input, self._resume)
         rows = self._pipeline.process(found.rows)
         if self._pipeline.folder is not None:
             for symbol, (since, price, trades) in found.trades.items():
@@ -289,7 +322,7 @@ class Run:
         plan = self.plan
         timeframe = plan.data_input.timeframe if isinstance(row, Trade) else row.timeframe
         for known in (timeframe, plan.data_input.timeframe):
-            had = plan.resume.get((row.symbol, known or ""))
+            had = self._resume.get((row.symbol, known or ""))
             if had is not None:
                 return _start(row) > had
         return plan.emit_warmup or _start(row) >= live_from
@@ -317,6 +350,8 @@ class Run:
         if self.plan.verbose:
             for row in rows:
                 log.info("%s: %s", self.plan.adapter.source, named(row))
+        if self._checkpoints is not None:
+            self._checkpoints.note(self._pipeline.last, rows)
         full = [outlet for outlet in self._outlets if outlet.room < len(rows)]
         for outlet in self._outlets:
             if outlet not in full:
