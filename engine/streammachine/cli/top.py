@@ -18,7 +18,7 @@ from streammachine.cli.live import Picture, console_for_tables, hidden, show_liv
 from streammachine.cli.shown import fitting
 from streammachine.redis.connection import RedisConnection
 from streammachine.runtime.admin.agents import AgentEntry, gauges, list_agents
-from streammachine.runtime.admin.remembered import BACKFILLS, RUNNERS, SILENT, BackfillSpec, Remembered, RunnerSpec
+from streammachine.runtime.admin.remembered import BACKFILLS, RUNNERS, SILENT, BackfillSpec, RememberedJobs, RunnerSpec
 
 COLUMNS = ("kind", "name", "state", "rate/s", "done", "behind", "age s", "errors", "procs", "what is wrong")
 LEFT = {"kind", "name", "state", "what is wrong"}
@@ -88,7 +88,7 @@ async def _agent(connection: RedisConnection, entry: AgentEntry) -> TopRow:
 
 
 async def _hosted(
-    connection: RedisConnection, remembered: Remembered[RunnerSpec] | Remembered[BackfillSpec], kind: str
+    connection: RedisConnection, remembered: RememberedJobs[RunnerSpec] | RememberedJobs[BackfillSpec], kind: str
 ) -> list[TopRow]:
     statuses = await remembered.statuses(connection)
     rows = []

@@ -22,7 +22,15 @@ import anyio.abc
 
 from streammachine.errors import ExchangeUnavailableError, MarketError, StreamMachineError
 from streammachine.logs import configure_logging
-from streammachine.runtime.admin.remembered import BACKFILLS, LEASE, RUNNERS, BackfillSpec, Remembered, RunnerSpec, S
+from streammachine.runtime.admin.remembered import (
+    BACKFILLS,
+    LEASE,
+    RUNNERS,
+    BackfillSpec,
+    RememberedJobs,
+    RunnerSpec,
+    S,
+)
 from streammachine.runtime.processes.child_io import stop_at_signal, take_streams
 from streammachine.runtime.processes.origin import CHILD_URL
 from streammachine.runtime.processes.reports import Reporter
@@ -81,13 +89,13 @@ class Host(Generic[S]):
     def __init__(
         self,
         connection: RedisConnection,
-        remembered: Remembered[S],
+        remembered: RememberedJobs[S],
         run: Callable[[RedisConnection, Job], Awaitable[None]],
         *,
         once: bool = False,
     ) -> None:
         self._connection = connection
-        self._remembered: Remembered[S] = remembered
+        self._remembered: RememberedJobs[S] = remembered
         self._run_one = run
         self._once = once
         self._token = uuid.uuid4().hex
