@@ -15,15 +15,16 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, overload
 
 import anyio
 
 from streammachine.errors import DataInputError, EmitterError, ExchangeError, SymbolError
-from streammachine.market.backfill.collector import Collector
+from streammachine.market.backfill.collector import Collector, by_rows
 from streammachine.market.backfill.progress import Show, bar, silent
 from streammachine.market.backfill.sink import CHECKPOINT_ROWS, Sink, request_key
 from streammachine.market.clock.clock import Clock
@@ -266,14 +267,14 @@ class Backfilling:
             with receive:
                 batch: list[dict[str, Any]] = []
                 async for klines in receive:
-                    for kline in _one_by_one(klines):
+                    for kline in chain.from_iterable(by_rows(klines, CHECKPOINT_ROWS)):
                         row = self._dict(kline)
                         if row is not None:
                             batch.append(row)
                         if len(batch) >= batch_size:
                             yield batch
                             batch = []
-                    self._count(len(klines))
+                    self._count(len(klines), timeframes.end_of(self.timeframe, kline.open_ts))
                 await task
                 if batch:
                     yield batch
@@ -415,30 +416,18 @@ class Backfilling:
                 raise
 
     async def _emit(self, klines: list[Kline] | KlineColumns) -> None:
-        if not isinstance(klines, list):
-            await self._emit_columns(klines)
-            return
-        for start in range(0, len(klines), CHECKPOINT_ROWS):
-            piece = klines[start : start + CHECKPOINT_ROWS]
-            for sink in self._sinks:
-                await sink.put(piece)
-            self._count(len(piece))
-        await self._save()
-
-    async def _emit_columns(self, columns: KlineColumns) -> None:
-        if all(sink.takes_columns for sink in self._sinks):
+        if not isinstance(klines, list) and all(sink.takes_columns for sink in self._sinks):
             await self._save()  # what came before: the sinks had the time to take it in which this was read
             for sink in self._sinks:
-                await sink.put_columns(columns)
-            self._count(len(columns), columns.end)
+                await sink.put_columns(klines)
+            self._count(len(klines), klines.end)
             return
-        for start in range(0, len(columns), CHECKPOINT_ROWS):
-            piece = columns[start : start + CHECKPOINT_ROWS]
-            rows = piece.rows()
+        for piece in by_rows(klines, CHECKPOINT_ROWS):
             for sink in self._sinks:
-                await sink.put(rows)
-            self._count(len(piece), piece.end)
-            await self._save(behind=(piece.end, rows[-1].close))
+                await sink.put(piece)
+            position = timeframes.end_of(self.timeframe, piece[-1].open_ts)
+            self._count(len(piece), position)
+            await self._save(behind=(position, piece[-1].close))
 
     async def _save(self, *, clean: bool = False, behind: tuple[int, float | None] | None = None) -> None:
         """Flush the sinks whose turn it is (``clean``: all), and then note that they have it.
@@ -465,11 +454,9 @@ class Backfilling:
             return f"waiting for {', '.join(away)}"
         return f"{len(self.gaps)} gaps" if self.gaps else ""
 
-    def _count(self, rows: int, position: int | None = None) -> None:
+    def _count(self, rows: int, position: int) -> None:
         self._rows += rows
-        if self._collector is not None:
-            position = self._collector.position if position is None else position
-            self._show(position - self._span.start, self._rows)
+        self._show(position - self._span.start, self._rows)
 
     def _dict(self, kline: Kline) -> dict[str, Any] | None:
         try:
@@ -480,12 +467,6 @@ class Backfilling:
             )
             return None
         return None if made is None else dict(made)
-
-
-def _one_by_one(klines: list[Kline] | KlineColumns) -> Iterator[Kline]:
-    for start in range(0, len(klines), CHECKPOINT_ROWS):
-        piece = klines[start : start + CHECKPOINT_ROWS]
-        yield from piece if isinstance(piece, list) else piece.rows()
 
 
 def backfill_for(

@@ -6,7 +6,7 @@ A candle that a bulk file lacks is asked of REST; one that REST lacks (asked aga
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, closing
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -318,3 +318,10 @@ class Collector:
         if self.gaps:
             gap = self.gaps[-1]
             log.warning("gap: %s %s from %d to %d: %s", gap.symbol, gap.timeframe, gap.start, gap.end, gap.reason)
+
+
+def by_rows(klines: list[Kline] | KlineColumns, most: int) -> Iterator[list[Kline]]:
+    """What was delivered as lists of at most so many rows."""
+    for start in range(0, len(klines), most):
+        piece = klines[start : start + most]
+        yield piece if isinstance(piece, list) else piece.rows()
