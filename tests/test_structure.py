@@ -37,7 +37,8 @@ PACKAGES = {  # package: the packages of the engine that it may import
     "ohlc": (*FOUNDATION, "redis", "runtime"),
     "runtime": (*FOUNDATION, "redis"),
     "market": (*FOUNDATION, "redis", "indicators"),
-    "cli": (*FOUNDATION, "redis", "frames", "ohlc", "runtime", "market", "indicators", "cli"),
+    "trade_files": (*FOUNDATION, "ohlc", "market"),
+    "cli": (*FOUNDATION, "redis", "frames", "ohlc", "runtime", "market", "indicators", "trade_files", "cli"),
     "mcp_server": (),
     "__main__": ("mcp_server",),
 }

@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from streammachine.runtime.testing import TestApp as TestApp
     from streammachine.runtime.testing import wait_until as wait_until
     from streammachine.settings import Settings as Settings
+    from streammachine.trade_files.build import abuild_candles as abuild_candles
+    from streammachine.trade_files.build import build_candles as build_candles
 
     __version__: str
 
@@ -135,6 +137,8 @@ _HOMES = {
     "WebhookEmitter": "market.emitters.webhook",
     "_HAS_FAST_OHLC_CYTHON": "ohlc.aggregator",
     "_has_cython_decode": "redis.transport.codec",
+    "abuild_candles": "trade_files.build",
+    "build_candles": "trade_files.build",
     "collector": "runtime.observability.metrics",
     "config": "market.log_config",
     "create_ohlc_aggregator": "ohlc.aggregator",

@@ -284,6 +284,33 @@ def backfill(
 
 
 @app.command(group=MARKET)
+def candles(
+    files: Annotated[list[str], Parameter(negative="")],
+    *,
+    timeframes: Commas = None,
+    to: Sinks = None,
+    symbol: str | None = None,
+    exchange: str | None = None,
+) -> int:
+    """Build candles from trade files (CSV, .gz, .zip, Parquet; the exchanges' bulk layouts) into sinks.
+
+    Parameters
+    ----------
+    files
+        Files or patterns, in any order.
+    timeframes
+        Of the candles, separated by commas (default 1m).
+    symbol
+        Of files that have no column of symbols; else their names say it.
+    exchange
+        The candles' source, where the files' layout does not tell it.
+    """
+    from streammachine.cli.candles import run_candles
+
+    return run_candles(files, timeframes or ["1m"], to or (), symbol, exchange)
+
+
+@app.command(group=MARKET)
 def simulate(
     *,
     exchange: Exchanges = None,
