@@ -34,6 +34,7 @@ PACKAGES = {  # package: the packages of the engine that it may import
     "redis": FOUNDATION,
     "frames": ("redis",),
     "indicators": ("errors",),
+    "charts": ("errors",),
     "ohlc": (*FOUNDATION, "redis", "runtime"),
     "runtime": (*FOUNDATION, "redis"),
     "market": (*FOUNDATION, "redis", "indicators"),

@@ -8,12 +8,13 @@ from typing import Any
 from fastmcp.resources import Resource
 
 from streammachine.errors import StreamMachineError
+from streammachine_mcp.page import candles_resource
 from streammachine_mcp.results import fit
 from streammachine_mcp.state import ServerState
 
 
 def resources(state: ServerState) -> list[Resource]:
-    """``streammachine://config`` and ``streammachine://status``."""
+    """``streammachine://config``, ``streammachine://status`` and the interactive chart."""
 
     def config() -> str:
         return _json(state.settings.describe())
@@ -38,6 +39,7 @@ def resources(state: ServerState) -> list[Resource]:
             description="Which Redis is used and why, how it is, and what the shared storage holds.",
             mime_type="application/json",
         ),
+        candles_resource(),
     ]
 
 

@@ -244,7 +244,7 @@ def test_health_and_redis_facts(raw: RawClient) -> None:
 
 def test_resources_and_prompts(raw: RawClient) -> None:
     resources = {item["uri"]: item for item in raw.request("resources/list")["resources"]}
-    assert set(resources) == {"streammachine://config", "streammachine://status"}
+    assert set(resources) == {"streammachine://config", "streammachine://status", "ui://streammachine/candles"}
     config = json.loads(raw.request("resources/read", uri="streammachine://config")["contents"][0]["text"])
     assert config["STREAMMACHINE_COUNT"] == 10
     status = json.loads(raw.request("resources/read", uri="streammachine://status")["contents"][0]["text"])

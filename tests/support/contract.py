@@ -77,6 +77,13 @@ _TABLE = (
     ContractTool("backfill_start", "exchange symbol start", "end timeframe emit", "name started", WRITES, outside=True),
     ContractTool("backfill_status", "", "name", "backfills count truncated", READS),
     ContractTool(
+        "candles_chart",
+        "",
+        "exchange symbol timeframe start end limit indicators theme name interval",
+        "title count first_ms last_ms open close high low volume indicators missing gaps incomplete data truncated",
+        READS,
+    ),
+    ContractTool(
         "candles_read",
         "exchange symbol",
         "timeframe start end limit indicators fields format",

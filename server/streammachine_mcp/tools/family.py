@@ -46,9 +46,10 @@ def tool(
     destructive: bool = False,
     idempotent: bool = False,
     open_world: bool = False,
+    page: str | None = None,
 ) -> Callable[[F], F]:
     """Mark a method of a family as the tool ``name``. ``reads`` says it changes nothing, ``open_world``
-    that it talks to others than Redis.
+    that it talks to others than Redis; ``page`` is the resource that shows its result in clients with MCP Apps.
 
     What the engine raises on purpose reaches the model as an error result with its own words; any other exception is
     logged, and only its kind is shown. The module of a family must not use ``from __future__ import annotations``: the
@@ -77,7 +78,7 @@ def tool(
             idempotent_hint=reads or idempotent,
             open_world_hint=open_world,
         )
-        setattr(call, _MARK, (name, title, annotations))
+        setattr(call, _MARK, (name, title, annotations, page))
         return call  # type: ignore[return-value]
 
     return mark
@@ -114,7 +115,7 @@ class Family:
             marked = getattr(method, _MARK, None)
             if marked is None:
                 continue
-            name, title, annotations = marked
+            name, title, annotations, page = marked
             if read_only and not annotations.read_only_hint:
                 continue
             built = _Tool.from_function(
@@ -124,6 +125,7 @@ class Family:
                 description=_description(method),
                 annotations=annotations,
                 timeout=TOOL_TIMEOUT,
+                meta=None if page is None else {"ui": {"resourceUri": page}},
             )
             built.parameters = slim(inlined(built.parameters), nullable=False)
             if built.output_schema is not None:
@@ -155,8 +157,8 @@ class _Tool(FunctionTool):
         return result
 
     def get_meta(self) -> dict[str, Any]:
-        """None: FastMCP's ``_meta`` names tags, of which ours have none."""
-        return None  # type: ignore[return-value]  # an empty one would be listed
+        """The page, where there is one, else None: FastMCP's own names tags, of which ours have none."""
+        return self.meta  # type: ignore[return-value]  # an empty one would be listed
 
 
 def name_of_method(built: Tool) -> str:

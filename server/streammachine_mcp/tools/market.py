@@ -224,7 +224,7 @@ class MarketTools(Family):
         name = adapter.check_symbol(symbol)
         stream = f"kline:{exchange}:{name}:{timeframe}"
         table = CandleTable(COLUMNS, fields, format, await indicators_of(indicators), rare=("is_complete",))
-        first, last = (None if text is None else _moment(text) for text in (start, end))
+        first, last = (None if text is None else moment_ms(text) for text in (start, end))
         rows, more, left_out = await read_series(connection, stream, first, last, limit)
         kept, cut = table.fit(rows, newest=start is None)
         before = await history(connection, stream, kept, table.history)
@@ -252,7 +252,7 @@ def backfill_range(start: str, end: str, now: int) -> tuple[int, int]:
     Raises:
         DataInputError: they are reversed, or in the future.
     """
-    first, last = _moment(start), _moment(end, day_end=True)
+    first, last = moment_ms(start), moment_ms(end, day_end=True)
     if first >= last:
         raise DataInputError(f"start ({start}) must be before end ({end})")
     if first > now:
@@ -271,7 +271,7 @@ def history_start(history: str, now: int) -> int:
         StreamIdError: it is none of these. DataInputError: it is in the future.
     """
     text = history.strip()
-    first = _moment(f"now-{text}" if _SPAN.fullmatch(text) else text)
+    first = moment_ms(f"now-{text}" if _SPAN.fullmatch(text) else text)
     if first >= now:
         raise DataInputError(f"history ({history}) is in the future: give how far back, e.g. 7d, or a date")
     return first
@@ -326,7 +326,7 @@ async def _checked(
     return adapter, names
 
 
-def _moment(text: str, *, day_end: bool = False) -> int:
+def moment_ms(text: str, *, day_end: bool = False) -> int:
     """Epoch ms of a date, a time, epoch ms or a relative time; ``day_end``: a date means the end of its day."""
     try:
         day = datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC)

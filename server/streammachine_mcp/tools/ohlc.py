@@ -166,7 +166,7 @@ class OhlcTools(Family):
         For older ones give the first candle_start_ms as end_ms."""
         table = CandleTable(COLUMNS, fields, format, await indicators_of(indicators))
         aggregator = await self._get(name)
-        _check_interval(aggregator, interval_ms)
+        check_interval(aggregator, interval_ms)
         found = await aggregator.candles(symbol, interval_ms)
         if end_ms:
             found = [candle for candle in found if candle.candle_start_ms + interval_ms <= end_ms]
@@ -201,7 +201,7 @@ class OhlcTools(Family):
         ohlc_flush."""
         table = CandleTable(COLUMNS, fields, format, await indicators_of(indicators))
         aggregator = await self._get(name)
-        _check_interval(aggregator, interval_ms)
+        check_interval(aggregator, interval_ms)
         found = await aggregator.completed(symbol, interval_ms, before_timestamp_ms)
         kept, more, body = await _newest(table, found, limit)
         page: CompletedCandles = {
@@ -303,7 +303,7 @@ def _ticks(
     return [Tick(symbol, price, volume, now if timestamp_ms is None else timestamp_ms)]
 
 
-def _check_interval(aggregator: DurableAggregator, interval_ms: int) -> None:
+def check_interval(aggregator: DurableAggregator, interval_ms: int) -> None:
     if interval_ms not in aggregator.intervals:
         raise IntervalError(
             f"Aggregator {aggregator.name!r} has no interval {interval_ms} ms; it has {aggregator.intervals}."
