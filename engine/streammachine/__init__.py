@@ -70,6 +70,8 @@ if TYPE_CHECKING:
 
     class KrakenRunner(Runner): ...
 
+    class CoinbaseRunner(Runner): ...
+
     class BybitRunner(Runner): ...
 
     class BinanceBackfilling(Backfilling): ...
@@ -77,6 +79,8 @@ if TYPE_CHECKING:
     class OKXBackfilling(Backfilling): ...
 
     class KrakenBackfilling(Backfilling): ...
+
+    class CoinbaseBackfilling(Backfilling): ...
 
     class BybitBackfilling(Backfilling): ...
 
@@ -102,6 +106,8 @@ _HOMES = {
     "Gap": "market.model.kline",
     "KafkaEmitter": "market.emitters.kafka",
     "Kline": "market.model.kline",
+    "CoinbaseBackfilling": "market.backfill.backfill",
+    "CoinbaseRunner": "market.live.runner",
     "KrakenBackfilling": "market.backfill.backfill",
     "KrakenRunner": "market.live.runner",
     "Logger": "market.emitters.logger",
