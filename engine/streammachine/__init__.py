@@ -75,6 +75,8 @@ if TYPE_CHECKING:
 
     class KrakenRunner(Runner): ...
 
+    class CoinbaseRunner(Runner): ...
+
     class BybitRunner(Runner): ...
 
     class BinanceBackfilling(Backfilling): ...
@@ -82,6 +84,8 @@ if TYPE_CHECKING:
     class OKXBackfilling(Backfilling): ...
 
     class KrakenBackfilling(Backfilling): ...
+
+    class CoinbaseBackfilling(Backfilling): ...
 
     class BybitBackfilling(Backfilling): ...
 
@@ -108,6 +112,8 @@ _HOMES = {
     "Gap": "market.model.kline",
     "KafkaEmitter": "market.emitters.kafka",
     "Kline": "market.model.kline",
+    "CoinbaseBackfilling": "market.backfill.backfill",
+    "CoinbaseRunner": "market.live.runner",
     "KrakenBackfilling": "market.backfill.backfill",
     "KrakenRunner": "market.live.runner",
     "Logger": "market.emitters.logger",

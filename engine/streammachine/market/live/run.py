@@ -46,7 +46,8 @@ State = Literal["new", "checking", "connecting", "warming up", "running", "drain
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What a run does; see ``Runner`` for the arguments of the same names."""
+    """What a run does; see ``Runner`` for the arguments of the same names. ``from_trades``: candles were asked for, and
+    are folded from trades; those of the candle that is running are loaded first, so that it is complete too."""
 
     adapter: Adapter
     urls: Urls
@@ -59,6 +60,7 @@ class RunPlan:
     active_warmup: bool = False
     emit_warmup: bool = False
     resume: warmup.Resume = field(default_factory=dict)
+    from_trades: bool = False
     only_closed: bool = True
     emit_trades: bool = False
     emit_gap: bool = False
@@ -129,6 +131,7 @@ class Run:
         self._gap_count = 0
         self._checkpoints: Checkpoints | None = None
         self._resume = dict(plan.resume)
+        self._history_until = 0
         self.task = asyncio.get_running_loop().create_task(self._main(), name=f"{plan.adapter.name} runner")
 
     # -- for the runner -----------------------------------------------------------------------
@@ -240,7 +243,7 @@ class Run:
         if remembered.gaps:
             await self._hand_on(list(remembered.gaps))
         after: warmup.After = remembered.after if plan.data_input.timeframe is None else {}
-        if plan.active_warmup or self._resume:
+        if plan.active_warmup or self._resume or plan.from_trades:
             self._state = "warming up"
             after |= await self._warm_up(rest)
         self._feed = Feed(
@@ -308,7 +311,11 @@ class Run:
 
     async def _warm_up(self, rest: RestClient) -> warmup.After:
         """Load history; what is not emitted of it only primes the targets."""
-        found = await warmup.load(rest, self.plan.data_input, self._resume)
+        plan = self.plan
+        running = plan.from_trades and not plan.active_warmup and not self._resume
+        found = await warmup.load(rest, plan.data_input, self._resume, running=running)
+        if plan.from_trades and not plan.emit_warmup and not self._resume:
+            self._history_until = found.live_from
         rows = self._pipeline.process(found.rows)
         if self._pipeline.folder is not None:
             for symbol, (since, price, trades) in found.trades.items():
@@ -342,6 +349,8 @@ class Run:
 
     async def _hand_on(self, rows: list[Row]) -> None:
         """Give rows to the sinks, those with room first: a slow one must not hold up what a fast one can take."""
+        if self._history_until:
+            rows = [row for row in rows if not self._is_history(row)]
         if any(isinstance(row, Gap) for row in rows):
             rows = await self._note_gaps(rows)
         if not rows:
@@ -367,6 +376,11 @@ class Run:
                 names = ", ".join(outlet.name for outlet in full)
                 log.error("stopped while %s had no room: not all of the last %d rows were given", names, len(rows))
                 raise
+
+    def _is_history(self, row: Row) -> bool:
+        """Whether a candle was over when we came, and its trades were only loaded for those built from it."""
+        base = self.plan.data_input.timeframe
+        return isinstance(row, Kline) and row.timeframe == base and row.open_ts < self._history_until
 
     def _streamed(self, rows: list[Row]) -> list[Kline | Trade]:
         if self._pipeline.folder is None:

@@ -271,11 +271,14 @@ class Runner:
                 f"there is nothing to stream: give {type(self).__name__} a stream_input, e.g. "
                 f"DataInput(type='kline', symbols=['{self.adapter.symbol_example}'], timeframe='1m')"
             )
+        data_input, from_trades = self._input, self._is_folded(self._input)
+        if from_trades:
+            data_input = replace(data_input, type="trade")
         plan = RunPlan(
             adapter=self.adapter,
             urls=self.urls,
             clock=self._clock if self._clock is not None else default_clock(),
-            data_input=self._input,
+            data_input=data_input,
             emitters=tuple(emitters),
             gaps=self.gaps,
             feed_options=replace(self._feed_options, open_candles=not self.emit_only_closed_candles),
@@ -285,7 +288,8 @@ class Runner:
             resume=self.resume,
             memory=self._memory(emitters),
             only_closed=self.emit_only_closed_candles,
-            emit_trades=self.emit_trades,
+            emit_trades=self.emit_trades and not from_trades,
+            from_trades=from_trades,
             emit_gap=self.emit_gap,
             on_gap=self.on_gap,
             on_error=self.on_error,
@@ -301,6 +305,11 @@ class Runner:
             return None
         folder = None if self.remember is True else Path(self.remember).expanduser()
         return Memory(self.adapter, self.urls, self._input, emitters, folder=folder, fresh=self.fresh)
+
+    def _is_folded(self, wanted: DataInput) -> bool:
+        """Whether the candles are folded from trades, for the exchange's socket has none of this timeframe."""
+        pushed = self.adapter.pushed
+        return wanted.kind == "kline" and pushed is not None and wanted.timeframe not in pushed
 
     def _not_running(self) -> None:
         if self._run is not None and not self._run.task.done():
