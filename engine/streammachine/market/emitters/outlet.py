@@ -2,15 +2,11 @@
 
 Rows go out in order, whatever has come while the last batch was under way with the next. What fails is told apart:
 
-- It may pass (EmitterUnavailableError, ConnectionError, TimeoutError, any OSError, or a library's error that came of a
-  broken connection): the same rows again, after a wait that grows, for ever. The queue fills, and then ``put`` waits:
-  back-pressure. Once a sink has taken us (``connect``), a login or a table that it refuses is of this kind: it is the
-  sink that has changed, not the row.
+- It may pass (what ``may_pass`` says): the same rows again, after a wait that grows, for ever; a full queue has ``put``
+  wait. Once a sink has taken us, a login or a table that it refuses is of this kind: the sink has changed, not the row.
 - It will not (EmitterError, TransformError; any other exception when it came three times): a batch is halved until the
-  rows that are refused stand alone. Each of those is counted and given to ``on_error``, the first ones are logged; the
-  others go out.
-
-Nothing is dropped in silence: what is left at the end is logged, given to ``on_error`` and returned by ``close``.
+  rows that are refused stand alone. Each is counted and given to ``on_error``; the others go out.
+- Nothing is dropped in silence: what is left at the end is logged, given to ``on_error`` and returned by ``close``.
 """
 
 from __future__ import annotations
@@ -46,7 +42,6 @@ if TYPE_CHECKING:
 OnError = Callable[[Any, Exception], object]
 
 log = logging.getLogger(__name__)
-
 TRIES = 3  # of an exception that says nothing of whether trying again may help
 FIRST_WAIT = 0.1  # seconds, at most, before the second try; doubles
 LONGEST_WAIT = 10.0

@@ -242,7 +242,7 @@ class Run:
             self._outlets.append(await stack.enter_async_context(outlet))
         if remembered.gaps:
             await self._hand_on(list(remembered.gaps))
-        after: warmup.After = remembered.after if plan.data_input.timeframe is None else {}
+        after: warmup.After = {**remembered.after} if plan.data_input.timeframe is None else {}
         if plan.active_warmup or self._resume or plan.from_trades:
             self._state = "warming up"
             after |= await self._warm_up(rest)
