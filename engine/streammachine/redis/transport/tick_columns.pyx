@@ -169,6 +169,11 @@ cdef class TickReply:
         PyMem_Free(self.rows)
 
     @property
+    def size(self):
+        """See the twin."""
+        return self.raw.size
+
+    @property
     def names(self):
         """The symbols that the rows' indexes stand for."""
         return self.symbols.names
