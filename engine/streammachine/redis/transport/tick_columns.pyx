@@ -240,9 +240,9 @@ cdef class TickReply:
         cdef Py_ssize_t count = 0
         cdef Text name
         cdef int state = null(&p, end)
-        if state == TAKEN:
+        if state != OTHER:
             at[0] = p
-            return TAKEN
+            return state
         if p < end and p[0] == c"%":
             state = header(&p, end, c"%", &count)
             if state != TAKEN:
