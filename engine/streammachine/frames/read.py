@@ -227,7 +227,7 @@ class _Answer:
         self._parser: Any = None
         self._reply: Any = None
 
-    def feed(self, data: bytes) -> bool:
+    def feed(self, data: bytes | memoryview) -> bool:
         """More of the reply; True when it is complete."""
         self.size += len(data)
         if self.page is not None:
@@ -238,7 +238,7 @@ class _Answer:
             self.page = None
         return self._parse(data)
 
-    def _parse(self, data: bytes) -> bool:
+    def _parse(self, data: bytes | memoryview) -> bool:
         from streammachine.redis.transport.codec import NEED_MORE, ReplyParser
 
         if self._parser is None:

@@ -24,7 +24,9 @@ from streammachine.redis.transport.ticks import NOT_OTHER, TickReply, read_entri
 
 log = logging.getLogger("streammachine.ohlc.consumer.consumer")
 
-READ_COUNT = 1000  # entries in one read
+READ_COUNT = 1000  # entries in one read; so many times as many
+READ_MORE = 4  # where the stream has more than that, and
+READ_BYTES = 1 << 22  # a read of so many will be no longer than this
 READ_BLOCK_MS = 500  # of one read; silent symbols are checked after each
 READ_MARGIN = 2.0  # seconds beyond the block before the link counts as dead
 IDLE_CHECK_MS = 100  # between two checks of the silent symbols
@@ -49,6 +51,7 @@ class _Read(NamedTuple):
     last: bytes
     fold: Callable[[float], None]
     as_of: float = 0.0
+    size: int = 0  # bytes, where they were counted
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ class ActiveSession:
         """Read on from the position; one read is under way while another is folded."""
         position = self._committed
         stream = self._job.stream
+        count = READ_COUNT
         backoff = Backoff(BACKOFF_FIRST, BACKOFF_LAST)
         raw: RawConnection | None = None
         try:
@@ -146,7 +150,7 @@ class ActiveSession:
                     if raw is None:
                         raw = await self._connection.open_connection(stream)
                     asked = self._now()
-                    read = await self._next(raw, position)
+                    read = await self._next(raw, position, count)
                 except StreamMachineError as error:
                     log.warning("Reading ticks from %r: %s", stream, error)
                     if raw is not None:
@@ -160,15 +164,23 @@ class ActiveSession:
                 while self._next_read is not None:
                     self._taken = anyio.Event()
                     await self._taken.wait()
-                self._next_read = read if read.entries >= READ_COUNT else read._replace(as_of=asked)
+                self._next_read = read if read.entries >= count else read._replace(as_of=asked)
+                count = self._count_after(read, count)
                 self._arrived.set()
         finally:
             if raw is not None:
                 await raw.aclose()
 
-    async def _next(self, raw: RawConnection, position: bytes) -> _Read:
+    def _count_after(self, read: _Read, count: int) -> int:
+        """How many entries to ask for next: more while the stream has them, so that the server waits less for us."""
+        more = min(READ_MORE * READ_COUNT, self._book.max_candles)  # a read must not open more candles than are held
+        if not read.size or read.entries < count or read.size * more > READ_BYTES * read.entries:
+            return READ_COUNT
+        return more
+
+    async def _next(self, raw: RawConnection, position: bytes, count: int) -> _Read:
         stream = self._job.stream
-        command = ("XREAD", "COUNT", READ_COUNT, "BLOCK", READ_BLOCK_MS, "STREAMS", stream, position)
+        command = ("XREAD", "COUNT", count, "BLOCK", READ_BLOCK_MS, "STREAMS", stream, position)
         timeout = READ_BLOCK_MS / 1000 + READ_MARGIN
         if self._rows is None:
             (reply,) = await raw.exchange(encode_command(command), 1, timeout)
@@ -176,7 +188,7 @@ class ActiveSession:
             rows = self._rows.reply()
             await raw.receive(encode_command(command), rows, timeout)
             if rows.other is NOT_OTHER:
-                return _Read(rows.count, rows.last_id or b"", partial(self._fold_rows, rows))
+                return _Read(rows.count, rows.last_id or b"", partial(self._fold_rows, rows), size=rows.size)
             reply = rows.other
         if isinstance(reply, RespError):
             raise refused(reply, self._connection.name, command)
@@ -204,7 +216,7 @@ class ActiveSession:
                 if read.entries:
                     read.fold(self._now())
                     self._folded = read.last
-                self._behind = read.entries >= READ_COUNT
+                self._behind = not read.as_of
                 if read.as_of > self._next_idle_check:
                     book.close_idle(read.as_of)
                     self._next_idle_check = read.as_of + IDLE_CHECK_MS

@@ -119,7 +119,7 @@ class CandleBook:
         self._stream = stream.encode()
         self._intervals = list(intervals)
         self._grace = grace_ms
-        self._max_candles = max_candles
+        self.max_candles = max_candles
         self._price = fields.price
         self._volume = fields.volume
         self._timestamp = fields.timestamp.encode() if fields.timestamp is not None else None
@@ -220,7 +220,7 @@ class CandleBook:
             self._symbols[name] = symbol
 
     def _new_candles(self) -> FastOHLC:
-        return create_ohlc_aggregator(self._intervals, max_candles=self._max_candles)
+        return create_ohlc_aggregator(self._intervals, max_candles=self.max_candles)
 
     def _fold_symbol(self, symbol: _Symbol, entries: list[Entry], now_ms: float) -> None:
         if self._timestamp is None:

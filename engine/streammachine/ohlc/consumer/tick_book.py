@@ -28,6 +28,8 @@ else:
     except ImportError:
         NATIVE = False
 
+_LONGEST = 10**17  # milliseconds of grace: no time is so late that more makes a difference
+
 __all__ = ["NATIVE", "TickBook", "make_book"]
 
 
@@ -61,7 +63,7 @@ class TickBook(CandleBook):
     ) -> None:
         super().__init__(stream, intervals, fields, grace_ms=grace_ms, max_candles=max_candles)
         self._native = _NativeBook(
-            self._intervals, grace_ms, AHEAD_MS, fields.timestamp is not None, self._new_candles,
+            self._intervals, min(grace_ms, _LONGEST), AHEAD_MS, fields.timestamp is not None, self._new_candles,
             self._symbols, self._changed,
         )  # fmt: skip
 

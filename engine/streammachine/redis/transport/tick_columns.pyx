@@ -169,6 +169,11 @@ cdef class TickReply:
         PyMem_Free(self.rows)
 
     @property
+    def size(self):
+        """See the twin."""
+        return self.raw.size
+
+    @property
     def names(self):
         """The symbols that the rows' indexes stand for."""
         return self.symbols.names
@@ -235,9 +240,9 @@ cdef class TickReply:
         cdef Py_ssize_t count = 0
         cdef Text name
         cdef int state = null(&p, end)
-        if state == TAKEN:
+        if state != OTHER:
             at[0] = p
-            return TAKEN
+            return state
         if p < end and p[0] == c"%":
             state = header(&p, end, c"%", &count)
             if state != TAKEN:

@@ -120,13 +120,18 @@ class TickReply:
         return len(self._entries)
 
     @property
+    def size(self) -> int:
+        """The reply's bytes."""
+        return len(self._raw)
+
+    @property
     def last_id(self) -> bytes | None:
         """The id of the last entry; None where there is none."""
         last = self._entries[-1][0] if self._entries else None
         assert last is None or isinstance(last, bytes)
         return last
 
-    def feed(self, data: bytes) -> bool:
+    def feed(self, data: bytes | memoryview) -> bool:
         """Add bytes of the reply; True when it is complete.
 
         Raises:
@@ -134,7 +139,8 @@ class TickReply:
         """
         if self._complete:
             raise too_much()
-        self._raw += bytes(data)
+        data = bytes(data)
+        self._raw += data
         self._parser.feed(data)
         reply = self._parser.get()
         if reply is NEED_MORE:
