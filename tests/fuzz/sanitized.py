@@ -23,8 +23,9 @@ MODULES = (
     "streammachine.redis.transport.wire",
     "streammachine.market.exchanges.fast_decode",
     "streammachine.frames.native_columns",
+    "streammachine.market.model.fast_columns",
 )
-TARGETS = ("hostile", "wire", "candles", "frames", "pages")
+TARGETS = ("hostile", "wire", "candles", "frames", "pages", "bulk")
 FLAGS = ["-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
 PROBE = "#include <Python.h>\nint main(void) { return 0; }\n"
 

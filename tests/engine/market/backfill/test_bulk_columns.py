@@ -26,6 +26,7 @@ from streammachine.market.emitters.csv import CSVEmitter
 from streammachine.market.emitters.duckdb import DuckDBEmitter
 from streammachine.market.emitters.parquet import ParquetEmitter
 from streammachine.market.exchanges import adapter_for
+from streammachine.market.model import kline_columns
 from streammachine.market.model.kline import Kline
 from streammachine.market.model.kline_columns import HAS_NATIVE, KlineColumns, number_texts
 from streammachine.market.simulator import Fault, Tape
@@ -445,6 +446,34 @@ async def test_a_csv_that_selects_others_skips_them(tmp_path: Path) -> None:
     backfill = await _backfilled(CSVEmitter("okx", file_path=tmp_path / "okx.csv"))
     assert (tmp_path / "okx.csv").read_text() == ""
     assert backfill.stats()["sinks"][0]["emitted"] == 0
+
+
+def test_without_the_native_module_it_is_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk_columns, "HAS_NATIVE", False)
+    lines = [line(number) for number in range(6000)]
+    found, error, columns = read(zipped(lines))
+    assert (found, error) == plain(zipped(lines))
+    assert (len(found), columns) == (6000, 0)
+
+
+@native
+@given(
+    count=st.integers(0, 5),
+    columns=st.lists(st.sampled_from([b"", b"1.5", b"true", b"2024-01-01 00:00"]) | st.none(), min_size=1, max_size=6),
+    separator=st.sampled_from([b",", b"\t"]),
+    end=st.sampled_from([b"\n", b"\r\n"]),
+)
+def test_lines_are_the_same_natively_and_not(
+    count: int, columns: list[bytes | None], separator: bytes, end: bytes
+) -> None:
+    cells: list[Any] = [
+        (b"a,b",) if text is None else b",".join([text, b"x", text, b"", text][:count]) for text in columns
+    ]
+    made = kline_columns.lines(cells, count, separator, end)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kline_columns, "HAS_NATIVE", False)
+        assert kline_columns.lines(cells, count, separator, end) == made
+    assert made.count(end) == count
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=30))
