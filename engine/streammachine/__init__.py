@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from streammachine.market.emitters.base import DataEmitter as DataEmitter
     from streammachine.market.emitters.csv import CSVEmitter as CSVEmitter
     from streammachine.market.emitters.duckdb import DuckDBEmitter as DuckDBEmitter
+    from streammachine.market.emitters.frame import FrameEmitter as FrameEmitter
     from streammachine.market.emitters.kafka import KafkaEmitter as KafkaEmitter
     from streammachine.market.emitters.logger import Logger as Logger
     from streammachine.market.emitters.parquet import ParquetEmitter as ParquetEmitter
@@ -101,6 +102,7 @@ _HOMES = {
     "BybitRunner": "market.live.runner",
     "CSVEmitter": "market.emitters.csv",
     "DuckDBEmitter": "market.emitters.duckdb",
+    "FrameEmitter": "market.emitters.frame",
     "CandleData": "ohlc.aggregator",
     "ConsumerConfig": "runtime.model.config",
     "DataEmitter": "market.emitters.base",

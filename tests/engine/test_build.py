@@ -11,6 +11,7 @@ import pytest
 import streammachine
 from streammachine.frames import read
 from streammachine.market.exchanges.decode import HAS_NATIVE
+from streammachine.market.model import kline_columns
 from streammachine.redis.transport import ticks
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +42,7 @@ def test_with_a_compiler_the_native_parts_are_built(tmp_path: Path) -> None:
     assert ticks.HAS_NATIVE, (
         "streammachine.redis.transport.tick_columns is missing: install again and look at the build"
     )
+    assert kline_columns.HAS_NATIVE, "streammachine.market.model.fast_columns is missing: install again and look"
     assert HAS_NATIVE, "streammachine.market.exchanges.fast_decode is missing: install again and look at the build"
 
 
@@ -53,6 +55,7 @@ def test_the_twins_take_over_where_nothing_is_compiled(tmp_path: Path) -> None:
         "sys.modules['streammachine.frames.native_columns'] = None\n"
         "sys.modules['streammachine.redis.transport.tick_columns'] = None\n"
         "sys.modules['streammachine.market.exchanges.fast_decode'] = None\n"
+        "sys.modules['streammachine.market.model.fast_columns'] = None\n"
         "import streammachine as s\n"
         "agg = s.create_ohlc_aggregator([60000])\n"
         "agg.update_tick('A', 1.5, 2.0, 1700000000000)\n"

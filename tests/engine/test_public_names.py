@@ -90,6 +90,7 @@ PUBLIC_NAMES = [
     "RedisEmitter",
     "ParquetEmitter",
     "DuckDBEmitter",
+    "FrameEmitter",
     "DataEmitter",
     "merge_streams",
     "config",

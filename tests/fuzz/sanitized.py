@@ -24,8 +24,9 @@ MODULES = (
     "streammachine.redis.transport.tick_columns",
     "streammachine.market.exchanges.fast_decode",
     "streammachine.frames.native_columns",
+    "streammachine.market.model.fast_columns",
 )
-TARGETS = ("hostile", "wire", "candles", "frames", "pages", "ticks")
+TARGETS = ("hostile", "wire", "candles", "frames", "pages", "ticks", "bulk")
 FLAGS = ["-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
 PROBE = "#include <Python.h>\nint main(void) { return 0; }\n"
 

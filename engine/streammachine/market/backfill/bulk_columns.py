@@ -79,6 +79,7 @@ class _Lines:
         self.data = b""
         self.at = 0
         self.ended = False
+        self._lacks_newline = False  # the file; ``data`` has it all the same
         self._stream = stream
         self._block = block
 
@@ -97,6 +98,7 @@ class _Lines:
         self.at = 0
         if self.ended and self.data and not self.data.endswith(b"\n"):
             self.data += b"\n"
+            self._lacks_newline = True
 
     def readline(self, limit: int) -> bytes:
         """As a file's."""
@@ -104,7 +106,7 @@ class _Lines:
         end = self.data.find(b"\n", self.at, self.at + limit) + 1 or min(self.at + limit, len(self.data))
         line = self.data[self.at : end]
         self.at = end
-        return line
+        return line[:-1] if self._lacks_newline and end == len(self.data) else line
 
 
 class _Reader:

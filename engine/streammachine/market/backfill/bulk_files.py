@@ -8,6 +8,7 @@ later. The columns are those of a row of REST's klines, so REST's decoder reads 
 from __future__ import annotations
 
 import datetime
+import io
 import logging
 import re
 import tempfile
@@ -127,7 +128,8 @@ def read(file: BinaryIO, adapter: Adapter, symbol: str, timeframe: str) -> Itera
     Raises:
         BadFileError: it is no zip with one CSV of klines in it.
     """
-    with opened(file) as lines:
+    with opened(file) as stream:
+        lines = io.BufferedReader(stream)  # type: ignore[type-var]  # a zip's own readline may exceed its limit
         yield from chunks(lines, adapter, symbol, timeframe)
 
 

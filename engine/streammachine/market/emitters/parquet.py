@@ -211,7 +211,9 @@ class ParquetEmitter(DataEmitter):
             half = folder / f".{name}.part"
             try:
                 with half.open("wb") as file:
-                    pyarrow.parquet.write_table(table, file, compression=self.compression)
+                    pyarrow.parquet.write_table(
+                        table, file, compression=self.compression, use_dictionary=_repetitive(table.schema)
+                    )
                     file.flush()
                     os.fsync(file.fileno())
                 half.rename(folder / name)
@@ -384,6 +386,13 @@ def _kind(value: Any) -> str | None:
             return kind
         return None
     return kind
+
+
+def _repetitive(schema: Any) -> list[str]:
+    """The columns whose values a dictionary makes shorter: of numbers it makes a larger file, in twice the time."""
+    import pyarrow
+
+    return [column.name for column in schema if column.type not in (pyarrow.int64(), pyarrow.float64())]
 
 
 def _shown(value: Any) -> str:
