@@ -24,7 +24,7 @@ MODULES = (
     "streammachine.market.exchanges.fast_decode",
     "streammachine.frames.native_columns",
 )
-TARGETS = ("hostile", "wire", "candles", "frames", "pages")
+TARGETS = ("hostile", "wire", "candles", "frames", "pages", "trades")
 FLAGS = ["-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
 PROBE = "#include <Python.h>\nint main(void) { return 0; }\n"
 

@@ -97,10 +97,10 @@ def _parts_of_file(path: Path, symbol: str | None) -> list[Part]:
             return [_parquet_part(path, symbol)]
         with members(path) as texts:
             return [_text_part(path, at, name, opened, symbol) for at, (name, opened) in enumerate(texts)]
-    except BAD_FILE as error:
-        raise DataInputError(f"{path} cannot be read: {error}") from error
     except TickError as error:
         raise DataInputError(f"{path}: {error}") from error
+    except (*BAD_FILE, ValueError) as error:
+        raise DataInputError(f"{path} cannot be read: {error}") from error
     except ImportError as error:
         raise DataInputError(f"{path}: {columns.arrow_missing(error)}") from error
 
