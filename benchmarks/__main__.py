@@ -28,6 +28,7 @@ SUBJECTS = {
     "mcp_http": "The MCP server over HTTP beside an empty one",
     "market": "Frames of exchanges to Klines",
     "market_postgres": "Candles in bulk into PostgreSQL",
+    "trade_files": "Trade files to candles",
 }
 
 
