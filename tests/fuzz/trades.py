@@ -46,7 +46,8 @@ def lines(rnd: Random) -> None:
         block = block[: rnd.randrange(len(block) + 1)]
 
     def read(reader: Any) -> list[Any]:
-        return [None if part is None else [*map(repr, part)] for part in reader(block, places, 3)]
+        rows = reader(block, places, 3)
+        return [rows.lines, *(None if part is None else [*map(repr, part)] for part in rows[:-1])]
 
     agree(read, (fast.trade_lines, plain_lines))
 

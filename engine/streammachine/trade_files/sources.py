@@ -146,7 +146,7 @@ def _text_rows(path: Path, at: int, layout: Layout, separator: bytes) -> Iterato
                 if layout.header:
                     block, before = block[text.find(b"\n") + 1 or len(text) :], 1
             rows = trade_lines(block, layout.places, line + before, separator)
-            line += text.count(b"\n")
+            line += before + rows.lines
             yield rows, tell()
 
 
