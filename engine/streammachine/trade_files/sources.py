@@ -140,11 +140,11 @@ def _text_rows(path: Path, at: int, layout: Layout, separator: bytes) -> Iterato
     line = 1
     with members(path) as texts, texts[at][1]() as (read, tell), ahead(blocks(read)) as made:
         for text in made:
-            block, before = memoryview(text), 0
+            block, before = text, 0
             if line == 1:
-                block = block[len(text) - len(text.removeprefix(b"\xef\xbb\xbf")) :]
+                block = bytes(text).removeprefix(b"\xef\xbb\xbf")
                 if layout.header:
-                    block, before = block[text.find(b"\n") + 1 or len(text) :], 1
+                    block, before = block[block.find(b"\n") + 1 or len(block) :], 1
             rows = trade_lines(block, layout.places, line + before, separator)
             line += before + rows.lines
             yield rows, tell()

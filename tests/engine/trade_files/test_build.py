@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import random
+import subprocess
+import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +247,52 @@ async def test_in_a_running_loop_into_sinks_by_text(tmp_path: Path) -> None:
     with anyio.move_on_after(0) as scope:
         await abuild_candles(path, NAMES, sink)
     assert scope.cancelled_caught
+
+
+@pytest.fixture(params=["zlib", "isal"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = zlib if request.param == "zlib" else pytest.importorskip("isal.isal_zlib")
+    monkeypatch.setattr(blocks, "_zlib", lambda: made)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("packing", [".csv.gz", ".zip"])
+def test_damage_in_a_packed_file_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packing: str) -> None:
+    monkeypatch.setattr(blocks, "READ", 1_000)
+    monkeypatch.setattr(blocks, "BLOCK", 10_000)
+    ts = trades(3_000)
+    path = packed(tmp_path / f"BTCUSDT-trades-2025-01-01{packing}", FORMS[BINANCE](ts))
+    assert values(built(path)[1]) == plain(ts, NAMES)
+    whole = path.read_bytes()
+    end = len(whole) - 8 if packing == ".csv.gz" else whole.rindex(b"PK\x01\x02") + 16  # where the CRC-32 stands
+    for bad in (whole[:end] + bytes([whole[end] ^ 1]) + whole[end + 1 :], whole[: len(whole) // 2]):
+        path.write_bytes(bad)
+        with pytest.raises(DataInputError, match=path.name):
+            built(path)
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """Peaks of two processes; the larger file's text is 60 MB longer. What a run needs at all is in both."""
+    peaks = []
+    rows = FORMS[BINANCE](trades(5_000, disorder=0))
+    for count in (20, 200):
+        with gzip.open(tmp_path / f"BTCUSDT-trades-{count}.csv.gz", "wb", 1) as file:
+            for number in range(count):  # another 5,000 trades, some days later: ids and times that rise
+                file.write(
+                    rows.replace(b"\n10", b"\n%02d" % (10 + number // 10)).replace(b"17356", b"%05d" % (17356 + number))
+                )
+        done = subprocess.run([sys.executable, "-c", PEAK, str(file.name)], capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout))
+    assert peaks[1] - peaks[0] < 24_000, peaks
+
+
+PEAK = """
+import resource, sys
+from streammachine import build_candles
+from streammachine.market.emitters.base import DataEmitter
+class Nowhere(DataEmitter):
+    async def emit_batch(self, rows): pass
+built = build_candles(sys.argv[1], "1m,5m,1h", Nowhere())
+assert built.trades > 90_000, built
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
