@@ -30,6 +30,7 @@ SUBJECTS = {
     "market": "Frames of exchanges to Klines",
     "market_postgres": "Candles in bulk into PostgreSQL",
     "bulk_history": "A year of bulk files into each sink",
+    "trade_files": "Trade files to candles",
 }
 
 

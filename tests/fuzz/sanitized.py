@@ -26,7 +26,7 @@ MODULES = (
     "streammachine.frames.native_columns",
     "streammachine.market.model.fast_columns",
 )
-TARGETS = ("hostile", "wire", "candles", "frames", "pages", "ticks", "bulk")
+TARGETS = ("hostile", "wire", "candles", "frames", "pages", "ticks", "bulk", "trades")
 FLAGS = ["-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
 PROBE = "#include <Python.h>\nint main(void) { return 0; }\n"
 

@@ -25,7 +25,7 @@ class TradeRows(NamedTuple):
     Attributes:
         prices, volumes: float64. times: int64, epoch milliseconds. ids: int64, -1 where an id is no whole number; None
             without such a column. fills: int64, how many trades a row stands for; None: one. codes: int32, the row's
-            place in ``symbols``; None without such a column.
+            place in ``symbols``; None without such a column. lines: how many there were, empty ones among them.
     """
 
     prices: NDArray[Any]
@@ -35,6 +35,7 @@ class TradeRows(NamedTuple):
     fills: NDArray[Any] | None
     codes: NDArray[Any] | None
     symbols: list[str]
+    lines: int = 0
 
 
 def roles_of(places: dict[str, int]) -> list[int]:

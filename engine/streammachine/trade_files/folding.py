@@ -200,7 +200,7 @@ def _kept(rows: TradeRows, keep: NDArray[Any]) -> TradeRows:
         return None if column is None else column[keep]
 
     numbers = rows.prices[keep], rows.volumes[keep], rows.times[keep]
-    return TradeRows(*numbers, cut(rows.ids), cut(rows.fills), cut(rows.codes), rows.symbols)
+    return TradeRows(*numbers, cut(rows.ids), cut(rows.fills), cut(rows.codes), rows.symbols, rows.lines)
 
 
 def _by_symbol(rows: TradeRows, symbol: str, *columns: NDArray[Any]) -> list[tuple[Any, ...]]:

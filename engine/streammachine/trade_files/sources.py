@@ -97,10 +97,10 @@ def _parts_of_file(path: Path, symbol: str | None) -> list[Part]:
             return [_parquet_part(path, symbol)]
         with members(path) as texts:
             return [_text_part(path, at, name, opened, symbol) for at, (name, opened) in enumerate(texts)]
-    except BAD_FILE as error:
-        raise DataInputError(f"{path} cannot be read: {error}") from error
     except TickError as error:
         raise DataInputError(f"{path}: {error}") from error
+    except (*BAD_FILE, ValueError) as error:
+        raise DataInputError(f"{path} cannot be read: {error}") from error
     except ImportError as error:
         raise DataInputError(f"{path}: {columns.arrow_missing(error)}") from error
 
@@ -140,13 +140,13 @@ def _text_rows(path: Path, at: int, layout: Layout, separator: bytes) -> Iterato
     line = 1
     with members(path) as texts, texts[at][1]() as (read, tell), ahead(blocks(read)) as made:
         for text in made:
-            block, before = memoryview(text), 0
+            block, before = text, 0
             if line == 1:
-                block = block[len(text) - len(text.removeprefix(b"\xef\xbb\xbf")) :]
+                block = bytes(text).removeprefix(b"\xef\xbb\xbf")
                 if layout.header:
-                    block, before = block[text.find(b"\n") + 1 or len(text) :], 1
+                    block, before = block[block.find(b"\n") + 1 or len(block) :], 1
             rows = trade_lines(block, layout.places, line + before, separator)
-            line += text.count(b"\n")
+            line += before + rows.lines
             yield rows, tell()
 
 

@@ -22,7 +22,7 @@ def lines_of(engine: ModuleType) -> Any:
 
 
 def as_lists(rows: Any) -> list[Any]:
-    return [None if column is None else [*map(repr, column)] for column in rows]
+    return [rows.lines, *(None if column is None else [*map(repr, column)] for column in rows[:-1])]
 
 
 def test_times_of_every_unit(engine: ModuleType) -> None:

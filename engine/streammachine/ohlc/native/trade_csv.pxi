@@ -1,5 +1,43 @@
 # Lines of a trade file into columns. Uses: layout, values, texts.
 
+cdef extern from *:
+    """
+    #define SM_ONES 0x0101010101010101ULL
+    #define SM_HIGHS 0x8080808080808080ULL
+    #if defined(__GNUC__) || defined(__clang__)
+    #define SM_LOWEST(word) (__builtin_ctzll(word) >> 3)
+    #else
+    static inline int SM_LOWEST(unsigned long long word) {
+        int at = 0;
+        while (!(word & 0xFF)) { word >>= 8; at++; }
+        return at;
+    }
+    #endif
+    """
+    const uint64_t ONES "SM_ONES"
+    const uint64_t HIGHS "SM_HIGHS"
+    int lowest "SM_LOWEST"(uint64_t word) nogil  # the place of the first byte that is not 0
+
+
+cdef inline const char* to_separator(
+    const char* at, const char* behind, const char* end, char separator
+) noexcept nogil:
+    """Where the next separator stands before ``behind``, else that. Eight bytes at a time, as long as the block (to
+    ``end``) has so many: a byte of ``same`` is 0 where the text's is the separator, and the lowest such byte is found
+    by its borrow (Mycroft 1987)."""
+    cdef uint64_t pattern = ONES * <uint8_t>separator, same, found
+    while at < behind and end - at >= 8:
+        same = word(at, 8) ^ pattern
+        found = (same - ONES) & ~same & HIGHS
+        if found:
+            at += lowest(found)
+            return at if at < behind else behind
+        at += 8
+    while at < behind and at[0] != separator:
+        at += 1
+    return at if at < behind else behind
+
+
 cdef enum:  # the roles of trade_rows.ROLES
     PRICE = 0
     VOLUME = 1
@@ -10,6 +48,7 @@ cdef enum:  # the roles of trade_rows.ROLES
     SYMBOL = 6
     ROLE_COUNT = 7
     MOST_PLACES = 64
+    SHORTEST_LINE = 13  # bytes: a time since 2000 has nine digits
 
 assert _trade_rows.ROLES == ("price", "volume", "time", "id", "first", "last", "symbol")
 assert _trade_rows.MOST_COLUMNS == MOST_PLACES
@@ -71,12 +110,9 @@ cdef inline int split(Lines* lines) noexcept nogil:
             if role >= 0:
                 lines.fields[role].text, lines.fields[role].size = at + 1, end - at - 1
             at = end
-            while at < behind and at[0] != lines.separator:
-                at += 1
+            at = to_separator(at, behind, lines.end, lines.separator)
         else:
-            stop = at
-            while stop < behind and stop[0] != lines.separator:
-                stop += 1
+            stop = to_separator(at, behind, lines.end, lines.separator)
             role = lines.roles[place]
             if role >= 0:
                 lines.fields[role].text, lines.fields[role].size = at, stop - at
@@ -179,17 +215,6 @@ cdef inline int place_of(const Lines* lines, int role) noexcept nogil:
     return -1
 
 
-cdef Py_ssize_t line_count(const char* at, const char* end) noexcept nogil:
-    cdef Py_ssize_t found = 1
-    while at < end:
-        at = <const char*>memchr(at, c'\n', end - at)
-        if at is NULL:
-            break
-        at += 1
-        found += 1
-    return found
-
-
 def trade_lines(block, places, Py_ssize_t line=1, separator=b","):
     """Whole lines of a trade file as columns.
 
@@ -223,8 +248,7 @@ def trade_lines(block, places, Py_ssize_t line=1, separator=b","):
     try:
         lines.at = <const char*>buffer.buf
         lines.end = lines.at + buffer.len
-        with nogil:
-            count = line_count(lines.at, lines.end)
+        count = buffer.len // SHORTEST_LINE + 2  # what is not written to costs nothing
         prices, volumes = numpy.empty(count), numpy.empty(count)
         times = numpy.empty(count, numpy.int64)
         ids = numpy.empty(count, numpy.int64) if lines.used[ID] else None
@@ -263,7 +287,7 @@ def trade_lines(block, places, Py_ssize_t line=1, separator=b","):
     return _trade_rows.TradeRows(
         prices[cut], volumes[cut], times[cut],
         None if ids is None else ids[cut], None if fills is None else fills[cut], None if codes is None else codes[cut],
-        names,
+        names, lines.line,
     )
 
 

@@ -23,11 +23,12 @@ def trade_lines(block: Any, places: dict[str, int], line: int = 1, separator: by
     """
     import numpy as np
 
+    data = bytes(block)
     roles = roles_of(places)
     found: dict[str, list[Any]] = {role: [] for role in ("price", "volume", "time", "id", "fills", "symbol")}
     symbols: dict[bytes, int] = {}
     rows_of: list[int] = []
-    for number, whole in enumerate(bytes(block).split(b"\n"), line):
+    for number, whole in enumerate(data.split(b"\n"), line):
         text = whole.removesuffix(b"\r")
         if not text:
             continue
@@ -65,6 +66,7 @@ def trade_lines(block: Any, places: dict[str, int], line: int = 1, separator: by
         np.array(found["fills"], np.int64) if "first" in places and "last" in places else None,
         np.array(found["symbol"], np.int32) if "symbol" in places else None,
         names,
+        data.count(b"\n") + (data[-1:] not in (b"\n", b"")),
     )
 
 
