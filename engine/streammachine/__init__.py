@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
+    from streammachine.charts.chart import Chart as Chart
+    from streammachine.charts.chart import ChartLine as ChartLine
+    from streammachine.charts.draw import draw_chart as draw_chart
     from streammachine.errors import StreamMachineError as StreamMachineError
     from streammachine.frames.buffer import TimeSeriesBuffer as TimeSeriesBuffer
     from streammachine.frames.convert import prune_old_dataframe_rows as prune_old_dataframe_rows
     from streammachine.frames.convert import streams_to_dataframe as streams_to_dataframe
     from streammachine.frames.convert import streams_to_dataframe_fast as streams_to_dataframe_fast
     from streammachine.frames.read import read_frame as read_frame
+    from streammachine.indicators.compute import compute_indicators as compute_indicators
     from streammachine.market.backfill.backfill import Backfilling
     from streammachine.market.emitters.base import DataEmitter as DataEmitter
     from streammachine.market.emitters.csv import CSVEmitter as CSVEmitter
@@ -156,6 +160,10 @@ _HOMES = {
     "parse_stream_id_timestamp": "ohlc.aggregator",
     "prune_old_dataframe_rows": "frames.convert",
     "read_frame": "frames.read",
+    "compute_indicators": "indicators.compute",
+    "Chart": "charts.chart",
+    "ChartLine": "charts.chart",
+    "draw_chart": "charts.draw",
     "streams_to_dataframe": "frames.convert",
     "streams_to_dataframe_fast": "frames.convert",
     "wait_until": "runtime.testing",

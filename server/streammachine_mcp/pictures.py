@@ -87,9 +87,9 @@ class Pictures:
 
 
 def _drawn(chart: Chart) -> bytes:
-    from streammachine.charts import draw
+    from streammachine.charts import draw_chart
 
-    return draw(chart)
+    return draw_chart(chart)
 
 
 def _loaded() -> None:

@@ -34,7 +34,7 @@ _BARS: dict[str, Any] = {"alpha": 0.55, "linewidths": 0, "antialiased": False, "
 _POINT = 72 / _DPI  # points in a pixel
 
 
-def draw(chart: Chart) -> bytes:
+def draw_chart(chart: Chart) -> bytes:
     """The chart as a PNG.
 
     Raises:

@@ -4,8 +4,9 @@
 // into the page as text.
 (() => {
   const PROTOCOL = "2026-01-26";
-  const POLL_MS = 5000, SLOWEST_POLL_MS = 60000, CALL_MS = 45000;
-  const CHART_HEIGHT = 380, PANE_HEIGHT = 76, MOST_HEIGHT = 400;
+  const FALLBACK_MS = 2000, POLL_MS = 5000, SLOWEST_POLL_MS = 60000, CALL_MS = 45000;
+  const INLINE_HEIGHT = 500, MOST_HEIGHT = 400, LEAST_HEIGHT = 220; // pixels: of the page, of the chart
+  const PRICE_SHARE = 240, PANE_SHARE = 76;
   const MOST_BLANKS = 40; // places that a gap takes
   const THEMES = {
     light: { text: "#1f2328", grid: "#e8eaed", edge: "#c9ced4", up: "#0f8a7e", down: "#d1383d", mark: "#b35900",
@@ -75,22 +76,23 @@
   // -- what the tool gave --------------------------------------------------------------------
 
   async function taken(result) {
-    showFallback(result);
-    if (result.isError) { note(textOf(result) || "The chart failed."); return; }
+    state.result = result;
+    const slow = setTimeout(showFallback, FALLBACK_MS);
+    if (result.isError) { clearTimeout(slow); note(textOf(result) || "The chart failed."); return; }
     let summary = dataOf(result);
     try {
       if (!summary || !summary.data) summary = await call("candles_chart", state.input || {});
       if (!summary || !summary.data) throw new Error("The result has no data.");
       state.summary = summary;
       byId("title").textContent = String(summary.title);
-      if (!window.LightweightCharts) {
-        note("This build has no interactive chart (its library was not fetched); the picture shows the same.");
-        return;
-      }
+      if (!window.LightweightCharts) throw new Error("this build is without its library; the picture shows the same.");
       show(await load(summary.data.arguments));
       if (!summary.data.ended) setLive(true);
     } catch (error) {
+      showFallback();
       note("No interactive chart: " + error.message);
+    } finally {
+      clearTimeout(slow);
     }
   }
 
@@ -125,10 +127,10 @@
     state.names = names;
     if (!rows.length) { note("There are no candles in that range."); return; }
     byId("picture").hidden = byId("text").hidden = true;
-    note(invalid ? invalid + " rows were no candles and are left out." : "");
-    draw();
     for (const id of ["fit", "csv", "live"]) byId(id).hidden = false;
     if (state.summary.data.ended) byId("live").hidden = true;
+    note(invalid ? invalid + " rows were no candles and are left out." : "");
+    draw();
   }
 
   // -- drawing -------------------------------------------------------------------------------
@@ -171,8 +173,9 @@
     const visible = drawn && drawn.chart.timeScale().getVisibleRange();
     if (drawn) drawn.chart.remove();
     const asked = state.summary.data.lines || [];
-    const panes = asked.filter((line) => !line.on_price).length;
-    const height = Math.min(MOST_HEIGHT, CHART_HEIGHT + panes * 10);
+    headline(); // before the height is measured: it may take a second row
+    const rest = document.querySelector("main").getBoundingClientRect().height - byId("chart").clientHeight;
+    const height = Math.max(LEAST_HEIGHT, Math.min(MOST_HEIGHT, INLINE_HEIGHT - Math.ceil(rest)));
     const chart = kit.createChart(byId("chart"), {
       autoSize: false, width: byId("chart").clientWidth, height,
       layout: { background: { type: "solid", color: "transparent" }, textColor: colours.text, fontSize: 11,
@@ -197,7 +200,7 @@
     });
     drawn.markers = kit.createSeriesMarkers(candles, []);
     fill();
-    chart.panes().forEach((each, number) => each.setStretchFactor(number ? PANE_HEIGHT : 240));
+    chart.panes().forEach((each, number) => each.setStretchFactor(number ? PANE_SHARE : PRICE_SHARE));
     chart.subscribeCrosshairMove((move) => legend(move.time));
     if (visible) chart.timeScale().setVisibleRange(visible);
     else chart.timeScale().fitContent();
@@ -247,6 +250,13 @@
     })));
     for (const extra of drawn.extras) extra.series.setData(points(rows, extra.has, extra.point));
     drawn.markers.setMarkers(marks(rows, colours));
+    headline();
+    const newest = rows[rows.length - 1]; // hollow while it is open; the line of its price is not
+    drawn.candles.applyOptions({ priceLineColor: newest.close >= newest.open ? colours.up : colours.down });
+  }
+
+  function headline() {
+    const rows = state.rows;
     const first = rows[0].open, last = rows[rows.length - 1].close;
     const change = first && Number.isFinite(last / first) ? ((last / first - 1) * 100).toFixed(2) + " %" : "";
     byId("last").textContent = written(last) + "  " + (last >= first && change ? "+" : "") + change;
@@ -369,8 +379,10 @@
     sized();
   }
 
-  function showFallback(result) {
+  // The picture and the text that came with the tool's result.
+  function showFallback() {
     if (drawn) return;
+    const { result } = state;
     const image = parts(result).find((part) => part && part.type === "image" && /^image\/(png|jpeg)$/.test(part.mimeType) && /^[A-Za-z0-9+/=]+$/.test(part.data));
     if (image) {
       byId("picture").src = "data:" + image.mimeType + ";base64," + image.data;

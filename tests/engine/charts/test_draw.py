@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streammachine.charts import Chart, ChartLine, draw
+from streammachine.charts import Chart, ChartLine, draw_chart
 from streammachine.errors import ChartError
 from streammachine.indicators import compute, parse_all
 from support.klines import MINUTE, random_candles
@@ -40,11 +40,11 @@ def flat(value: float, count: int = 20, **changes: Any) -> Chart:
 def picture(given: Chart) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return np.asarray(Image.open(io.BytesIO(draw(given))).convert("RGB"), dtype=int)
+        return np.asarray(Image.open(io.BytesIO(draw_chart(given))).convert("RGB"), dtype=int)
 
 
 def test_two_hundred_candles_with_four_indicators_are_under_120_kb() -> None:
-    png = draw(chart(200, ("sma:20", "bbands:20,2", "rsi:14", "macd")))
+    png = draw_chart(chart(200, ("sma:20", "bbands:20,2", "rsi:14", "macd")))
     assert png.startswith(b"\x89PNG")
     assert len(png) < 120_000
     assert Image.open(io.BytesIO(png)).size == (1000, 600)
@@ -108,13 +108,13 @@ def test_what_cannot_be_drawn_says_why(changes: dict[str, Any], words: str) -> N
 def test_nothing_global_and_one_sentence_without_matplotlib() -> None:
     code = (
         "import sys\n"
-        "from streammachine.charts import Chart, draw\n"
+        "from streammachine.charts import Chart, draw_chart\n"
         "assert 'matplotlib' not in sys.modules\n"
         "chart = Chart('t', [0], [1.0], [1.0], [1.0], [1.0], [None])\n"
-        "draw(chart)\n"
+        "draw_chart(chart)\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "for name in [each for each in sys.modules if each.startswith('matplotlib')]: sys.modules[name] = None\n"
-        "try: draw(chart)\n"
+        "try: draw_chart(chart)\n"
         "except ValueError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,16 @@ import pytest
 import talib
 
 from streammachine.errors import IndicatorError
-from streammachine.indicators import Indicator, IndicatorWindow, compute, library, parse, parse_all, warmup_of
+from streammachine.indicators import (
+    Indicator,
+    IndicatorWindow,
+    compute,
+    compute_indicators,
+    library,
+    parse,
+    parse_all,
+    warmup_of,
+)
 from support.klines import PRICES as NAMES
 from support.klines import random_candles
 
@@ -72,6 +81,12 @@ def test_a_range_with_its_history_has_the_values_of_the_whole_series(name: str) 
     whole = compute([indicator], tail(50) if indicator.cumulative else CANDLES, shown=50)
     for column in indicator.columns:
         assert_same(found[column], [math.nan if value is None else value for value in whole[column]], column)
+
+
+def test_by_text_it_is_the_same() -> None:
+    assert compute_indicators(["macd", "obv"], tail(60), shown=5) == compute(
+        parse_all(["macd", "obv"]), tail(60), shown=5
+    )
 
 
 def test_less_history_than_it_needs_gives_other_values() -> None:

@@ -25,6 +25,7 @@ from streammachine.market.live import warmup
 from streammachine.market.live.bounded_queue import Queue, RowRate
 from streammachine.market.live.feed import Feed
 from streammachine.market.live.idle_closer import IdleCloser
+from streammachine.market.live.indicator_rows import IndicatorRows
 from streammachine.market.live.memory import Checkpoints, Memory, Remembered
 from streammachine.market.model.kline import Gap, Kline, Trade
 from streammachine.market.model.rows import Lane, Row, named
@@ -32,6 +33,7 @@ from streammachine.market.network import rest_queries
 from streammachine.market.network.rest_client import RestClient
 
 if TYPE_CHECKING:
+    from streammachine.indicators import Indicator
     from streammachine.market.clock.clock import Clock
     from streammachine.market.exchanges.base import Adapter, Urls
     from streammachine.market.live.feed_options import FeedOptions
@@ -63,6 +65,7 @@ class RunPlan:
     from_trades: bool = False
     only_closed: bool = True
     emit_trades: bool = False
+    indicators: Sequence[Indicator] = ()
     emit_gap: bool = False
     on_gap: OnGap | None = None
     on_error: OnError | None = None
@@ -120,6 +123,7 @@ class Run:
             only_closed=plan.only_closed,
             emit_trades=plan.emit_trades,
         )
+        self._indicators = IndicatorRows(plan.indicators, plan.data_input) if plan.indicators else None
         self._outlets: list[Outlet] = []
         self._feed: Feed | None = None
         self._feed_scope = anyio.CancelScope()
@@ -243,8 +247,10 @@ class Run:
         if remembered.gaps:
             await self._hand_on(list(remembered.gaps))
         after: warmup.After = {**remembered.after} if plan.data_input.timeframe is None else {}
-        if plan.active_warmup or self._resume or plan.from_trades:
+        if plan.active_warmup or self._resume or plan.from_trades or self._indicators is not None:
             self._state = "warming up"
+            if self._indicators is not None:
+                await self._indicators.load(rest, plan.data_input, self._resume)
             after |= await self._warm_up(rest)
         self._feed = Feed(
             plan.adapter,
@@ -321,6 +327,7 @@ class Run:
             for symbol, (since, price, trades) in found.trades.items():
                 self._pipeline.folder.begin(symbol, since, price)
                 rows += self._pipeline.process(trades)
+        rows = self._completed(rows)
         await self._hand_on([row for row in rows if self._is_wanted(row, found.live_from)])
         return found.after
 
@@ -340,12 +347,16 @@ class Run:
         async with self._folder_lock:
             out = self._pipeline.process(rows)
             if out:
-                await self._hand_on(out)
+                await self._hand_on(self._completed(out))
 
     async def _close_until(self, symbol: str, ts: int) -> None:
         out = self._pipeline.close_until(symbol, ts)
         if out:
-            await self._hand_on(out)
+            await self._hand_on(self._completed(out))
+
+    def _completed(self, rows: list[Row]) -> list[Row]:
+        """The rows with the indicators that were asked for."""
+        return rows if self._indicators is None else self._indicators.rows(rows)
 
     async def _hand_on(self, rows: list[Row]) -> None:
         """Give rows to the sinks, those with room first: a slow one must not hold up what a fast one can take."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from streammachine.errors import DataInputError, EmitterError, MarketError
+from streammachine.indicators import parse_all
 from streammachine.market.clock.clock import Clock
 from streammachine.market.clock.remote_clock import default_clock
 from streammachine.market.emitters.any_emitter import check_emitter
@@ -73,10 +74,14 @@ class Runner:
             that many.
         drain_timeout: seconds that emitters get at the end for what waits.
         max_gaps: most Gaps kept in ``gaps``.
+        indicators: "sma:20", "rsi:14", "macd:12,26,9" (``streammachine.indicators``): further columns of the candles,
+            sma20 and so on, from the first candle on with the values of the whole series. Means active_warmup, and that
+            the candles before are loaded. What adds up (obv, vwap) begins with the run.
         feed_options: reconnects, watchdogs, healing: see ``FeedOptions``.
 
     Raises:
         DataInputError, SymbolError, TimeframeError: the exchange does not take the input.
+        IndicatorError: an indicator is none, or TA-Lib is not installed.
     """
 
     exchange: ClassVar[str] = ""
@@ -108,6 +113,7 @@ class Runner:
         linger: float = 0.0,
         drain_timeout: float = 10.0,
         max_gaps: int = 1_000,
+        indicators: Sequence[str] = (),
         feed_options: FeedOptions | None = None,
     ) -> None:
         if not self.exchange:
@@ -131,6 +137,7 @@ class Runner:
         self.close_grace = close_grace
         self.drain_timeout = drain_timeout
         self.gaps: deque[Gap] = deque(maxlen=max_gaps)
+        self.indicators = parse_all(indicators) if indicators else []
         self._clock = clock
         self._capacity = capacity
         self._outlet_options = {"capacity": capacity, "batch": batch, "linger": linger}
@@ -290,6 +297,7 @@ class Runner:
             only_closed=self.emit_only_closed_candles,
             emit_trades=self.emit_trades and not from_trades,
             from_trades=from_trades,
+            indicators=self.indicators,
             emit_gap=self.emit_gap,
             on_gap=self.on_gap,
             on_error=self.on_error,
