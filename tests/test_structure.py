@@ -34,7 +34,7 @@ PACKAGES = {  # package: the packages of the engine that it may import
     "frames": ("redis",),
     "indicators": ("errors",),
     "ohlc": (*FOUNDATION, "redis", "runtime"),
-    "runtime": (*FOUNDATION, "redis"),
+    "runtime": (*FOUNDATION, "redis", "indicators"),
     "market": (*FOUNDATION, "redis", "indicators"),
     "cli": (*FOUNDATION, "redis", "frames", "ohlc", "runtime", "market", "indicators", "cli"),
     "mcp_server": (),
