@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import talib
 
-from streammachine.runtime.alerts.condition import Condition, ConditionError
+from streammachine.runtime.alerts.condition import AlertCondition, ConditionError
 from streammachine.runtime.alerts.rows import Window, row_of
 
 CLOSES = [100 + 10 * math.sin(n / 5) + n % 3 for n in range(600)]
 VOLUMES = [10 + n % 17 for n in range(600)]
 
 
-def window(condition: Condition, closes: list[float], volumes: list[float] | None = None) -> Window:
+def window(condition: AlertCondition, closes: list[float], volumes: list[float] | None = None) -> Window:
     found = Window(condition, "closed")
     for number, close in enumerate(closes):
         volume = volumes[number] if volumes is not None else 1.0
@@ -25,7 +25,7 @@ def window(condition: Condition, closes: list[float], volumes: list[float] | Non
 
 
 def holds(text: str, closes: list[float], volumes: list[float] | None = None) -> bool:
-    condition = Condition(text)
+    condition = AlertCondition(text)
     values = window(condition, closes, volumes).values()
     assert values is not None
     return condition.holds(values)
@@ -55,7 +55,7 @@ def test_a_condition_means_what_it_says(text: str, closes: list[float], expected
 
 
 def test_indicators_are_those_of_talib() -> None:
-    condition = Condition("rsi14 < 30 && volume > 2 * sma(volume, 20) && prev.ema26 > macd12_26_9_signal")
+    condition = AlertCondition("rsi14 < 30 && volume > 2 * sma(volume, 20) && prev.ema26 > macd12_26_9_signal")
     values = window(condition, CLOSES, [float(each) for each in VOLUMES]).values()
     assert values is not None
     closes, volumes = np.array(CLOSES), np.array(VOLUMES, dtype=float)
@@ -72,7 +72,7 @@ def test_indicators_are_those_of_talib() -> None:
 
 
 def test_a_crossing_of_an_average_is_found_at_every_candle_where_it_is() -> None:
-    condition = Condition("cross(close, sma20)")
+    condition = AlertCondition("cross(close, sma20)")
     average = talib.SMA(np.array(CLOSES), 20)
     above = np.array(CLOSES) > average
     expected = [n for n in range(20, len(CLOSES)) if above[n] != above[n - 1]]
@@ -88,13 +88,13 @@ def test_a_crossing_of_an_average_is_found_at_every_candle_where_it_is() -> None
 
 
 def test_what_has_too_few_candles_before_it_has_no_values() -> None:
-    condition = Condition("close > sma20")
+    condition = AlertCondition("close > sma20")
     assert window(condition, CLOSES[:19]).values() is None
     assert window(condition, CLOSES[:20]).values() is not None
 
 
 def test_the_states_of_a_running_candle_are_one_row() -> None:
-    condition = Condition("close > prev.close")
+    condition = AlertCondition("close > prev.close")
     rows = Window(condition, "running")
     for begin, close in ((0, 5.0), (60, 6.0), (60, 4.0), (0, 9.0)):
         data = {"open_ts": str(begin), "open": "5", "high": "9", "low": "1", "close": str(close), "is_closed": "false"}
@@ -129,4 +129,4 @@ def test_the_states_of_a_running_candle_are_one_row() -> None:
 )
 def test_what_is_refused_says_why(text: str, said: str) -> None:
     with pytest.raises(ConditionError, match=said):
-        Condition(text)
+        AlertCondition(text)

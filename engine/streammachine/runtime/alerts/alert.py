@@ -16,7 +16,7 @@ from streammachine.errors import SettingsError, StreamMachineError, StreamNotFou
 from streammachine.redis import streams
 from streammachine.redis.lease import is_leased
 from streammachine.redis.scripts import LuaScript
-from streammachine.runtime.alerts.condition import Condition, ConditionError
+from streammachine.runtime.alerts.condition import AlertCondition, ConditionError
 from streammachine.runtime.alerts.rows import ONS, On, Row, Window, row_of
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Alert:
     Args:
         name: 1 to 64 letters, digits, ``_``, ``-`` or ``.``; a letter or digit first.
         source: the stream of candles or ticks.
-        condition: as ``condition.Condition`` takes it.
+        condition: as ``AlertCondition`` takes it.
         on: "closed" candles, "running" ones (each state of a candle), or "tick".
         cooldown_s: seconds, by the candles' time, for which it does not fire again after it fired.
         stream: where it also sends what it tells; "" nowhere. webhook: a URL that it is posted to.
@@ -209,7 +209,7 @@ async def create_alert(connection: RedisConnection, alert: Alert) -> tuple[Alert
         ConditionError: the condition is refused. AlertExistsError: the name is taken by another. SettingsError: there
         are too many.
     """
-    condition = Condition(alert.condition)
+    condition = AlertCondition(alert.condition)
     alert = Alert(**{**asdict(alert), "created_ms": alert.created_ms or time.time_ns() // 1_000_000})
     state = await _first_state(connection, alert, condition)
     made = await _CREATE(
@@ -342,7 +342,7 @@ async def fill(connection: RedisConnection, alert: Alert, window: Window, end: s
             window.add(row)
 
 
-def evaluated(condition: Condition, window: Window) -> tuple[bool, dict[str, float], str]:
+def evaluated(condition: AlertCondition, window: Window) -> tuple[bool, dict[str, float], str]:
     """Whether the condition holds at the newest row, its numbers, and what went wrong.
 
     What cannot be computed yet does not hold.
@@ -354,7 +354,7 @@ def evaluated(condition: Condition, window: Window) -> tuple[bool, dict[str, flo
         return False, {}, str(error)
 
 
-async def _first_state(connection: RedisConnection, alert: Alert, condition: Condition) -> AlertState:
+async def _first_state(connection: RedisConnection, alert: Alert, condition: AlertCondition) -> AlertState:
     try:
         last = (await streams.describe(connection, alert.source)).last_generated_id
     except StreamNotFoundError:

@@ -67,7 +67,7 @@ class Variable:
     on: str = ""
 
 
-class Condition:
+class AlertCondition:
     """A condition, checked and compiled.
 
     Attributes:

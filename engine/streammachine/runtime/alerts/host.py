@@ -30,7 +30,7 @@ from streammachine.runtime.alerts.alert import (
     move,
     state_of,
 )
-from streammachine.runtime.alerts.condition import Condition
+from streammachine.runtime.alerts.condition import AlertCondition
 from streammachine.runtime.alerts.delivery import Deliveries
 from streammachine.runtime.alerts.rows import Row, Window, row_of
 
@@ -175,7 +175,7 @@ class AlertHost:
         before = await self._connection.command("HGET", STATE, name, repeatable=True)
         try:
             alert = Alert.read(text)
-            condition = Condition(alert.condition)
+            condition = AlertCondition(alert.condition)
         except (TypeError, ValueError, RecursionError, StreamMachineError) as error:
             log.error("The alert %s cannot be evaluated: %s", name, error)
             self._refused[name] = text
@@ -212,7 +212,7 @@ class AlertHost:
 class _Run:
     """One alert that is evaluated here."""
 
-    def __init__(self, alert: Alert, stored: str, before: str, state: AlertState, condition: Condition) -> None:
+    def __init__(self, alert: Alert, stored: str, before: str, state: AlertState, condition: AlertCondition) -> None:
         self.alert = alert
         self.stored = stored
         self.state = state

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from streammachine.indicators.compute import compute
-from streammachine.runtime.alerts.condition import MOST_BACK, PRICES, SERIES, Condition, Variable
+from streammachine.runtime.alerts.condition import MOST_BACK, PRICES, SERIES, AlertCondition, Variable
 
 On = Literal["closed", "running", "tick"]
 ONS: tuple[On, ...] = ("closed", "running", "tick")
@@ -48,7 +48,7 @@ class Window:
         condition: what will be asked. on: what the rows are.
     """
 
-    def __init__(self, condition: Condition, on: On) -> None:
+    def __init__(self, condition: AlertCondition, on: On) -> None:
         self._condition = condition
         self._on = on
         cumulative = any(each.indicator is not None and each.indicator.cumulative for each in _variables(condition))
@@ -99,7 +99,7 @@ class Window:
         return {**columns, "close": columns[on]} if on else columns
 
 
-def _variables(condition: Condition) -> Iterable[Variable]:
+def _variables(condition: AlertCondition) -> Iterable[Variable]:
     return condition.variables.values()
 
 
