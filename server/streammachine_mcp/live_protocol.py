@@ -20,6 +20,7 @@ from streammachine_mcp.live.resources import complete
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP
+    from mcp.server.context import CallNext, ServerRequestContext
 
     from streammachine_mcp.live.hub import Live
 
@@ -40,6 +41,7 @@ def declare_live(server: FastMCP[Any], live: Live) -> Callable[[], None]:
     sdk.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, subscriptions.listen)
     events = EventsExtension(live)
     server.add_extension(events)
+    sdk.middleware.append(_with_capability)
 
     @server.completion
     async def completed(ref: Any, argument: CompletionArgument, context: CompletionContext | None) -> list[str] | None:
@@ -55,3 +57,19 @@ def declare_live(server: FastMCP[Any], live: Live) -> Callable[[], None]:
         events.close()
 
     return close
+
+
+async def _with_capability(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> Any:
+    """Declare the events to every client.
+
+    The SDK leaves extensions out of what the handshake of 2025-11-25 says, and the plain name ``events``, which clients
+    read that came before the extension was final.
+    """
+    result = await call_next(ctx)
+    if ctx.method in ("initialize", "server/discover") and isinstance(result, dict) and "capabilities" in result:
+        declared = dict(result["capabilities"])
+        extensions = declared.get("extensions") or {}
+        declared["extensions"] = {**extensions, EventsExtension.identifier: {"listChanged": False}}
+        declared["events"] = {"listChanged": False}
+        return {**result, "capabilities": declared}
+    return result
