@@ -36,7 +36,7 @@ PACKAGES = {  # package: the packages of the engine that it may import
     "indicators": ("errors",),
     "charts": ("errors",),
     "ohlc": (*FOUNDATION, "redis", "runtime"),
-    "runtime": (*FOUNDATION, "redis"),
+    "runtime": (*FOUNDATION, "redis", "indicators"),
     "market": (*FOUNDATION, "redis", "indicators"),
     "trade_files": (*FOUNDATION, "ohlc", "market"),
     "cli": (*FOUNDATION, "redis", "frames", "ohlc", "runtime", "market", "indicators", "trade_files", "cli"),

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from streammachine.redis.transport.codec import _has_cython_decode as _has_cython_decode
     from streammachine.redis.transport.codec import decode_dict_bytes_to_utf8 as decode_dict_bytes_to_utf8
     from streammachine.runtime.admin.dead_letters import DeadLetters as DeadLetters
+    from streammachine.runtime.alerts.alert import Alert as Alert
+    from streammachine.runtime.alerts.alert import create_alert as create_alert
     from streammachine.runtime.app.app import App as App
     from streammachine.runtime.consumer.consumer import StreamConsumer as StreamConsumer
     from streammachine.runtime.model.config import AppConfig as AppConfig
@@ -97,6 +99,7 @@ if TYPE_CHECKING:
     OkxBackfilling = OKXBackfilling
 
 _HOMES = {
+    "Alert": "runtime.alerts.alert",
     "App": "runtime.app.app",
     "AppConfig": "runtime.model.config",
     "Batch": "runtime.model.config",
@@ -153,6 +156,7 @@ _HOMES = {
     "build_candles": "trade_files.build",
     "collector": "runtime.observability.metrics",
     "config": "market.log_config",
+    "create_alert": "runtime.alerts.alert",
     "create_ohlc_aggregator": "ohlc.aggregator",
     "decode_dict_bytes_to_utf8": "redis.transport.codec",
     "format_candle_for_redis": "ohlc.aggregator",

@@ -17,7 +17,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from streammachine_mcp.end import Deadline, watch_input
@@ -27,10 +27,10 @@ from streammachine_mcp.stdio import DRAIN, Wire
 
 if TYPE_CHECKING:
     import anyio
-    from fastmcp import FastMCP
     from starlette.applications import Starlette
 
     from streammachine.settings import Settings
+    from streammachine_mcp.server import StreamMachineServer
 
 log = logging.getLogger("streammachine")
 
@@ -83,12 +83,12 @@ def _run(options: argparse.Namespace, wire: Wire | None, pump: Pump | None = Non
         serve_stdio(server, wire)
     else:
         app = http_app(server, hosts, origins, options.session_idle)
-        anyio.run(run_http, app, sockets, backend_options=EVENT_LOOP)
+        anyio.run(run_http, app, sockets, server.draining, backend_options=EVENT_LOOP)
         log.info("ended")
     return 0
 
 
-def serve_stdio(server: FastMCP[Any], wire: Wire) -> None:
+def serve_stdio(server: StreamMachineServer, wire: Wire) -> None:
     """Serve over the wire until the end; where its input cannot be watched this also ends the process."""
     import anyio
 
@@ -100,7 +100,7 @@ def serve_stdio(server: FastMCP[Any], wire: Wire) -> None:
         os._exit(0)
 
 
-async def run_stdio(server: FastMCP[Any], wire: Wire) -> None:
+async def run_stdio(server: StreamMachineServer, wire: Wire) -> None:
     """Serve over the wire until its input ends or a signal comes."""
     import anyio
 
@@ -112,14 +112,16 @@ async def run_stdio(server: FastMCP[Any], wire: Wire) -> None:
         watch_input(wire.read_fd, soon)
     async with anyio.create_task_group() as tasks:
         await tasks.start(watch_signals, stop, deadline)
-        await serve(server, wire, stop, deadline.begin)
+        await serve(server, wire, stop, deadline.begin, server.draining)
         tasks.cancel_scope.cancel()
 
 
-async def run_http(app: Starlette, sockets: Sequence[socket.socket]) -> None:
+async def run_http(
+    app: Starlette, sockets: Sequence[socket.socket], draining: Sequence[Callable[[], None]] = ()
+) -> None:
     """Serve streamable HTTP on loopback sockets until a signal comes.
 
-    Requests under way get ``DRAIN`` seconds, as on stdio.
+    Requests under way get ``DRAIN`` seconds, as on stdio; ``draining`` is called before that.
     """
     import anyio
     import uvicorn
@@ -139,6 +141,8 @@ async def run_http(app: Starlette, sockets: Sequence[socket.socket]) -> None:
 
     async def until_stopped() -> None:
         await stop.wait()
+        for each in draining:
+            each()
         web.should_exit = True
         await anyio.sleep(DRAIN)
         AppStatus.should_exit = True  # for streams held open; uvicorn would break them off, with a traceback

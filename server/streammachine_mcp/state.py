@@ -56,6 +56,7 @@ class ServerState:
             app,
             declared="agent" in may,
             market="market" in may,
+            alerts="live" in may,
             log_level=settings.log_level,
             opened=lambda: self.connection,
             connect=self.redis,

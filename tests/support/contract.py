@@ -91,5 +91,15 @@ _TABLE = (
         READS,
     ),
     ContractTool("event_wait", "events", "cursor timeout_s", "events cursor timed_out", READS),
+    ContractTool(
+        "alert_create",
+        "symbol condition",
+        "exchange timeframe on name cooldown_s stream webhook",
+        "name created",
+        WRITES,
+        outside=True,
+    ),
+    ContractTool("alert_list", "", "", "alerts count truncated", READS),
+    ContractTool("alert_delete", "name", "", "name deleted", WRITES),
 )
 CONTRACT = {row.name: row for row in _TABLE}

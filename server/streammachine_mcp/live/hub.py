@@ -13,6 +13,8 @@ from streammachine_mcp.live import states
 from streammachine_mcp.live.events import Batch, Event, Subscription, split_cursor
 from streammachine_mcp.live.filters import Filters
 from streammachine_mcp.live.kinds import Kind
+from streammachine_mcp.live.resources import streams_of
+from streammachine_mcp.live.subscriptions import Subscriptions
 from streammachine_mcp.results import fit
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class Live:
         self.connect = connect
         self.watch = StreamWatch(connect)
         self.filters = Filters()
+        self.subscriptions = Subscriptions(self.watch, connect, streams_of)
         self._writes = writes
         self._states = states.StateWriter(opened)
 
@@ -60,6 +63,7 @@ class Live:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.watch.run)
+                tasks.start_soon(self.subscriptions.run)
                 if self._writes:
                     tasks.start_soon(self._states.run)
         finally:

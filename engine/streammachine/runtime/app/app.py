@@ -65,6 +65,7 @@ class App(Registry):
         send_limit: most sends under way at once.
         tracing: OpenTelemetry spans for sends and handlers (extra ``monitoring``). None: where the program has set a
             tracer provider; True: always, False: never.
+        alerts: evaluate the alerts that ``create_alert`` made, where no server or other App on this Redis does.
 
     Raises:
         SettingsError: an argument is refused.
@@ -95,6 +96,7 @@ class App(Registry):
         grace: float = 25.0,
         send_limit: int = 1000,
         tracing: bool | None = None,
+        alerts: bool = False,
     ) -> None:
         if redis_url is not None and not isinstance(redis_url, str):
             raise SettingsError("redis_url: give a URL as a text, e.g. 'redis://localhost:6379/0'.")
@@ -118,6 +120,7 @@ class App(Registry):
             grace=grace,
             send_limit=send_limit,
             tracing=tracing,
+            alerts=alerts,
         )
         self._redis = RedisConnection(url=redis_url, settings=self._settings)
         self._storage = Storage(self._redis, hold=hold(self))
