@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import http.client
+import http.server
 import json
+import socketserver
+import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +183,34 @@ def test_a_jwt_is_good_for_its_issuer_its_audience_and_its_time(server: HttpServ
     assert status_for(server, f"eyJhbGciOiJub25lIn0.{claims}.") == 401
     assert status_for(server, f"{head}.{claims[:-2]}.{signature}") == 401
     assert status_for(server, "a.b.c") == 401
+
+
+@pytest.mark.anyio
+async def test_the_keys_of_jwts_are_fetched_from_a_url_and_read_again_from_a_file(
+    tmp_path: Path, keys: RSAKeyPair
+) -> None:
+    from streammachine_mcp.access.jwt import JwtTokens
+
+    token = keys.create_token("ada", ISSUER, AUDIENCE, scopes=["read"], kid="one")
+    private(tmp_path / "jwks.json", jwks(keys))
+    with socketserver.TCPServer(("127.0.0.1", 0), partial(QuietFiles, directory=str(tmp_path))) as files:
+        threading.Thread(target=files.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{files.server_address[1]}/jwks.json"
+        found = await JwtTokens(url, ISSUER, AUDIENCE).verify_token(token)
+        files.shutdown()
+    assert found is not None
+    assert (found.client_id, found.scopes) == ("ada", ["read"])
+    other = RSAKeyPair.generate()
+    private(tmp_path / "other.json", jwks(other))
+    from_file = JwtTokens(str(tmp_path / "other.json"), ISSUER, AUDIENCE)
+    assert await from_file.verify_token(token) is None
+    (tmp_path / "jwks.json").rename(tmp_path / "other.json")
+    assert await from_file.verify_token(token) is not None
+
+
+class QuietFiles(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
 
 @pytest.mark.anyio
