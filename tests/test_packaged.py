@@ -202,8 +202,10 @@ def test_the_bundle_is_checked_packed_unpacked_and_started(mcpb: list[str], uv: 
 
 
 def started(uv: Path, arguments: list[str], tmp_path: Path, env: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The handshake of what uv starts, with a home of its own; skipped where uv cannot fetch what it needs."""
+    """The handshake of what uv starts, with a home of its own and no C compiler; skipped where uv cannot fetch what it
+    needs."""
     home = {"HOME": str(tmp_path / "home"), "UV_PYTHON": sys.executable, "STREAMMACHINE_EMBEDDED": "never"}
+    home |= {"UV_CACHE_DIR": str(uv.parent / "cache"), "CC": "false"}
     found = {**home, **(env or {}), "STREAMMACHINE_DATA_DIR": str(tmp_path / "data")}
     prepared = [str(uv), *arguments, "--help"]  # what takes minutes is fetched and built here
     done = subprocess.run(
