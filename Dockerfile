@@ -22,7 +22,7 @@ ENV PATH=/app/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     STREAMMACHINE_DATA_DIR=/data \
     STREAMMACHINE_HTTP_TOKENS=/run/tokens.csv
-USER streammachine
+USER 1000
 VOLUME /data
 EXPOSE 8765
 HEALTHCHECK --interval=30s --timeout=6s --start-period=20s \

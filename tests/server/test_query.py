@@ -294,6 +294,17 @@ def test_the_process_of_a_query_has_no_secret_in_its_environment(server_env: dic
         assert b"kkkkkkkk" not in environment
 
 
+@pytest.mark.anyio
+async def test_without_duckdb_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from streammachine.settings import Settings
+    from streammachine_mcp.query import pool
+    from streammachine_mcp.state import ServerState
+
+    monkeypatch.setattr(pool, "_has_duckdb", lambda: False)
+    with pytest.raises(pool.QueryError, match=r"pip install 'streammachine-mcp\[sql\]'"):
+        await ServerState(Settings()).queries.run("SELECT 1", 10)
+
+
 def test_fields_of_a_stream_are_described(raw: RawClient, database: redis.Redis) -> None:
     trades(database)
     database.xgroup_create("trades:BTC", "g", "0")
