@@ -46,12 +46,19 @@ MEANINGS = {
     "STREAMMACHINE_READ_ONLY": "`true` leaves out every tool that changes something",
     "STREAMMACHINE_TOOLSETS": "Only these families of tools, separated by commas; `all,groups` adds consumer groups",
     "STREAMMACHINE_SIGNING_KEY": "Signs pickled values; the same on all machines that share them",
+    "STREAMMACHINE_HTTP_TOKENS": "HTTP: a file of lines `token,name,scope scope`, mode 0600 (docs/http.md)",
+    "STREAMMACHINE_JWT_JWKS": "HTTP: the keys of JSON Web Tokens, a URL or a file; with the two below",
+    "STREAMMACHINE_JWT_ISSUER": "Who issues them",
+    "STREAMMACHINE_JWT_AUDIENCE": "Whom they are for",
 }
 DEFAULTS = {
     "REDIS_URL": "none",
     "STREAMMACHINE_DATA_DIR": "the platform's",
     "STREAMMACHINE_TOOLSETS": "`all`",
     "STREAMMACHINE_SIGNING_KEY": "a file in the data directory",
+    **dict.fromkeys(
+        ("STREAMMACHINE_HTTP_TOKENS", *(f"STREAMMACHINE_JWT_{part}" for part in ("JWKS", "ISSUER", "AUDIENCE"))), "none"
+    ),
 }
 # What each extra is for, but for those of sinks; that all of them are here comes from pyproject.toml. An empty one's
 # parts are in the core.

@@ -43,6 +43,10 @@ _ACCEPTED = {
     "read_only": "true or false",
     "toolsets": "all, or some of " + ", ".join((*TOOLSETS, *OPTIONAL_TOOLSETS)) + " separated by commas",
     "signing_key": "a text of at least 16 characters",
+    "http_tokens": "a file's path",
+    "jwt_jwks": "the URL or path of a JWKS document",
+    "jwt_issuer": "the issuer of the tokens",
+    "jwt_audience": "whom the tokens are for",
 }
 
 
@@ -85,6 +89,10 @@ class Settings(BaseSettings):
     read_only: bool = _env("STREAMMACHINE_READ_ONLY", False)
     toolsets: Annotated[tuple[str, ...], NoDecode] = _env("STREAMMACHINE_TOOLSETS", TOOLSETS)
     signing_key: SecretStr | None = _env("STREAMMACHINE_SIGNING_KEY", None, min_length=16)
+    http_tokens: Path | None = _env("STREAMMACHINE_HTTP_TOKENS", None)
+    jwt_jwks: str | None = _env("STREAMMACHINE_JWT_JWKS", None)
+    jwt_issuer: str | None = _env("STREAMMACHINE_JWT_ISSUER", None)
+    jwt_audience: str | None = _env("STREAMMACHINE_JWT_AUDIENCE", None)
 
     def __init__(self, **values: Any) -> None:
         # pydantic-settings would read a variable of a field's own name too, and "count" may be anybody's.
@@ -102,7 +110,7 @@ class Settings(BaseSettings):
             parse_url(value.get_secret_value())
         return value
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "http_tokens")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value if value is None else value.expanduser().absolute()
@@ -156,6 +164,8 @@ class Settings(BaseSettings):
             value = getattr(self, name)
             if isinstance(value, SecretStr):
                 value = mask_url(value.get_secret_value()) if name == "redis_url" else "***"
+            elif name == "jwt_jwks" and value is not None:
+                value = mask_url(value)
             elif isinstance(value, Path):
                 value = str(value)
             elif isinstance(value, tuple):

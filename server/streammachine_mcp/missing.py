@@ -51,7 +51,7 @@ def missing(settings: Settings) -> Iterator[Missing]:
                 f"The toolset {toolset} is not chosen (STREAMMACHINE_TOOLSETS or --toolsets: {','.join(chosen)}).",
                 f"STREAMMACHINE_TOOLSETS={wanted}, or --toolsets {wanted}",
             )
-        elif settings.read_only and (writing := sorted(name for name, reads in marked if not reads)):
+        elif settings.read_only and (writing := sorted(name for name, hints in marked if not hints.read_only_hint)):
             yield Missing(
                 "tools",
                 tuple(writing),

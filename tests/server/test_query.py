@@ -107,6 +107,28 @@ def test_aggregators_candles_and_dead_letters_are_tables(raw: RawClient, databas
     assert rows(found) == [("rejected", "no number", "g", "x")]
 
 
+def test_odd_names_of_streams_and_fields(raw: RawClient, database: redis.Redis) -> None:
+    database.xadd('we"ird; DROP', {'a"b': "1", "Price": "2", "price": "3", "": "4", b"\xff": b"\xfe", "select": "5"})
+    found = raw.call("stream_query", sql='SELECT * FROM "we""ird; DROP"')
+    assert found["columns"]['a"b'] == [1]
+    assert (found["columns"]["Price"], found["columns"]["price_1"]) == ([2], [3])
+    assert found["columns"]["select"] == [5]
+    assert found["columns"]["\\xff"] == ["\\xfe"]
+    assert rows(raw.call("stream_query", sql='SELECT "a""b" + "select" FROM "we""ird; DROP"')) == [(6,)]
+
+
+def test_a_series_is_read_across_its_archive(raw: RawClient, database: redis.Redis) -> None:
+    series = "kline:binance:BTCUSDT:1m"
+    for stream, times in ((series, (5, 6)), ("older", (1, 2, 5))):
+        for n in times:
+            fields = {name: str(n) for name in ("open", "high", "low", "close", "volume")}
+            fields |= {"open_ts": str(T0 + n * 60_000), "is_closed": "true"}
+            database.xadd(stream, fields, id=f"{T0 + n * 60_000}-0")
+    database.zadd(f"sm:archive:{series}", {"older": T0})
+    found = raw.call("stream_query", sql="SELECT close FROM candles('binance', 'BTCUSDT', '1m') ORDER BY open_ts")
+    assert rows(found) == [(1,), (2,), (5,), (6,)]
+
+
 def test_odd_values_are_shown_as_json_has_them(raw: RawClient) -> None:
     sql = "SELECT 'nan'::DOUBLE, 12345678901234567890123::HUGEINT, [1, 2], 1.5::DECIMAL(5,2), DATE '2024-01-01', NULL"
     found = raw.call("stream_query", sql=sql)
@@ -270,6 +292,17 @@ def test_the_process_of_a_query_has_no_secret_in_its_environment(server_env: dic
         environment = Path(f"/proc/{child}/environ").read_bytes()
         assert b"s3cret-value" not in environment
         assert b"kkkkkkkk" not in environment
+
+
+@pytest.mark.anyio
+async def test_without_duckdb_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from streammachine.settings import Settings
+    from streammachine_mcp.query import pool
+    from streammachine_mcp.state import ServerState
+
+    monkeypatch.setattr(pool, "_has_duckdb", lambda: False)
+    with pytest.raises(pool.QueryError, match=r"pip install 'streammachine-mcp\[sql\]'"):
+        await ServerState(Settings()).queries.run("SELECT 1", 10)
 
 
 def test_fields_of_a_stream_are_described(raw: RawClient, database: redis.Redis) -> None:

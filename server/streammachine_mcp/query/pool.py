@@ -60,6 +60,8 @@ class QueryPool:
         Raises:
             QueryError: it is refused, failed, took too long or needed too much memory; or too many wait.
         """
+        if sys.platform == "win32":
+            raise QueryError("stream_query does not run on Windows, where the memory of a query cannot be bounded.")
         if not _has_duckdb():
             raise QueryError("SQL needs DuckDB, which is not installed: pip install 'streammachine-mcp[sql]'")
         connection = await self._connect()

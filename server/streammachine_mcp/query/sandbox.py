@@ -24,6 +24,7 @@ MOST_BYTES = 55_000  # of the rows of an answer as JSON; the rest of it fits int
 MOST_COLUMNS = 200
 VALUE_CHARS = 4000  # of one value
 MOST_ERROR = 600  # characters
+_SAMPLE = 1000  # rows from which the types of columns are guessed
 _CHUNK = 50  # rows fetched at once
 _ZONED = "TIMESTAMP WITH TIME ZONE"
 _SAFE_INTEGER = 2**53  # beyond it JSON readers round
@@ -61,48 +62,55 @@ def warm_up() -> None:
 
 
 def load(connection: DuckDBPyConnection, name: str, frame: pd.DataFrame) -> list[str]:
-    """Make a table of a frame; gives its columns."""
+    """Make a table (a view) of a frame; gives its columns."""
     frame = frame.copy(deep=False)
     for column in frame.columns:
         if frame[column].dtype == object:
             frame[column] = [_text(value) for value in frame[column]]
-    frame.columns = [_text(column) or "" for column in frame.columns]
-    connection.register("source", frame)
-    described = connection.execute("DESCRIBE source").fetchall()
+    frame.columns = _unique([_text(column) or "_" for column in frame.columns])
+    source = f"frame_{name}"
+    connection.register(source, frame)  # which is read where it is, without a copy
+    described = connection.execute(f"DESCRIBE {source}").fetchall()
     texts = [str(row[0]) for row in described if row[1] == "VARCHAR" and row[0] not in ("id", "stream", "symbol")]
-    types = dict(zip(texts, _types(connection, texts), strict=True))
+    types = _types(connection, source, texts)
     wanted = ", ".join(
-        f"TRY_CAST({_quoted(title)} AS {types[title]}) AS {_quoted(title)}" if types.get(title) else _quoted(title)
+        f"TRY_CAST({_quoted(title)} AS {types[title]}) AS {_quoted(title)}" if title in types else _quoted(title)
         for title in (str(row[0]) for row in described)
     )
-    connection.execute(f"CREATE TABLE {name} AS SELECT {wanted} FROM source").fetchall()
-    connection.unregister("source")
+    connection.execute(f"CREATE VIEW {name} AS SELECT {wanted} FROM {source}").fetchall()
     return list(frame.columns)
 
 
-def _types(connection: DuckDBPyConnection, texts: list[str]) -> list[str | None]:
-    """For each column of texts what all its values are; None: text."""
+def _types(connection: DuckDBPyConnection, source: str, texts: list[str]) -> dict[str, str]:
+    """What all values of a column of texts are, where they are no texts: guessed from the first rows, then checked."""
+    guessed = _checked_types(connection, f"(SELECT * FROM {source} LIMIT {_SAMPLE})", texts)
+    return _checked_types(connection, source, list(guessed))
+
+
+def _checked_types(connection: DuckDBPyConnection, rows: str, texts: list[str]) -> dict[str, str]:
     if not texts:
-        return []
+        return {}
     checks = []
     for title in texts:
         name = _quoted(title)
         number = f"TRY_CAST({name} AS DOUBLE)"
-        zeros = f"regexp_matches({name}, '^[+-]?0[0-9]')"
+        digits = f"ltrim({name}, '+-')"
+        zeros = f"{digits}[1] = '0' AND {digits}[2] BETWEEN '0' AND '9'"
+        fraction = f"contains({name}, '.') OR contains({name}, 'e') OR contains({name}, 'E')"
         checks += [
             f"count({name})",
-            f"count({name}) FILTER ({number} IS NOT NULL AND NOT {zeros})",
-            f"count({name}) FILTER (abs({number}) < 9e15 AND regexp_full_match({name}, '-?[0-9]+'))",
+            f"count({number}) FILTER (NOT ({zeros}))",
+            f"count({name}) FILTER ({fraction} OR NOT abs({number}) < 9e15)",
             f"count({name}) FILTER ({name} IN ('true', 'false'))",
         ]
-    row = connection.execute(f"SELECT {', '.join(checks)} FROM source").fetchall()[0]
-    found: list[str | None] = []
-    for at in range(0, len(row), 4):
-        values, numbers, whole, truths = row[at : at + 4]
+    row = connection.execute(f"SELECT {', '.join(checks)} FROM {rows}").fetchall()[0]
+    found: dict[str, str] = {}
+    for place, title in enumerate(texts):
+        values, numbers, fractions, truths = row[4 * place : 4 * place + 4]
         if values and numbers == values:
-            found.append("BIGINT" if whole == values else "DOUBLE")
-        else:
-            found.append("BOOLEAN" if values and truths == values else None)
+            found[title] = "DOUBLE" if fractions else "BIGINT"
+        elif values and truths == values:
+            found[title] = "BOOLEAN"
     return found
 
 
@@ -194,13 +202,14 @@ def _text(value: Any) -> str | None:
 
 
 def _unique(titles: list[str]) -> list[str]:
-    found: dict[str, None] = {}
+    """The names, each once for a database that does not tell their cases apart: ``price``, ``Price_1``."""
+    found: dict[str, str] = {}
     for title in titles:
         name, number = title, 1
-        while name in found:
+        while name.lower() in found:
             name, number = f"{title}_{number}", number + 1
-        found[name] = None
-    return list(found)
+        found[name.lower()] = name
+    return list(found.values())
 
 
 def _quoted(name: str) -> str:

@@ -99,13 +99,13 @@ class Family:
         self.confirmer = confirmer
 
     @classmethod
-    def marked(cls) -> list[tuple[str, bool]]:
-        """The names of the family's tools, and whether each only reads; no schema is made."""
+    def marked(cls) -> list[tuple[str, ToolAnnotations]]:
+        """The names of the family's tools and their hints; no schema is made."""
         found = []
         for _, method in inspect.getmembers(cls, inspect.isfunction):
             if (marked := getattr(method, _MARK, None)) is not None:
                 name, _, annotations = marked
-                found.append((name, bool(annotations.read_only_hint)))
+                found.append((name, annotations))
         return found
 
     def tools(self, *, read_only: bool) -> list[Tool]:
