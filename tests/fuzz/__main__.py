@@ -1,7 +1,8 @@
 """The long form, ``make fuzz``: ``python -m tests.fuzz [--seconds 300] [--seed N] [TARGET ...]``.
 
 Builds the native modules with AddressSanitizer into ``build/asan``, then tries the hostile cases, and random inputs for
-so many seconds each on the wire codec, the candles, the frames' decoder, XRANGE's pages, the consumer's ticks, trade files and bulk
+so many seconds each on the wire codec, the candles, the frames' decoder, XRANGE's pages, the consumer's ticks, trade
+files and bulk
 files' lines, beside their plain-Python twins.
 """
 
