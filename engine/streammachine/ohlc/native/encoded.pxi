@@ -129,6 +129,9 @@ cdef char* decimal(char* end, uint64_t number) noexcept:
     return end + 20 - at
 
 
+cdef uint64_t LONG_DECIMAL = 1_000_000_000_000_000
+
+
 cdef Py_ssize_t short_decimal(double number, char* text) noexcept:
     """The shortest text of a number that has at most 15 digits, 8 of them behind the point; 0: it is not so short.
 
@@ -146,7 +149,8 @@ cdef Py_ssize_t short_decimal(double number, char* text) noexcept:
         if not scaled < 1e15:
             return 0
         digits = <uint64_t>(scaled + 0.5)
-        if <double>digits / POWERS[places] == size and digits < 1_000_000_000_000_000:
+        # The product is off by less than one part in 2**52: what is not nearly whole is not divided.
+        if fabs(scaled - <double>digits) < 0.3 and <double>digits / POWERS[places] == size and digits < LONG_DECIMAL:
             break
         if places == 8:
             return 0

@@ -80,7 +80,9 @@ def reads(draw: st.DrawFn) -> list[list[RawEntry]]:
     for _ in range(draw(st.integers(1, 4))):
         entries: list[RawEntry] = []
         for one in draw(st.lists(fields(), min_size=1, max_size=12)):
-            at += draw(st.integers(0, 50_000))
+            at += draw(
+                st.one_of(st.integers(0, 50_000), st.sampled_from([0, 0, 0, 10**16]))
+            )  # beyond any candle's time
             entries.append((b"%d-%d" % (at, len(entries)), one))
         found.append(entries)
     return found
