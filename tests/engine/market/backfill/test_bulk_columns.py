@@ -200,6 +200,7 @@ def series(numbers: Sequence[int]) -> KlineColumns:
     )
 
 
+@settings(deadline=None)
 @given(
     numbers=st.lists(st.integers(0, 30), max_size=40) | st.integers(1, 30).map(lambda count: list(range(count))),
     position=st.integers(0, 20),
@@ -457,6 +458,7 @@ def test_without_the_native_module_it_is_the_plain_way(monkeypatch: pytest.Monke
 
 
 @native
+@settings(deadline=None)
 @given(
     count=st.integers(0, 5),
     columns=st.lists(st.sampled_from([b"", b"1.5", b"true", b"2024-01-01 00:00"]) | st.none(), min_size=1, max_size=6),
@@ -476,6 +478,7 @@ def test_lines_are_the_same_natively_and_not(
     assert made.count(end) == count
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=30))
 @example([5e-05, 1e16, 0.0, -0.0, 1e-4, 123456.789, 1e22, 9007199254740993.0])
 def test_numbers_as_text_are_as_repr_writes_them(values: list[float]) -> None:
