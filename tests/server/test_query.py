@@ -268,6 +268,21 @@ def test_a_cancelled_call_ends_its_query(server_env: dict[str, str]) -> None:
         until(lambda: before not in children(client.process.pid))
 
 
+def test_the_processes_of_queries_end_with_the_server(server_env: dict[str, str]) -> None:
+    client = RawClient(env=server_env)
+    client.call("stream_query", sql="SELECT 1 AS a")
+    (child,) = children(client.process.pid)
+    client.kill()  # kill -9
+    until(lambda: not Path(f"/proc/{child}/cmdline").exists() or b"query" not in cmdline(child))
+
+
+def cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def test_two_hundred_queries_leave_pings_quick(server_env: dict[str, str]) -> None:
     """Each is answered, with its result or that too many wait; meanwhile the server answers others."""
     with RawClient(env=server_env) as client:
