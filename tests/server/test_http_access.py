@@ -160,9 +160,9 @@ async def test_each_write_is_one_line_with_the_tokens_name(server: HttpServer) -
         await client.call_tool("storage_clear", {})
     async with Client(server.url, auth=READER) as client:
         await client.call_tool("storage_delete", {"key": "audited"}, raise_on_error=False)
-    lines = [
-        line.partition("streammachine_mcp.audit: ")[2] for line in server.log.splitlines() if "audited" not in line
-    ]
+    until(lambda: "tool=storage_delete kind=delete refused" in server.log, "the last line")
+    lines = [line.partition("streammachine_mcp.audit: ")[2] for line in server.log.splitlines()]
+    assert not [line for line in lines if "audited" in line]  # no data
     assert lines.count("token=owner tool=storage_write kind=write done") == 1
     assert lines.count("token=owner tool=storage_delete kind=delete done") == 1
     assert lines.count("token=reader tool=storage_delete kind=delete refused") == 1
