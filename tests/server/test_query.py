@@ -225,6 +225,22 @@ def test_a_query_reaches_no_file_no_setting_and_no_extension(raw: RawClient, pri
     assert [each.name for each in private_file.parent.iterdir()] == ["private.csv"]
 
 
+def test_no_table_function_of_duckdb_can_be_read_from_but_those_that_compute() -> None:
+    """Whatever functions the installed DuckDB has."""
+    from streammachine_mcp.query import plan, sandbox
+
+    parser = sandbox.opened()
+    kinds = "('table', 'table_macro', 'pragma')"
+    listed = parser.execute(f"SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type IN {kinds}")
+    names = {str(row[0]) for row in listed.fetchall()}
+    assert len(names) > 100
+    for name in names - {"unnest", "range", "generate_series", "repeat", "json_each", "json_tree"}:
+        for sql in (f'SELECT * FROM "{name}"()', f'FROM main."{name.upper()}"(1)', f'CALL "{name}"()'):
+            with pytest.raises(plan.QueryError):
+                plan.plan_of(parser, sql)
+    parser.close()
+
+
 def test_a_query_that_never_ends_is_ended(raw: RawClient) -> None:
     sql = "WITH RECURSIVE x AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM x) SELECT count(*) FROM x"
     with pytest.raises(ToolFailure, match=r"took more than|more than the 512 MB"):
