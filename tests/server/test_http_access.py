@@ -157,14 +157,16 @@ async def test_each_write_is_one_line_with_the_tokens_name(server: HttpServer) -
         await client.call_tool("storage_write", {"key": "audited", "value": 1})
         await client.call_tool("storage_read", {"key": "audited"})
         await client.call_tool("storage_delete", {"key": "audited"})
+        await client.call_tool("storage_clear", {})
     async with Client(server.url, auth=READER) as client:
         await client.call_tool("storage_delete", {"key": "audited"}, raise_on_error=False)
-    lines = [
-        line.partition("streammachine_mcp.audit: ")[2] for line in server.log.splitlines() if "audited" not in line
-    ]
+    until(lambda: "tool=storage_delete kind=delete refused" in server.log, "the last line")
+    lines = [line.partition("streammachine_mcp.audit: ")[2] for line in server.log.splitlines()]
+    assert not [line for line in lines if "audited" in line]  # no data
     assert lines.count("token=owner tool=storage_write kind=write done") == 1
     assert lines.count("token=owner tool=storage_delete kind=delete done") == 1
     assert lines.count("token=reader tool=storage_delete kind=delete refused") == 1
+    assert lines.count("token=owner tool=storage_clear kind=delete asks first") == 1
     assert not [line for line in lines if "storage_read" in line]
 
 
@@ -231,7 +233,7 @@ def test_the_file_is_read_again_when_it_changes(server_env: dict[str, str], tmp_
         assert (status_for(server, READER), status_for(server, WRITER)) == (401, 200)
         tokens.chmod(0o644)  # others may read it now: nobody is let in
         assert status_for(server, WRITER) == 401
-        assert "chmod 600" in server.log
+        until(lambda: "chmod 600" in server.log, "the log says why")
         tokens.chmod(0o600)
         assert status_for(server, WRITER) == 200
         tokens.unlink()

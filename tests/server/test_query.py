@@ -225,6 +225,22 @@ def test_a_query_reaches_no_file_no_setting_and_no_extension(raw: RawClient, pri
     assert [each.name for each in private_file.parent.iterdir()] == ["private.csv"]
 
 
+def test_no_table_function_of_duckdb_can_be_read_from_but_those_that_compute() -> None:
+    """Whatever functions the installed DuckDB has."""
+    from streammachine_mcp.query import plan, sandbox
+
+    parser = sandbox.opened()
+    kinds = "('table', 'table_macro', 'pragma')"
+    listed = parser.execute(f"SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type IN {kinds}")
+    names = {str(row[0]) for row in listed.fetchall()}
+    assert len(names) > 100
+    for name in names - {"unnest", "range", "generate_series", "repeat", "json_each", "json_tree"}:
+        for sql in (f'SELECT * FROM "{name}"()', f'FROM main."{name.upper()}"(1)', f'CALL "{name}"()'):
+            with pytest.raises(plan.QueryError):
+                plan.plan_of(parser, sql)
+    parser.close()
+
+
 def test_a_query_that_never_ends_is_ended(raw: RawClient) -> None:
     sql = "WITH RECURSIVE x AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM x) SELECT count(*) FROM x"
     with pytest.raises(ToolFailure, match=r"took more than|more than the 512 MB"):
@@ -266,6 +282,21 @@ def test_a_cancelled_call_ends_its_query(server_env: dict[str, str]) -> None:
         until(lambda: cpu_ticks(before) > used + 20)  # it runs
         client.notify("notifications/cancelled", requestId=call, reason="the user went away")
         until(lambda: before not in children(client.process.pid))
+
+
+def test_the_processes_of_queries_end_with_the_server(server_env: dict[str, str]) -> None:
+    client = RawClient(env=server_env)
+    client.call("stream_query", sql="SELECT 1 AS a")
+    (child,) = children(client.process.pid)
+    client.kill()  # kill -9
+    until(lambda: not Path(f"/proc/{child}/cmdline").exists() or b"query" not in cmdline(child))
+
+
+def cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def test_two_hundred_queries_leave_pings_quick(server_env: dict[str, str]) -> None:

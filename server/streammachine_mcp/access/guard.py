@@ -14,7 +14,7 @@ from fastmcp.exceptions import ToolError
 from fastmcp.server.auth import AccessToken, TokenVerifier
 from fastmcp.server.dependencies import get_access_token
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
-from fastmcp.tools import Tool
+from fastmcp.tools import InputRequiredToolResult, Tool
 from fastmcp.tools.base import ToolResult
 from mcp_types import CallToolRequestParams
 
@@ -104,7 +104,7 @@ class ScopedTools(Middleware):
         except BaseException:
             _log(name, wanted.kind, "failed")
             raise
-        _log(name, wanted.kind, "done")
+        _log(name, wanted.kind, "asks first" if _asks(result) else "done")
         return result
 
 
@@ -180,6 +180,11 @@ def verifiers_of(settings: Any) -> list[TokenVerifier]:
 
         found.append(JwtTokens(settings.jwt_jwks, settings.jwt_issuer, settings.jwt_audience))
     return found
+
+
+def _asks(result: ToolResult) -> bool:
+    """Whether nothing was done yet: the user is asked, or the caller got a plan."""
+    return isinstance(result, InputRequiredToolResult) or (result.structured_content or {}).get("confirmed") is False
 
 
 def _scopes() -> Sequence[str]:

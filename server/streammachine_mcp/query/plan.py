@@ -167,7 +167,7 @@ def _check_function(name: str) -> None:
     name = name.lower()
     if name in OWN_FUNCTIONS or name in _TABLE_FUNCTIONS:
         return
-    if name in _REFUSED_FUNCTIONS or any(part in name for part in _REFUSED_PARTS):
+    if name in _REFUSED_FUNCTIONS or name.startswith("__") or any(part in name for part in _REFUSED_PARTS):
         raise QueryError(
             f"{name}() is not allowed: a query computes from the tables that it names, and reads no other."
         )

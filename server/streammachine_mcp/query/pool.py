@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 
 PROCESSES = 2
 MOST_WAITING = 256  # queries that wait for a process; one more is refused
-WAIT = 25.0  # seconds that a query waits for a process
+WAIT = 15.0  # seconds that a query waits for a process
 LIMIT = 10.0  # seconds that a query may take
-START = 20.0  # seconds in which a process must be ready
+START = 15.0  # seconds in which a process must be ready
 IDLE = 60.0  # seconds without a query after which the processes end
 MOST_ANSWER = 1 << 20  # bytes of an answer's line
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
@@ -151,7 +151,11 @@ class _Worker:
 
     @classmethod
     async def start(cls, url: str) -> _Worker:
-        """Start a process; it loads while the first job waits in its stdin."""
+        """Start a process, and wait until it has loaded what a query needs.
+
+        Raises:
+            QueryError: it did not start.
+        """
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "streammachine_mcp.query.worker"),
             stdin=subprocess.PIPE,
@@ -161,7 +165,18 @@ class _Worker:
             start_new_session=True,
             limit=MOST_ANSWER,
         )
-        return cls(process, url)
+        worker = cls(process, url)
+        try:
+            with anyio.move_on_after(START):
+                if await worker._line():
+                    return worker
+        except BaseException:
+            worker.kill()
+            raise
+        worker.kill()
+        raise QueryError(
+            "The process for queries did not start. The server's log says why; health_check whether Redis is away."
+        )
 
     @property
     def is_alive(self) -> bool:
@@ -174,11 +189,10 @@ class _Worker:
             QueryError: the process ended.
         """
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
             await self._process.stdin.drain()
-        line = await self._process.stdout.readline()
+        line = await self._line()
         if not line:
             status = await self._process.wait()
             log.info("A process for queries ended with status %d", status)
@@ -188,6 +202,10 @@ class _Worker:
             )
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    async def _line(self) -> bytes:
+        assert self._process.stdout is not None
+        return await self._process.stdout.readline()
 
     def kill(self) -> None:
         """End the process at once."""

@@ -1,8 +1,8 @@
 """The process that runs queries, one after another: ``python -m streammachine_mcp.query.worker``.
 
-A job is a line of JSON on stdin, its answer one on stdout. The process ends with its stdin, so with the server, and
-after a query that left much memory behind. What it may allocate is bounded by the kernel: DuckDB's own limit does not
-count all.
+It says on stdout when it is ready; then a job is a line of JSON on stdin, its answer one on stdout. The process ends
+with its stdin, so with the server, and after a query that left much memory behind. What it may allocate is bounded by
+the kernel: DuckDB's own limit does not count all.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ async def _serve(url: str, jobs: queue.SimpleQueue[bytes], stdout: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # it writes no file
     async with RedisConnection(url=url) as connection:
+        _write(stdout, b'{"ready": true}\n')
         while True:
             job = json.loads(await anyio.to_thread.run_sync(jobs.get))
             answer = await _answer(connection, parser, job)
