@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from streammachine.settings import Settings
-    from streammachine_mcp.server import StreamMachineServer
 
 log = logging.getLogger("streammachine")
 
@@ -100,7 +99,7 @@ def _run(options: argparse.Namespace, wire: Wire | None, pump: Pump | None = Non
     return 0
 
 
-def serve_stdio(server: StreamMachineServer, wire: Wire) -> None:
+def serve_stdio(server: FastMCP[Any], wire: Wire) -> None:
     """Serve over the wire until the end; where its input cannot be watched this also ends the process."""
     import anyio
 
@@ -112,7 +111,7 @@ def serve_stdio(server: StreamMachineServer, wire: Wire) -> None:
         os._exit(0)
 
 
-async def run_stdio(server: StreamMachineServer, wire: Wire) -> None:
+async def run_stdio(server: FastMCP[Any], wire: Wire) -> None:
     """Serve over the wire until its input ends or a signal comes."""
     import anyio
 
@@ -124,7 +123,7 @@ async def run_stdio(server: StreamMachineServer, wire: Wire) -> None:
         watch_input(wire.read_fd, soon)
     async with anyio.create_task_group() as tasks:
         await tasks.start(watch_signals, stop, deadline)
-        await serve(server, wire, stop, deadline.begin, server.draining)
+        await serve(server, wire, stop, deadline.begin, getattr(server, "draining", ()))
         tasks.cancel_scope.cancel()
 
 
