@@ -120,7 +120,7 @@ class Handlers:
         """Call a tool that must succeed; its structured content, checked against schema and text."""
         self.called.add(tool)
         result = self.peer.ask("tools/call", name=tool, arguments=arguments)
-        (part,) = result["content"]
+        part, *_ = result["content"]
         assert not result.get("isError"), part["text"]
         structured: dict[str, Any] = result["structuredContent"]
         assert json.loads(part["text"]) == structured, "the text differs from the structured content"
@@ -375,6 +375,11 @@ class Handlers:
         assert page["columns"]["is_closed"][0] is True
         return f"{page['count']} candles"
 
+    def candles_chart(self) -> str:
+        summary = self.call("candles_chart", exchange="binance", symbol="BTCUSDT", limit=50)
+        assert summary["count"] >= 1 and "picture_problem" not in summary
+        return f"{summary['count']} candles"
+
     def runner_stop(self) -> str:
         (row,) = self.call("runner_list")["runners"]
         assert self.call("runner_stop", name=row["name"])["stopped"] is True
@@ -397,13 +402,21 @@ class Handlers:
         assert status["redis"]["connected"] is True
         return "Redis connected"
 
+    def page(self) -> str:
+        html = self.text_of(CHART_PAGE, "text/html;profile=mcp-app")
+        assert html.startswith("<!doctype html>")
+        return f"{len(html):,} characters"
+
     def resource(self, uri: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.text_of(uri, "application/json"))
+        return found
+
+    def text_of(self, uri: str, mime_type: str) -> str:
         listed = {resource["uri"]: resource for resource in self.peer.ask("resources/list")["resources"]}
         (content,) = self.peer.ask("resources/read", uri=uri)["contents"]
-        assert content["mimeType"] == listed[uri]["mimeType"] == "application/json"
+        assert content["mimeType"] == listed[uri]["mimeType"] == mime_type
         self.called.add(uri)
-        found: dict[str, Any] = json.loads(content["text"])
-        return found
+        return str(content["text"])
 
     def guide(self) -> str:
         return self.prompt("streammachine-guide")
@@ -421,7 +434,7 @@ class Handlers:
 
     def checks(self) -> list[tuple[str, Callable[[], str]]]:
         """Every check by its handler's name, in the order in which they build on each other."""
-        named = {"config": "streammachine://config", "status": "streammachine://status"}
+        named = {"config": "streammachine://config", "status": "streammachine://status", "page": CHART_PAGE}
         named |= {"guide": "streammachine-guide", "patterns": "stream-processing-patterns"}
         return [(named.get(name, name), getattr(self, name)) for name in ORDER]
 
@@ -432,6 +445,7 @@ class Handlers:
         return set(self.tools) | resources | prompts
 
 
+CHART_PAGE = "ui://streammachine/candles"
 ORDER = (
     *("health_check", "redis_ping", "redis_info"),
     *("stream_send", "stream_send_batch", "stream_read", "stream_info", "stream_list"),
@@ -441,9 +455,17 @@ ORDER = (
     *("ohlc_stats", "ohlc_clear", "ohlc_list"),
     *("agent_create", "agent_list", "agent_stats", "agent_pause", "agent_resume"),
     *("dead_letter_list", "dead_letter_redrive", "dead_letter_purge", "agent_delete"),
-    *("backfill_start", "backfill_status", "runner_start", "runner_list", "candles_read", "runner_stop"),
+    *(
+        "backfill_start",
+        "backfill_status",
+        "runner_start",
+        "runner_list",
+        "candles_read",
+        "candles_chart",
+        "runner_stop",
+    ),
     *("stream_trim", "stream_delete"),
-    *("config", "status", "guide", "patterns"),
+    *("config", "status", "page", "guide", "patterns"),
 )
 
 
