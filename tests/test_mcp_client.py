@@ -120,7 +120,7 @@ class Handlers:
         """Call a tool that must succeed; its structured content, checked against schema and text."""
         self.called.add(tool)
         result = self.peer.ask("tools/call", name=tool, arguments=arguments)
-        (part,) = result["content"]
+        part, *_ = result["content"]
         assert not result.get("isError"), part["text"]
         structured: dict[str, Any] = result["structuredContent"]
         assert json.loads(part["text"]) == structured, "the text differs from the structured content"
@@ -375,6 +375,11 @@ class Handlers:
         assert page["columns"]["is_closed"][0] is True
         return f"{page['count']} candles"
 
+    def candles_chart(self) -> str:
+        summary = self.call("candles_chart", exchange="binance", symbol="BTCUSDT", limit=50)
+        assert summary["count"] >= 1 and "picture_problem" not in summary
+        return f"{summary['count']} candles"
+
     def runner_stop(self) -> str:
         (row,) = self.call("runner_list")["runners"]
         assert self.call("runner_stop", name=row["name"])["stopped"] is True
@@ -386,6 +391,36 @@ class Handlers:
         while not condition():
             assert time.monotonic() < end, "it did not come true"
             time.sleep(0.1)
+
+    def alert_create(self) -> str:
+        made = self.call("alert_create", symbol="BTCUSDT", condition="close > 1.0", name="awake")
+        assert made["name"] == "awake"
+        assert "close" in self.refused("alert_create", symbol="BTCUSDT", condition="clos > 1.0")
+        return "a condition over closed candles"
+
+    def alert_list(self) -> str:
+        assert [alert["name"] for alert in self.call("alert_list")["alerts"]] == ["awake"]
+        return "the one"
+
+    def alert_delete(self) -> str:
+        self.call("alert_delete", name="awake")
+        assert self.call("alert_list")["alerts"] == []
+        return "none is left"
+
+    def stream_describe(self) -> str:
+        found = self.call("stream_describe", stream="waited")
+        assert [field["name"] for field in found["fields"]] == ["n"]
+        return "one field"
+
+    def stream_query(self) -> str:
+        found = self.call("stream_query", sql='SELECT sum(n) AS total FROM "waited"')
+        assert found["rows"] == [[3]]
+        return "a sum over a stream"
+
+    def explain(self) -> str:
+        found = self.call("explain", topic="groups")
+        assert "STREAMMACHINE_TOOLSETS" in json.dumps(found)
+        return "how consumer groups are turned on"
 
     def event_wait(self) -> str:
         wanted = [{"name": "stream.message", "arguments": {"stream": "waited", "filter": "num.n > 1.0"}}]
@@ -406,13 +441,21 @@ class Handlers:
         assert status["redis"]["connected"] is True
         return "Redis connected"
 
+    def page(self) -> str:
+        html = self.text_of(CHART_PAGE, "text/html;profile=mcp-app")
+        assert html.startswith("<!doctype html>")
+        return f"{len(html):,} characters"
+
     def resource(self, uri: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.text_of(uri, "application/json"))
+        return found
+
+    def text_of(self, uri: str, mime_type: str) -> str:
         listed = {resource["uri"]: resource for resource in self.peer.ask("resources/list")["resources"]}
         (content,) = self.peer.ask("resources/read", uri=uri)["contents"]
-        assert content["mimeType"] == listed[uri]["mimeType"] == "application/json"
+        assert content["mimeType"] == listed[uri]["mimeType"] == mime_type
         self.called.add(uri)
-        found: dict[str, Any] = json.loads(content["text"])
-        return found
+        return str(content["text"])
 
     def prompts(self) -> str:
         names = [prompt["name"] for prompt in self.peer.ask("prompts/list")["prompts"]]
@@ -437,7 +480,7 @@ class Handlers:
 
     def checks(self) -> list[tuple[str, Callable[[], str]]]:
         """Every check by its handler's name, in the order in which they build on each other."""
-        named = {"config": "streammachine://config", "status": "streammachine://status"}
+        named = {"config": "streammachine://config", "status": "streammachine://status", "page": CHART_PAGE}
         return [(named.get(name, name), getattr(self, name)) for name in ORDER]
 
     def everything(self) -> set[str]:
@@ -447,6 +490,7 @@ class Handlers:
         return set(self.tools) | resources | prompts
 
 
+CHART_PAGE = "ui://streammachine/candles"
 ORDER = (
     *("health_check", "redis_ping", "redis_info"),
     *("stream_send", "stream_send_batch", "stream_read", "stream_info", "stream_list"),
@@ -456,9 +500,10 @@ ORDER = (
     *("ohlc_stats", "ohlc_clear", "ohlc_list"),
     *("agent_create", "agent_list", "agent_stats", "agent_pause", "agent_resume"),
     *("dead_letter_list", "dead_letter_redrive", "dead_letter_purge", "agent_delete"),
-    *("backfill_start", "backfill_status", "runner_start", "runner_list", "candles_read", "runner_stop"),
-    *("event_wait", "stream_trim", "stream_delete"),
-    *("config", "status", "prompts", "skills"),
+    *("backfill_start", "backfill_status", "runner_start", "runner_list", "candles_read", "candles_chart"),
+    *("alert_create", "alert_list", "alert_delete", "runner_stop"),
+    *("event_wait", "stream_describe", "stream_query", "explain", "stream_trim", "stream_delete"),
+    *("config", "status", "page", "prompts", "skills"),
 )
 
 

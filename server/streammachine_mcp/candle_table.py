@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -103,7 +104,7 @@ class CandleTable:
 
 
 async def indicators_of(texts: Sequence[str] | None, *, most: int | None = None) -> list[Indicator]:
-    """The indicators that texts ask for; TA-Lib is imported in a thread.
+    """The indicators that texts ask for; TA-Lib is imported in a thread, by the first call.
 
     Raises:
         IndicatorError: a text is none, there are too many, or TA-Lib is not installed.
@@ -116,7 +117,7 @@ async def indicators_of(texts: Sequence[str] | None, *, most: int | None = None)
 
         return parse_all(texts, most=MOST if most is None else most)
 
-    return await anyio.to_thread.run_sync(parsed)
+    return parsed() if "talib" in sys.modules else await anyio.to_thread.run_sync(parsed)
 
 
 def history_of(indicators: Sequence[Indicator]) -> int:

@@ -25,8 +25,8 @@ reads it, stream_send writes, stream_query runs SQL over streams and candles. St
 objects are pickles of Python programs. An OHLC aggregator turns ticks into candles: ohlc_create, then ohlc_update
 (one trade or a batch), then ohlc_get_candles; all of it survives restarts. Agents work on streams in the background:
 agent_list shows them, agent_create declares one (filter and select), dead_letter_list shows what they failed on.
-runner_start streams an exchange's candles into Redis, backfill_start fetches older ones, candles_read reads them.
-event_wait waits for what happens, alert_create watches a condition ("close > 50000") over candles.
+runner_start streams an exchange's candles into Redis, backfill_start fetches older ones, candles_read reads them
+(with indicators), candles_chart draws them. event_wait waits for what happens, alert_create watches a condition ("close > 50000") over candles.
 Times are UTC: epoch milliseconds, ISO 8601, a stream id or "now-15m"; intervals 60000 or "1m". Results are bounded:
 where `truncated` is true, `hint` says how to go on. When a tool fails on Redis, health_check says why; explain says
 what is off here and how to turn it on.

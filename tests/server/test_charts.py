@@ -91,7 +91,7 @@ def test_a_chart_of_an_aggregator(raw: RawClient) -> None:
     assert (summary["title"], summary["count"], summary["missing"]) == ("A · 1m · m", 35, 5)
     page = raw.call(summary["data"]["tool"], **summary["data"]["arguments"])
     assert page["columns"]["obv"][-1] == summary["indicators"]["obv"]
-    part, _ = drawn(raw, name="m", symbol="A", interval=300_000, end=T0 + 20 * MINUTE, limit=2)
+    part, _ = drawn(raw, name="m", symbol="A", timeframe="5m", end=T0 + 20 * MINUTE, limit=2)
     assert (part["count"], part["last_ms"]) == (2, T0 + 15 * MINUTE)
     page = raw.call(part["data"]["tool"], **part["data"]["arguments"])
     assert page["columns"]["candle_start_ms"][-1] == part["last_ms"]
@@ -102,7 +102,8 @@ def test_a_chart_of_an_aggregator(raw: RawClient) -> None:
     [
         ({}, "Say what to draw"),
         ({"exchange": "binance"}, "Say what to draw"),
-        ({"name": "m", "symbol": "A"}, "needs its name, a symbol and an interval"),
+        ({"name": "m"}, "needs its name, a symbol and an interval"),
+        ({"name": "m", "symbol": "A", "timeframe": "1M"}, "needs its name, a symbol and an interval"),
         ({"name": "nope", "symbol": "A", "interval": "1m"}, "nope"),
         ({**SERIES, "start": T0 + 10**9}, "no candles to draw"),
         ({**SERIES, "indicators": ["sma:2", "sma:3", "sma:4", "sma:5", "sma:6"]}, "at most 4"),

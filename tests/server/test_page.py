@@ -115,7 +115,7 @@ def test_the_crosshair_shows_the_candle_below_it_and_the_wheel_zooms(browser: An
 def test_doubled_unordered_and_broken_rows_are_mended_before_they_are_drawn(browser: Any) -> None:
     times = [T0 + n * MINUTE for n in (2, 0, 1, 1, 3)]
     given = columns(times, [12.0, 10.0, 99.0, 11.0, math.pi])
-    given["structuredContent"]["columns"]["low"] = [12.0, 10.0, 99.0, 11.0, 50.0]  # above its close: no candle
+    given["structuredContent"]["columns"]["low"] = [12.0, 10.0, 99.0, 11.0, 50.0]  # above its high: no candle
     host = AppHost(browser, candles_html(), lambda *_: given, capabilities={"downloadFile": {}})
     host.give({}, result(summary()))
     host.until(DRAWN)

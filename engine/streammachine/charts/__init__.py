@@ -1,7 +1,6 @@
 """Candles as pictures: matplotlib's object API, no global state, values of any size.
 
-``Chart`` says what is drawn, ``draw_chart`` gives a PNG. matplotlib (the extra ``charts``) is imported by the first
-``draw_chart``.
+``Chart`` says what is drawn, ``draw_chart`` gives a PNG and imports matplotlib (the extra ``charts``).
 """
 
 from streammachine.charts.chart import THEMES, Chart, ChartLine

@@ -7,6 +7,7 @@
   const FALLBACK_MS = 2000, POLL_MS = 5000, SLOWEST_POLL_MS = 60000, CALL_MS = 45000;
   const INLINE_HEIGHT = 500, MOST_HEIGHT = 400, LEAST_HEIGHT = 220; // pixels: of the page, of the chart
   const PRICE_SHARE = 240, PANE_SHARE = 76;
+  const MOST_ROWS = 2000; // that are kept while it goes on live
   const MOST_BLANKS = 40; // places that a gap takes
   const THEMES = {
     light: { text: "#1f2328", grid: "#e8eaed", edge: "#c9ced4", up: "#0f8a7e", down: "#d1383d", mark: "#b35900",
@@ -116,7 +117,7 @@
       row.time = Number(row[first]) / 1000;
       const prices = [row.open, row.high, row.low, row.close];
       if (!Number.isFinite(row.time) || prices.some((value) => typeof value !== "number" || !Number.isFinite(value))
-        || row.low > Math.min(row.open, row.close) || row.high < Math.max(row.open, row.close)) { invalid++; continue; }
+        || row.low > row.high) { invalid++; continue; }
       rows.set(row.time, row);
     }
     return { names, invalid, rows: [...rows.values()].sort((one, other) => one.time - other.time) };
@@ -327,13 +328,14 @@
     if (fresh[0].time > last.time + (Number.isFinite(step) ? step : 0)) { reload(); return; } // more than one call gives
     const known = new Map(state.rows.map((row) => [row.time, row]));
     for (const row of fresh) if (row.time >= state.rows[0].time) known.set(row.time, row);
-    state.rows = [...known.values()].sort((one, other) => one.time - other.time);
+    state.rows = [...known.values()].sort((one, other) => one.time - other.time).slice(-MOST_ROWS);
     fill();
     legend();
   }
 
   async function reload() {
-    try { show(await load(state.summary.data.arguments)); } catch (error) { note("No update: " + error.message); }
+    const { start, ...newest } = state.summary.data.arguments;
+    try { show(await load(newest)); } catch (error) { note("No update: " + error.message); }
   }
 
   // -- buttons, theme, size ------------------------------------------------------------------

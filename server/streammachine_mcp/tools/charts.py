@@ -13,6 +13,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from streammachine.errors import ChartError
+from streammachine.market.model.timeframe import MILLISECONDS
 from streammachine_mcp import candle_series
 from streammachine_mcp.argument_types import Exchange, Interval, Moment, Timeframe
 from streammachine_mcp.candle_table import Indicators, history_of, indicator_columns, indicators_of
@@ -125,7 +126,8 @@ class ChartTools(Family):
         given = (None if start is None else market.moment_ms(start), None if end is None else market.moment_ms(end))
         async with self.pictures.turn():
             if name is not None:
-                series = await self._of_aggregator(name, symbol, interval, given, limit, wanted)
+                length = interval if interval is not None else MILLISECONDS.get(timeframe)
+                series = await self._of_aggregator(name, symbol, length, given, limit, wanted)
             else:
                 series = await self._of_exchange(exchange, symbol, timeframe, given, limit, wanted)
             values = await indicator_columns(wanted, series.names, series.rows, series.history)
