@@ -414,7 +414,7 @@ class Handlers:
 
     def stream_query(self) -> str:
         found = self.call("stream_query", sql='SELECT sum(n) AS total FROM "waited"')
-        assert found["rows"] == [[3]]
+        assert found["columns"] == {"total": [3]}
         return "a sum over a stream"
 
     def explain(self) -> str:

@@ -28,6 +28,7 @@ from streammachine_mcp.stdio import DRAIN, Wire
 
 if TYPE_CHECKING:
     import anyio
+    from fastmcp import FastMCP
     from fastmcp.server.auth import TokenVerifier
     from starlette.applications import Starlette
 

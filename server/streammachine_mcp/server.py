@@ -26,7 +26,8 @@ objects are pickles of Python programs. An OHLC aggregator turns ticks into cand
 (one trade or a batch), then ohlc_get_candles; all of it survives restarts. Agents work on streams in the background:
 agent_list shows them, agent_create declares one (filter and select), dead_letter_list shows what they failed on.
 runner_start streams an exchange's candles into Redis, backfill_start fetches older ones, candles_read reads them
-(with indicators), candles_chart draws them. event_wait waits for what happens, alert_create watches a condition ("close > 50000") over candles.
+(with indicators), candles_chart draws them. event_wait waits for what happens, alert_create watches a condition
+("close > 50000") over candles.
 Times are UTC: epoch milliseconds, ISO 8601, a stream id or "now-15m"; intervals 60000 or "1m". Results are bounded:
 where `truncated` is true, `hint` says how to go on. When a tool fails on Redis, health_check says why; explain says
 what is off here and how to turn it on.
