@@ -392,6 +392,15 @@ class Handlers:
             assert time.monotonic() < end, "it did not come true"
             time.sleep(0.1)
 
+    def event_wait(self) -> str:
+        wanted = [{"name": "stream.message", "arguments": {"stream": "waited", "filter": "num.n > 1.0"}}]
+        begun = self.call("event_wait", events=wanted, timeout_s=0.1)
+        assert begun["timed_out"] is True and begun["events"] == []
+        self.call("stream_send_batch", stream="waited", messages=[{"n": 1}, {"n": 2}])
+        found = self.call("event_wait", events=wanted, cursor=begun["cursor"], timeout_s=30)
+        assert [event["name"] for event in found["events"]] == ["stream.message"] and found["timed_out"] is False
+        return "the message behind the cursor"
+
     # -- resources and prompts ----------------------------------------------------------------
 
     def config(self) -> str:
@@ -418,11 +427,18 @@ class Handlers:
         self.called.add(uri)
         return str(content["text"])
 
-    def guide(self) -> str:
-        return self.prompt("streammachine-guide")
+    def prompts(self) -> str:
+        names = [prompt["name"] for prompt in self.peer.ask("prompts/list")["prompts"]]
+        return ", ".join(f"{name}: {self.prompt(name)}" for name in names)
 
-    def patterns(self) -> str:
-        return self.prompt("stream-processing-patterns")
+    def skills(self) -> str:
+        uris = [resource["uri"] for resource in self.peer.ask("resources/list")["resources"]]
+        chosen = [uri for uri in uris if uri.startswith("skill://")]
+        for uri in chosen:
+            (content,) = self.peer.ask("resources/read", uri=uri)["contents"]
+            assert content["mimeType"] == "text/markdown" and content["text"].startswith("---\nname: ")
+            self.called.add(uri)
+        return f"{len(chosen)} files"
 
     def prompt(self, name: str) -> str:
         (message,) = self.peer.ask("prompts/get", name=name)["messages"]
@@ -435,7 +451,6 @@ class Handlers:
     def checks(self) -> list[tuple[str, Callable[[], str]]]:
         """Every check by its handler's name, in the order in which they build on each other."""
         named = {"config": "streammachine://config", "status": "streammachine://status", "page": CHART_PAGE}
-        named |= {"guide": "streammachine-guide", "patterns": "stream-processing-patterns"}
         return [(named.get(name, name), getattr(self, name)) for name in ORDER]
 
     def everything(self) -> set[str]:
@@ -455,17 +470,9 @@ ORDER = (
     *("ohlc_stats", "ohlc_clear", "ohlc_list"),
     *("agent_create", "agent_list", "agent_stats", "agent_pause", "agent_resume"),
     *("dead_letter_list", "dead_letter_redrive", "dead_letter_purge", "agent_delete"),
-    *(
-        "backfill_start",
-        "backfill_status",
-        "runner_start",
-        "runner_list",
-        "candles_read",
-        "candles_chart",
-        "runner_stop",
-    ),
-    *("stream_trim", "stream_delete"),
-    *("config", "status", "page", "guide", "patterns"),
+    *("backfill_start", "backfill_status", "runner_start", "runner_list", "candles_read", "candles_chart"),
+    *("runner_stop", "event_wait", "stream_trim", "stream_delete"),
+    *("config", "status", "page", "prompts", "skills"),
 )
 
 

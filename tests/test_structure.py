@@ -23,27 +23,30 @@ LONGER = {  # file: its own limit, and the reason
 }
 
 # Rooms from top to bottom. A room may import the rooms below it in its own list, and what FOUNDATION and BELOW say.
-FOUNDATION = ("errors", "settings", "backoff", "masking", "redis_url")
+FOUNDATION = ("errors", "settings", "backoff", "masking", "redis_url", "logs")
 PACKAGES = {  # package: the packages of the engine that it may import
     "errors": (),
     "backoff": (),
     "masking": (),
     "redis_url": ("errors", "masking"),
     "settings": ("errors", "masking", "redis_url"),
+    "logs": ("errors", "masking", "settings"),
     "redis": FOUNDATION,
     "frames": ("redis",),
     "indicators": ("errors",),
     "charts": ("errors",),
     "ohlc": (*FOUNDATION, "redis", "runtime"),
-    "runtime": (*FOUNDATION, "redis"),
+    "runtime": (*FOUNDATION, "redis", "indicators"),
     "market": (*FOUNDATION, "redis", "indicators"),
-    "cli": (*FOUNDATION, "redis", "frames", "ohlc", "runtime", "market", "indicators", "cli"),
+    "trade_files": (*FOUNDATION, "ohlc", "market"),
+    "cli": (*FOUNDATION, "redis", "frames", "ohlc", "runtime", "market", "indicators", "trade_files", "cli"),
     "mcp_server": (),
     "__main__": ("mcp_server",),
 }
 RUNTIME = (
     ("testing", "children"),
     ("app",),
+    ("alerts",),
     ("admin", "observability", "declared"),
     ("consumer", "timer"),
     ("delivery", "handlers", "processes"),
@@ -56,7 +59,7 @@ MARKET = (
     ("model", "clock"),
 )
 REDIS = (
-    ("storage", "objects", "streams", "group_reader", "appender", "lease", "update_queue"),
+    ("storage", "objects", "streams", "group_reader", "stream_watch", "appender", "lease", "update_queue"),
     ("connection", "client"),
     ("transport", "embedded", "target", "failures", "signing", "commands", "scripts"),
 )

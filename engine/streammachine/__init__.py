@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from streammachine.market.backfill.backfill import Backfilling
     from streammachine.market.emitters.base import DataEmitter as DataEmitter
     from streammachine.market.emitters.csv import CSVEmitter as CSVEmitter
+    from streammachine.market.emitters.duckdb import DuckDBEmitter as DuckDBEmitter
+    from streammachine.market.emitters.frame import FrameEmitter as FrameEmitter
     from streammachine.market.emitters.kafka import KafkaEmitter as KafkaEmitter
     from streammachine.market.emitters.logger import Logger as Logger
     from streammachine.market.emitters.parquet import ParquetEmitter as ParquetEmitter
     from streammachine.market.emitters.postgres import PostgresEmitter as PostgresEmitter
     from streammachine.market.emitters.redis import RedisEmitter as RedisEmitter
+    from streammachine.market.emitters.webhook import WebhookEmitter as WebhookEmitter
     from streammachine.market.live.feed_options import FeedOptions as FeedOptions
     from streammachine.market.live.merge import merge_streams as merge_streams
     from streammachine.market.live.runner import Runner
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
     from streammachine.redis.transport.codec import _has_cython_decode as _has_cython_decode
     from streammachine.redis.transport.codec import decode_dict_bytes_to_utf8 as decode_dict_bytes_to_utf8
     from streammachine.runtime.admin.dead_letters import DeadLetters as DeadLetters
+    from streammachine.runtime.alerts.alert import Alert as Alert
+    from streammachine.runtime.alerts.alert import create_alert as create_alert
     from streammachine.runtime.app.app import App as App
     from streammachine.runtime.consumer.consumer import StreamConsumer as StreamConsumer
     from streammachine.runtime.model.config import AppConfig as AppConfig
@@ -60,10 +65,13 @@ if TYPE_CHECKING:
     from streammachine.runtime.model.retry import Retry as Retry
     from streammachine.runtime.model.retry import RetryPolicy as RetryPolicy
     from streammachine.runtime.model.retry import Skip as Skip
+    from streammachine.runtime.model.typed import TypedBatch as TypedBatch
     from streammachine.runtime.observability.metrics import collector as collector
     from streammachine.runtime.testing import TestApp as TestApp
     from streammachine.runtime.testing import wait_until as wait_until
     from streammachine.settings import Settings as Settings
+    from streammachine.trade_files.build import abuild_candles as abuild_candles
+    from streammachine.trade_files.build import build_candles as build_candles
 
     __version__: str
 
@@ -74,6 +82,8 @@ if TYPE_CHECKING:
 
     class KrakenRunner(Runner): ...
 
+    class CoinbaseRunner(Runner): ...
+
     class BybitRunner(Runner): ...
 
     class BinanceBackfilling(Backfilling): ...
@@ -82,11 +92,14 @@ if TYPE_CHECKING:
 
     class KrakenBackfilling(Backfilling): ...
 
+    class CoinbaseBackfilling(Backfilling): ...
+
     class BybitBackfilling(Backfilling): ...
 
     OkxBackfilling = OKXBackfilling
 
 _HOMES = {
+    "Alert": "runtime.alerts.alert",
     "App": "runtime.app.app",
     "AppConfig": "runtime.model.config",
     "Batch": "runtime.model.config",
@@ -95,6 +108,8 @@ _HOMES = {
     "BybitBackfilling": "market.backfill.backfill",
     "BybitRunner": "market.live.runner",
     "CSVEmitter": "market.emitters.csv",
+    "DuckDBEmitter": "market.emitters.duckdb",
+    "FrameEmitter": "market.emitters.frame",
     "CandleData": "ohlc.aggregator",
     "Chart": "charts.chart",
     "ChartLine": "charts.chart",
@@ -108,6 +123,8 @@ _HOMES = {
     "Gap": "market.model.kline",
     "KafkaEmitter": "market.emitters.kafka",
     "Kline": "market.model.kline",
+    "CoinbaseBackfilling": "market.backfill.backfill",
+    "CoinbaseRunner": "market.live.runner",
     "KrakenBackfilling": "market.backfill.backfill",
     "KrakenRunner": "market.live.runner",
     "Logger": "market.emitters.logger",
@@ -132,12 +149,17 @@ _HOMES = {
     "TestApp": "runtime.testing",
     "TimeSeriesBuffer": "frames.buffer",
     "TimerConfig": "runtime.model.config",
+    "TypedBatch": "runtime.model.typed",
     "Trade": "market.model.kline",
+    "WebhookEmitter": "market.emitters.webhook",
     "_HAS_FAST_OHLC_CYTHON": "ohlc.aggregator",
     "_has_cython_decode": "redis.transport.codec",
+    "abuild_candles": "trade_files.build",
+    "build_candles": "trade_files.build",
     "collector": "runtime.observability.metrics",
     "compute_indicators": "indicators.compute",
     "config": "market.log_config",
+    "create_alert": "runtime.alerts.alert",
     "create_ohlc_aggregator": "ohlc.aggregator",
     "decode_dict_bytes_to_utf8": "redis.transport.codec",
     "draw_chart": "charts.draw",

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastmcp import FastMCP
 from mcp.server import MCPServer
 
 from streammachine_mcp.entry import serve_stdio
-from streammachine_mcp.server import create_server
+from streammachine_mcp.server import StreamMachineServer, create_server
 from streammachine_mcp.stderr import Pump
 from streammachine_mcp.stdio import Wire
 
@@ -21,7 +20,7 @@ from streammachine_mcp.stdio import Wire
 class McpCliServer(MCPServer[Any]):
     """A FastMCP server in the shape that the ``mcp`` command checks for."""
 
-    def __init__(self, target: FastMCP[Any]) -> None:
+    def __init__(self, target: StreamMachineServer) -> None:
         super().__init__(target.name)
         self._target = target
 

@@ -21,6 +21,8 @@ import anyio.to_thread
 from streammachine.errors import RedisUnavailableError, StreamMachineError
 from streammachine.settings import Settings
 from streammachine_mcp.hosting.supervisor import Hosting
+from streammachine_mcp.live.hub import Live
+from streammachine_mcp.query.pool import QueryPool
 
 if TYPE_CHECKING:
     from streammachine.ohlc.durable import DurableAggregators
@@ -54,10 +56,13 @@ class ServerState:
             app,
             declared="agent" in may,
             market="market" in may,
+            alerts="live" in may,
             log_level=settings.log_level,
             opened=lambda: self.connection,
             connect=self.redis,
         )
+        self.live = Live(self.redis, lambda: self.connection, writes=not settings.read_only)
+        self.queries = QueryPool(self.redis)
         self.started = time.time()
         self.problem: StreamMachineError | None = None
         self.restarts = 0
@@ -80,17 +85,19 @@ class ServerState:
         self.started = time.time()
         supervisor = asyncio.create_task(self._supervise(), name="streammachine-supervisor")
         hosting = asyncio.create_task(self.hosting.run(), name="streammachine-hosting")
+        live = asyncio.create_task(self.live.run(), name="streammachine-live")
         try:
             yield self
         finally:
+            await self.queries.close()
             draining = asyncio.create_task(self.hosting.stop(LAST_WAIT), name="streammachine-draining")
             with anyio.move_on_after(LAST_WAIT):
                 if self._aggregators is not None and self._connection is not None:
                     await self._aggregators.snapshot_all()
             await asyncio.wait([draining])
-            hosting.cancel()
-            supervisor.cancel()
-            for task in (hosting, supervisor):
+            for task in (live, hosting, supervisor):
+                task.cancel()
+            for task in (live, hosting, supervisor):
                 await asyncio.wait([task])
                 if not task.cancelled() and task.exception() is not None:
                     log.error("%s failed", task.get_name(), exc_info=task.exception())

@@ -16,7 +16,7 @@ import select
 import stat
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -67,9 +67,18 @@ class Wire:
         return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or (stat.S_ISCHR(mode) and os.isatty(self.read_fd))
 
 
-async def serve(server: FastMCP[Any], wire: Wire, stop: anyio.Event, ending: Callable[[], None]) -> None:
-    """Serve one client over the wire until its input ends or ``stop`` is set; ``ending`` is called once the requests
-    under way have had their time."""
+async def serve(
+    server: FastMCP[Any],
+    wire: Wire,
+    stop: anyio.Event,
+    ending: Callable[[], None],
+    draining: Sequence[Callable[[], None]] = (),
+) -> None:
+    """Serve one client over the wire until its input ends or ``stop`` is set.
+
+    Args:
+        ending: called once the requests under way have had their time. draining: called before that.
+    """
     from fastmcp.server.context import reset_transport, set_transport
     from mcp.shared.message import SessionMessage
 
@@ -82,7 +91,7 @@ async def serve(server: FastMCP[Any], wire: Wire, stop: anyio.Event, ending: Cal
     try:
         async with server._lifespan_manager(), anyio.create_task_group() as tasks:
             tasks.start_soon(_write_messages, wire, from_server, stop, under_way)
-            tasks.start_soon(_read_messages, wire, to_server, stop, under_way, server_writes.clone())
+            tasks.start_soon(_read_messages, wire, to_server, stop, under_way, server_writes.clone(), draining)
             await low_level.run(server_reads, server_writes, low_level.create_initialization_options())
             ending()
             # The writer ends by itself once the client has taken all; one that reads no more is not waited for.
@@ -132,7 +141,14 @@ class _UnderWay:
         self._changed = anyio.Event()
 
 
-async def _read_messages(wire: Wire, to_server: Any, stop: anyio.Event, under_way: _UnderWay, reply: Any) -> None:
+async def _read_messages(
+    wire: Wire,
+    to_server: Any,
+    stop: anyio.Event,
+    under_way: _UnderWay,
+    reply: Any,
+    draining: Sequence[Callable[[], None]],
+) -> None:
     async with to_server, reply:
         async with anyio.create_task_group() as tasks:
 
@@ -145,6 +161,8 @@ async def _read_messages(wire: Wire, to_server: Any, stop: anyio.Event, under_wa
                 await _take_line(line, to_server, under_way, reply)
                 await under_way.room()
             tasks.cancel_scope.cancel()
+        for each in draining:
+            each()
         if not await under_way.drained():
             log.warning("Requests still under way after %g s are cancelled", DRAIN)
 

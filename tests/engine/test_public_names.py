@@ -39,6 +39,7 @@ def test_the_names_of_this_layer_are_public() -> None:
 
 # The names that documents and users rely on.
 PUBLIC_NAMES = [
+    "Alert",
     "App",
     "StreamConsumer",
     "Message",
@@ -89,6 +90,8 @@ PUBLIC_NAMES = [
     "KafkaEmitter",
     "RedisEmitter",
     "ParquetEmitter",
+    "DuckDBEmitter",
+    "FrameEmitter",
     "DataEmitter",
     "merge_streams",
     "config",

@@ -28,6 +28,8 @@ _TABLE = (
     ContractTool("stream_read", "stream", "count start", "count messages next_cursor truncated", READS),
     ContractTool("stream_info", "stream", "", "length groups first_entry last_entry last_generated_id", READS),
     ContractTool("stream_list", "", "pattern", "streams", READS),
+    ContractTool("stream_query", "sql", "limit", "columns types count rows_read truncated", READS),
+    ContractTool("stream_describe", "stream", "", "stream length fields groups sample rate_per_s", READS),
     ContractTool("stream_delete", "stream", "confirm confirm_token", "deleted", DELETES),
     ContractTool("stream_trim", "stream", "keep before confirm confirm_token", "deleted", DELETES),
     ContractTool("storage_read", "key", "default", "key value", READS),
@@ -35,6 +37,7 @@ _TABLE = (
     ContractTool("storage_delete", "key", "", "key existed", DELETES),
     ContractTool("storage_keys", "", "", "keys count", READS),
     ContractTool("storage_clear", "", "confirm", "cleared", DELETES),
+    ContractTool("explain", "", "topic", "off on", READS),
     ContractTool("health_check", "", "", "status redis", READS),
     ContractTool("redis_info", "", "section", "", READS),
     ContractTool("redis_ping", "", "", "ping", READS),
@@ -87,5 +90,16 @@ _TABLE = (
         "exchange symbol timeframe count columns truncated",
         READS,
     ),
+    ContractTool("event_wait", "events", "cursor timeout_s", "events cursor timed_out", READS),
+    ContractTool(
+        "alert_create",
+        "symbol condition",
+        "exchange timeframe on name cooldown_s stream webhook",
+        "name created",
+        WRITES,
+        outside=True,
+    ),
+    ContractTool("alert_list", "", "", "alerts count truncated", READS),
+    ContractTool("alert_delete", "name", "", "name deleted", WRITES),
 )
 CONTRACT = {row.name: row for row in _TABLE}

@@ -19,6 +19,7 @@ DEADLINE = 60.0
 OURS = re.compile(rb"^\{?sm:|\}[^{}]*:(dlq|retry|dedup|state|ohlc)(:|$)")
 LASTING = re.compile(
     rb"^sm:(storage|obj:.*|agents|agents:paused|agents:running|topics|ohlc|ohlc:.*)$"
+    rb"|^\{sm:alerts\}:(defined|state|fired|outbox)$"
     rb"|\}[^{}]*:(dlq|retry:[^:]+|retry:.*:due|retry:.*:mark|state:.*|ohlc:[^:]+)$"
 )
 

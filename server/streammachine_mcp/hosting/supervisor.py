@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 GRACE = 1.0  # seconds that handlers get when the server ends
 DECLARED = "declared agents"
 MARKET = "runners"
+ALERTS = "alerts"
 CHECK_EVERY = 2.0  # seconds between two checks for declared agents, and for another Redis
 FIRST_CHECK = 2.0  # seconds after the start before the first check: it must not slow the first tools/list
 
@@ -35,7 +36,7 @@ class Hosting:
 
     Args:
         app: where the App is, as ``package.module:app`` or ``path/to/script.py:app``.
-        declared: host declared agents. market: host runners and backfills.
+        declared: host declared agents. market: host runners and backfills. alerts: evaluate alerts.
         log_level: of the child processes.
         opened: gives the open connection, or None, and opens none.
         connect: gives the open connection; waits for it, and raises RedisUnavailableError when there is none.
@@ -47,12 +48,14 @@ class Hosting:
         *,
         declared: bool,
         market: bool,
+        alerts: bool,
         log_level: str,
         opened: Callable[[], RedisConnection | None],
         connect: Callable[[], Awaitable[RedisConnection]],
     ) -> None:
         self._app = app
-        self._wanted = [name for name, wanted in ((DECLARED, declared), (MARKET, market)) if wanted]
+        kinds = ((DECLARED, declared), (MARKET, market), (ALERTS, alerts))
+        self._wanted = [name for name, wanted in kinds if wanted]
         self._log_level = log_level
         self._opened = opened
         self._connect = connect
@@ -69,7 +72,7 @@ class Hosting:
         return found
 
     def check_now(self) -> None:
-        """Check now for declared agents and runners."""
+        """Check now for declared agents, runners and alerts."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -113,7 +116,7 @@ class Hosting:
             wanted = await _is_wanted(name, connection)
             host = self._hosted.get(name)
             if wanted and host is None:
-                tasks.start_soon(self._host, name, [])
+                tasks.start_soon(self._host, name, ["--alerts"] if name == ALERTS else [])
             elif not wanted and host is not None:
                 await host.stop(within=5 * GRACE)
 
@@ -125,7 +128,7 @@ class Hosting:
         async def environment() -> Mapping[str, str]:
             return await self._environment(name)
 
-        ours = name in (DECLARED, MARKET)
+        ours = name in (DECLARED, MARKET, ALERTS)
         module = "streammachine_mcp.hosting.market_host" if name == MARKET else "streammachine.runtime.children.host"
         self._hosted[name] = hosted = Supervised(name, options, environment, kill_silent=ours, module=module)
         try:
@@ -150,6 +153,10 @@ async def _is_wanted(name: str, connection: RedisConnection) -> bool:
 
     if name == DECLARED:
         return bool(await connection.command("HLEN", KEY, repeatable=True))
-    from streammachine_mcp.hosting.remembered import unfinished
+    if name == ALERTS:
+        from streammachine.runtime.alerts.alert import any_alert
+
+        return await any_alert(connection)
+    from streammachine.runtime.admin.remembered import unfinished
 
     return await unfinished(connection)

@@ -98,6 +98,16 @@ class Family:
         self.state = state
         self.confirmer = confirmer
 
+    @classmethod
+    def marked(cls) -> list[tuple[str, ToolAnnotations]]:
+        """The names of the family's tools and their hints; no schema is made."""
+        found = []
+        for _, method in inspect.getmembers(cls, inspect.isfunction):
+            if (marked := getattr(method, _MARK, None)) is not None:
+                name, _, annotations = marked
+                found.append((name, annotations))
+        return found
+
     def tools(self, *, read_only: bool) -> list[Tool]:
         """The family's tools; with ``read_only`` those alone that change nothing."""
         found: list[Tool] = []

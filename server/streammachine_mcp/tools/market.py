@@ -16,14 +16,14 @@ from streammachine.market.exchanges import registry as exchanges
 from streammachine.redis import streams
 from streammachine_mcp.argument_types import Exchange, History, Moment, Timeframe
 from streammachine_mcp.candle_series import COLUMNS, exists, history, read_series
-from streammachine_mcp.candle_table import CandleTable, CandleValue, Fields, Form, Indicators, indicators_of
+from streammachine_mcp.candle_table import CandleTable, Fields, Form, Indicators, indicators_of
 from streammachine_mcp.results import fit
 from streammachine_mcp.tools.family import Family, tool
 
 if TYPE_CHECKING:  # the market room is loaded by the first call that needs it: it would delay the first tools/list
     from streammachine.market.exchanges.base import Adapter
     from streammachine.redis.connection import RedisConnection
-    from streammachine_mcp.hosting.remembered import BackfillSpec, RunnerSpec
+    from streammachine.runtime.admin.remembered import BackfillSpec, RunnerSpec
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,8 @@ class CandleColumns(TypedDict):
     symbol: str
     timeframe: str
     count: int
-    columns: dict[str, list[CandleValue]]
-    candles: NotRequired[list[dict[str, CandleValue]]]
+    columns: dict[str, Any]  # a list of numbers each; said here it would cost every client
+    candles: NotRequired[list[dict[str, Any]]]
     rows_left_out: NotRequired[int]
     rows_hint: NotRequired[str]
     truncated: bool
@@ -96,8 +96,8 @@ class MarketTools(Family):
     ) -> Started:
         """Start a runner in the background: live closed candles of an exchange go to the sinks, gaps healed; it goes on
         after restarts, until runner_stop. Read them with candles_read."""
+        from streammachine.runtime.admin.remembered import RUNNERS, RunnerSpec, name_for
         from streammachine_mcp.hosting import sinks
-        from streammachine_mcp.hosting.remembered import RUNNERS, RunnerSpec, name_for
 
         adapter, names = await _checked(exchange, market_type, symbols, timeframe, aggregate or [])
         emitters = sinks.check(["redis"] if emit is None else emit)
@@ -123,7 +123,7 @@ class MarketTools(Family):
     @tool("runner_stop", "Stop a runner", idempotent=True)
     async def stop(self, name: Annotated[str, Field(description="As runner_list gives it")]) -> Stopped:
         """End a runner and forget it. What it wrote stays."""
-        from streammachine_mcp.hosting.remembered import RUNNERS
+        from streammachine.runtime.admin.remembered import RUNNERS
 
         connection = await self.state.redis()
         await RUNNERS.get(connection, name)
@@ -136,7 +136,7 @@ class MarketTools(Family):
     @tool("runner_list", "List runners", reads=True)
     async def runners(self) -> Runners:
         """Runners with state, rates, gaps healed, last candle of each symbol, sinks, and what is wrong."""
-        from streammachine_mcp.hosting.remembered import RUNNERS, SILENT
+        from streammachine.runtime.admin.remembered import RUNNERS, SILENT
 
         connection = await self.state.redis()
         statuses = await RUNNERS.statuses(connection)
@@ -163,8 +163,8 @@ class MarketTools(Family):
     ) -> Started:
         """Fetch past candles in the background (backfill_status shows how far); it goes on after restarts. Candles
         older than those of a runner go to the archive of the same series: candles_read reads across both."""
+        from streammachine.runtime.admin.remembered import BACKFILLS, BackfillSpec, name_for
         from streammachine_mcp.hosting import sinks
-        from streammachine_mcp.hosting.remembered import BACKFILLS, BackfillSpec, name_for
 
         adapter, names = await _checked(exchange, market_type, [symbol], timeframe, [])
         emitters = sinks.check(["redis"] if emit is None else emit)
@@ -187,7 +187,7 @@ class MarketTools(Family):
     @tool("backfill_status", "Show backfills", reads=True)
     async def backfills(self, name: Annotated[str | None, Field(description="Only this one")] = None) -> Backfills:
         """Backfills: state, candles written, how far (0 to 1), seconds left, gaps, and what is wrong."""
-        from streammachine_mcp.hosting.remembered import BACKFILLS
+        from streammachine.runtime.admin.remembered import BACKFILLS
 
         connection = await self.state.redis()
         known = await BACKFILLS.all(connection)
@@ -287,7 +287,7 @@ def _wants_more(spec: "RunnerSpec", known: "RunnerSpec") -> bool:
 async def _is_lost(connection: "RedisConnection", spec: "BackfillSpec") -> bool:
     """Whether a backfill of its name is over, and what it was to write is not there: it failed, or that was deleted."""
     from streammachine.market.emitters.redis import archive_of
-    from streammachine_mcp.hosting.remembered import BACKFILLS
+    from streammachine.runtime.admin.remembered import BACKFILLS
 
     state = (await BACKFILLS.statuses(connection)).get(spec.name, {}).get("state")
     if state != "done" or spec.emit != ["redis"]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 
 from streammachine.errors import SettingsError, StreamMachineError, single
+from streammachine.logs import configure_logging
 from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.storage import Storage
@@ -64,6 +65,7 @@ class App(Registry):
         send_limit: most sends under way at once.
         tracing: OpenTelemetry spans for sends and handlers (extra ``monitoring``). None: where the program has set a
             tracer provider; True: always, False: never.
+        alerts: evaluate the alerts that ``create_alert`` made, where no server or other App on this Redis does.
 
     Raises:
         SettingsError: an argument is refused.
@@ -94,6 +96,7 @@ class App(Registry):
         grace: float = 25.0,
         send_limit: int = 1000,
         tracing: bool | None = None,
+        alerts: bool = False,
     ) -> None:
         if redis_url is not None and not isinstance(redis_url, str):
             raise SettingsError("redis_url: give a URL as a text, e.g. 'redis://localhost:6379/0'.")
@@ -117,6 +120,7 @@ class App(Registry):
             grace=grace,
             send_limit=send_limit,
             tracing=tracing,
+            alerts=alerts,
         )
         self._redis = RedisConnection(url=redis_url, settings=self._settings)
         self._storage = Storage(self._redis, hold=hold(self))
@@ -290,9 +294,7 @@ class App(Registry):
                 "'await app.run_async()' inside of it."
             )
         if not logging.getLogger().handlers:
-            logging.basicConfig(
-                level=self._settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-            )
+            configure_logging(self._settings.log_level, log_format=self._settings.log_format)
         anyio.run(self._run_with_signals, backend_options={"use_uvloop": has_uvloop()})
         if self._signalled:
             end_without_threads()

@@ -1,4 +1,4 @@
-"""The process that hosts an App, or the declared agents, for a supervisor.
+"""The process that hosts an App, the declared agents or the alerts, for a supervisor.
 
 Started as ``python -m streammachine.runtime.children.host``.
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from streammachine.logs import configure_logging
 from streammachine.runtime.handlers import end_without_threads
 from streammachine.runtime.processes.child_io import UNLOADABLE, stop_at_signal, take_streams
 from streammachine.runtime.processes.origin import CHILD_URL, NoAppError, Origin
@@ -35,15 +36,13 @@ def main() -> None:
     """Host what the command line names, until a signal or the supervisor's end."""
     options = _parser().parse_args()
     reporter = take_streams(ORPHAN_LIFE + (25.0 if options.grace is None else options.grace))
-    logging.basicConfig(
-        level=options.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s [%(process)d]: %(message)s",
-    )
+    configure_logging(options.log_level, child=True)
     url = os.environ.pop(CHILD_URL, None)
     backend = {"use_uvloop": sys.platform != "win32"}
     try:
-        if options.app is None:
+        if options.alerts:
+            anyio.run(_host_alerts, url, reporter, backend_options=backend)
+        elif options.app is None:
             anyio.run(_host_declared, url, reporter, backend_options=backend)
         else:
             app = _load(options, url, reporter)
@@ -125,9 +124,33 @@ async def _host_declared(url: str | None, reporter: Reporter) -> None:
             tasks.cancel_scope.cancel()
 
 
+async def _host_alerts(url: str | None, reporter: Reporter) -> None:
+    from streammachine.redis.connection import RedisConnection
+    from streammachine.runtime.alerts.host import AlertHost
+
+    async with RedisConnection(url=url) as connection:
+        host = AlertHost(connection)
+
+        async def facts() -> dict[str, Any]:
+            problems = [f"{name}: {text}"[:MOST_TEXT] for name, text in list(host.problems.items())[:5]]
+            return {
+                "app": "alerts",
+                "status": "degraded" if problems else "healthy",
+                "problems": problems,
+                "alerts": host.running,
+            }
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stop_at_signal, host.stop)
+            tasks.start_soon(reporter.keep, facts)
+            await host.run()
+            tasks.cancel_scope.cancel()
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Hosts an App, or without --app the declared agents.")
+    parser = argparse.ArgumentParser(description="Hosts an App, the alerts, or without either the declared agents.")
     parser.add_argument("--app", metavar="MODULE:NAME")
+    parser.add_argument("--alerts", action="store_true", help="host the alerts")
     parser.add_argument("--grace", type=float, help="most seconds that running handlers get at the end")
     parser.add_argument("--no-dashboard", action="store_true", help="leave the status page to another process")
     parser.add_argument("--log-level", default="INFO")

@@ -31,6 +31,7 @@ class AppConfig:
         stream_maxlen: keep about so many entries of a stream the app sends to (0 is off).
         send_limit: most sends under way at once; a further one waits (back-pressure).
         tracing: OpenTelemetry spans; None where the program has set a tracer provider.
+        alerts: evaluate alerts, where nobody else does.
     """
 
     name: str = ""
@@ -47,6 +48,7 @@ class AppConfig:
     grace: float = 25.0
     send_limit: int = 1000
     tracing: bool | None = None
+    alerts: bool = False
 
     def __post_init__(self) -> None:
         at_least("max_processes", self.max_processes, 1)

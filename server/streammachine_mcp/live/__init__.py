@@ -1,0 +1,1 @@
+"""What happens, told to who asked: the reader of streams, events with cursors, subscriptions to resources."""

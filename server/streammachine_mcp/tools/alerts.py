@@ -1,0 +1,194 @@
+"""Alert tools: conditions that are watched while nobody asks."""
+
+import hashlib
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired
+
+from pydantic import BeforeValidator, Field
+from typing_extensions import TypedDict
+
+from streammachine_mcp.argument_types import Timeframe
+from streammachine_mcp.live.names import candles_stream, exchange_symbol, trades_stream
+from streammachine_mcp.results import cut_text, fit
+from streammachine_mcp.tools.family import Family, tool
+
+if TYPE_CHECKING:  # loaded by the first call that needs it: it would delay the first tools/list
+    from streammachine.runtime.alerts.alert import Alert, AlertState
+
+PROBLEM_CHARS = 300
+
+AnyExchange = Annotated[
+    str,
+    BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value),
+    Field(description="Exchange", min_length=1, max_length=64),
+]
+
+
+class AlertCreated(TypedDict):
+    name: str
+    created: bool
+    stream: str
+    holds: bool
+    hint: NotRequired[str]
+
+
+class AlertRow(TypedDict):
+    name: str
+    stream: str
+    condition: str
+    on: str
+    holds: bool
+    fired: int
+    last_ms: NotRequired[int]
+    cooldown_s: NotRequired[float]
+    output_stream: NotRequired[str]
+    webhook: NotRequired[str]
+    problem: NotRequired[str]
+
+
+class Alerts(TypedDict):
+    alerts: list[AlertRow]
+    count: int
+    evaluated: bool
+    truncated: bool
+    hint: NotRequired[str]
+
+
+class AlertDeleted(TypedDict):
+    name: str
+    deleted: bool
+
+
+class AlertTools(Family):
+    toolset = "live"
+
+    @tool("alert_create", "Create an alert", idempotent=True, open_world=True)
+    async def create(
+        self,
+        symbol: Annotated[str, Field(description="As the exchange writes it", min_length=1, max_length=64)],
+        condition: Annotated[
+            str,
+            Field(
+                description="close > 50000; cross(close, sma20); rsi14 < 30 && volume > 2 * sma(volume, 20); "
+                "prev.close is the candle before",
+                max_length=500,
+            ),
+        ],
+        exchange: AnyExchange = "binance",
+        timeframe: Timeframe = "1m",
+        on: Annotated[
+            Literal["closed", "running", "tick"],
+            Field(description="Closed candles, candles as they change, or trades (price, volume)"),
+        ] = "closed",
+        name: Annotated[str | None, Field(description="Default: made from the rest")] = None,
+        cooldown_s: Annotated[float, Field(description="Seconds until it may fire again", ge=0, le=2_592_000)] = 0,
+        stream: Annotated[str | None, Field(description="Also send to this stream")] = None,
+        webhook: Annotated[str | None, Field(description="Also post to this https URL")] = None,
+    ) -> AlertCreated:
+        """Watch a condition over an exchange's candles or trades; needs a runner_start of the same. It survives
+        restarts and fires once each time the condition becomes true: wait with event_wait for alert.fired."""
+        from streammachine.runtime.alerts.alert import Alert, create_alert
+
+        native = exchange_symbol(exchange, symbol)
+        about = {"exchange": exchange, "symbol": native, **({"timeframe": timeframe} if on != "tick" else {})}
+        source = trades_stream(exchange, symbol) if on == "tick" else candles_stream(exchange, symbol, timeframe)
+        wanted = Alert(
+            name or _name(native, source, condition, on),
+            source,
+            condition,
+            on,
+            cooldown_s,
+            stream=stream or "",
+            webhook=webhook or "",
+            about=about,
+        )
+        connection = await self.state.redis()
+        alert, state, created = await create_alert(connection, wanted)
+        self.state.hosting.check_now()
+        found: AlertCreated = {"name": alert.name, "created": created, "stream": source, "holds": state.holds}
+        if hint := await self._hint(source, state, created=created):
+            found["hint"] = hint
+        return found
+
+    @tool("alert_list", "List alerts", reads=True)
+    async def find(
+        self,
+        after: Annotated[str | None, Field(description="To go on: the last one you got")] = None,
+    ) -> Alerts:
+        """All alerts: whether each condition holds now, how often it fired, and the last time (epoch ms)."""
+        from streammachine.runtime.alerts.alert import AlertState, alert_states, all_alerts, is_evaluated
+
+        connection = await self.state.redis()
+        alerts = await all_alerts(connection)
+        states = await alert_states(connection)
+        rows = [
+            _row(alert, states.get(name, AlertState()))
+            for name, alert in alerts.items()
+            if after is None or name > after
+        ]
+        kept, cut = fit(rows)
+        page: Alerts = {
+            "alerts": kept,
+            "count": len(alerts),
+            "evaluated": await is_evaluated(connection),
+            "truncated": cut,
+        }
+        if cut:
+            page["hint"] = "There are more: call again with after=<the last name>."
+        elif alerts and not page["evaluated"]:
+            page["hint"] = "No server or App evaluates them at the moment; one with the toolset live does."
+        return page
+
+    @tool("alert_delete", "Delete an alert", idempotent=True)
+    async def delete(
+        self, name: Annotated[str, Field(description="As alert_list gives it", min_length=1, max_length=64)]
+    ) -> AlertDeleted:
+        """Delete an alert. What it told already stays."""
+        from streammachine.redis.streams import nearest
+        from streammachine.runtime.alerts.alert import AlertNotFoundError, all_alerts, delete_alert
+
+        connection = await self.state.redis()
+        if not await delete_alert(connection, name):
+            known = await all_alerts(connection)
+            raise AlertNotFoundError(f"There is no alert {name!r}.{nearest(name, list(known))}")
+        return {"name": name, "deleted": True}
+
+    async def _hint(self, source: str, state: "AlertState", *, created: bool) -> str:
+        connection = await self.state.redis()
+        if not created:
+            return "It was there already."
+        if state.holds:
+            return "The condition holds already: it fires when it becomes true again."
+        if not await connection.command("EXISTS", source, repeatable=True):
+            return f"Nothing writes {source!r} yet: runner_start does."
+        return ""
+
+
+def _name(symbol: str, source: str, condition: str, on: str) -> str:
+    """A name that the same alert gets again."""
+    digest = hashlib.blake2b(f"{source} {condition} {on}".encode(), digest_size=4).hexdigest()
+    word = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in symbol).strip("-")
+    return f"{word[:40] or 'alert'}-{digest}".lower()
+
+
+def _row(alert: "Alert", state: "AlertState") -> AlertRow:
+    from streammachine.masking import mask_url
+
+    row: AlertRow = {
+        "name": alert.name,
+        "stream": alert.source,
+        "condition": alert.condition,
+        "on": alert.on,
+        "holds": state.holds,
+        "fired": state.fired,
+    }
+    if state.last_ms:
+        row["last_ms"] = state.last_ms
+    if alert.cooldown_s:
+        row["cooldown_s"] = alert.cooldown_s
+    if alert.stream:
+        row["output_stream"] = alert.stream
+    if alert.webhook:
+        row["webhook"] = mask_url(alert.webhook)
+    if state.problem:
+        row["problem"] = cut_text(state.problem, PROBLEM_CHARS)
+    return row
