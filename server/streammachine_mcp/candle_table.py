@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 DIGITS = 12  # of an indicator's value: TA-Lib's own are no better for having more
 _VALUE = 0.1234567890123  # as long in JSON as an indicator's value is
 
-Indicators = Annotated[
-    list[str] | None, Field(description='Columns to add: "sma:20", "rsi:14", "macd:12,26,9", any of TA-Lib')
-]
+# The descriptions are short: four tools have these, and every client pays for each.
+Indicators = Annotated[list[str] | None, Field(description='"sma:20", "rsi:14", "macd:12,26,9"...')]
 Fields = Annotated[list[str] | None, Field(description="Only these columns")]
-Form = Annotated[Literal["columns", "rows"], Field(description="rows: an object per candle, twice as long")]
+Form = Annotated[Literal["columns", "rows"], Field(description="rows: twice as long")]
 CandleValue = float | int | bool | None
 
 

@@ -32,41 +32,28 @@ MOST_INDICATORS = 4
 MOST_GAPS = 20  # that a summary names
 WIDTH, HEIGHT = 1000, 600
 
-Number = float | int | None
 _Range = tuple[int | None, int | None]
 
 
-class Moving(TypedDict):
-    value: Number
-    at: int
-
-
-class ChartData(TypedDict):
-    """Where the numbers are from: a call that gives them, whether they are of the past only, how indicators look."""
-
-    tool: str
-    arguments: dict[str, Any]
-    ended: bool
-    lines: list[dict[str, Any]]
-
-
 class ChartSummary(TypedDict):
+    # high and low have value and at (ms); data has a tool and arguments that give the same candles, ended (they are of
+    # the past only) and lines (how indicators look). A docstring, and more types, would stand in the schema.
     title: str
     count: int
     first_ms: int
     last_ms: int
     open: float
     close: float
-    change_percent: Number
-    high: Moving
-    low: Moving
-    volume: Number
-    indicators: dict[str, Number]
+    change_percent: float | None
+    high: dict[str, Any]
+    low: dict[str, Any]
+    volume: float | None
+    indicators: dict[str, Any]
     missing: int
     gaps: list[list[int]]
     incomplete: int
     last_is_open: bool
-    data: ChartData
+    data: dict[str, Any]
     truncated: bool
     hint: NotRequired[str]
     picture_problem: NotRequired[str]
@@ -107,20 +94,19 @@ class ChartTools(Family):
     @tool("candles_chart", "Draw candles", reads=True, page=CANDLES_URI)
     async def chart(
         self,
-        exchange: Annotated[Exchange | None, Field(description="Exchange, with symbol and timeframe")] = None,
-        symbol: Annotated[str | None, Field(description="As the exchange or aggregator has it", max_length=200)] = None,
+        exchange: Annotated[Exchange | None, Field(description="Exchange")] = None,
+        symbol: Annotated[str | None, Field(description="Symbol", max_length=200)] = None,
         timeframe: Timeframe = "1m",
-        start: Annotated[Moment | None, Field(description="As candles_read; default: the newest")] = None,
-        end: Annotated[Moment | None, Field(description="Candles that begin before this")] = None,
+        start: Annotated[Moment | None, Field(description="As in candles_read")] = None,
+        end: Annotated[Moment | None, Field(description="As in candles_read")] = None,
         limit: Annotated[int, Field(description="Most candles", ge=1, le=1000)] = 200,
         indicators: Indicators = None,
-        theme: Annotated[Literal["light", "dark"], Field(description="Colours")] = "light",
-        name: Annotated[str | None, Field(description="Or of an aggregator: its name", max_length=200)] = None,
-        interval: Annotated[Interval | None, Field(description="and its candle length")] = None,
+        theme: Annotated[Literal["light", "dark"], Field(description="Theme")] = "light",
+        name: Annotated[str | None, Field(description="Aggregator, not exchange", max_length=200)] = None,
+        interval: Annotated[Interval | None, Field(description="Of the aggregator")] = None,
     ) -> ChartSummary:
-        """Candles as a picture, with volume and up to 4 indicators, gaps and unfinished candles marked, and a summary
-        as data: of an exchange (what runners and backfills wrote) or of an aggregator (name, symbol, interval). Clients
-        with MCP Apps show it interactive."""
+        """A picture of candles with up to 4 indicators, gaps and unfinished ones marked, and a summary: of an exchange
+        (what runners and backfills wrote) or an aggregator (name, symbol, interval). Interactive with MCP Apps."""
         self.pictures.warm_up()
         wanted = await indicators_of(indicators, most=MOST_INDICATORS)
         given = (None if start is None else market.moment_ms(start), None if end is None else market.moment_ms(end))

@@ -16,7 +16,7 @@ from streammachine.market.exchanges import registry as exchanges
 from streammachine.redis import streams
 from streammachine_mcp.argument_types import Exchange, History, Moment, Timeframe
 from streammachine_mcp.candle_series import COLUMNS, exists, history, read_series
-from streammachine_mcp.candle_table import CandleTable, CandleValue, Fields, Form, Indicators, indicators_of
+from streammachine_mcp.candle_table import CandleTable, Fields, Form, Indicators, indicators_of
 from streammachine_mcp.results import fit
 from streammachine_mcp.tools.family import Family, tool
 
@@ -72,8 +72,8 @@ class CandleColumns(TypedDict):
     symbol: str
     timeframe: str
     count: int
-    columns: dict[str, list[CandleValue]]
-    candles: NotRequired[list[dict[str, CandleValue]]]
+    columns: dict[str, Any]  # a list of numbers each; said here it would cost every client
+    candles: NotRequired[list[dict[str, Any]]]
     rows_left_out: NotRequired[int]
     rows_hint: NotRequired[str]
     truncated: bool

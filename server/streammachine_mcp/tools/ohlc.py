@@ -13,7 +13,7 @@ from streammachine.ohlc.aggregator import IMPLEMENTATION, CandleData
 from streammachine.ohlc.durable import DurableAggregator, Tick
 from streammachine.redis.streams import nearest
 from streammachine_mcp.argument_types import Interval, TimeMs, TimeMsOrNow
-from streammachine_mcp.candle_table import CandleTable, CandleValue, Fields, Form, Indicators, indicators_of
+from streammachine_mcp.candle_table import CandleTable, Fields, Form, Indicators, indicators_of
 from streammachine_mcp.results import MAX_BATCH, MAX_RESULT_BYTES, fit
 from streammachine_mcp.tools.family import Family, tool
 
@@ -53,8 +53,8 @@ class AggregatorCandles(TypedDict):
     symbol: str
     interval_ms: int
     candle_count: int
-    columns: dict[str, list[CandleValue]]
-    candles: NotRequired[list[dict[str, CandleValue]]]
+    columns: dict[str, Any]  # a list of numbers each; said here it would cost every client
+    candles: NotRequired[list[dict[str, Any]]]
     truncated: bool
     hint: NotRequired[str]
 
@@ -64,8 +64,8 @@ class CompletedCandles(TypedDict):
     symbol: str
     interval_ms: int
     completed_count: int
-    columns: dict[str, list[CandleValue]]
-    candles: NotRequired[list[dict[str, CandleValue]]]
+    columns: dict[str, Any]  # a list of numbers each; said here it would cost every client
+    candles: NotRequired[list[dict[str, Any]]]
     truncated: bool
     hint: NotRequired[str]
 
