@@ -91,6 +91,7 @@ PUBLIC_NAMES = [
     "ParquetEmitter",
     "DuckDBEmitter",
     "FrameEmitter",
+    "KlineColumns",
     "DataEmitter",
     "merge_streams",
     "config",
