@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from streammachine.market.model.kline import Gap as Gap
     from streammachine.market.model.kline import Kline as Kline
     from streammachine.market.model.kline import Trade as Trade
+    from streammachine.market.model.kline_columns import KlineColumns as KlineColumns
     from streammachine.ohlc.aggregator import _HAS_FAST_OHLC_CYTHON as _HAS_FAST_OHLC_CYTHON
     from streammachine.ohlc.aggregator import CandleData as CandleData
     from streammachine.ohlc.aggregator import FastOHLC as FastOHLC
@@ -110,6 +111,7 @@ _HOMES = {
     "CSVEmitter": "market.emitters.csv",
     "DuckDBEmitter": "market.emitters.duckdb",
     "FrameEmitter": "market.emitters.frame",
+    "KlineColumns": "market.model.kline_columns",
     "CandleData": "ohlc.aggregator",
     "Chart": "charts.chart",
     "ChartLine": "charts.chart",

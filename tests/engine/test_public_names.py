@@ -92,6 +92,7 @@ PUBLIC_NAMES = [
     "ParquetEmitter",
     "DuckDBEmitter",
     "FrameEmitter",
+    "KlineColumns",
     "DataEmitter",
     "merge_streams",
     "config",
