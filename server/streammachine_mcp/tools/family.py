@@ -104,7 +104,7 @@ class Family:
         found = []
         for _, method in inspect.getmembers(cls, inspect.isfunction):
             if (marked := getattr(method, _MARK, None)) is not None:
-                name, _, annotations = marked
+                name, _, annotations, _ = marked
                 found.append((name, annotations))
         return found
 
