@@ -39,6 +39,9 @@ cdef struct Alias:
     Series* series
 
 
+cdef Alias[ALIASES] NO_ALIASES  # all empty, and never written
+
+
 def checked_intervals(intervals):
     cdef list checked = []
     if intervals is None:
@@ -82,12 +85,13 @@ cdef class Core:
     cdef unsigned long _changer  # the thread that did that last
     cdef PyThread_type_lock _lock  # held while a batch is taken without the GIL
     cdef bint _busy  # whether it is
-    cdef Alias[ALIASES] _aliases
+    cdef Alias* _aliases  # NO_ALIASES until the first is remembered: who has an aggregator for each symbol needs none
     cdef object __weakref__
 
     def __cinit__(self, intervals=None, max_candles=0):
         cdef Py_ssize_t at, child
         cdef list ordered
+        self._aliases = NO_ALIASES
         self._lock = PyThread_allocate_lock()
         if self._lock is NULL:
             raise MemoryError
@@ -123,6 +127,8 @@ cdef class Core:
 
     def __dealloc__(self):
         self.forget_aliases()
+        if self._aliases is not NO_ALIASES:
+            PyMem_Free(self._aliases)
         PyMem_Free(self.plan.levels)
         PyMem_Free(self.plan.roots)
         if self._lock is not NULL:
@@ -198,6 +204,8 @@ cdef class Core:
         cdef Series* series = self.valued(symbol)
         cdef Alias* alias
         if series is not NULL and (PyUnicode_CheckExact(symbol) or PyBytes_CheckExact(symbol)):
+            if self._aliases is NO_ALIASES:
+                self.make_aliases()
             alias = &self._aliases[at ^ 1]
             Py_XDECREF(alias.key)
             alias[0] = self._aliases[at]
@@ -303,8 +311,19 @@ cdef class Core:
         return copies
 
     @cython.final
+    cdef int make_aliases(self) except -1:
+        cdef Alias* made = <Alias*>PyMem_Malloc(ALIASES * sizeof(Alias))
+        if made is NULL:
+            raise MemoryError
+        memset(made, 0, ALIASES * sizeof(Alias))
+        self._aliases = made
+        return 0
+
+    @cython.final
     cdef void forget_aliases(self) noexcept:
         cdef Py_ssize_t k
+        if self._aliases is NULL or self._aliases is NO_ALIASES:
+            return
         for k in range(ALIASES):
             Py_XDECREF(self._aliases[k].key)
             self._aliases[k].key = NULL
