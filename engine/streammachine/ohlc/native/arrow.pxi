@@ -98,24 +98,41 @@ cdef enum:
     BROKEN = -3
 
 
+cdef inline int number_kind(
+    const ArrowArray* array, const char kind, const bint nulls, TextTable table, int32_t* codes, Py_ssize_t before,
+    Py_ssize_t* done
+) noexcept nogil:
+    """``number_texts`` for texts of one kind; inlined, so that nobody asks for each what is the same for all."""
+    cdef Py_ssize_t k, size = 0, length = array.length, offset = array.offset
+    cdef const char* data = NULL
+    cdef int32_t number
+    for k in range(length):
+        if nulls and is_null(array, offset + k):
+            done[0] = k
+            return A_NULL
+        if not text_at(array, kind, offset + k, &data, &size):
+            done[0] = k
+            return BROKEN
+        number = table.place(data, size, before + k)
+        if number < 0:
+            done[0] = k
+            return OUT_OF_MEMORY
+        codes[k] = number
+    done[0] = length
+    return 0
+
+
 cdef int number_texts(
     const ArrowArray* array, char kind, TextTable table, int32_t* codes, Py_ssize_t before, Py_ssize_t* done
 ) noexcept nogil:
     """The number of each text; ``done``: how many there are when it ends."""
-    cdef Py_ssize_t k
-    cdef const char* data = NULL
-    cdef Py_ssize_t size = 0
-    for k in range(array.length):
-        done[0] = k
-        if is_null(array, array.offset + k):
-            return A_NULL
-        if not text_at(array, kind, array.offset + k, &data, &size):
-            return BROKEN
-        codes[k] = table.place(data, size, before + k)
-        if codes[k] < 0:
-            return OUT_OF_MEMORY
-    done[0] = array.length
-    return 0
+    if array.null_count != 0 and array.buffers[0] is not NULL:
+        return number_kind(array, kind, True, table, codes, before, done)
+    if kind == c'v':
+        return number_kind(array, c'v', False, table, codes, before, done)
+    if kind == c'U':
+        return number_kind(array, c'U', False, table, codes, before, done)
+    return number_kind(array, c'u', False, table, codes, before, done)
 
 
 cdef int number_indices(

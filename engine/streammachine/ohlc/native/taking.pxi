@@ -30,6 +30,7 @@ cdef struct Rows:
     int code_width  # bytes
     Py_ssize_t count
     Series** table  # NULL: there is no such symbol
+    Hot** hots  # of each series, that of the one root; NULL: there are more roots
     Py_ssize_t size  # of the table
     const uint8_t* owners  # of the table's series, the number of the thread that takes it; NULL: there is one
     int threads
@@ -102,16 +103,6 @@ cdef inline int take_one(Share* share, Series* series, double price, double volu
     return 0
 
 
-cdef inline int take_hot(Share* share, Series* series, double price, double volume, int64_t ms) noexcept nogil:
-    """The same where there is one root, as there mostly is."""
-    cdef Hot* hot = series.hots
-    if <uint64_t>(ms - hot.start) < hot.width:
-        add_tick(hot.candle, price, volume, ms)
-        return 0
-    share.ticks -= 1  # counted by who calls
-    return take_one(share, series, price, volume, ms)
-
-
 cdef int take_single(Share* share, Py_ssize_t first, Py_ssize_t behind) noexcept nogil:
     cdef const Rows* rows = share.rows
     cdef Series* series = rows.table[0]
@@ -126,18 +117,27 @@ cdef int take_coded(Share* share, const code_t* codes, Py_ssize_t first, Py_ssiz
     """A row's code is read once: the column may be somebody's who changes it meanwhile."""
     cdef const Rows* rows = share.rows
     cdef Series** table = rows.table
-    cdef Series* series
     cdef uint64_t size = <uint64_t>rows.size, code
-    cdef Py_ssize_t k
-    if share.plan.root_count == 1:
+    cdef Py_ssize_t k, others = 0
+    cdef const double* prices = rows.prices
+    cdef const double* volumes = rows.volumes
+    cdef const int64_t* times = rows.times
+    cdef Hot** hots = rows.hots
+    cdef Hot* hot
+    if hots is not NULL:
         for k in range(first, behind):
             code = <uint64_t>codes[k]
-            if code >= size or table[code] is NULL:
+            if code >= size or hots[code] is NULL:
                 share.bad = True
                 return -1
-            if take_hot(share, table[code], rows.prices[k], rows.volumes[k], rows.times[k]) < 0:
-                return -1
-        share.ticks += behind - first
+            hot = hots[code]
+            if <uint64_t>(times[k] - hot.start) < hot.width:
+                add_tick(hot.candle, prices[k], volumes[k], times[k])
+            else:
+                others += 1
+                if take_one(share, table[code], prices[k], volumes[k], times[k]) < 0:
+                    return -1
+        share.ticks += behind - first - others
         return 0
     for k in range(first, behind):
         code = <uint64_t>codes[k]
@@ -158,7 +158,9 @@ cdef int take_own(Share* share, const code_t* codes, Py_ssize_t first, Py_ssize_
     cdef uint64_t size = <uint64_t>rows.size, code
     cdef uint32_t[BLOCK] mine
     cdef uint16_t[BLOCK] places
-    cdef Py_ssize_t k, found = 0, row
+    cdef Py_ssize_t k, found = 0, row, others = 0
+    cdef Hot** hots = rows.hots
+    cdef Hot* hot
     for k in range(first, behind):
         code = <uint64_t>codes[k]
         if code >= size:
@@ -167,6 +169,21 @@ cdef int take_own(Share* share, const code_t* codes, Py_ssize_t first, Py_ssize_
         mine[found] = <uint32_t>code
         places[found] = <uint16_t>(k - first)
         found += owners[code] == number
+    if hots is not NULL:
+        for k in range(found):
+            row = first + places[k]
+            hot = hots[mine[k]]
+            if hot is NULL:
+                share.bad = True
+                return -1
+            if <uint64_t>(rows.times[row] - hot.start) < hot.width:
+                add_tick(hot.candle, rows.prices[row], rows.volumes[row], rows.times[row])
+            else:
+                others += 1
+                if take_one(share, table[mine[k]], rows.prices[row], rows.volumes[row], rows.times[row]) < 0:
+                    return -1
+        share.ticks += found - others
+        return 0
     for k in range(found):
         row = first + places[k]
         if table[mine[k]] is NULL:
@@ -279,7 +296,8 @@ cdef int take_rows(Core core, Rows* rows, int threads) except -2:
     """
     cdef Share[MOST_THREADS] shares
     cdef uint8_t* owners = NULL
-    cdef int t, running = 1
+    cdef int t
+    cdef Py_ssize_t at
     cdef int64_t dropped = core.plan.dropped
     cdef bint bad = False, poor = False
     memset(shares, 0, sizeof(shares))
@@ -297,6 +315,11 @@ cdef int take_rows(Core core, Rows* rows, int threads) except -2:
             if shares[t].done is NULL:
                 rows.threads = threads = t
                 break
+    if core.plan.root_count == 1 and rows.codes is not NULL:
+        rows.hots = <Hot**>PyMem_RawMalloc(max(1, rows.size) * sizeof(void*))
+        if rows.hots is not NULL:  # else the longer way
+            for at in range(rows.size):
+                rows.hots[at] = NULL if rows.table[at] is NULL else rows.table[at].hots
     core.begin()
     with nogil:
         if threads > 1:
@@ -312,6 +335,8 @@ cdef int take_rows(Core core, Rows* rows, int threads) except -2:
             PyThread_release_lock(shares[t].done)
     core.end()
     PyMem_RawFree(owners)
+    PyMem_RawFree(rows.hots)
+    rows.hots = NULL
     for t in range(threads):
         core._ticks += shares[t].ticks
         core._late += shares[t].late

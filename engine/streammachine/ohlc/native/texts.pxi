@@ -37,8 +37,9 @@ cdef inline uint64_t word(const char* data, Py_ssize_t size) noexcept nogil:
 
 
 cdef inline uint64_t mixed(uint64_t value, uint64_t more) noexcept nogil:
+    """One multiplication: the highest bits depend on all bits of both."""
     value = (value ^ more) * MIX
-    return value ^ (value >> 29)
+    return value ^ (value >> 32)
 
 
 cdef inline bint same_bytes(const char* one, const char* other, Py_ssize_t size) noexcept nogil:
@@ -61,6 +62,7 @@ cdef class TextTable:
     cdef Py_ssize_t capacity
     cdef int32_t* slots  # open addressing; -1: free
     cdef uint64_t mask
+    cdef int shift  # a slot is the highest bits of the hash: they depend on all of the text
 
     def __cinit__(self):
         if self.grow() < 0:
@@ -75,6 +77,7 @@ cdef class TextTable:
         cdef Py_ssize_t capacity = self.capacity * 2 if self.capacity else 256
         cdef Py_ssize_t k
         cdef uint64_t at, mask = <uint64_t>capacity * 2 - 1
+        cdef int shift = self.shift - 1 if self.capacity else 55  # 64 less the bits of the mask: 512 slots at first
         cdef void* texts
         cdef int32_t* slots
         if capacity > INT32_MAX:
@@ -88,28 +91,30 @@ cdef class TextTable:
             return -1
         memset(slots, 0xFF, <size_t>(mask + 1) * sizeof(int32_t))
         for k in range(self.count):
-            at = self.texts[k].hash & mask
+            at = self.texts[k].hash >> shift
             while slots[at] >= 0:
                 at = (at + 1) & mask
             slots[at] = <int32_t>k
         PyMem_RawFree(self.slots)
         self.slots = slots
         self.mask = mask
+        self.shift = shift
         self.capacity = capacity
         return 0
 
     cdef inline int32_t place(self, const char* data, Py_ssize_t size, Py_ssize_t row) noexcept nogil:
         """The number of a text; -1: no memory."""
-        cdef uint64_t head = word(data, size)
-        cdef uint64_t tail = word(data + size - 8, 8) if size > 8 else head
-        cdef uint64_t hash = mixed(mixed(<uint64_t>size, head), tail)
-        cdef uint64_t slot
+        cdef uint64_t head = word(data, size), tail = head, hash, slot
         cdef Py_ssize_t at = 8
         cdef Text* text
-        while at < size - 8:
-            hash = mixed(hash, word(data + at, 8))
-            at += 8
-        slot = hash & self.mask
+        hash = mixed(head, <uint64_t>size)
+        if size > 8:
+            tail = word(data + size - 8, 8)
+            hash = mixed(hash, tail)
+            while at < size - 8:
+                hash = mixed(hash, word(data + at, 8))
+                at += 8
+        slot = hash >> self.shift
         while self.slots[slot] >= 0:
             text = &self.texts[self.slots[slot]]
             if text.hash == hash and text.head == head and text.tail == tail and text.size == size:
@@ -127,7 +132,7 @@ cdef class TextTable:
         text.data, text.size, text.hash, text.row = data, size, hash, row
         text.head = word(data, size)
         text.tail = word(data + size - 8, 8) if size > 8 else text.head
-        slot = hash & self.mask
+        slot = hash >> self.shift
         while self.slots[slot] >= 0:
             slot = (slot + 1) & self.mask
         self.slots[slot] = <int32_t>self.count
