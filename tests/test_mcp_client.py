@@ -374,6 +374,27 @@ class Handlers:
         assert page["columns"]["is_closed"][0] is True
         return f"{page['count']} candles"
 
+    def event_wait(self) -> str:
+        candle = {"name": "candle.closed", "arguments": {"exchange": "binance", "symbol": "BTCUSDT"}}
+        page = self.call("event_wait", events=[candle], cursor="0-0", timeout_s=30)
+        assert page["events"][0]["data"]["symbol"] == "BTCUSDT"
+        return f"{len(page['events'])} candles closed"
+
+    def alert_create(self) -> str:
+        alert = self.call("alert_create", symbol="BTCUSDT", condition="close > 0", name="above")
+        assert alert["created"] is True
+        return f"holds: {alert['holds']}"
+
+    def alert_list(self) -> str:
+        (row,) = self.call("alert_list")["alerts"]
+        assert (row["name"], row["condition"]) == ("above", "close > 0")
+        return row["stream"]
+
+    def alert_delete(self) -> str:
+        assert self.call("alert_delete", name="above")["deleted"] is True
+        assert self.call("alert_list")["count"] == 0
+        return "none is left"
+
     def runner_stop(self) -> str:
         (row,) = self.call("runner_list")["runners"]
         assert self.call("runner_stop", name=row["name"])["stopped"] is True
@@ -440,7 +461,8 @@ ORDER = (
     *("ohlc_stats", "ohlc_clear", "ohlc_list"),
     *("agent_create", "agent_list", "agent_stats", "agent_pause", "agent_resume"),
     *("dead_letter_list", "dead_letter_redrive", "dead_letter_purge", "agent_delete"),
-    *("backfill_start", "backfill_status", "runner_start", "runner_list", "candles_read", "runner_stop"),
+    *("backfill_start", "backfill_status", "runner_start", "runner_list", "candles_read"),
+    *("event_wait", "alert_create", "alert_list", "alert_delete", "runner_stop"),
     *("stream_trim", "stream_delete"),
     *("config", "status", "guide", "patterns"),
 )
