@@ -6,9 +6,9 @@ JOBS ?= 3
 LONGEST ?= 12m
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)-$(shell cksum < constraints.txt | cut -d' ' -f1)
-NATIVE := $(wildcard engine/streammachine/*/*.pyx engine/streammachine/*/*/*.pyx engine/streammachine/*/native/*.pxi)
+NATIVE := $(wildcard engine/streammachine/*/*.pyx engine/streammachine/*/*/*.pyx engine/streammachine/*/native/*.pxi engine/streammachine/*/*/native/*.pxi)
 
-.PHONY: help setup demo test test-versions test-newest check coverage bench chaos peers fuzz changelog hooks clean
+.PHONY: help setup demo test test-versions test-newest check coverage bench chaos peers fuzz docs changelog hooks clean
 .DEFAULT_GOAL := demo
 
 # A line for each target: the text behind its "##".
@@ -74,6 +74,9 @@ peers: setup ## Agent frameworks and the Inspector as clients of the server; ins
 
 fuzz: setup ## The native modules under AddressSanitizer: hostile and random inputs, SECONDS=300 for each.
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),300)
+
+docs: setup ## The documentation site, into site/; SERVE=1 shows it on a loopback port.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(if $(SERVE),serve,build --quiet)
 
 changelog: setup ## What changes/ will add to CHANGELOG.md; VERSION=0.2.0 writes it there and removes the fragments.
 	$(BIN)/towncrier build $(if $(VERSION),--yes --version "$(VERSION)",--draft --version Unreleased)

@@ -23,11 +23,14 @@ SUBJECTS = {
     "frames": "Streams to DataFrames, and the wire codec",
     "redis": "Redis: append, read, storage",
     "app": "The App beside its peers",
+    "handlers": "Typed handlers beside record.model(M)",
     "ohlc_consumer": "Ticks of a stream to candle streams",
     "mcp": "The MCP server beside an empty one",
     "mcp_http": "The MCP server over HTTP beside an empty one",
     "market": "Frames of exchanges to Klines",
     "market_postgres": "Candles in bulk into PostgreSQL",
+    "bulk_history": "A year of bulk files into each sink",
+    "trade_files": "Trade files to candles",
 }
 
 

@@ -37,6 +37,7 @@ from streammachine.market.exchanges import adapter_for
 from streammachine.market.live.feed import Feed
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Kline
+from streammachine.market.model.timeframe import MILLISECONDS
 
 START_MS = 1_699_999_980_000  # the start of a minute
 MINUTE = 60_000
@@ -140,7 +141,7 @@ class Core(Feed):
 
     def __init__(self, road: RawConnection) -> None:
         adapter = adapter_for(road.exchange)
-        wanted = DataInput("kline", [road.symbol(number) for number in range(SYMBOLS)], "1m")
+        wanted = DataInput("kline", [road.symbol(number) for number in range(SYMBOLS)], road.timeframe)
         super().__init__(adapter, wanted, urls=adapter.urls(), rest=None, clock=SystemClock())
         self.process = Pipeline(wanted, adapter.source, only_closed=False).process
 
@@ -195,7 +196,7 @@ class RawConnection:
     Attributes:
         frame: what it sends: (symbol, start of the candle, price, volume, closed).
         floor: reads frames with as little as can be.
-        symbol: the number's symbol.
+        symbol: the number's symbol. timeframe: of its candles.
     """
 
     name: str
@@ -203,22 +204,24 @@ class RawConnection:
     symbol: Callable[[int], str]
     frame: Callable[[str, int, float, float, bool], bytes]
     floor: Callable[[list[Stamped]], None]
+    timeframe: str = "1m"
 
     def frames(self, count: int) -> Iterator[Stamped]:
         """So many, in the order of their time; all of them distinct."""
         left = count
-        start = START_MS
+        length = MILLISECONDS[self.timeframe]
+        start = START_MS // length * length
         symbols = [self.symbol(number) for number in range(SYMBOLS)]
         while True:
             for push in range(1, PUSHES + 1):
-                moment = start + push * MINUTE // PUSHES
+                moment = start + push * length // PUSHES
                 for number, symbol in enumerate(symbols):
                     if not left:
                         return
                     left -= 1
                     price = 60_000 + (start // MINUTE * 7 + number * 31) % 1000 + push / 100
                     yield moment, self.frame(symbol, start, price, push / 7, push == PUSHES)
-            start += MINUTE
+            start += length
 
 
 def binance(symbol: str, start: int, price: float, volume: float, closed: bool) -> bytes:
@@ -258,6 +261,13 @@ def bybit(symbol: str, start: int, price: float, volume: float, closed: bool) ->
         f'"turnover":"{volume * price:.7f}","confirm":{"true" if closed else "false"},"timestamp":{start + 14563}}}],'
         f'"ts":{start + 14563},"type":"snapshot"}}'
     ).encode()
+
+
+def coinbase(symbol: str, start: int, price: float, volume: float, closed: bool) -> bytes:
+    row = {"start": str(start // 1000), "high": f"{price * 1.0002:.2f}", "low": f"{price * 0.9998:.2f}"}
+    row |= {"open": f"{price:.2f}", "close": f"{price * 1.0001:.2f}", "volume": f"{volume:.8f}", "product_id": symbol}
+    head = {"channel": "candles", "client_id": "", "timestamp": "2023-11-14T22:13:02.396253500Z", "sequence_num": 0}
+    return orjson.dumps({**head, "events": [{"type": "update", "candles": [row]}]})
 
 
 # -- the floor: JSON, and one validation of the values, which have their names already or get them from a zip ----------
@@ -301,6 +311,13 @@ def floor_bybit(stamped: list[Stamped]) -> None:
         _validate(row)
 
 
+def floor_coinbase(stamped: list[Stamped]) -> None:
+    for moment, frame in stamped:
+        row = orjson.loads(frame)["events"][0]["candles"][0]
+        row["s"], row["i"], row["t"], row["T"] = row["product_id"], "5m", moment, moment
+        _validate(row)
+
+
 COMBINED = "Binance, combined"
 ROADS = (
     RawConnection("Binance", "binance", lambda number: f"COIN{number}USDT", binance, floor_binance),
@@ -308,6 +325,7 @@ ROADS = (
     RawConnection("OKX", "okx", lambda number: f"COIN{number}-USDT", okx, floor_okx),
     RawConnection("Kraken", "kraken", lambda number: f"COIN{number}/USD", kraken, floor_kraken),
     RawConnection("Bybit", "bybit", lambda number: f"COIN{number}USDT", bybit, floor_bybit),
+    RawConnection("Coinbase", "coinbase", lambda number: f"COIN{number}-USD", coinbase, floor_coinbase, "5m"),
 )
 
 

@@ -29,7 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
 from benchmarks.measuring import keep
-from streammachine.ohlc import reference
+from streammachine.ohlc import reference, threads
 from streammachine.ohlc.aggregator import IMPLEMENTATION, FastOHLC
 
 INTERVALS = [60_000, 300_000, 900_000]
@@ -141,8 +141,15 @@ def column_runs(ticks: list[tuple[bytes, float, float, int]]) -> dict[str, Run]:
     fixed = symbols.astype("U")
     frame = pd.DataFrame({"symbol": coded, "price": prices, "volume": volumes, "ms": times})
 
-    def batch(column: Any) -> Run:
-        return lambda: FastOHLC(INTERVALS).update_batch(column, prices, volumes, times)
+    def batch(column: Any, cores: int = 1) -> Run:
+        def run() -> int:
+            before, threads.MOST_THREADS = threads.MOST_THREADS, cores
+            try:
+                return int(FastOHLC(INTERVALS).update_batch(column, prices, volumes, times))
+            finally:
+                threads.MOST_THREADS = before
+
+        return run
 
     def pandas_group_by() -> int:
         for interval in INTERVALS:
@@ -154,8 +161,12 @@ def column_runs(ticks: list[tuple[bytes, float, float, int]]) -> dict[str, Run]:
     runs: dict[str, Run] = {
         f"ours ({IMPLEMENTATION}), one symbol": batch("X"),
         f"ours ({IMPLEMENTATION}), categorical symbols": batch(coded),
+        f"ours ({IMPLEMENTATION}), the same on two cores": batch(coded, 2),
         f"ours ({IMPLEMENTATION}), object array": batch(symbols),
+        f"ours ({IMPLEMENTATION}), the same on two cores ": batch(symbols, 2),
         f"ours ({IMPLEMENTATION}), fixed-width text array": batch(fixed),
+        f"ours ({IMPLEMENTATION}), pandas text": batch(pd.Series(symbols, dtype="str")),
+        **arrow_runs(batch, [str(symbol) for symbol in symbols]),
         "pandas groupby": pandas_group_by,
     }
     try:
@@ -177,6 +188,22 @@ def column_runs(ticks: list[tuple[bytes, float, float, int]]) -> dict[str, Run]:
         return len(frame)
 
     runs["DuckDB, three GROUP BYs"] = duckdb_group_by
+    return runs
+
+
+def arrow_runs(batch: Callable[[Any], Run], symbols: list[str]) -> dict[str, Run]:
+    """The same with symbols in Arrow's layout, where the libraries are there."""
+    runs: dict[str, Run] = {}
+    try:
+        import pyarrow
+
+        runs[f"ours ({IMPLEMENTATION}), Arrow string"] = batch(pyarrow.array(symbols))
+        import polars
+
+        runs[f"ours ({IMPLEMENTATION}), polars String"] = batch(polars.Series(symbols))
+        runs[f"ours ({IMPLEMENTATION}), polars Categorical"] = batch(polars.Series(symbols, dtype=polars.Categorical))
+    except ImportError as error:
+        print(f"{error.name} is not installed: left out.", file=sys.stderr)
     return runs
 
 

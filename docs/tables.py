@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 README = Path(__file__).parents[1] / "README.md"
+START_PAGE = Path(__file__).parent / "start.md"
+TOOLS_PAGE = Path(__file__).parent / "tools.md"
+SETTINGS_PAGE = Path(__file__).parent / "settings.md"
 METRICS_PAGE = Path(__file__).parent / "metrics.md"
 MARKET_PAGE = Path(__file__).parent / "market.md"
 PLAN_PAGE = Path(__file__).parent / "architecture.md"
@@ -39,15 +42,23 @@ MEANINGS = {
     "STREAMMACHINE_DATA_DIR": "Where the embedded Valkey's data and the signing key are",
     "STREAMMACHINE_STREAM_MAXLEN": "Keep about so many entries in a stream that is appended to; 0 keeps all",
     "STREAMMACHINE_LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`; the log goes to stderr",
+    "STREAMMACHINE_LOG_FORMAT": "`json`: one JSON object a line, with exceptions inside; `text` is for people",
     "STREAMMACHINE_READ_ONLY": "`true` leaves out every tool that changes something",
-    "STREAMMACHINE_TOOLSETS": "Only these families of tools, separated by commas",
+    "STREAMMACHINE_TOOLSETS": "Only these families of tools, separated by commas; `all,groups` adds consumer groups",
     "STREAMMACHINE_SIGNING_KEY": "Signs pickled values; the same on all machines that share them",
+    "STREAMMACHINE_HTTP_TOKENS": "HTTP: a file of lines `token,name,scope scope`, mode 0600 (docs/http.md)",
+    "STREAMMACHINE_JWT_JWKS": "HTTP: the keys of JSON Web Tokens, a URL or a file; with the two below",
+    "STREAMMACHINE_JWT_ISSUER": "Who issues them",
+    "STREAMMACHINE_JWT_AUDIENCE": "Whom they are for",
 }
 DEFAULTS = {
     "REDIS_URL": "none",
     "STREAMMACHINE_DATA_DIR": "the platform's",
     "STREAMMACHINE_TOOLSETS": "`all`",
     "STREAMMACHINE_SIGNING_KEY": "a file in the data directory",
+    **dict.fromkeys(
+        ("STREAMMACHINE_HTTP_TOKENS", *(f"STREAMMACHINE_JWT_{part}" for part in ("JWKS", "ISSUER", "AUDIENCE"))), "none"
+    ),
 }
 # What each extra is for, but for those of sinks; that all of them are here comes from pyproject.toml. An empty one's
 # parts are in the core.
@@ -57,6 +68,7 @@ EXTRAS = {
     "indicators": "TA-Lib, for indicators on candles",
     "ccxt": "the exchanges that ccxt speaks, as `ccxt:NAME`",
     "polars": "polars frames beside pandas",
+    "trades": "trade files to candles: gzip and zip three times as fast (isal), Parquet",
     "reload": "`streammachine run --reload`",
     "socks": "SOCKS proxies (`ALL_PROXY=socks5://...`)",
     "monitoring": "OpenTelemetry spans, and the metrics in a prometheus-client registry",
@@ -93,13 +105,33 @@ def filled(page: Path, text: str, tables: dict[str, str]) -> str:
 
 def tools_table() -> str:
     """One row a tool: its name, what it does to the data, the first sentence of its description."""
+    from streammachine.settings import OPTIONAL_TOOLSETS, TOOLSETS, Settings
+    from streammachine_mcp.server import create_server
+
+    server = create_server(Settings(embedded="never", toolsets=(*TOOLSETS, *OPTIONAL_TOOLSETS)))
+    default = {tool.name for tool in asyncio.run(create_server(Settings(embedded="never")).list_tools())}
+    rows = ["| tool | kind | what it does |", "|---|---|---|"]
+    for tool in asyncio.run(server.list_tools()):
+        off = "" if tool.name in default else " (off unless its toolset is named, see `STREAMMACHINE_TOOLSETS`)"
+        rows.append(f"| `{tool.name}` | {_kind(tool)} | {_first_sentence(tool.description or '')}{off} |")
+    return "\n".join(rows) + "\n"
+
+
+def families_table() -> str:
+    """One row a family of tools: its name, its tools."""
+    import pkgutil
+
     from streammachine.settings import Settings
+    from streammachine_mcp import tools
     from streammachine_mcp.server import create_server
 
     server = create_server(Settings(embedded="never"))
-    rows = ["| tool | kind | what it does |", "|---|---|---|"]
+    found: dict[str, list[str]] = {}
     for tool in asyncio.run(server.list_tools()):
-        rows.append(f"| `{tool.name}` | {_kind(tool)} | {_first_sentence(tool.description or '')} |")
+        found.setdefault(tool.fn.__module__.rpartition(".")[2], []).append(f"`{tool.name}`")
+    order = [module.name for module in pkgutil.iter_modules(tools.__path__) if module.name in found]
+    rows = ["| family | tools |", "|---|---|"]
+    rows += [f"| {name} | {', '.join(found[name])} |" for name in order]
     return "\n".join(rows) + "\n"
 
 
@@ -228,7 +260,10 @@ def _default(name: str, value: Any) -> str:
 
 # The tables that stand in each page, between its markers.
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
-    README: {"tools": tools_table, "settings": settings_table, "extras": extras_table},
+    README: {"families": families_table},
+    START_PAGE: {"extras": extras_table},
+    TOOLS_PAGE: {"tools": tools_table},
+    SETTINGS_PAGE: {"settings": settings_table},
     METRICS_PAGE: {"metrics": metrics_table},
     MARKET_PAGE: {"exchanges": exchanges_table, "variables": variables_table, "sinks": sinks_table},
     PLAN_PAGE: {"plan": plan_table},

@@ -15,8 +15,8 @@ from streammachine.ohlc.aggregator import _HAS_FAST_OHLC_CYTHON, create_ohlc_agg
 from streammachine.ohlc.durable import DurableAggregators
 from streammachine.ohlc.reference import FastOHLC as PythonEngine
 from streammachine.redis.embedded.server import EmbeddedServer
+from streammachine.runtime.admin.remembered import BACKFILLS, RUNNERS, BackfillSpec, RunnerSpec
 from streammachine.runtime.declared.agents import DeclaredAgent, declared_agents
-from streammachine_mcp.hosting.remembered import BACKFILLS, RUNNERS, BackfillSpec, RunnerSpec
 from support import earlier_data
 from support.valkey import until
 

@@ -120,7 +120,7 @@ class Handlers:
         """Call a tool that must succeed; its structured content, checked against schema and text."""
         self.called.add(tool)
         result = self.peer.ask("tools/call", name=tool, arguments=arguments)
-        (part,) = result["content"]
+        part, *_ = result["content"]
         assert not result.get("isError"), part["text"]
         structured: dict[str, Any] = result["structuredContent"]
         assert json.loads(part["text"]) == structured, "the text differs from the structured content"
@@ -271,9 +271,10 @@ class Handlers:
 
     def ohlc_get_candles(self) -> str:
         page = self.call("ohlc_get_candles", name="btc", symbol="BTCUSDT", interval_ms=60_000)
-        first, second = page["candles"]
-        assert [first[key] for key in ("open", "high", "low", "close", "volume")] == [100.0, 110.0, 90.0, 105.0, 2.5]
-        assert (second["candle_start_ms"], second["trade_count"]) == (T0 + 60_000, 1)
+        found = page["columns"]
+        names = ("open", "high", "low", "close", "volume")
+        assert [found[name][0] for name in names] == [100.0, 110.0, 90.0, 105.0, 2.5]
+        assert (found["candle_start_ms"][1], found["trade_count"][1]) == (T0 + 60_000, 1)
         return "2 candles"
 
     def ohlc_get_completed(self) -> str:
@@ -284,7 +285,7 @@ class Handlers:
             interval_ms=60_000,
             before_timestamp_ms=T0 + 60_000,
         )
-        assert [candle["candle_start_ms"] for candle in page["candles"]] == [T0]
+        assert page["columns"]["candle_start_ms"] == [T0]
         return "1 candle"
 
     def ohlc_flush(self) -> str:
@@ -374,26 +375,10 @@ class Handlers:
         assert page["columns"]["is_closed"][0] is True
         return f"{page['count']} candles"
 
-    def event_wait(self) -> str:
-        candle = {"name": "candle.closed", "arguments": {"exchange": "binance", "symbol": "BTCUSDT"}}
-        page = self.call("event_wait", events=[candle], cursor="0-0", timeout_s=30)
-        assert page["events"][0]["data"]["symbol"] == "BTCUSDT"
-        return f"{len(page['events'])} candles closed"
-
-    def alert_create(self) -> str:
-        alert = self.call("alert_create", symbol="BTCUSDT", condition="close > 0", name="above")
-        assert alert["created"] is True
-        return f"holds: {alert['holds']}"
-
-    def alert_list(self) -> str:
-        (row,) = self.call("alert_list")["alerts"]
-        assert (row["name"], row["condition"]) == ("above", "close > 0")
-        return row["stream"]
-
-    def alert_delete(self) -> str:
-        assert self.call("alert_delete", name="above")["deleted"] is True
-        assert self.call("alert_list")["count"] == 0
-        return "none is left"
+    def candles_chart(self) -> str:
+        summary = self.call("candles_chart", exchange="binance", symbol="BTCUSDT", limit=50)
+        assert summary["count"] >= 1 and "picture_problem" not in summary
+        return f"{summary['count']} candles"
 
     def runner_stop(self) -> str:
         (row,) = self.call("runner_list")["runners"]
@@ -407,6 +392,45 @@ class Handlers:
             assert time.monotonic() < end, "it did not come true"
             time.sleep(0.1)
 
+    def alert_create(self) -> str:
+        made = self.call("alert_create", symbol="BTCUSDT", condition="close > 1.0", name="awake")
+        assert made["name"] == "awake"
+        assert "close" in self.refused("alert_create", symbol="BTCUSDT", condition="clos > 1.0")
+        return "a condition over closed candles"
+
+    def alert_list(self) -> str:
+        assert [alert["name"] for alert in self.call("alert_list")["alerts"]] == ["awake"]
+        return "the one"
+
+    def alert_delete(self) -> str:
+        self.call("alert_delete", name="awake")
+        assert self.call("alert_list")["alerts"] == []
+        return "none is left"
+
+    def stream_describe(self) -> str:
+        found = self.call("stream_describe", stream="waited")
+        assert [field["name"] for field in found["fields"]] == ["n"]
+        return "one field"
+
+    def stream_query(self) -> str:
+        found = self.call("stream_query", sql='SELECT sum(n) AS total FROM "waited"')
+        assert found["columns"] == {"total": [3]}
+        return "a sum over a stream"
+
+    def explain(self) -> str:
+        found = self.call("explain", topic="groups")
+        assert "STREAMMACHINE_TOOLSETS" in json.dumps(found)
+        return "how consumer groups are turned on"
+
+    def event_wait(self) -> str:
+        wanted = [{"name": "stream.message", "arguments": {"stream": "waited", "filter": "num.n > 1.0"}}]
+        begun = self.call("event_wait", events=wanted, timeout_s=0.1)
+        assert begun["timed_out"] is True and begun["events"] == []
+        self.call("stream_send_batch", stream="waited", messages=[{"n": 1}, {"n": 2}])
+        found = self.call("event_wait", events=wanted, cursor=begun["cursor"], timeout_s=30)
+        assert [event["name"] for event in found["events"]] == ["stream.message"] and found["timed_out"] is False
+        return "the message behind the cursor"
+
     # -- resources and prompts ----------------------------------------------------------------
 
     def config(self) -> str:
@@ -417,19 +441,34 @@ class Handlers:
         assert status["redis"]["connected"] is True
         return "Redis connected"
 
+    def page(self) -> str:
+        html = self.text_of(CHART_PAGE, "text/html;profile=mcp-app")
+        assert html.startswith("<!doctype html>")
+        return f"{len(html):,} characters"
+
     def resource(self, uri: str) -> dict[str, Any]:
-        listed = {resource["uri"]: resource for resource in self.peer.ask("resources/list")["resources"]}
-        (content,) = self.peer.ask("resources/read", uri=uri)["contents"]
-        assert content["mimeType"] == listed[uri]["mimeType"] == "application/json"
-        self.called.add(uri)
-        found: dict[str, Any] = json.loads(content["text"])
+        found: dict[str, Any] = json.loads(self.text_of(uri, "application/json"))
         return found
 
-    def guide(self) -> str:
-        return self.prompt("streammachine-guide")
+    def text_of(self, uri: str, mime_type: str) -> str:
+        listed = {resource["uri"]: resource for resource in self.peer.ask("resources/list")["resources"]}
+        (content,) = self.peer.ask("resources/read", uri=uri)["contents"]
+        assert content["mimeType"] == listed[uri]["mimeType"] == mime_type
+        self.called.add(uri)
+        return str(content["text"])
 
-    def patterns(self) -> str:
-        return self.prompt("stream-processing-patterns")
+    def prompts(self) -> str:
+        names = [prompt["name"] for prompt in self.peer.ask("prompts/list")["prompts"]]
+        return ", ".join(f"{name}: {self.prompt(name)}" for name in names)
+
+    def skills(self) -> str:
+        uris = [resource["uri"] for resource in self.peer.ask("resources/list")["resources"]]
+        chosen = [uri for uri in uris if uri.startswith("skill://")]
+        for uri in chosen:
+            (content,) = self.peer.ask("resources/read", uri=uri)["contents"]
+            assert content["mimeType"] == "text/markdown" and content["text"].startswith("---\nname: ")
+            self.called.add(uri)
+        return f"{len(chosen)} files"
 
     def prompt(self, name: str) -> str:
         (message,) = self.peer.ask("prompts/get", name=name)["messages"]
@@ -441,8 +480,7 @@ class Handlers:
 
     def checks(self) -> list[tuple[str, Callable[[], str]]]:
         """Every check by its handler's name, in the order in which they build on each other."""
-        named = {"config": "streammachine://config", "status": "streammachine://status"}
-        named |= {"guide": "streammachine-guide", "patterns": "stream-processing-patterns"}
+        named = {"config": "streammachine://config", "status": "streammachine://status", "page": CHART_PAGE}
         return [(named.get(name, name), getattr(self, name)) for name in ORDER]
 
     def everything(self) -> set[str]:
@@ -452,6 +490,7 @@ class Handlers:
         return set(self.tools) | resources | prompts
 
 
+CHART_PAGE = "ui://streammachine/candles"
 ORDER = (
     *("health_check", "redis_ping", "redis_info"),
     *("stream_send", "stream_send_batch", "stream_read", "stream_info", "stream_list"),
@@ -461,10 +500,10 @@ ORDER = (
     *("ohlc_stats", "ohlc_clear", "ohlc_list"),
     *("agent_create", "agent_list", "agent_stats", "agent_pause", "agent_resume"),
     *("dead_letter_list", "dead_letter_redrive", "dead_letter_purge", "agent_delete"),
-    *("backfill_start", "backfill_status", "runner_start", "runner_list", "candles_read"),
-    *("event_wait", "alert_create", "alert_list", "alert_delete", "runner_stop"),
-    *("stream_trim", "stream_delete"),
-    *("config", "status", "guide", "patterns"),
+    *("backfill_start", "backfill_status", "runner_start", "runner_list", "candles_read", "candles_chart"),
+    *("alert_create", "alert_list", "alert_delete", "runner_stop"),
+    *("event_wait", "stream_describe", "stream_query", "explain", "stream_trim", "stream_delete"),
+    *("config", "status", "page", "prompts", "skills"),
 )
 
 

@@ -61,11 +61,13 @@ def test_the_tables_are_those_of_the_code() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_installed_commands_are_found_by_the_shell(tmp_path: Path) -> None:
-    """The README's own lines, but that ``pip install .`` puts an empty command where pip puts ours."""
-    install = next(block.code for block in blocks(README, "sh") if "pip install ." in block.code)
+@pytest.mark.parametrize("page", [README, ROOT / "docs" / "start.md"], ids=lambda page: page.name)
+def test_the_installed_commands_are_found_by_the_shell(page: Path, tmp_path: Path) -> None:
+    """The page's own lines, but that ``pip install`` puts an empty command where pip puts ours."""
+    install = next(block.code for block in blocks(page, "sh") if "pip install" in block.code)
     command = '"$VIRTUAL_ENV/bin/streammachine"'
-    script = install.replace("pip install .", f'printf "#!/bin/sh\\necho ran" > {command} && chmod +x {command}')
+    put = f'printf "#!/bin/sh\necho ran" > {command} && chmod +x {command}'
+    script = re.sub(r"^pip install .*$", lambda _: put, install, flags=re.MULTILINE)
     done = subprocess.run(
         ["sh", "-ec", script.replace("-m venv", "-m venv --without-pip")],
         env={**clean_environment({}), "HOME": str(tmp_path)},
@@ -78,7 +80,7 @@ def test_the_installed_commands_are_found_by_the_shell(tmp_path: Path) -> None:
 
 
 def test_the_configuration_shown_is_the_example_file() -> None:
-    shown = [json.loads(found.values[0]) for found in every("json", [README])]
+    shown = [json.loads(found.values[0]) for found in every("json", [ROOT / "docs" / "claude-desktop.md"])]
     assert json.loads((ROOT / "claude_desktop_config.example.json").read_text(encoding="utf-8")) in shown
 
 
@@ -92,6 +94,10 @@ def test_every_make_target_that_is_named_is_there() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = set(re.findall(r"(?:^|`|; )make (\w+)", README.read_text(encoding="utf-8"), re.MULTILINE))
     assert {"demo", "test", "check", "bench"} <= named <= targets
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 160
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)

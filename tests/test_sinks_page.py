@@ -13,6 +13,7 @@ from support.docs import Block, blocks, environment, run_python
 from support.kafka import Kafka
 from support.postgres import Postgres
 from support.simulator import exchange
+from support.webhook import Receiver
 
 PAGE = Path(__file__).parents[1] / "docs" / "sinks.md"
 SHOWN = re.compile(r"# -> (.*)$", re.MULTILINE)
@@ -31,9 +32,18 @@ def kafka() -> Iterator[Kafka]:
 
 
 @pytest.fixture(scope="module")
-def env(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, kafka: Kafka) -> Iterator[dict[str, str]]:
+def webhook() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def env(
+    tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, kafka: Kafka, webhook: Receiver
+) -> Iterator[dict[str, str]]:
+    servers = {"DATABASE_URL": postgres.url, "KAFKA_SERVERS": kafka.servers, "WEBHOOK_URL": f"{webhook.url}/in"}
     with environment(tmp_path_factory.mktemp("sinks")) as found, exchange("binance", speed=30) as market:
-        yield {**found, **market.env, "DATABASE_URL": postgres.url, "KAFKA_SERVERS": kafka.servers}
+        yield {**found, **market.env, **servers}
 
 
 @pytest.mark.parametrize("block", blocks(PAGE, "python"), ids=str)
@@ -42,7 +52,10 @@ def test_an_example_runs_and_shows_what_it_says(block: Block, env: dict[str, str
     assert [wanted for wanted in SHOWN.findall(block.code) if wanted not in shown] == []
 
 
-def test_what_the_examples_wrote_is_there(env: dict[str, str], postgres: Postgres, kafka: Kafka) -> None:
+def test_what_the_examples_wrote_is_there(
+    env: dict[str, str], postgres: Postgres, kafka: Kafka, webhook: Receiver
+) -> None:
+    assert [row["text"].split(" at ")[0] for row in webhook.taken] == ["BTCUSDT closed"] * 10
     assert postgres.execute("SELECT count(*), count(DISTINCT open_ts) FROM candles WHERE is_closed") == [(10, 10)]
     assert len(kafka.consume("candles", 10)) == 10
 

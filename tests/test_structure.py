@@ -23,20 +23,23 @@ LONGER = {  # file: its own limit, and the reason
 }
 
 # Rooms from top to bottom. A room may import the rooms below it in its own list, and what FOUNDATION and BELOW say.
-FOUNDATION = ("errors", "settings", "backoff", "masking", "redis_url")
+FOUNDATION = ("errors", "settings", "backoff", "masking", "redis_url", "logs")
 PACKAGES = {  # package: the packages of the engine that it may import
     "errors": (),
     "backoff": (),
     "masking": (),
     "redis_url": ("errors", "masking"),
     "settings": ("errors", "masking", "redis_url"),
+    "logs": ("errors", "masking", "settings"),
     "redis": FOUNDATION,
     "frames": ("redis",),
     "indicators": ("errors",),
+    "charts": ("errors",),
     "ohlc": (*FOUNDATION, "redis", "runtime"),
     "runtime": (*FOUNDATION, "redis", "indicators"),
     "market": (*FOUNDATION, "redis", "indicators"),
-    "cli": (*FOUNDATION, "redis", "frames", "ohlc", "runtime", "market", "indicators", "cli"),
+    "trade_files": (*FOUNDATION, "ohlc", "market"),
+    "cli": (*FOUNDATION, "redis", "frames", "ohlc", "runtime", "market", "indicators", "trade_files", "cli"),
     "mcp_server": (),
     "__main__": ("mcp_server",),
 }

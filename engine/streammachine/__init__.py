@@ -9,20 +9,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
+    from streammachine.charts.chart import Chart as Chart
+    from streammachine.charts.chart import ChartLine as ChartLine
+    from streammachine.charts.draw import draw_chart as draw_chart
     from streammachine.errors import StreamMachineError as StreamMachineError
     from streammachine.frames.buffer import TimeSeriesBuffer as TimeSeriesBuffer
     from streammachine.frames.convert import prune_old_dataframe_rows as prune_old_dataframe_rows
     from streammachine.frames.convert import streams_to_dataframe as streams_to_dataframe
     from streammachine.frames.convert import streams_to_dataframe_fast as streams_to_dataframe_fast
     from streammachine.frames.read import read_frame as read_frame
+    from streammachine.indicators.compute import compute_indicators as compute_indicators
     from streammachine.market.backfill.backfill import Backfilling
     from streammachine.market.emitters.base import DataEmitter as DataEmitter
     from streammachine.market.emitters.csv import CSVEmitter as CSVEmitter
+    from streammachine.market.emitters.duckdb import DuckDBEmitter as DuckDBEmitter
+    from streammachine.market.emitters.frame import FrameEmitter as FrameEmitter
     from streammachine.market.emitters.kafka import KafkaEmitter as KafkaEmitter
     from streammachine.market.emitters.logger import Logger as Logger
     from streammachine.market.emitters.parquet import ParquetEmitter as ParquetEmitter
     from streammachine.market.emitters.postgres import PostgresEmitter as PostgresEmitter
     from streammachine.market.emitters.redis import RedisEmitter as RedisEmitter
+    from streammachine.market.emitters.webhook import WebhookEmitter as WebhookEmitter
     from streammachine.market.live.feed_options import FeedOptions as FeedOptions
     from streammachine.market.live.merge import merge_streams as merge_streams
     from streammachine.market.live.runner import Runner
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
     from streammachine.market.model.kline import Gap as Gap
     from streammachine.market.model.kline import Kline as Kline
     from streammachine.market.model.kline import Trade as Trade
+    from streammachine.market.model.kline_columns import KlineColumns as KlineColumns
     from streammachine.ohlc.aggregator import _HAS_FAST_OHLC_CYTHON as _HAS_FAST_OHLC_CYTHON
     from streammachine.ohlc.aggregator import CandleData as CandleData
     from streammachine.ohlc.aggregator import FastOHLC as FastOHLC
@@ -58,10 +66,13 @@ if TYPE_CHECKING:
     from streammachine.runtime.model.retry import Retry as Retry
     from streammachine.runtime.model.retry import RetryPolicy as RetryPolicy
     from streammachine.runtime.model.retry import Skip as Skip
+    from streammachine.runtime.model.typed import TypedBatch as TypedBatch
     from streammachine.runtime.observability.metrics import collector as collector
     from streammachine.runtime.testing import TestApp as TestApp
     from streammachine.runtime.testing import wait_until as wait_until
     from streammachine.settings import Settings as Settings
+    from streammachine.trade_files.build import abuild_candles as abuild_candles
+    from streammachine.trade_files.build import build_candles as build_candles
 
     __version__: str
 
@@ -72,6 +83,8 @@ if TYPE_CHECKING:
 
     class KrakenRunner(Runner): ...
 
+    class CoinbaseRunner(Runner): ...
+
     class BybitRunner(Runner): ...
 
     class BinanceBackfilling(Backfilling): ...
@@ -79,6 +92,8 @@ if TYPE_CHECKING:
     class OKXBackfilling(Backfilling): ...
 
     class KrakenBackfilling(Backfilling): ...
+
+    class CoinbaseBackfilling(Backfilling): ...
 
     class BybitBackfilling(Backfilling): ...
 
@@ -94,7 +109,12 @@ _HOMES = {
     "BybitBackfilling": "market.backfill.backfill",
     "BybitRunner": "market.live.runner",
     "CSVEmitter": "market.emitters.csv",
+    "DuckDBEmitter": "market.emitters.duckdb",
+    "FrameEmitter": "market.emitters.frame",
+    "KlineColumns": "market.model.kline_columns",
     "CandleData": "ohlc.aggregator",
+    "Chart": "charts.chart",
+    "ChartLine": "charts.chart",
     "ConsumerConfig": "runtime.model.config",
     "DataEmitter": "market.emitters.base",
     "DataInput": "market.model.data_input",
@@ -105,6 +125,8 @@ _HOMES = {
     "Gap": "market.model.kline",
     "KafkaEmitter": "market.emitters.kafka",
     "Kline": "market.model.kline",
+    "CoinbaseBackfilling": "market.backfill.backfill",
+    "CoinbaseRunner": "market.live.runner",
     "KrakenBackfilling": "market.backfill.backfill",
     "KrakenRunner": "market.live.runner",
     "Logger": "market.emitters.logger",
@@ -129,14 +151,20 @@ _HOMES = {
     "TestApp": "runtime.testing",
     "TimeSeriesBuffer": "frames.buffer",
     "TimerConfig": "runtime.model.config",
+    "TypedBatch": "runtime.model.typed",
     "Trade": "market.model.kline",
+    "WebhookEmitter": "market.emitters.webhook",
     "_HAS_FAST_OHLC_CYTHON": "ohlc.aggregator",
     "_has_cython_decode": "redis.transport.codec",
+    "abuild_candles": "trade_files.build",
+    "build_candles": "trade_files.build",
     "collector": "runtime.observability.metrics",
+    "compute_indicators": "indicators.compute",
     "config": "market.log_config",
     "create_alert": "runtime.alerts.alert",
     "create_ohlc_aggregator": "ohlc.aggregator",
     "decode_dict_bytes_to_utf8": "redis.transport.codec",
+    "draw_chart": "charts.draw",
     "format_candle_for_redis": "ohlc.aggregator",
     "merge_streams": "market.live.merge",
     "parse_stream_id_timestamp": "ohlc.aggregator",

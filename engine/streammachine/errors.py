@@ -118,6 +118,10 @@ class IndicatorError(StreamMachineError, ValueError):
     """An indicator is none, a parameter of it is not accepted, or TA-Lib is not installed."""
 
 
+class ChartError(StreamMachineError, ValueError):
+    """What is to be drawn cannot be, or matplotlib is not installed."""
+
+
 class MarketError(StreamMachineError):
     """Base of the errors of the market road: exchanges, runners, backfill, emitters."""
 

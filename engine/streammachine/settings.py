@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from streammachine.errors import SettingsError
 
 TOOLSETS = ("stream", "storage", "health", "object", "ohlc", "agent", "market", "live")
+LOG_FORMATS = ("text", "json")
+OPTIONAL_TOOLSETS = ("groups",)  # off unless they are named: "all,groups"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 Embedded = Literal["auto", "always", "never"]
@@ -37,9 +39,14 @@ _ACCEPTED = {
     "data_dir": "a folder's path",
     "stream_maxlen": "0 (off) or a whole number of entries",
     "log_level": ", ".join(LOG_LEVELS),
+    "log_format": "text or json",
     "read_only": "true or false",
-    "toolsets": "all, or some of " + ", ".join(TOOLSETS) + " separated by commas",
+    "toolsets": "all, or some of " + ", ".join((*TOOLSETS, *OPTIONAL_TOOLSETS)) + " separated by commas",
     "signing_key": "a text of at least 16 characters",
+    "http_tokens": "a file's path",
+    "jwt_jwks": "the URL or path of a JWKS document",
+    "jwt_issuer": "the issuer of the tokens",
+    "jwt_audience": "whom the tokens are for",
 }
 
 
@@ -78,9 +85,14 @@ class Settings(BaseSettings):
     data_dir: Path | None = _env("STREAMMACHINE_DATA_DIR", None)
     stream_maxlen: int = _env("STREAMMACHINE_STREAM_MAXLEN", 0, ge=0)
     log_level: str = _env("STREAMMACHINE_LOG_LEVEL", "INFO")
+    log_format: str = _env("STREAMMACHINE_LOG_FORMAT", "text")
     read_only: bool = _env("STREAMMACHINE_READ_ONLY", False)
     toolsets: Annotated[tuple[str, ...], NoDecode] = _env("STREAMMACHINE_TOOLSETS", TOOLSETS)
     signing_key: SecretStr | None = _env("STREAMMACHINE_SIGNING_KEY", None, min_length=16)
+    http_tokens: Path | None = _env("STREAMMACHINE_HTTP_TOKENS", None)
+    jwt_jwks: str | None = _env("STREAMMACHINE_JWT_JWKS", None)
+    jwt_issuer: str | None = _env("STREAMMACHINE_JWT_ISSUER", None)
+    jwt_audience: str | None = _env("STREAMMACHINE_JWT_AUDIENCE", None)
 
     def __init__(self, **values: Any) -> None:
         # pydantic-settings would read a variable of a field's own name too, and "count" may be anybody's.
@@ -98,7 +110,7 @@ class Settings(BaseSettings):
             parse_url(value.get_secret_value())
         return value
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "http_tokens")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value if value is None else value.expanduser().absolute()
@@ -111,16 +123,25 @@ class Settings(BaseSettings):
             raise ValueError("unknown log level")
         return level
 
+    @field_validator("log_format", mode="before")
+    @classmethod
+    def _known_log_format(cls, value: Any) -> Any:
+        name = str(value).strip().lower()
+        if name not in LOG_FORMATS:
+            raise ValueError("unknown log format")
+        return name
+
     @field_validator("toolsets", mode="before")
     @classmethod
     def _known_toolsets(cls, value: Any) -> tuple[str, ...]:
         names = value.split(",") if isinstance(value, str) else value
         chosen = {str(name).strip().lower() for name in names} - {""} if isinstance(names, Iterable) else set()
-        if chosen == {"all"}:
-            return TOOLSETS
-        if not chosen or chosen - set(TOOLSETS):
+        if "all" in chosen:
+            chosen = chosen - {"all"} | set(TOOLSETS)
+        known = (*TOOLSETS, *OPTIONAL_TOOLSETS)
+        if not chosen or chosen - set(known):
             raise ValueError("unknown toolset")
-        return tuple(name for name in TOOLSETS if name in chosen)
+        return tuple(name for name in known if name in chosen)
 
     @property
     def redis_is_explicit(self) -> bool:
@@ -143,6 +164,8 @@ class Settings(BaseSettings):
             value = getattr(self, name)
             if isinstance(value, SecretStr):
                 value = mask_url(value.get_secret_value()) if name == "redis_url" else "***"
+            elif name == "jwt_jwks" and value is not None:
+                value = mask_url(value)
             elif isinstance(value, Path):
                 value = str(value)
             elif isinstance(value, tuple):

@@ -1,1 +1,1 @@
-"""The prompt texts: Markdown with front matter, one file per prompt."""
+"""The texts of prompts and skills: one folder each, in it SKILL.md, Markdown with front matter."""

@@ -20,14 +20,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from streammachine_mcp.address import check_address, checked_tls, own_names, warn_of_address
 from streammachine_mcp.end import Deadline, watch_input
-from streammachine_mcp.http import SESSION_IDLE, checked_hosts, checked_origins, http_app
+from streammachine_mcp.http import RATE, SESSION_IDLE, checked_hosts, checked_origins, http_app
 from streammachine_mcp.stderr import Pump
 from streammachine_mcp.stdio import DRAIN, Wire
 
 if TYPE_CHECKING:
     import anyio
     from fastmcp import FastMCP
+    from fastmcp.server.auth import TokenVerifier
     from starlette.applications import Starlette
 
     from streammachine.settings import Settings
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("streammachine")
 
 EVENT_LOOP = {"use_uvloop": sys.platform != "win32"}
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DEFAULT_PORT = 8765
 
 
@@ -55,18 +56,30 @@ def _run(options: argparse.Namespace, wire: Wire | None, pump: Pump | None = Non
     import anyio
 
     from streammachine.errors import SettingsError, StreamMachineError
+    from streammachine.logs import dropped_notice
 
     try:
         settings = _settings(options)
         _check_app(options.app)
-        configure_logging(settings.log_level, pump)
+        configure_logging(settings.log_level, pump, settings.log_format)
+        if pump is not None:
+            pump.notice = dropped_notice(settings.log_format)
         if wire is None:
             hosts, origins = checked_hosts(options.allowed_hosts), checked_origins(options.allowed_origins)
+            if not 0 <= options.rate_limit <= 1e6:
+                raise SettingsError(
+                    f"--rate-limit {options.rate_limit:g}: give requests a second, or 0 for any number."
+                )
             if not 1 <= options.session_idle <= 7 * 86_400:
                 raise SettingsError(f"--session-idle {options.session_idle:g}: give seconds from 1 to 604800.")
-        sockets = _listen(options.host, options.port) if wire is None else []
+            callers = _callers(settings)
+            tls = checked_tls(options.tls_cert, options.tls_key)
+            check_address(options.host, known=bool(callers))
+        sockets = _listen(options.host, options.port, options.tls_cert) if wire is None else []
     except StreamMachineError as error:
-        print(f"streammachine-mcp: {error}", file=sys.stderr)  # noqa: T201 - one line for people, not a log record
+        from streammachine.logs import print_error
+
+        print_error("streammachine-mcp", str(error))
         return 2
     from streammachine_mcp.server import create_server
 
@@ -77,8 +90,12 @@ def _run(options: argparse.Namespace, wire: Wire | None, pump: Pump | None = Non
     if wire is not None:
         serve_stdio(server, wire)
     else:
-        app = http_app(server, hosts, origins, options.session_idle)
-        anyio.run(run_http, app, sockets, server.draining, backend_options=EVENT_LOOP)
+        from streammachine_mcp.access.guard import protect
+
+        protect(server, callers)
+        warn_of_address(options.host, hosts, tls=tls is not None)
+        app = http_app(server, [*hosts, *own_names(options.host)], origins, options.session_idle, options.rate_limit)
+        anyio.run(run_http, app, sockets, server.draining, tls, backend_options=EVENT_LOOP)
         log.info("ended")
     return 0
 
@@ -112,9 +129,12 @@ async def run_stdio(server: FastMCP[Any], wire: Wire) -> None:
 
 
 async def run_http(
-    app: Starlette, sockets: Sequence[socket.socket], draining: Sequence[Callable[[], None]] = ()
+    app: Starlette,
+    sockets: Sequence[socket.socket],
+    draining: Sequence[Callable[[], None]] = (),
+    tls: tuple[str, str] | None = None,
 ) -> None:
-    """Serve streamable HTTP on loopback sockets until a signal comes.
+    """Serve streamable HTTP on these sockets until a signal comes; ``tls``: the files of the certificate and its key.
 
     Requests under way get ``DRAIN`` seconds, as on stdio; ``draining`` is called before that.
     """
@@ -122,7 +142,16 @@ async def run_http(
     import uvicorn
     from sse_starlette.sse import AppStatus
 
-    config = uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=int(2 * DRAIN), ws="none")
+    cert, key = tls if tls is not None else (None, None)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        lifespan="on",
+        timeout_graceful_shutdown=int(2 * DRAIN),
+        ws="none",
+        ssl_certfile=cert,
+        ssl_keyfile=key,
+    )
 
     class Server(uvicorn.Server):
         """Without uvicorn's own signal handlers: ours drain and exit 0."""
@@ -149,15 +178,19 @@ async def run_http(
         tasks.cancel_scope.cancel()
 
 
-def _listen(host: str, port: int) -> list[socket.socket]:
-    """The loopback sockets to serve HTTP on; before the server is loaded, so that a wrong address is one clear line."""
+def _callers(settings: Settings) -> list[TokenVerifier]:
+    """Who may call; nobody is known where no setting names tokens, and then nothing of it is loaded."""
+    if settings.http_tokens is None and not any((settings.jwt_jwks, settings.jwt_issuer, settings.jwt_audience)):
+        return []
+    from streammachine_mcp.access.guard import verifiers_of
+
+    return verifiers_of(settings)
+
+
+def _listen(host: str, port: int, tls: str = "") -> list[socket.socket]:
+    """The sockets to serve HTTP on; before the server is loaded, so that a wrong address is one clear line."""
     from streammachine.errors import SettingsError
 
-    if host not in LOOPBACK:
-        raise SettingsError(
-            f"--host {host} would open the server to the network, and it has no authentication yet. "
-            f"Use one of {', '.join(LOOPBACK)}."
-        )
     if not 0 <= port <= 65535:
         raise SettingsError(f"--port {port} is not accepted: give a whole number from 0 to 65535.")
     sockets: list[socket.socket] = []
@@ -165,15 +198,16 @@ def _listen(host: str, port: int) -> list[socket.socket]:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
             sockets.append(socket.create_server((address, port), family=family))
-        except OSError as error:
-            if sockets and error.errno != errno.EADDRINUSE:
+        except (OSError, UnicodeError) as error:
+            if sockets and getattr(error, "errno", 0) != errno.EADDRINUSE:
                 continue  # localhost on a machine without IPv6
             raise SettingsError(
-                f"--host {host} --port {port} cannot be served ({error.strerror}). "
+                f"--host {host} --port {port} cannot be served ({getattr(error, 'strerror', None) or error}). "
                 "Another server may be running there; give another --port."
             ) from None
         port = sockets[0].getsockname()[1]  # of --port 0
-    log.info("listening on http://%s:%d/mcp", f"[{host}]" if ":" in host else host, port)
+    scheme = "https" if tls else "http"
+    log.info("listening on %s://%s:%d/mcp", scheme, f"[{host}]" if ":" in host else host, port)
     return sockets
 
 
@@ -196,16 +230,11 @@ async def watch_signals(stop: anyio.Event, deadline: Deadline, *, task_status: A
             stop.set()
 
 
-def configure_logging(level: str, stream: Any = None) -> None:
+def configure_logging(level: str, stream: Any = None, log_format: str = "text") -> None:
     """Log to ``stream`` (stderr), one line a record; libraries from WARNING on."""
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=stream if stream is not None else sys.stderr,
-        force=True,
-    )
-    for name in ("streammachine", "streammachine_mcp"):
-        logging.getLogger(name).setLevel(level)
+    from streammachine import logs
+
+    logs.configure_logging(level, log_format=log_format, stream=stream, force=True, libraries="WARNING")
     # The client's own reports of lost connections repeat what our errors say.
     logging.getLogger("coredis").setLevel(logging.CRITICAL if level != "DEBUG" else logging.DEBUG)
 
@@ -247,9 +276,12 @@ class _Parser(argparse.ArgumentParser):
     toolsets: argparse.Action
 
     def format_help(self) -> str:
-        from streammachine.settings import TOOLSETS
+        from streammachine.settings import OPTIONAL_TOOLSETS, TOOLSETS
 
-        self.toolsets.help = f"only these tool families: {','.join(TOOLSETS)}"
+        optional = ",".join(OPTIONAL_TOOLSETS)
+        self.toolsets.help = (
+            f"only these tool families: {','.join(TOOLSETS)}; off unless named: {optional} (all,{optional})"
+        )
         return super().format_help()
 
 
@@ -264,7 +296,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--read-only", action="store_true", help="leave out every tool that changes something")
     parser.toolsets = parser.add_argument("--toolsets", metavar="A,B")
     parser.add_argument("--transport", choices=("stdio", "http"), default="stdio")
-    parser.add_argument("--host", default="127.0.0.1", help="address for --transport http (loopback only)")
+    parser.add_argument("--host", default="127.0.0.1", help="address for http; others than loopback need tokens")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port for --transport http")
     parser.add_argument(
         "--allowed-hosts", metavar="A,B", default="", help="with http: further names by which the server is called"
@@ -279,6 +311,11 @@ def _parser() -> argparse.ArgumentParser:
         default=SESSION_IDLE,
         help="with http: when a session that nobody uses ends",
     )
+    parser.add_argument(
+        "--rate-limit", metavar="N", type=float, default=RATE, help="with http: requests a second of one token; 0: any"
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", default="", help="with http: serve https with this certificate")
+    parser.add_argument("--tls-key", metavar="FILE", default="", help="and this key, PEM both")
     parser.add_argument("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING, ERROR (STREAMMACHINE_LOG_LEVEL)")
     return parser
 

@@ -22,20 +22,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATH = "/mcp"
+RATE = 50.0  # requests a second of one token, twice as many at once
 SESSION_IDLE = 1800.0  # seconds without a request after which a session ends; each holds 38 kB
 MAX_BODY = 4 << 20  # bytes; the SDK refuses more with status 413
 _METHODS = ("GET", "POST", "DELETE", "OPTIONS")
 
 
-def http_app(server: FastMCP[Any], hosts: Sequence[str], origins: Sequence[str], session_idle: float) -> Starlette:
+def http_app(
+    server: FastMCP[Any], hosts: Sequence[str], origins: Sequence[str], session_idle: float, rate: float = 0
+) -> Starlette:
     """The app that serves ``/mcp`` and the server's own routes, on loopback names and the hosts and pages named.
 
     Args:
         hosts: further names that may stand in the header Host. origins: pages ("https://app.example") that may call
-        and read the answers. session_idle: seconds after which a session that nobody uses ends.
+        and read the answers. session_idle: seconds after which a session that nobody uses ends. rate: requests a
+        second of one token; 0: any number.
     """
     from starlette.middleware import Middleware
     from starlette.middleware.cors import CORSMiddleware
+
+    from streammachine_mcp.access.guard import Guard
 
     cors = Middleware(
         CORSMiddleware,
@@ -47,7 +53,7 @@ def http_app(server: FastMCP[Any], hosts: Sequence[str], origins: Sequence[str],
     # FastMCP's guard lets loopback names pass by itself, with any port.
     return server.http_app(
         path=PATH,
-        middleware=[*([cors] if origins else []), Middleware(Messages)],
+        middleware=[*([cors] if origins else []), Middleware(Messages), Middleware(Guard, rate=rate)],
         host_origin_protection=True,
         allowed_hosts=list(hosts) or None,
         allowed_origins=list(origins) or None,

@@ -12,6 +12,7 @@ from fastmcp.resources.template import ResourceTemplate
 
 from streammachine.errors import StreamMachineError
 from streammachine_mcp.live.resources import AGENT_URI, CANDLES_URI, STREAM_URI
+from streammachine_mcp.page import candles_resource
 from streammachine_mcp.results import fit
 from streammachine_mcp.safety import Confirmer
 from streammachine_mcp.state import ServerState
@@ -24,7 +25,7 @@ NEWEST_CANDLES = 100  # in the resource of a series of candles
 
 
 def resources(state: ServerState) -> list[Resource]:
-    """``streammachine://config`` and ``streammachine://status``."""
+    """``streammachine://config``, ``streammachine://status`` and the interactive chart."""
 
     def config() -> str:
         return _json(state.settings.describe())
@@ -49,6 +50,7 @@ def resources(state: ServerState) -> list[Resource]:
             description="Which Redis is used and why, how it is, and what the shared storage holds.",
             mime_type="application/json",
         ),
+        candles_resource(),
     ]
 
 

@@ -222,7 +222,7 @@ class FriendlyErrors(Middleware):
             names = await _tool_names(context)
             raise ToolError(
                 f"There is no tool {name!r}.{nearest(name, names)} A tool may also be switched off by --read-only or "
-                "--toolsets.",
+                "--toolsets: explain says what is off.",
                 log_level=logging.INFO,
             ) from None
 

@@ -22,6 +22,7 @@ from streammachine.errors import RedisUnavailableError, StreamMachineError
 from streammachine.settings import Settings
 from streammachine_mcp.hosting.supervisor import Hosting
 from streammachine_mcp.live.hub import Live
+from streammachine_mcp.query.pool import QueryPool
 
 if TYPE_CHECKING:
     from streammachine.ohlc.durable import DurableAggregators
@@ -61,6 +62,7 @@ class ServerState:
             connect=self.redis,
         )
         self.live = Live(self.redis, lambda: self.connection, writes=not settings.read_only)
+        self.queries = QueryPool(self.redis)
         self.started = time.time()
         self.problem: StreamMachineError | None = None
         self.restarts = 0
@@ -87,6 +89,7 @@ class ServerState:
         try:
             yield self
         finally:
+            await self.queries.close()
             draining = asyncio.create_task(self.hosting.stop(LAST_WAIT), name="streammachine-draining")
             with anyio.move_on_after(LAST_WAIT):
                 if self._aggregators is not None and self._connection is not None:

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 MOST_BYTES = 1 << 20  # kept for a stderr that takes nothing at the moment
 CHUNK = 1 << 16
@@ -34,6 +35,7 @@ class Pump:
         self._dropped = 0
         self._changed = threading.Condition()
         self._busy = False
+        self.notice: Callable[[int], str] = lambda count: f"{count:,} lines for stderr were dropped: nobody read it"
         self._open = True  # the pipe of descriptor 2 may still bring something
 
     @classmethod
@@ -112,7 +114,7 @@ class Pump:
             with self._changed:
                 self._bytes -= len(data)
                 if self._dropped and self._bytes < MOST_BYTES // 2:
-                    notice = f"{self._dropped:,} lines for stderr were dropped: nobody read it\n".encode()
+                    notice = f"{self.notice(self._dropped)}\n".encode()
                     self._waiting.append(notice)
                     self._bytes += len(notice)
                     self._dropped = 0

@@ -11,6 +11,8 @@ import pytest
 import streammachine
 from streammachine.frames import read
 from streammachine.market.exchanges.decode import HAS_NATIVE
+from streammachine.market.model import kline_columns
+from streammachine.redis.transport import ticks
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +39,10 @@ def test_with_a_compiler_the_native_parts_are_built(tmp_path: Path) -> None:
         "streammachine.redis.transport.wire is missing: install again and look at the build"
     )
     assert read.HAS_NATIVE, "streammachine.frames.native_columns is missing: install again and look at the build"
+    assert ticks.HAS_NATIVE, (
+        "streammachine.redis.transport.tick_columns is missing: install again and look at the build"
+    )
+    assert kline_columns.HAS_NATIVE, "streammachine.market.model.fast_columns is missing: install again and look"
     assert HAS_NATIVE, "streammachine.market.exchanges.fast_decode is missing: install again and look at the build"
 
 
@@ -47,7 +53,9 @@ def test_the_twins_take_over_where_nothing_is_compiled(tmp_path: Path) -> None:
         "sys.modules['streammachine.ohlc.fast'] = None\n"
         "sys.modules['streammachine.redis.transport.wire'] = None\n"
         "sys.modules['streammachine.frames.native_columns'] = None\n"
+        "sys.modules['streammachine.redis.transport.tick_columns'] = None\n"
         "sys.modules['streammachine.market.exchanges.fast_decode'] = None\n"
+        "sys.modules['streammachine.market.model.fast_columns'] = None\n"
         "import streammachine as s\n"
         "agg = s.create_ohlc_aggregator([60000])\n"
         "agg.update_tick('A', 1.5, 2.0, 1700000000000)\n"
@@ -55,12 +63,13 @@ def test_the_twins_take_over_where_nothing_is_compiled(tmp_path: Path) -> None:
         "assert s.decode_dict_bytes_to_utf8({b'a': b'b'}) == {'a': 'b'}\n"
         "from streammachine.market.exchanges.decode import HAS_NATIVE\n"
         "from streammachine.frames import read\n"
-        "print(s._HAS_FAST_OHLC_CYTHON, s._has_cython_decode, HAS_NATIVE, read.HAS_NATIVE)\n"
+        "from streammachine.ohlc.consumer.tick_book import NATIVE\n"
+        "print(s._HAS_FAST_OHLC_CYTHON, s._has_cython_decode, HAS_NATIVE, read.HAS_NATIVE, NATIVE)\n"
     )
     import sys
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    assert (done.stdout.strip(), done.stderr) == ("False False False False", "")
+    assert (done.stdout.strip(), done.stderr) == ("False False False False False", "")
 
 
 @pytest.mark.parametrize("name", ["other_versions", "newest_libraries"])

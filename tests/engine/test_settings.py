@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from streammachine.errors import SettingsError
-from streammachine.settings import TOOLSETS, Settings
+from streammachine.settings import OPTIONAL_TOOLSETS, TOOLSETS, Settings
 
 DEFAULTS = {
     "REDIS_URL": None,
@@ -24,9 +24,14 @@ DEFAULTS = {
     "STREAMMACHINE_DATA_DIR": None,
     "STREAMMACHINE_STREAM_MAXLEN": 0,
     "STREAMMACHINE_LOG_LEVEL": "INFO",
+    "STREAMMACHINE_LOG_FORMAT": "text",
     "STREAMMACHINE_READ_ONLY": False,
     "STREAMMACHINE_TOOLSETS": ",".join(TOOLSETS),
     "STREAMMACHINE_SIGNING_KEY": None,
+    "STREAMMACHINE_HTTP_TOKENS": None,
+    "STREAMMACHINE_JWT_JWKS": None,
+    "STREAMMACHINE_JWT_ISSUER": None,
+    "STREAMMACHINE_JWT_AUDIENCE": None,
 }
 
 ACCEPTED: list[tuple[str, str, Any]] = [
@@ -51,6 +56,8 @@ ACCEPTED: list[tuple[str, str, Any]] = [
     ("STREAMMACHINE_READ_ONLY", "1", True),
     ("STREAMMACHINE_TOOLSETS", "all", ",".join(TOOLSETS)),
     ("STREAMMACHINE_TOOLSETS", " Ohlc, stream ,", "stream,ohlc"),
+    ("STREAMMACHINE_TOOLSETS", "all,groups", ",".join((*TOOLSETS, *OPTIONAL_TOOLSETS))),
+    ("STREAMMACHINE_TOOLSETS", "groups", "groups"),
     ("STREAMMACHINE_SIGNING_KEY", "sixteen-chars-at", "***"),
 ]
 

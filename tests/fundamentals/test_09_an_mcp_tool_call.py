@@ -23,7 +23,7 @@ def test_a_model_makes_candles_and_reads_them(shared_server: EmbeddedServer, tmp
         client.call("ohlc_update", name="tutorial", symbol="BTCUSDT", price=61837.63, volume=0.5, timestamp_ms=START)
         client.call("ohlc_update", name="tutorial", symbol="BTCUSDT", price=61840, volume=0.5, timestamp_ms=START + 1)
         answer = client.call("ohlc_get_candles", name="tutorial", symbol="BTCUSDT", interval_ms="1m")
-        assert [(row["open"], row["close"]) for row in answer["candles"]] == [(61837.63, 61840)]
+        assert (answer["columns"]["open"], answer["columns"]["close"]) == ([61837.63], [61840])
 
         with pytest.raises(ToolFailure, match="Did you mean 'tutorial'"):  # an error says what to do next
             client.call("ohlc_get_candles", name="tutoral", symbol="BTCUSDT", interval_ms="1m")

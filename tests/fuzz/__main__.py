@@ -1,8 +1,9 @@
 """The long form, ``make fuzz``: ``python -m tests.fuzz [--seconds 300] [--seed N] [TARGET ...]``.
 
 Builds the native modules with AddressSanitizer into ``build/asan``, then tries the hostile cases, and random inputs for
-so many seconds each on the wire codec, the candles, the frames' decoder and XRANGE's pages, beside their plain-Python
-twins.
+so many seconds each on the wire codec, the candles, the frames' decoder, XRANGE's pages, the consumer's ticks, trade
+files and bulk
+files' lines, beside their plain-Python twins.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Inside a process with the sanitizer's runtime: ``python -m fuzz.inside FOLDER TARGET SEED SECONDS``.
 
-``FOLDER`` holds the sanitized modules. ``TARGET``: hostile (every case once), wire, candles, frames or pages. Prints
-how many inputs it tried; a difference between the twins is an error that names the input's seed.
+``FOLDER`` holds the sanitized modules. ``TARGET``: hostile (every case once), wire, candles, frames, pages, ticks,
+trades or
+bulk.
+Prints how many inputs it tried; a difference between the twins is an error that names the input's seed.
 """
 
 from __future__ import annotations

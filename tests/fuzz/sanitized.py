@@ -21,10 +21,12 @@ ROOT = Path(__file__).parents[2]
 MODULES = (
     "streammachine.ohlc.fast",
     "streammachine.redis.transport.wire",
+    "streammachine.redis.transport.tick_columns",
     "streammachine.market.exchanges.fast_decode",
     "streammachine.frames.native_columns",
+    "streammachine.market.model.fast_columns",
 )
-TARGETS = ("hostile", "wire", "candles", "frames", "pages")
+TARGETS = ("hostile", "wire", "candles", "frames", "pages", "ticks", "bulk", "trades")
 FLAGS = ["-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
 PROBE = "#include <Python.h>\nint main(void) { return 0; }\n"
 

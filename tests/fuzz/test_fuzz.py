@@ -8,7 +8,7 @@ import pytest
 
 from fuzz import sanitized
 
-SECONDS = {"hostile": 0, "wire": 6, "candles": 8, "frames": 6, "pages": 4}
+SECONDS = {"hostile": 0, "wire": 6, "candles": 8, "frames": 6, "pages": 4, "ticks": 6, "bulk": 4, "trades": 6}
 
 
 @pytest.fixture(scope="module")

@@ -277,11 +277,11 @@ def test_a_time_is_taken_everywhere_in_every_form(server: Server, form: Any) -> 
     server.call("ohlc_update", name="t", symbol="A", price=1, volume=1, timestamp_ms=form)
     server.call("ohlc_update", name="t", ticks=[{"symbol": "A", "price": 2, "volume": 1, "timestamp_ms": form}])
     server.call("ohlc_update", name="t", symbol="A", price=9, volume=1, timestamp_ms=T0 - MINUTE)
-    found = server.call("ohlc_get_candles", name="t", symbol="A", interval_ms="1m")["candles"]
-    assert [(candle["candle_start_ms"], candle["trade_count"]) for candle in found] == [(T0 - MINUTE, 1), (T0, 2)]
+    found = server.call("ohlc_get_candles", name="t", symbol="A", interval_ms="1m")["columns"]
+    assert (found["candle_start_ms"], found["trade_count"]) == ([T0 - MINUTE, T0], [1, 2])
     for tool, argument in (("ohlc_get_candles", "end_ms"), ("ohlc_get_completed", "before_timestamp_ms")):
-        before = server.call(tool, name="t", symbol="A", interval_ms=MINUTE, **{argument: form})["candles"]
-        assert [candle["candle_start_ms"] for candle in before] == [T0 - MINUTE]
+        before = server.call(tool, name="t", symbol="A", interval_ms=MINUTE, **{argument: form})["columns"]
+        assert before["candle_start_ms"] == [T0 - MINUTE]
     for argument in ("start", "end"):
         assert "There are no candles" in server.refused(
             "candles_read", exchange="okx", symbol="ETH-USDT", **{argument: form}

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from streammachine.settings import TOOLSETS
+from streammachine.settings import OPTIONAL_TOOLSETS, TOOLSETS
 from streammachine_mcp.tools.families import families
 from support.contract import CONTRACT, DELETES, READS
 from support.mcp import RawClient
@@ -106,15 +106,23 @@ def test_read_only_drops_every_tool_that_changes_something(
 
 def test_toolsets_choose_the_families(server_env: dict[str, str]) -> None:
     with RawClient("--toolsets", "health, ohlc", env=server_env) as client:
-        assert {name.split("_")[0] for name in client.tools()} == {"health", "redis", "ohlc"}
+        assert {name.split("_")[0] for name in client.tools()} == {"health", "redis", "explain", "ohlc"}
     with RawClient(env={**server_env, "STREAMMACHINE_TOOLSETS": "stream"}) as client:
         assert {name.split("_")[0] for name in client.tools()} == {"stream"}
     with RawClient(env={**server_env, "STREAMMACHINE_TOOLSETS": "agent"}) as client:
         assert {name.rpartition("_")[0] for name in client.tools()} == {"agent", "dead_letter"}
 
 
+def test_a_toolset_that_is_off_is_there_when_it_is_named(server_env: dict[str, str], tools: dict[str, Any]) -> None:
+    assert not [name for name in tools if name.startswith("group_")]
+    with RawClient(env={**server_env, "STREAMMACHINE_TOOLSETS": "all,groups"}) as client:
+        assert set(client.tools()) - set(tools) == {
+            f"group_{verb}" for verb in ("ack", "claim", "list", "pending", "reset")
+        }
+
+
 def test_every_toolset_has_a_family_and_every_family_a_toolset() -> None:
-    assert list(dict.fromkeys(family.toolset for family in families())) == list(TOOLSETS)
+    assert list(dict.fromkeys(family.toolset for family in families())) == [*TOOLSETS, *OPTIONAL_TOOLSETS]
 
 
 def test_a_family_whose_toolset_nobody_could_choose_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,9 @@ def all_candles(client: RawClient, name: str, symbols: list[str]) -> dict[str, A
     found: dict[str, Any] = {"stats": client.call("ohlc_stats", name=name)}
     for symbol in symbols:
         for interval in INTERVALS:
-            page = client.call("ohlc_get_candles", name=name, symbol=symbol, interval_ms=interval, limit=1000)
+            page = client.call(
+                "ohlc_get_candles", name=name, symbol=symbol, interval_ms=interval, limit=1000, format="rows"
+            )
             assert page["candles"]
             found[f"{symbol} {interval}"] = page
     return found

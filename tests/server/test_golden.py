@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from support.golden import REFRESH, golden, listed
+from support.golden import OFF, REFRESH, golden, listed
+
+EVERY = {**golden(), **golden(OFF)}
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +20,9 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 
 
 def test_there_is_a_file_for_each_tool(tools: dict[str, dict[str, Any]]) -> None:
-    assert sorted(tools) == sorted(golden()), REFRESH
+    assert sorted(tools) == sorted(EVERY), REFRESH
 
 
-@pytest.mark.parametrize("name", golden())
+@pytest.mark.parametrize("name", EVERY)
 def test_a_tool_is_listed_as_its_file_has_it(tools: dict[str, dict[str, Any]], name: str) -> None:
-    assert tools.get(name) == golden()[name], REFRESH
+    assert tools.get(name) == EVERY[name], REFRESH

@@ -4,68 +4,25 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from http.client import HTTPMessage
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import pytest
 from fastmcp import Client
 
 from streammachine.redis.embedded.server import EmbeddedServer
 from support.golden import golden
+from support.http_server import ACCEPT, COMMAND, HttpServer
 from support.mcp import LEGACY, clean_environment
 from support.servers import embedded_pids, free_port, redis_at, until
 
-COMMAND = (sys.executable, "-m", "streammachine.mcp_server", "--transport", "http")
-ACCEPT = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
-
 Answer = tuple[int, HTTPMessage, str]
-
-
-class HttpServer:
-    """A server process that serves HTTP on a free port. Leaving the block kills it if it still runs."""
-
-    def __init__(self, env: dict[str, str], log: Path, *options: str) -> None:
-        self.log_path = log
-        with log.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [*COMMAND, "--port", "0", *options],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                env=clean_environment(env),
-            )
-
-    def __enter__(self) -> Self:
-        found = until(lambda: re.search(r"listening on (http://(.*):(\d+)/mcp)", self.log), "it listens")
-        self.url, self.host, self.port = found[1], found[2].strip("[]"), int(found[3])
-        until(lambda: self.post(b"{}")[0], "it answers")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text()
-
-    def post(self, body: bytes, **headers: str) -> tuple[int, str]:
-        """POST without an MCP client; status and text of the answer."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
-        try:
-            connection.request("POST", "/mcp", body, {**ACCEPT, **headers})
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        finally:
-            connection.close()
 
 
 @pytest.fixture(scope="module")

@@ -171,7 +171,7 @@ def test_candles_page_backwards_and_are_bounded(raw: RawClient) -> None:
             for i in range(start, start + 500)
         ]
         raw.call("ohlc_update", name="m", ticks=batch)
-    page = raw.call("ohlc_get_candles", name="m", symbol="A", interval_ms=MINUTE, limit=1000)
+    page = raw.call("ohlc_get_candles", name="m", symbol="A", interval_ms=MINUTE, limit=1000, format="rows")
     assert page["truncated"] is True
     assert page["candle_count"] == len(page["candles"])
     assert page["candles"][-1]["open"] == 100 + 1499
@@ -179,7 +179,9 @@ def test_candles_page_backwards_and_are_bounded(raw: RawClient) -> None:
     found = page["candles"]
     while page["truncated"]:
         end = page["candles"][0]["candle_start_ms"]
-        page = raw.call("ohlc_get_candles", name="m", symbol="A", interval_ms=MINUTE, limit=1000, end_ms=end)
+        page = raw.call(
+            "ohlc_get_candles", name="m", symbol="A", interval_ms=MINUTE, limit=1000, end_ms=end, format="rows"
+        )
         found = page["candles"] + found
     assert [candle["candle_start_ms"] for candle in found] == [aligned + i * MINUTE for i in range(1500)]
 
@@ -192,7 +194,12 @@ def test_the_life_of_an_aggregator(raw: RawClient) -> None:
     for offset, price in ((0, 10), (59_999, 12), (30_000, 9), (60_000, 11)):
         raw.call("ohlc_update", name="m", symbol="A", price=price, volume=2, timestamp_ms=aligned + offset)
     done = raw.call(
-        "ohlc_get_completed", name="m", symbol="A", interval_ms=MINUTE, before_timestamp_ms=aligned + MINUTE
+        "ohlc_get_completed",
+        name="m",
+        symbol="A",
+        interval_ms=MINUTE,
+        before_timestamp_ms=aligned + MINUTE,
+        format="rows",
     )
     assert done["completed_count"] == 1
     candle = done["candles"][0]
@@ -202,9 +209,9 @@ def test_the_life_of_an_aggregator(raw: RawClient) -> None:
     raw.call("ohlc_update", name="m", symbol="A", price=99, volume=1, timestamp_ms=aligned + 1)
     stats = raw.call("ohlc_stats", name="m")
     assert (stats["tick_count"], stats["late_count"], stats["symbols"]) == (5, 1, ["A"])
-    open_candle = raw.call("ohlc_get_candles", name="m", symbol="A", interval_ms=MINUTE)["candles"]
+    open_candle = raw.call("ohlc_get_candles", name="m", symbol="A", interval_ms=MINUTE, format="rows")["candles"]
     assert [c["open"] for c in open_candle] == [11]
-    parent = raw.call("ohlc_get_candles", name="m", symbol="A", interval_ms=5 * MINUTE)["candles"]
+    parent = raw.call("ohlc_get_candles", name="m", symbol="A", interval_ms=5 * MINUTE, format="rows")["candles"]
     assert [c["trade_count"] for c in parent] == [5]  # the late tick still entered the open five minutes
     assert "Did you mean 'A'" in raw.call("ohlc_get_completed", name="m", symbol="a", interval_ms=MINUTE)["hint"]
     assert raw.call("ohlc_clear", name="m") == {"name": "m", "cleared": True, "ticks_removed": 5}
@@ -223,7 +230,7 @@ def test_an_update_without_time_counts_as_now(raw: RawClient) -> None:
     raw.call("ohlc_create", name="m")
     before = time.time_ns() // 1_000_000
     raw.call("ohlc_update", name="m", symbol="A", price=1, volume=1)
-    candle = raw.call("ohlc_get_candles", name="m", symbol="A", interval_ms=60_000)["candles"][0]
+    candle = raw.call("ohlc_get_candles", name="m", symbol="A", interval_ms=60_000, format="rows")["candles"][0]
     assert before <= candle["timestamp_ms"] <= time.time_ns() // 1_000_000
 
 
@@ -237,7 +244,7 @@ def test_health_and_redis_facts(raw: RawClient) -> None:
 
 def test_resources_and_prompts(raw: RawClient) -> None:
     resources = {item["uri"]: item for item in raw.request("resources/list")["resources"]}
-    assert set(resources) == {"streammachine://config", "streammachine://status"}
+    assert set(resources) == {"streammachine://config", "streammachine://status", "ui://streammachine/candles"}
     config = json.loads(raw.request("resources/read", uri="streammachine://config")["contents"][0]["text"])
     assert config["STREAMMACHINE_COUNT"] == 10
     status = json.loads(raw.request("resources/read", uri="streammachine://status")["contents"][0]["text"])

@@ -106,9 +106,9 @@ def test_a_volume_beyond_what_a_float_holds_is_null(raw: RawClient) -> None:
     raw.call("ohlc_create", name="m")
     for _ in range(2):
         raw.call("ohlc_update", name="m", symbol="A", price=1, volume=1e308, timestamp_ms=T0)
-    (candle,) = raw.call("ohlc_get_candles", name="m", symbol="A", interval_ms=60000)["candles"]
+    (candle,) = raw.call("ohlc_get_candles", name="m", symbol="A", interval_ms=60000, format="rows")["candles"]
     assert (candle["volume"], candle["close"], candle["trade_count"]) == (None, 1, 2)
-    (done,) = raw.call("ohlc_get_completed", name="m", symbol="A", interval_ms=60000)["candles"]
+    (done,) = raw.call("ohlc_get_completed", name="m", symbol="A", interval_ms=60000, format="rows")["candles"]
     assert done["volume"] is None
 
 
@@ -124,8 +124,8 @@ def test_empty_states_of_every_reading_tool_fit_their_schemas(raw: RawClient) ->
         raw.call("redis_info", section=section)
     assert raw.call("storage_read", key="absent")["value"] is None
     raw.call("ohlc_create", name="m")
-    assert raw.call("ohlc_get_candles", name="m", symbol="A", interval_ms="1m")["candles"] == []
-    assert raw.call("ohlc_get_completed", name="m", symbol="A", interval_ms="1m")["candles"] == []
+    assert raw.call("ohlc_get_candles", name="m", symbol="A", interval_ms="1m", format="rows")["candles"] == []
+    assert raw.call("ohlc_get_completed", name="m", symbol="A", interval_ms="1m", format="rows")["candles"] == []
     assert raw.call("ohlc_flush", name="m", symbol="A", interval_ms="1m")["flushed"] == 0
     assert raw.call("ohlc_stats", name="m")["symbols"] == []
     assert raw.call("ohlc_clear", name="m")["ticks_removed"] == 0

@@ -23,16 +23,11 @@ from streammachine.settings import Settings
 from streammachine_mcp.catalogue import LIST_TTL_MS, with_headers
 from streammachine_mcp.http import SESSION_IDLE, http_app
 from streammachine_mcp.server import create_server
-from support.mcp import LEGACY, RawClient, clean_environment
+from support.mcp import LEGACY, MODERN_META, RawClient, clean_environment
 from support.servers import until
 
 Mode = Literal["auto", "legacy"]
 LISTS = ("tools/list", "prompts/list", "resources/list", "resources/templates/list")
-MODERN_META = {
-    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
-    "io.modelcontextprotocol/clientCapabilities": {},
-}
 
 
 @dataclass

@@ -260,7 +260,7 @@ async def _write(settings: Any) -> None:
     except ImportError:
         from streammachine.runtime.declared import DeclaredAgent, declare
     try:
-        from streammachine_mcp.hosting import remembered
+        from streammachine.runtime.admin import remembered
     except ImportError:
         from streammachine_mcp.market import remembered
 

@@ -75,12 +75,16 @@ async def watch(
     meanwhile: Callable[[Feed, VirtualClock, Simulator], Any] | None = None,
     rest_attempts: int = 6,
 ) -> Watched:
-    """Run a feed for some minutes of the tape, ``begin`` seconds after a full minute."""
+    """Run a feed for some minutes of the tape, ``begin`` seconds after a full minute; where the socket has no candles
+    of the timeframe, with one that it has, for two candles more."""
     clock = VirtualClock(START + round(begin * 1000))
     tape = tape or tape_of(tuple(symbols))
     script = [Fault.parse(fault) if isinstance(fault, str) else fault for fault in faults]
     simulator = Simulator(tape, (exchange,), clock, script, rules={exchange: rules or {}})
     adapter = adapter_for(exchange, market_type)
+    if kind == "kline" and adapter.pushed is not None and timeframe not in adapter.pushed:
+        timeframe = adapter.pushed[0]
+        minutes += 2 * timeframes.MILLISECONDS[timeframe] / timeframes.MINUTE + 0.5
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(clock.drive)
@@ -134,7 +138,7 @@ def tape_of(symbols: tuple[str, ...] = SYMBOLS, seed: int = 3, trades_per_minute
 
 @lru_cache(maxsize=64)
 def truth(
-    tape: Tape, symbol: str, timeframe: str, start: int = START - 600_000, end: int = START + 1_200_000
+    tape: Tape, symbol: str, timeframe: str, start: int = START - 600_000, end: int = START + 2_400_000
 ) -> dict[int, dict[str, Any]]:
     """The candles that begin within [start, end), by DuckDB: the tape's trades grouped, quiet ones flat."""
     step = timeframes.MILLISECONDS[timeframe]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streammachine.market.exchanges import adapter_for
-from streammachine.market.exchanges.base import Adapter, Event
+from streammachine.market.exchanges.base import Adapter, Event, Numbered
 
 START = 1_786_538_760_000  # 2026-08-12T12:46:00Z
 ISO = "2026-08-12T12:46:00.000000000Z"
@@ -50,8 +50,8 @@ class Sample:
         return self.frame(lambda message: put(message, path, value))
 
     def decoded(self, frame: str | bytes) -> list[Event]:
-        """What the exchange's adapter makes of a frame."""
-        return self.adapter.decode(frame)
+        """What the exchange's adapter makes of a frame, but for its number."""
+        return [event for event in self.adapter.decode(frame) if not isinstance(event, Numbered)]
 
 
 def put(message: Any, path: tuple[str | int, ...], value: object) -> None:
@@ -150,6 +150,20 @@ def bybit_trade(**changes: Any) -> dict[str, Any]:
     return {"topic": f"publicTrade.{row['s']}", "type": "snapshot", "ts": START + 10, "data": [row]}
 
 
+def coinbase_candle(**changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {"start": str(START // 300_000 * 300), "high": "64041.00", "low": "64025.70"}
+    row |= {"open": "64040.20", "close": "64033.50", "volume": "2.16787395", "product_id": "BTC-USD"} | changes
+    head = {"channel": "candles", "client_id": "", "timestamp": "2026-08-12T12:46:02.396253500Z", "sequence_num": 5}
+    return {**head, "events": [{"type": "update", "candles": [row]}]}
+
+
+def coinbase_trade(**changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {"trade_id": "712345678", "product_id": "BTC-USD", "price": "64033.50", "size": "0.00240857"}
+    row |= {"side": "BUY", "time": "2026-08-12T12:46:01.265123Z"} | changes
+    head = {"channel": "market_trades", "client_id": "", "timestamp": "2026-08-12T12:46:01.39625Z", "sequence_num": 6}
+    return {**head, "events": [{"type": "update", "trades": [row]}]}
+
+
 def _paths(start: tuple[str | int, ...], names: str) -> tuple[tuple[str | int, ...], ...]:
     return tuple((*start, int(name) if name.isdecimal() else name) for name in names.split())
 
@@ -184,6 +198,11 @@ def samples() -> Iterator[Sample]:
         volume = "turnover" if market_type == "INVERSE" else "volume"
         yield Sample("bybit", market_type, bybit_kline(), ohlc, (("data", 0, volume),), ("data", 0, "start"))
         yield Sample("bybit", market_type, bybit_trade(), (("data", 0, "p"),), (("data", 0, "v"),), ("data", 0, "T"))
+    candle, trade = ("events", 0, "candles", 0), ("events", 0, "trades", 0)
+    prices = _paths(candle, "open high low close")
+    yield Sample("coinbase", "SPOT", coinbase_candle(), prices, ((*candle, "volume"),), (*candle, "start"))
+    prices, volumes = ((*trade, "price"),), ((*trade, "size"),)
+    yield Sample("coinbase", "SPOT", coinbase_trade(), prices, volumes, (*trade, "time"))
 
 
 SAMPLES = tuple(samples())

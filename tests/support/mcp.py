@@ -22,6 +22,11 @@ import jsonschema
 
 LEGACY = "2025-11-25"
 DEADLINE = 60.0
+MODERN_META = {  # what each request carries in protocol 2026-07-28
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
 CLAUDE_DESKTOP: dict[str, Any] = {
     "extensions": {"io.modelcontextprotocol/ui": {"mimeTypes": ["text/html;profile=mcp-app"]}}
 }

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.kline_columns import KlineColumns
 
 START = 1_700_000_040_000  # a whole minute
 MINUTE = 60_000
@@ -48,3 +52,20 @@ def trade(number: int = 0, **changed: Any) -> Trade:
         "side": "buy",
     }
     return Trade(**(values | changed))
+
+
+def columns_of(rows: Sequence[Kline]) -> KlineColumns:
+    """Closed candles of one series as columns."""
+    first = rows[0]
+    values = {
+        name: np.array([getattr(row, name) for row in rows])
+        for name in ("open_ts", "open", "high", "low", "close", "volume", "quote_volume", "n_trades")
+    }
+    return KlineColumns(
+        source=str(first.source),
+        symbol=first.symbol,
+        timeframe=first.timeframe,
+        step=MINUTE,
+        origin="bulk",
+        **values,
+    )

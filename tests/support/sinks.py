@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import orjson
 import pandas as pd
 import redis
@@ -41,6 +42,16 @@ def csv(folder: Path, fixture: Callable[[str], Any]) -> Place:
 def parquet(folder: Path, fixture: Callable[[str], Any]) -> Place:
     path = folder / "rows"
     return Place(f"parquet:{path}", lambda: sorted(pd.read_parquet(path)["open_ts"]), library="pyarrow.parquet")
+
+
+def duckdb_file(folder: Path, fixture: Callable[[str], Any]) -> Place:
+    path = folder / "out.duckdb"
+
+    def read() -> list[int]:
+        with duckdb.connect(str(path)) as database:
+            return [row[0] for row in database.execute("SELECT open_ts FROM klines ORDER BY open_ts").fetchall()]
+
+    return Place(f"duckdb:{path}", read, library="duckdb")
 
 
 def redis_streams(folder: Path, fixture: Callable[[str], Any]) -> Place:
@@ -77,12 +88,23 @@ def kafka(folder: Path, fixture: Callable[[str], Any]) -> Place:
     return Place(f"kafka:{servers}/{topic}", read, servers, "aiokafka")
 
 
+def webhook(folder: Path, fixture: Callable[[str], Any]) -> Place:
+    receiver = fixture("webhook")
+    return Place(
+        f"webhook:{receiver.url}/in",
+        lambda: [row["open_ts"] for row in receiver.taken],
+        receiver.url,
+    )
+
+
 # By the sink's name. Each takes a folder of the test's own and a way to ask for a fixture (a server) by its name.
 PLACES: dict[str, Callable[[Path, Callable[[str], Any]], Place]] = {
     "log": log,
     "csv": csv,
     "parquet": parquet,
+    "duckdb": duckdb_file,
     "redis": redis_streams,
     "postgres": postgres,
     "kafka": kafka,
+    "webhook": webhook,
 }

@@ -151,7 +151,14 @@ async def _candles(client: Client[Any], symbol: str, interval: int) -> list[dict
     end = 0
     while True:
         page = await call(
-            client, "ohlc_get_candles", name=AGGREGATOR, symbol=symbol, interval_ms=interval, limit=1000, end_ms=end
+            client,
+            "ohlc_get_candles",
+            name=AGGREGATOR,
+            symbol=symbol,
+            interval_ms=interval,
+            limit=1000,
+            end_ms=end,
+            format="rows",
         )
         candles = page["candles"] + candles
         if not page["truncated"]:

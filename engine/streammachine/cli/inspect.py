@@ -5,18 +5,18 @@ The largest lag stands first; rows that the window has no room for are counted b
 
 from __future__ import annotations
 
-import bisect
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import anyio
 from rich.console import Console, Group
-from rich.live import Live
 from rich.text import Text
 
+from streammachine.cli.live import Picture, console_for_tables, hidden, show_live
 from streammachine.cli.shown import fitting
-from streammachine.errors import StreamMachineError, StreamNotFoundError
+from streammachine.errors import StreamNotFoundError
 from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
 from streammachine.runtime.admin.agents import list_agents
@@ -116,48 +116,31 @@ class Inspector:
         return max(0, added - before[1]) / (now - before[0])
 
 
-def run_inspect(pattern: str, *, once: bool, every: float, sort: Order = "lag") -> int:
+def run_inspect(pattern: str, *, once: bool, every: float, sort: Order = "lag", as_json: bool = False) -> int:
     """Show the table until Ctrl-C, or once; where stdout is no terminal, once and as plain columns."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        # A pipe has no width: what is cut off cannot be found again.
-        console = Console(highlight=False, width=10_000)
-        once = True
-    return anyio.run(_inspect, console, pattern, once, every, sort)
+    console = console_for_tables()
+    return anyio.run(_inspect, console, pattern, once or not console.is_terminal, every, sort, as_json)
 
 
-async def _inspect(console: Console, pattern: str, once: bool, every: float, sort: Order) -> int:
+async def _inspect(console: Console, pattern: str, once: bool, every: float, sort: Order, as_json: bool) -> int:
     async with RedisConnection() as connection:
         inspector = Inspector(connection, pattern)
+        if as_json:
+            rows, _ = await inspector.rows()
+            for row in sorted(rows, key=lambda row: row.place(sort)):
+                print(json.dumps(asdict(row), ensure_ascii=False))  # noqa: T201
+            return 0
         if once:
             rows, more = await inspector.rows()
             console.print(_table(console, rows, more, connection.name, sort))
             return 0
-        with Live(console=console, auto_refresh=False, screen=True) as live:
-            while True:
-                try:
-                    rows, more = await inspector.rows()
-                except StreamMachineError as error:
-                    live.update(Text(str(error), style="red"), refresh=True)
-                else:
-                    live.update(_screen(console, rows, more, connection.name, sort), refresh=True)
-                await anyio.sleep(every)
 
+        async def look() -> tuple[int, Picture]:
+            rows, more = await inspector.rows()
+            return len(rows), lambda count: _table(console, rows, more, connection.name, sort, count)
 
-def _screen(console: Console, rows: list[StreamRow], more: bool, server: str, sort: Order) -> Group:
-    """The table with as many rows as the window has room for; a row may take several lines."""
-
-    def table(count: int) -> Group:
-        return _table(console, rows, more, server, sort, count)
-
-    def is_too_high(count: int) -> bool:
-        return len(console.render_lines(table(count))) > console.height
-
-    if not is_too_high(len(rows)):
-        return table(len(rows))
-    if is_too_high(0):
-        return Group(_hidden(len(rows)))
-    return table(max(0, bisect.bisect_left(range(len(rows)), True, key=is_too_high) - 1))
+        await show_live(console, look, every)
+    return 0
 
 
 def _table(
@@ -176,9 +159,4 @@ def _table(
     cut = len(rows) - len(cells)
     if not cut:
         return Group(table, Text(note))
-    return Group(table, _hidden(cut), Text(note))
-
-
-def _hidden(count: int) -> Text:
-    rows = "rows" if count > 1 else "row"
-    return Text(f"... {count} more {rows}: make the window higher, or narrow the pattern", style="yellow")
+    return Group(table, hidden(cut, ", or narrow the pattern"), Text(note))

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import anyio
@@ -26,7 +27,7 @@ MOST_CHARS = 60  # of a value in the table
 def list_letters(stream: str | None, count: int, group: str | None, as_json: bool) -> int:
     """Print the newest letters of a stream, or without one how many each stream has."""
     if stream is None:
-        return _run(_print_streams)
+        return _run(partial(_print_streams, as_json=as_json))
 
     async def show(connection: RedisConnection) -> int:
         letters = await DeadLetters.open(connection, stream)
@@ -108,8 +109,12 @@ def purge_letters(stream: str, yes: bool) -> int:
     return _run(purge)
 
 
-async def _print_streams(connection: RedisConnection) -> int:
+async def _print_streams(connection: RedisConnection, as_json: bool) -> int:
     found = await dead_letter_streams(connection)
+    if as_json:
+        for name, count in found:
+            print(json.dumps({"stream": name, "dead_letters": count}, ensure_ascii=False))  # noqa: T201
+        return 0
     console = _console()
     for name, count in found:
         console.print(f"{count:>8}  {shown(name)}", markup=False)

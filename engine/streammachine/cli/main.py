@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 from cyclopts.validators import Number
 
 import streammachine
 from streammachine.errors import StreamMachineError
+from streammachine.logs import configure_command_logging, print_error
 from streammachine.market.emitters import registry as sinks
 from streammachine.market.exchanges import registry as exchanges
 
@@ -23,6 +24,7 @@ Commas = Annotated[
     ),
 ]
 # Arguments that several commands take; what they accept comes from the registries.
+Json = Annotated[bool, Parameter(help="One JSON object a line, once, instead of a table.", negative="")]
 Exchange = Annotated[str, Parameter(help=f"{exchanges.names_text()}.")]
 Exchanges = Annotated[Commas, Parameter(help=f"Which, separated by commas (default: {','.join(exchanges.EXCHANGES)}).")]
 Symbols = Annotated[list[str], Parameter(help=f"As the exchange writes them: {exchanges.symbols_text()}.", negative="")]
@@ -37,18 +39,24 @@ EndAndSinks = Annotated[
     ),
 ]
 
+# The map that `streammachine` alone shows: the groups in this order.
+BEGIN = Group.create_ordered("Begin")
+MARKET = Group.create_ordered("Market data")
+APPS = Group.create_ordered("Apps and streams")
+
 app = App(
     name="streammachine",
     version=lambda: streammachine.__version__,
     help="Market ticks to candles on Redis Streams, and an MCP server over it. The server itself is streammachine-mcp.",
 )
-install = App(name="install", help="Install the MCP server into a client.")
+app.register_install_completion_command(name="completion", group=BEGIN)
+install = App(name="install", help="Install the MCP server into a client.", group=BEGIN)
 app.command(install)
-dlq = App(name="dlq", help="Dead letters: messages that agents gave up.")
+dlq = App(name="dlq", help="Dead letters: messages that agents gave up.", group=APPS)
 app.command(dlq)
 
 
-@app.command
+@app.command(group=BEGIN)
 def demo(*, trades: Path | None = None, count: Annotated[int | None, Parameter(validator=Number(gte=1))] = None) -> int:
     """From trades to candles through the real MCP server, on a private embedded Valkey.
 
@@ -65,7 +73,7 @@ def demo(*, trades: Path | None = None, count: Annotated[int | None, Parameter(v
     return run_demo(trades, count)
 
 
-@app.command
+@app.command(group=BEGIN)
 def doctor() -> int:
     """Check this installation: build, names, Redis, and a real MCP handshake. Says what is wrong and the mend."""
     import anyio
@@ -101,7 +109,7 @@ def install_claude_desktop(
     return install_entry(config_path, name=name, env=env or [], dry_run=dry_run)
 
 
-@app.command
+@app.command(group=APPS)
 def run(
     target: str,
     *arguments: str,
@@ -126,13 +134,14 @@ def run(
     return run_workers(target, arguments, workers=workers, reload=reload)
 
 
-@app.command
+@app.command(group=APPS)
 def inspect(
     pattern: str = "*",
     *,
     once: bool = False,
     every: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0,
     sort: Literal["lag", "pending", "oldest", "rate", "length", "dead", "name"] = "lag",
+    json: Json = False,
 ) -> int:
     """Show streams, groups, lag, pending and consumers as a live table.
 
@@ -149,10 +158,50 @@ def inspect(
     """
     from streammachine.cli.inspect import run_inspect
 
-    return run_inspect(pattern, once=once, every=every, sort=sort)
+    return run_inspect(pattern, once=once, every=every, sort=sort, as_json=json)
 
 
-@app.command
+@app.command(group=APPS)
+def top(
+    *, once: bool = False, every: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0, json: Json = False
+) -> int:
+    """Show runners, backfills and agents together, what has a problem first, as a live table.
+
+    Parameters
+    ----------
+    once
+        Print the table once and end.
+    every
+        Seconds between two looks.
+    """
+    from streammachine.cli.top import run_top
+
+    return run_top(once=once, every=every, as_json=json)
+
+
+@app.command(group=APPS)
+def publish(
+    stream: str,
+    *fields: str,
+    maxlen: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+) -> int:
+    """Append a record to a stream: field=value ..., or without fields a JSON object from each line of stdin.
+
+    Parameters
+    ----------
+    stream
+        The stream's name; it is made where there is none.
+    fields
+        The record's fields as name=value; those that begin with a dash come behind --.
+    maxlen
+        Keep about so many entries (default STREAMMACHINE_STREAM_MAXLEN; 0 keeps all).
+    """
+    from streammachine.cli.publish import publish as append
+
+    return append(stream, fields, maxlen)
+
+
+@app.command(group=MARKET)
 def stream(
     exchange: Exchange,
     symbols: Symbols,
@@ -166,8 +215,9 @@ def stream(
     speed: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     candles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     seconds: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    fresh: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Stream an exchange's live candles into sinks, with a live table, until Ctrl-C.
+    """Stream an exchange's live candles into sinks, with a live table, until Ctrl-C. Goes on where it stopped.
 
     Parameters
     ----------
@@ -185,18 +235,20 @@ def stream(
         End after so many closed candles.
     seconds
         End after so long.
+    fresh
+        Begin anew. Else what the sinks lack since the last run of the same command is loaded first, or named as a gap.
     """
     from streammachine.cli.stream import StreamOptions, run_stream
 
     base = timeframe if timeframe is not None or type.startswith("trade") else "1m"
     return run_stream(
         StreamOptions(
-            exchange, symbols, base, aggregate or (), to or (), type, market, simulated, speed, candles, seconds
+            exchange, symbols, base, aggregate or (), to or (), type, market, simulated, speed, candles, seconds, fresh
         )
     )
 
 
-@app.command
+@app.command(group=MARKET)
 def backfill(
     exchange: Exchange,
     symbols: Symbols,
@@ -231,7 +283,34 @@ def backfill(
     )
 
 
-@app.command
+@app.command(group=MARKET)
+def candles(
+    files: Annotated[list[str], Parameter(negative="")],
+    *,
+    timeframes: Commas = None,
+    to: Sinks = None,
+    symbol: str | None = None,
+    exchange: str | None = None,
+) -> int:
+    """Build candles from trade files (CSV, .gz, .zip, Parquet; the exchanges' bulk layouts) into sinks.
+
+    Parameters
+    ----------
+    files
+        Files or patterns, in any order.
+    timeframes
+        Of the candles, separated by commas (default 1m).
+    symbol
+        Of files that have no column of symbols; else their names say it.
+    exchange
+        The candles' source, where the files' layout does not tell it.
+    """
+    from streammachine.cli.candles import run_candles
+
+    return run_candles(files, timeframes or ["1m"], to or (), symbol, exchange)
+
+
+@app.command(group=MARKET)
 def simulate(
     *,
     exchange: Exchanges = None,
@@ -272,7 +351,7 @@ def dlq_list(
     *,
     count: Annotated[int, Parameter(validator=Number(gte=1))] = 20,
     group: str | None = None,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """List the dead letters of a stream, the newest first; without a stream, how many each has.
 
@@ -284,8 +363,6 @@ def dlq_list(
         How many to list.
     group
         Only those of this consumer group.
-    json
-        One JSON object a line.
     """
     from streammachine.cli.letters import list_letters
 
@@ -352,11 +429,12 @@ def dlq_purge(stream: str, *, yes: bool = False) -> int:
 
 def main() -> None:
     """Run the command line; errors of ours are one line on stderr and exit status 1."""
+    configure_command_logging()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the sink says what it says, in one line
     try:
         status = app(result_action="return_value")
     except StreamMachineError as error:
-        print(f"streammachine: {error}", file=sys.stderr)  # noqa: T201
+        print_error("streammachine", str(error))
         status = 1
     except KeyboardInterrupt:
         status = 130

@@ -17,6 +17,7 @@ import anyio
 import anyio.abc
 
 from streammachine.errors import SettingsError
+from streammachine.logs import configure_logging, print_error
 from streammachine.runtime.processes.origin import Origin
 from streammachine.runtime.processes.supervisor import Supervised, child_environment
 from streammachine.settings import Settings
@@ -40,8 +41,9 @@ def run_workers(target: str, arguments: Sequence[str] = (), *, workers: int, rel
         raise SettingsError(f"There is no file {origin.file}.")
     if reload:
         _require_watchfiles()
-    level = Settings().log_level
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings()
+    level = settings.log_level
+    configure_logging(level, log_format=settings.log_format, force=settings.log_format == "json")
     fleet = Fleet(target, workers, level, arguments)
     return anyio.run(fleet.run, reload, backend_options={"use_uvloop": sys.platform != "win32"})
 
@@ -105,7 +107,7 @@ class Fleet:
             found = next((worker for worker in self._workers if worker.unloadable), None)
             if found is not None and not self._seen_running:
                 self._failed = True
-                sys.stderr.write(f"streammachine: {self._target}: {found.problem}\n")
+                print_error("streammachine", f"{self._target}: {found.problem}")
                 await self._stop()
                 return
             await anyio.sleep(0.05)

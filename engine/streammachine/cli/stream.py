@@ -35,7 +35,8 @@ LINE_PERIOD = 10.0  # seconds between two lines where stdout is no terminal
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """What the command was asked for. ``candles``, ``seconds``: end after so many closed candles, or so long."""
+    """What the command was asked for. ``candles``, ``seconds``: end after so many closed candles, or so long.
+    ``fresh``: do not go on where an earlier run stopped."""
 
     exchange: str
     symbols: Sequence[str]
@@ -48,6 +49,7 @@ class StreamOptions:
     speed: float | None = None
     candles: int | None = None
     seconds: float | None = None
+    fresh: bool = False
 
 
 def run_stream(options: StreamOptions) -> int:
@@ -64,7 +66,13 @@ async def _stream(console: Console, options: StreamOptions) -> int:
         raise DataInputError("--speed is of the simulated market: give --simulated too")
     async with _exchange(options) as extra:
         runner = runner_for(
-            options.exchange, wanted, market_type=options.market, active_warmup=bool(options.aggregate), **extra
+            options.exchange,
+            wanted,
+            market_type=options.market,
+            active_warmup=bool(options.aggregate),
+            remember=not options.simulated,
+            fresh=options.fresh,
+            **extra,
         )
         for emitter in emitters:
             runner.register_emitter(emitter)

@@ -41,6 +41,7 @@ async def read_frame(
     redis: RedisCommands | None = None,
     *,
     include_sequence: bool = False,
+    most: int | None = None,
 ) -> pd.DataFrame:
     """The entries of a stream from ``start`` to ``end``, both included, as a frame with one row per entry.
 
@@ -62,22 +63,24 @@ async def read_frame(
             ``sequence``. A field that no entry has gives a column of NaN. None: all.
         redis: the connection to use; None opens one (as ``RedisConnection()``) and closes it again.
         include_sequence: without ``columns``, the column ``sequence`` too.
+        most: refuse a range with more entries than this, before all of them are read.
 
     Raises:
         StreamNotFoundError: there is no such stream; names the nearest. WrongTypeError: the key is no stream.
-        StreamIdError: ``start`` or ``end`` is no position. ValueError: a column is named twice, or an id has a number
-        that does not fit 64 signed bits. RedisUnavailableError, RedisTimeoutError and the others of a command.
+        StreamIdError: ``start`` or ``end`` is no position. ValueError: a column is named twice, an id has a number
+        that does not fit 64 signed bits, or there are more entries than ``most``. RedisUnavailableError,
+        RedisTimeoutError and the others of a command.
     """
     from streammachine.redis.streams import parse_position
 
     wanted = _Wanted.of(columns, include_sequence)
     first, last = parse_position(_position(start)), parse_position(_position(end))
     if redis is not None:
-        return await _read(redis, stream, first, last, wanted)
+        return await _read(redis, stream, first, last, wanted, most)
     from streammachine.redis.connection import RedisConnection
 
     async with RedisConnection() as connection:
-        return await _read(connection, stream, first, last, wanted)
+        return await _read(connection, stream, first, last, wanted, most)
 
 
 def _position(moment: str | int | date) -> str:
@@ -128,13 +131,15 @@ def _raw(name: object) -> bytes:
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-async def _read(redis: RedisCommands, stream: str | bytes, start: str, end: str, wanted: _Wanted) -> pd.DataFrame:
+async def _read(
+    redis: RedisCommands, stream: str | bytes, start: str, end: str, wanted: _Wanted, most: int | None
+) -> pd.DataFrame:
     from streammachine.errors import RedisTimeoutError, RedisUnavailableError
 
     collected = _Collected(wanted)
     newest = await _newest(redis, stream, start, end)
     if newest is not None:
-        pages = _Pages(redis, stream, start, newest)
+        pages = _Pages(redis, stream, start, newest, most)
         try:
             await pages.read_into(collected)
         except RedisTimeoutError:
@@ -166,7 +171,8 @@ async def _newest(redis: RedisCommands, stream: str | bytes, start: str, end: st
 class _Pages:
     """The pages of one range, each asked for before the one before it is taken apart."""
 
-    def __init__(self, redis: RedisCommands, stream: str | bytes, start: str, end: str) -> None:
+    def __init__(self, redis: RedisCommands, stream: str | bytes, start: str, end: str, most: int | None) -> None:
+        self._left = most
         self._redis = redis
         self._stream = stream
         self._next: str | None = start
@@ -203,6 +209,10 @@ class _Pages:
         await self._link.receive(encode_command(command), answer, self._redis.timeout, meanwhile)
         count, last = answer.count_and_last(self._redis.name, command)
         self._next = f"({last}" if count == self._count and last != self._end else None
+        if self._left is not None:
+            self._left -= count
+            if self._left < 0:
+                raise ValueError(f"the range of the stream {text(self._stream)!r} has more entries than may be read")
         if count:
             self._count = max(1, min(PAGE_ENTRIES, PAGE_BYTES // (answer.size // count), 16 * self._count))
         return answer
@@ -217,7 +227,7 @@ class _Answer:
         self._parser: Any = None
         self._reply: Any = None
 
-    def feed(self, data: bytes) -> bool:
+    def feed(self, data: bytes | memoryview) -> bool:
         """More of the reply; True when it is complete."""
         self.size += len(data)
         if self.page is not None:
@@ -228,7 +238,7 @@ class _Answer:
             self.page = None
         return self._parse(data)
 
-    def _parse(self, data: bytes) -> bool:
+    def _parse(self, data: bytes | memoryview) -> bool:
         from streammachine.redis.transport.codec import NEED_MORE, ReplyParser
 
         if self._parser is None:

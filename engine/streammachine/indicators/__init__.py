@@ -4,8 +4,8 @@
 ``indicators``) is imported by the first of them, and not before.
 """
 
-from streammachine.indicators.compute import compute
+from streammachine.indicators.compute import compute, compute_indicators
 from streammachine.indicators.spec import Indicator, parse, parse_all, warmup_of
 from streammachine.indicators.window import IndicatorWindow
 
-__all__ = ["Indicator", "IndicatorWindow", "compute", "parse", "parse_all", "warmup_of"]
+__all__ = ["Indicator", "IndicatorWindow", "compute", "compute_indicators", "parse", "parse_all", "warmup_of"]

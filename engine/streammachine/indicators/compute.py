@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from streammachine.indicators import library
-
-if TYPE_CHECKING:
-    from streammachine.indicators.spec import Indicator
+from streammachine.indicators.spec import Indicator, parse_all
 
 PRICES = ("open", "high", "low", "close", "volume")
+
+
+def compute_indicators(
+    texts: Iterable[str], candles: Mapping[str, Sequence[float | None]], *, shown: int | None = None
+) -> dict[str, list[float | None]]:
+    """The columns of indicators over candles, as ``compute``.
+
+    Args:
+        texts: "sma:20", "rsi:14", "macd:12,26,9": TA-Lib's names and parameters (docs/charts.md).
+        candles, shown: as ``compute``.
+
+    Raises:
+        IndicatorError: a text is no indicator, there are more than eight, or TA-Lib is not installed.
+    """
+    return compute(parse_all(texts), candles, shown=shown)
 
 
 def compute(

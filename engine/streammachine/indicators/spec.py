@@ -117,8 +117,7 @@ def parse(text: str) -> Indicator:
     function = library.function(name)
     given = [part.strip() for part in match[2].split(",")] if match[2] else []
     parameters = _parameters(name, function, given)
-    kinds = any(value for key, value in parameters if "matype" in key and (key, value) not in function.parameters)
-    spelled = ",".join(_shown(value) for key, value in parameters if kinds or "matype" not in key)
+    spelled = _spelled(name, function, parameters)
     handle = library.abstract(name)
     try:
         handle.parameters = dict(parameters)
@@ -191,6 +190,15 @@ def _nearest(name: str) -> str:
 
 def _shown(value: int | float) -> str:
     return f"{value:g}" if isinstance(value, float) and math.isfinite(value) else str(value)
+
+
+def _spelled(name: str, function: library.Function, parameters: Sequence[tuple[str, int | float]]) -> str:
+    """The numbers of an indicator's full form."""
+    kinds = any(pair not in function.parameters for pair in parameters if "matype" in pair[0])
+    values = [value for key, value in parameters if kinds or "matype" not in key]
+    if name == "bbands" and not kinds and values[1] == values[2]:
+        del values[2]
+    return ",".join(_shown(value) for value in values)
 
 
 def _columns(name: str, parameters: Sequence[tuple[str, int | float]], function: library.Function) -> tuple[str, ...]:

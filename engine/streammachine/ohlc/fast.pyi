@@ -1,11 +1,11 @@
 """The types of the Cython engine; ``reference/`` has the same in plain Python."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Self, SupportsFloat, SupportsIndex
 
 import pandas as pd
 
-__all__ = ["CandleData", "FastOHLC"]
+__all__ = ["CandleData", "FastOHLC", "SymbolCandles", "TickBook"]
 
 class CandleData:
     """One candle, a value. Times are epoch milliseconds; ``timestamp_ms`` is the event time of the last tick."""
@@ -81,3 +81,40 @@ class FastOHLC:
     def intervals(self) -> list[int]: ...
     @property
     def symbols(self) -> list[str]: ...
+
+class SymbolCandles:
+    """One symbol of a ``TickBook``, which makes it."""
+
+    newest: int
+    seen: float
+    due: int
+    @property
+    def name(self) -> bytes: ...
+    @property
+    def candles(self) -> FastOHLC: ...
+
+class TickBook:
+    """Rows of ticks (``redis/transport/ticks.py``) into the candles of their symbols."""
+
+    def __init__(
+        self,
+        intervals: Iterable[int],
+        grace: int,
+        ahead: int,
+        timed: bool,
+        make: Callable[[], FastOHLC],
+        symbols: dict[bytes, Any],
+        changed: dict[bytes, Any],
+    ) -> None: ...
+    @property
+    def finished_count(self) -> int: ...
+    def symbol(self, name: bytes, candles: FastOHLC) -> SymbolCandles: ...
+    def fold(
+        self, rows: Any, names: list[bytes], now_ms: float, slow: Callable[[bytes | None, list[int]], None]
+    ) -> None: ...
+    def close(self, symbol: SymbolCandles, until: int) -> None: ...
+    def close_idle(self, as_of_ms: float) -> None: ...
+    def find_due(self, symbol: SymbolCandles) -> None: ...
+    def candles(self) -> list[tuple[int, bytes]]: ...
+    def states(self, pairs: int) -> tuple[int, bytes]: ...
+    def counts(self) -> dict[str, int]: ...

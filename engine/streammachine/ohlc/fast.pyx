@@ -29,22 +29,31 @@ Invariants
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_Check, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 )
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport (
+    PyMem_Free, PyMem_Malloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc, PyMem_Realloc
+)
 from cpython.object cimport PyObject
+from cpython.pythread cimport (
+    PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock, PyThread_get_thread_ident,
+    PyThread_release_lock, PyThread_type_lock, WAIT_LOCK
+)
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from cpython.unicode cimport PyUnicode_Compare, PyUnicode_CheckExact, PyUnicode_DecodeUTF8
 from libc.float cimport DBL_MAX
-from libc.math cimport fabs
-from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memmove, memset
+from libc.math cimport fabs, signbit
+from libc.stdint cimport (
+    INT32_MAX, INT64_MAX, INT64_MIN, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+)
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strlen
 
 cdef extern from "Python.h":
     # The same for values that nobody holds: no code runs, so none needs to.
@@ -56,6 +65,9 @@ cdef extern from "Python.h":
     const char* text_data "(const char*)PyUnicode_DATA"(PyObject* value)
     Py_ssize_t text_size "PyUnicode_GET_LENGTH"(PyObject* value)
     double HUGE_VAL "Py_HUGE_VAL"
+    char* PyOS_double_to_string(double number, char form, int precision, int flags, int* kind) except NULL
+    int Py_DTSF_ADD_DOT_0
+    unsigned long PyThread_start_new_thread(void (*work)(void*) noexcept nogil, void* argument) nogil
 
 import operator
 import struct
@@ -63,11 +75,14 @@ import sys
 import time
 import zlib
 from collections.abc import Mapping
+from decimal import Decimal
 
 from streammachine.errors import IntervalError, SettingsError, SnapshotError, TickError
+from streammachine.ohlc import trade_rows as _trade_rows
 from streammachine.ohlc import values as _values
 from streammachine.ohlc.candle_frame import candle_frame
 from streammachine.ohlc.columns import columns_of
+from streammachine.ohlc.threads import threads_for
 from streammachine.ohlc.values import (
     field_ms, field_number, field_time_error, price_error, show, symbol_error, time_error, volume_error
 )
@@ -75,16 +90,25 @@ from streammachine.ohlc.values import (
 if sys.byteorder != "little":
     raise ImportError("streammachine.ohlc.fast writes its dumps from memory and needs a little-endian machine")
 
-__all__ = ["CandleData", "FastOHLC"]
+__all__ = ["CandleData", "FastOHLC", "SymbolCandles", "TickBook"]
 
 include "native/layout.pxi"
 include "native/candles.pxi"
 include "native/values.pxi"
 include "native/candle_data.pxi"
 include "native/core.pxi"
+include "native/taking.pxi"
+include "native/texts.pxi"
+include "native/arrow.pxi"
 include "native/stream_batch.pxi"
 include "native/columns.pxi"
 include "native/dump.pxi"
+include "native/encoded.pxi"
+include "native/tick_book.pxi"
+include "native/trade_csv.pxi"
+
+
+cdef int TRIES = 100  # of a batch, where other threads make symbols while it is read
 
 
 cdef class FastOHLC(Core):
@@ -97,7 +121,8 @@ cdef class FastOHLC(Core):
     A flushed or dropped candle never comes back: later ticks for that time are *late*, counted in ``late_count``,
     and still enter the intervals that are not flushed so far.
 
-    Not thread-safe: use one aggregator per thread, or a lock.
+    Calls from several threads come one after the other. A large ``update_batch`` lets other Python code run meanwhile
+    and uses some threads of its own; who calls the same aggregator then waits until it is through.
 
     Args:
         intervals: milliseconds; 60,000 and 300,000 when not given.
@@ -143,8 +168,8 @@ cdef class FastOHLC(Core):
         if not good:
             raise time_error(timestamp_ms)
         series = self.known(symbol)
-        if series is NULL:
-            series = self.create(symbol)
+        if series is NULL or self._busy:
+            series = self.ready(symbol)
         self.take(series, p, v, ms)
 
     def process_stream_batch(
@@ -170,18 +195,24 @@ cdef class FastOHLC(Core):
             SettingsError: a field's name is refused.
         """
         cdef ReplyReader reader
-        reader = ReplyReader(self, price_field, volume_field, symbol_field, timestamp_field)
-        reader.read(entries)
-        return reader.apply()
+        for left in range(TRIES - 1, -1, -1):
+            reader = ReplyReader(self, price_field, volume_field, symbol_field, timestamp_field)
+            reader.read(entries)
+            try:
+                return reader.apply()
+            except ChangedElsewhere:
+                if not left:
+                    raise
 
     def update_batch(self, symbols, prices=None, volumes=None, timestamps=None):
         """Take columns of ticks, all of them or none.
 
-        Each column is a list, a NumPy array or a pandas Series, all of one length.
+        Each column is a list, a NumPy array, a pandas or polars Series, or an Arrow array, all of one length. Arrays
+        of float64 and int64 and text in Arrow's layout are read where they are.
 
         Args:
             symbols: a column, which can be categorical; one str or bytes for all rows; or, with no other argument, a
-                DataFrame with the columns symbol, price, volume and timestamp_ms.
+                pandas or polars DataFrame or an Arrow table with the columns symbol, price, volume and timestamp_ms.
             prices: finite numbers.
             volumes: finite numbers, 0 or more.
             timestamps: epoch milliseconds.
@@ -192,9 +223,15 @@ cdef class FastOHLC(Core):
         Raises:
             TickError: names the first row that is refused; no tick was taken.
         """
-        cdef ColumnReader columns = ColumnReader(self)
-        columns.read(symbols, prices, volumes, timestamps)
-        return columns.apply()
+        cdef ColumnReader columns
+        for left in range(TRIES - 1, -1, -1):
+            columns = ColumnReader(self)
+            columns.read(symbols, prices, volumes, timestamps)
+            try:
+                return columns.apply()
+            except ChangedElsewhere:
+                if not left:
+                    raise
 
     # ------------------------------------------------------------ candles out
 
@@ -238,20 +275,25 @@ cdef class FastOHLC(Core):
         """``get_candles`` with a dict for each candle."""
         return [candle.to_dict() for candle in self.get_candles(symbol, interval)]
 
-    def candles_frame(self, symbol, interval):
-        """``get_candles`` as a pandas DataFrame: a row per candle, made without an object for each.
+    def candles_frame(self, symbol, interval, kind="pandas"):
+        """``get_candles`` as columns: a row per candle, made without an object for each.
+
+        Args:
+            symbol: as the ticks had it.
+            interval: milliseconds.
+            kind: "pandas" for a DataFrame, "polars" for one of polars, "arrow" for a ``pyarrow.Table``.
 
         Returns:
             The columns open, high, low, close, volume (float64), timestamp_ms, candle_start_ms, trade_count (int64);
-            no rows for a symbol that no tick came for. ``polars.from_pandas`` and ``pyarrow.Table.from_pandas`` take
-            it.
+            no rows for a symbol that no tick came for.
 
         Raises:
             IntervalError: this aggregator does not have the interval.
+            SettingsError: there is no such kind, or its library is not installed.
         """
         cdef Py_ssize_t at = self.level(interval)
         cdef Series* series = self.found(symbol)
-        return candle_frame(b"" if series is NULL else self.records(series, at))
+        return candle_frame(b"" if series is NULL else self.records(series, at), kind)
 
     def flush_interval(self, symbol, interval, before_timestamp=0):
         """Remove the candles that ``get_completed_candles`` gives for the same arguments.
@@ -268,28 +310,17 @@ cdef class FastOHLC(Core):
         cdef Py_ssize_t at = self.level(interval)
         cdef int64_t before = before_of(before_timestamp)
         cdef Series* series = self.found(symbol)
-        cdef Slot* slot
         cdef Py_ssize_t count
         if series is NULL:
             return 0
-        slot = &series.slots[at]
         count = complete(&self.plan, series, at, before)
-        if count == 0:
-            return 0
-        if count == slot.length:
-            settle(&self.plan, series, at)
-        slot.mark = slot.data[slot.head + count - 1].start + self.plan.levels[at].interval
-        slot.head += count
-        slot.length -= count
-        try:
-            shrink(slot)
-        finally:
-            refresh_hots(&self.plan, series)
+        flush_first(&self.plan, series, at, count)
         return count
 
     def clear(self):
         """Forget everything but the configuration: candles, watermarks, counts."""
-        self._generation += 1
+        self.idle()
+        self.changed()
         self.forget_aliases()
         self._texts.clear()
         self._bytes.clear()
@@ -301,7 +332,7 @@ cdef class FastOHLC(Core):
         cdef str text
         if series is NULL:
             return False
-        self._generation += 1
+        self.changed()
         self.forget_aliases()
         text = canonical(symbol)
         del self._texts[text]
@@ -355,6 +386,7 @@ cdef class FastOHLC(Core):
         while True:  # to sort them can run the garbage collector, and with it code that changes the series
             generation = self._generation
             names = sorted(self._bytes)
+            self.idle()
             if generation == self._generation:
                 break
         body = dumped(self, names)

@@ -199,6 +199,17 @@ class RedisConnection:
             raise await self._refused(reply, arguments)
         return reply
 
+    async def encoded(self, payload: bytes, *arguments: bytes | str | int) -> Any:
+        """Run one command that is encoded already; ``arguments`` are its first ones, up to its keys.
+
+        Raises:
+            What ``run`` raises.
+        """
+        (reply,) = await self.exchange(payload, 1, key=key_of(arguments))
+        if isinstance(reply, RespError):
+            raise await self._refused(reply, arguments)
+        return reply
+
     async def _refused(self, reply: RespError, arguments: Sequence[object]) -> StreamMachineError:
         error = refused(reply, self.name, arguments)
         return await self.explain(error) if isinstance(error, RedisDiskError) else error

@@ -36,6 +36,7 @@ from streammachine.redis.transport.codec import (
 from streammachine.redis.transport.raw_connection import encode_command, refused
 
 OWN_PREFIXES = ("sm:", "{sm:")
+LAST_SEQUENCE = 2**64 - 1  # of the ids of one millisecond
 LAG_LOOK = 1000  # entries counted where the server does not know the lag
 _COMPANION = re.compile(r"^\{.+\}:(dlq|(retry|dedup|state):.+)$|^.*\{.+\}.*:(dlq|(retry|dedup|state):.+)$", re.DOTALL)
 _COUNTED = 1000  # entries counted by one call of _COUNT

@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 
 from streammachine.errors import StreamMachineError, text_of
+from streammachine.runtime.model.checks import is_async as is_async
 from streammachine.runtime.model.retry import HandlerTimeoutError
 
 log = logging.getLogger(__name__)
@@ -28,11 +29,6 @@ LOOKS_FOR_CANCELLATION = 5  # turns of the loop within which the cancellation of
 
 class HandlerFailure(StreamMachineError):  # noqa: N818
     """The handler ended by something that is no Exception (``sys.exit``, a cancelled task), or gave a generator."""
-
-
-def is_async(handler: Callable[..., Any]) -> bool:
-    """Whether calling the handler gives a coroutine."""
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
 
 
 async def as_failure(error: BaseException) -> Exception:

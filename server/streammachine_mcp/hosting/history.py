@@ -18,7 +18,7 @@ from streammachine_mcp.hosting.sinks import emitter_for, jobs
 if TYPE_CHECKING:
     from streammachine.market.backfill.backfill import Backfilling
     from streammachine.redis.connection import RedisConnection
-    from streammachine_mcp.hosting.remembered import BackfillSpec, RunnerSpec
+    from streammachine.runtime.admin.remembered import BackfillSpec, RunnerSpec
 
 log = logging.getLogger(__name__)
 

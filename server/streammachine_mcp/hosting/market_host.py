@@ -21,12 +21,21 @@ import anyio
 import anyio.abc
 
 from streammachine.errors import ExchangeUnavailableError, MarketError, StreamMachineError
+from streammachine.logs import configure_logging
+from streammachine.runtime.admin.remembered import (
+    BACKFILLS,
+    LEASE,
+    RUNNERS,
+    BackfillSpec,
+    RememberedJobs,
+    RunnerSpec,
+    S,
+)
 from streammachine.runtime.processes.child_io import stop_at_signal, take_streams
 from streammachine.runtime.processes.origin import CHILD_URL
 from streammachine.runtime.processes.reports import Reporter
 from streammachine_mcp.hosting.history import HistoryWriter, backfilling
-from streammachine_mcp.hosting.remembered import BACKFILLS, LEASE, RUNNERS, BackfillSpec, Remembered, RunnerSpec, S
-from streammachine_mcp.hosting.sinks import emitter_for
+from streammachine_mcp.hosting.sinks import emitter_for, exports
 
 if TYPE_CHECKING:
     from streammachine.market.live.runner import Runner
@@ -80,13 +89,13 @@ class Host(Generic[S]):
     def __init__(
         self,
         connection: RedisConnection,
-        remembered: Remembered[S],
+        remembered: RememberedJobs[S],
         run: Callable[[RedisConnection, Job], Awaitable[None]],
         *,
         once: bool = False,
     ) -> None:
         self._connection = connection
-        self._remembered: Remembered[S] = remembered
+        self._remembered: RememberedJobs[S] = remembered
         self._run_one = run
         self._once = once
         self._token = uuid.uuid4().hex
@@ -245,8 +254,9 @@ async def run_runner(connection: RedisConnection, job: Job) -> None:
     had = await last_candles(connection, spec) if "redis" in spec.emit else {}
     had = {place: max(had.get(place, 0), written.get(place, 0)) for place in {**had, **written}}
     runner = runner_for(
-        spec.exchange, wanted, market_type=spec.market_type, active_warmup=bool(spec.aggregate), resume=had
-    )
+        spec.exchange, wanted, market_type=spec.market_type, active_warmup=bool(spec.aggregate), resume=had,
+        remember="redis" not in spec.emit and exports(connection.settings).parent / "runners",
+    )  # fmt: skip
     for text in spec.emit:
         runner.register_emitter(emitter_for(text, connection.settings, connection))
     job.facts, job.state, job.problem = lambda: _facts(runner), "running", ""
@@ -361,11 +371,7 @@ def main() -> None:
     parser.add_argument("--log-level", default="INFO")
     options = parser.parse_args()
     reporter = take_streams(ORPHAN_LIFE + options.grace)
-    logging.basicConfig(
-        level=options.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s [%(process)d]: %(message)s",
-    )
+    configure_logging(options.log_level, child=True)
     if options.log_level != "DEBUG":
         logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs each request
     url = os.environ.pop(CHILD_URL, None)

@@ -22,7 +22,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 def exports(settings: Settings) -> Path:
-    """The folder that csv: and parquet: sinks write below."""
+    """The folder that csv:, parquet: and duckdb: sinks write below."""
     from streammachine.redis.embedded.server import default_data_dir
 
     return (settings.data_dir or default_data_dir()) / "exports"
@@ -41,7 +41,9 @@ def check(texts: Sequence[str]) -> list[str]:
         entry = ENTRIES.get(kind)
         if entry is not None and entry.hosting == "connection" and not colon:
             continue
-        if entry is None or entry.hosting not in ("file", "variable") or not _NAME.fullmatch(name):
+        parts = name.split("#", 1) if entry is not None and entry.hosted_table else [name]
+        is_name = all(_NAME.fullmatch(part) for part in parts)
+        if entry is None or entry.hosting not in ("file", "variable") or not is_name:
             raise EmitterError(f"emit {text!r} is not accepted: give some of {ACCEPTED}; a NAME has no folders")
         if entry.hosting == "variable":
             from streammachine.market.emitters.sink_text import module_of
@@ -70,5 +72,6 @@ def emitter_for(text: str, settings: Settings, connection: RedisConnection, *, p
         return sink_text.module_of(entry).from_server(os.environ[entry.variable], name)
     folder = exports(settings)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    name, hash_, table = name.partition("#")
     suffix = "" if Path(name).suffix else entry.suffix
-    return sink_text.emitter_for(f"{kind}:{folder / (name + suffix)}")
+    return sink_text.emitter_for(f"{kind}:{folder / (name + suffix)}{hash_}{table}")

@@ -157,6 +157,6 @@ async def _is_wanted(name: str, connection: RedisConnection) -> bool:
         from streammachine.runtime.alerts.alert import any_alert
 
         return await any_alert(connection)
-    from streammachine_mcp.hosting.remembered import unfinished
+    from streammachine.runtime.admin.remembered import unfinished
 
     return await unfinished(connection)

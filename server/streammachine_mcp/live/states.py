@@ -16,7 +16,7 @@ import anyio
 from streammachine.errors import StreamMachineError
 from streammachine.redis.lease import Lease
 from streammachine.redis.scripts import LuaScript
-from streammachine_mcp.hosting.remembered import RUNNERS, SILENT
+from streammachine.runtime.admin.remembered import RUNNERS, SILENT
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection

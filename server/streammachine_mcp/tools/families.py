@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from streammachine.settings import TOOLSETS
+from streammachine.settings import OPTIONAL_TOOLSETS, TOOLSETS
 from streammachine_mcp import tools
 from streammachine_mcp.safety import Confirmer
 from streammachine_mcp.tools.family import Family, name_of_method
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
     from streammachine_mcp.state import ServerState
 
+EVERY_TOOLSET = (*TOOLSETS, *OPTIONAL_TOOLSETS)
+
 
 def families() -> list[type[Family]]:
-    """Every family, in the order of ``settings.TOOLSETS``, those of one toolset by name.
+    """Every family, in the order of the toolsets in ``settings``, those of one toolset by name.
 
     Raises:
         ValueError: a family's toolset is not in that list, so no user could choose it.
@@ -28,9 +30,9 @@ def families() -> list[type[Family]]:
         importlib.import_module(module.name)
     found = [family for family in Family.__subclasses__() if family.__module__.startswith(f"{tools.__name__}.")]
     for family in found:
-        if family.toolset not in TOOLSETS:
-            raise ValueError(f"{family.__name__}.toolset is {family.toolset!r}: settings.TOOLSETS has {TOOLSETS}.")
-    return sorted(found, key=lambda family: (TOOLSETS.index(family.toolset), family.__name__))
+        if family.toolset not in EVERY_TOOLSET:
+            raise ValueError(f"{family.__name__}.toolset is {family.toolset!r}: settings.TOOLSETS has {EVERY_TOOLSET}.")
+    return sorted(found, key=lambda family: (EVERY_TOOLSET.index(family.toolset), family.__name__))
 
 
 def all_tools(state: ServerState) -> Iterator[Tool]:

@@ -46,9 +46,10 @@ def tool(
     destructive: bool = False,
     idempotent: bool = False,
     open_world: bool = False,
+    page: str | None = None,
 ) -> Callable[[F], F]:
     """Mark a method of a family as the tool ``name``. ``reads`` says it changes nothing, ``open_world``
-    that it talks to others than Redis.
+    that it talks to others than Redis; ``page`` is the resource that shows its result in clients with MCP Apps.
 
     What the engine raises on purpose reaches the model as an error result with its own words; any other exception is
     logged, and only its kind is shown. The module of a family must not use ``from __future__ import annotations``: the
@@ -77,7 +78,7 @@ def tool(
             idempotent_hint=reads or idempotent,
             open_world_hint=open_world,
         )
-        setattr(call, _MARK, (name, title, annotations))
+        setattr(call, _MARK, (name, title, annotations, page))
         return call  # type: ignore[return-value]
 
     return mark
@@ -97,6 +98,16 @@ class Family:
         self.state = state
         self.confirmer = confirmer
 
+    @classmethod
+    def marked(cls) -> list[tuple[str, ToolAnnotations]]:
+        """The names of the family's tools and their hints; no schema is made."""
+        found = []
+        for _, method in inspect.getmembers(cls, inspect.isfunction):
+            if (marked := getattr(method, _MARK, None)) is not None:
+                name, _, annotations = marked
+                found.append((name, annotations))
+        return found
+
     def tools(self, *, read_only: bool) -> list[Tool]:
         """The family's tools; with ``read_only`` those alone that change nothing."""
         found: list[Tool] = []
@@ -104,7 +115,7 @@ class Family:
             marked = getattr(method, _MARK, None)
             if marked is None:
                 continue
-            name, title, annotations = marked
+            name, title, annotations, page = marked
             if read_only and not annotations.read_only_hint:
                 continue
             built = _Tool.from_function(
@@ -114,6 +125,7 @@ class Family:
                 description=_description(method),
                 annotations=annotations,
                 timeout=TOOL_TIMEOUT,
+                meta=None if page is None else {"ui": {"resourceUri": page}},
             )
             built.parameters = slim(inlined(built.parameters), nullable=False)
             if built.output_schema is not None:
@@ -145,8 +157,8 @@ class _Tool(FunctionTool):
         return result
 
     def get_meta(self) -> dict[str, Any]:
-        """None: FastMCP's ``_meta`` names tags, of which ours have none."""
-        return None  # type: ignore[return-value]  # an empty one would be listed
+        """The page, where there is one, else None: FastMCP's own names tags, of which ours have none."""
+        return self.meta  # type: ignore[return-value]  # an empty one would be listed
 
 
 def name_of_method(built: Tool) -> str:

@@ -1,10 +1,8 @@
 """Market tools: runners that stream an exchange's candles, backfills, and reading the candles they wrote."""
 
 import logging
-import math
 import re
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
@@ -12,18 +10,20 @@ import anyio
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from streammachine.errors import DataInputError, ExchangeUnavailableError, StreamNotFoundError
+from streammachine.errors import DataInputError, ExchangeUnavailableError
 from streammachine.market.emitters.registry import hosted_forms
 from streammachine.market.exchanges import registry as exchanges
 from streammachine.redis import streams
 from streammachine_mcp.argument_types import Exchange, History, Moment, Timeframe
+from streammachine_mcp.candle_series import COLUMNS, exists, history, read_series
+from streammachine_mcp.candle_table import CandleTable, Fields, Form, Indicators, indicators_of
 from streammachine_mcp.results import fit
 from streammachine_mcp.tools.family import Family, tool
 
 if TYPE_CHECKING:  # the market room is loaded by the first call that needs it: it would delay the first tools/list
     from streammachine.market.exchanges.base import Adapter
     from streammachine.redis.connection import RedisConnection
-    from streammachine_mcp.hosting.remembered import BackfillSpec, RunnerSpec
+    from streammachine.runtime.admin.remembered import BackfillSpec, RunnerSpec
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +32,8 @@ STOP_WAIT = 10.0  # seconds for a runner's host to release its lease
 MOST_SYMBOLS = 200
 MOST_STREAMS = 40  # that an answer names
 DAY = 86_400_000
-_NUMBER = re.compile(r"[+-]?(\d{1,400}\.?\d{0,400}|\.\d{1,400})([eE][+-]?\d{1,4})?", re.ASCII)
 SKEW = 60_000  # milliseconds that a caller's clock may be ahead of ours
 _SPAN = re.compile(r"[0-9]+(\.[0-9]+)?\s*((?i:ms)|[smhdwSHDWM])", re.ASCII)
-COLUMNS = ("open_ts", "open", "high", "low", "close", "volume", "quote_volume", "n_trades")
 
 Symbol = Annotated[str, Field(description=f"As the exchange writes it: {exchanges.symbols_text()}")]
 _SINKS = ", ".join(f'"{form}"' for form in hosted_forms()).replace('"redis"', '"redis" (default)')
@@ -74,7 +72,8 @@ class CandleColumns(TypedDict):
     symbol: str
     timeframe: str
     count: int
-    columns: dict[str, list[float | int | bool | None]]
+    columns: dict[str, Any]  # a list of numbers each; said here it would cost every client
+    candles: NotRequired[list[dict[str, Any]]]
     rows_left_out: NotRequired[int]
     rows_hint: NotRequired[str]
     truncated: bool
@@ -97,8 +96,8 @@ class MarketTools(Family):
     ) -> Started:
         """Start a runner in the background: live closed candles of an exchange go to the sinks, gaps healed; it goes on
         after restarts, until runner_stop. Read them with candles_read."""
+        from streammachine.runtime.admin.remembered import RUNNERS, RunnerSpec, name_for
         from streammachine_mcp.hosting import sinks
-        from streammachine_mcp.hosting.remembered import RUNNERS, RunnerSpec, name_for
 
         adapter, names = await _checked(exchange, market_type, symbols, timeframe, aggregate or [])
         emitters = sinks.check(["redis"] if emit is None else emit)
@@ -124,7 +123,7 @@ class MarketTools(Family):
     @tool("runner_stop", "Stop a runner", idempotent=True)
     async def stop(self, name: Annotated[str, Field(description="As runner_list gives it")]) -> Stopped:
         """End a runner and forget it. What it wrote stays."""
-        from streammachine_mcp.hosting.remembered import RUNNERS
+        from streammachine.runtime.admin.remembered import RUNNERS
 
         connection = await self.state.redis()
         await RUNNERS.get(connection, name)
@@ -137,7 +136,7 @@ class MarketTools(Family):
     @tool("runner_list", "List runners", reads=True)
     async def runners(self) -> Runners:
         """Runners with state, rates, gaps healed, last candle of each symbol, sinks, and what is wrong."""
-        from streammachine_mcp.hosting.remembered import RUNNERS, SILENT
+        from streammachine.runtime.admin.remembered import RUNNERS, SILENT
 
         connection = await self.state.redis()
         statuses = await RUNNERS.statuses(connection)
@@ -164,8 +163,8 @@ class MarketTools(Family):
     ) -> Started:
         """Fetch past candles in the background (backfill_status shows how far); it goes on after restarts. Candles
         older than those of a runner go to the archive of the same series: candles_read reads across both."""
+        from streammachine.runtime.admin.remembered import BACKFILLS, BackfillSpec, name_for
         from streammachine_mcp.hosting import sinks
-        from streammachine_mcp.hosting.remembered import BACKFILLS, BackfillSpec, name_for
 
         adapter, names = await _checked(exchange, market_type, [symbol], timeframe, [])
         emitters = sinks.check(["redis"] if emit is None else emit)
@@ -188,7 +187,7 @@ class MarketTools(Family):
     @tool("backfill_status", "Show backfills", reads=True)
     async def backfills(self, name: Annotated[str | None, Field(description="Only this one")] = None) -> Backfills:
         """Backfills: state, candles written, how far (0 to 1), seconds left, gaps, and what is wrong."""
-        from streammachine_mcp.hosting.remembered import BACKFILLS
+        from streammachine.runtime.admin.remembered import BACKFILLS
 
         connection = await self.state.redis()
         known = await BACKFILLS.all(connection)
@@ -214,25 +213,27 @@ class MarketTools(Family):
         ] = None,
         end: Annotated[Moment | None, Field(description="Candles that begin before this")] = None,
         limit: Annotated[int, Field(description="Most candles", ge=1, le=2000)] = 200,
+        indicators: Indicators = None,
+        fields: Fields = None,
+        format: Form = "columns",
     ) -> CandleColumns:
-        """Candles that runners and backfills wrote to Redis, oldest first, as columns; open_ts is epoch ms."""
+        """Candles that runners and backfills wrote to Redis, oldest first, as columns; open_ts is epoch ms. Indicators
+        are computed with the candles before them."""
         connection = await self.state.redis()
         adapter = _adapter(exchange, "SPOT")
         name = adapter.check_symbol(symbol)
         stream = f"kline:{exchange}:{name}:{timeframe}"
-        rows, more, left_out = await _series(connection, stream, start, end, limit)
-        if start is None:  # what does not fit is the oldest
-            kept, cut = fit(reversed(rows))
-            kept.reverse()
-        else:
-            kept, cut = fit(rows)
-        columns = {title: [row[place] for row in kept] for place, title in enumerate((*COLUMNS, "is_closed"))}
+        table = CandleTable(COLUMNS, fields, format, await indicators_of(indicators), rare=("is_complete",))
+        first, last = (None if text is None else moment_ms(text) for text in (start, end))
+        rows, more, left_out = await read_series(connection, stream, first, last, limit)
+        kept, cut = table.fit(rows, newest=start is None)
+        before = await history(connection, stream, kept, table.history)
         page: CandleColumns = {
             "exchange": exchange,
             "symbol": name,
             "timeframe": timeframe,
             "count": len(kept),
-            "columns": columns,
+            **(await table.body(kept, before)),  # type: ignore[typeddict-item]
             "truncated": more or cut,
         }
         if more or cut:
@@ -251,7 +252,7 @@ def backfill_range(start: str, end: str, now: int) -> tuple[int, int]:
     Raises:
         DataInputError: they are reversed, or in the future.
     """
-    first, last = _moment(start), _moment(end, day_end=True)
+    first, last = moment_ms(start), moment_ms(end, day_end=True)
     if first >= last:
         raise DataInputError(f"start ({start}) must be before end ({end})")
     if first > now:
@@ -270,7 +271,7 @@ def history_start(history: str, now: int) -> int:
         StreamIdError: it is none of these. DataInputError: it is in the future.
     """
     text = history.strip()
-    first = _moment(f"now-{text}" if _SPAN.fullmatch(text) else text)
+    first = moment_ms(f"now-{text}" if _SPAN.fullmatch(text) else text)
     if first >= now:
         raise DataInputError(f"history ({history}) is in the future: give how far back, e.g. 7d, or a date")
     return first
@@ -286,13 +287,13 @@ def _wants_more(spec: "RunnerSpec", known: "RunnerSpec") -> bool:
 async def _is_lost(connection: "RedisConnection", spec: "BackfillSpec") -> bool:
     """Whether a backfill of its name is over, and what it was to write is not there: it failed, or that was deleted."""
     from streammachine.market.emitters.redis import archive_of
-    from streammachine_mcp.hosting.remembered import BACKFILLS
+    from streammachine.runtime.admin.remembered import BACKFILLS
 
     state = (await BACKFILLS.statuses(connection)).get(spec.name, {}).get("state")
     if state != "done" or spec.emit != ["redis"]:
         return state == "failed"
     stream = f"kline:{spec.exchange}:{spec.symbol}:{spec.timeframe}"
-    return not await _exists(connection, stream, *await archive_of(connection, stream))
+    return not await exists(connection, stream, *await archive_of(connection, stream))
 
 
 def _adapter(exchange: str, market_type: str) -> "Adapter":
@@ -325,117 +326,13 @@ async def _checked(
     return adapter, names
 
 
-async def _series(
-    connection: "RedisConnection", stream: str, start: str | None, end: str | None, limit: int
-) -> tuple[list[list[Any]], bool, int]:
-    """As ``_candles``, of a series: the stream and its archive, each candle once, a closed one before another."""
-    from streammachine.market.emitters.redis import archive_of
-
-    archive = await archive_of(connection, stream)
-    if not archive:
-        return await _candles(connection, stream, start, end, limit)
-    rows: dict[int, list[Any]] = {}
-    more, left_out = False, 0
-    for half in (*archive, stream):
-        try:
-            found, cut, invalid = await _candles(connection, half, start, end, limit)
-        except StreamNotFoundError:
-            continue  # one half may have been deleted
-        more, left_out = more or cut, left_out + invalid
-        for row in found:
-            if row[0] not in rows or row[-1]:
-                rows[row[0]] = row
-    if not rows and not await _exists(connection, stream, *archive):
-        return await _candles(connection, stream, start, end, limit)  # which says that there is none
-    ordered = [rows[open_ts] for open_ts in sorted(rows)]
-    kept = ordered[:limit] if start is not None else ordered[-limit:]
-    return kept, more or len(kept) < len(ordered), left_out
-
-
-async def _exists(connection: "RedisConnection", *keys: str) -> bool:
-    """Whether there is any of the keys; one by one, since a Cluster has them in different places."""
-    for key in keys:
-        if await connection.command("EXISTS", key, repeatable=True):
-            return True
-    return False
-
-
-async def _candles(
-    connection: "RedisConnection", stream: str, start: str | None, end: str | None, limit: int
-) -> tuple[list[list[Any]], bool, int]:
-    """The rows of the candles asked for, each open_ts once (its last state); whether there are more; and how many
-    entries were no candles."""
-    first = str(_moment(start)) if start is not None else "-"
-    last = str(_moment(end) - 1) if end is not None else "+"
-    rows: dict[int, list[Any]] = {}
-    left_out = 0
-    page = min(limit + 1, 1000)
-    while len(rows) <= limit:
-        if start is None:
-            entries = (await streams.read_newest(connection, stream, page, start=first, end=last))[::-1]
-        else:
-            entries = await streams.read_from(connection, stream, first, last, page)
-        for entry in entries:
-            row = _row(entry.data)
-            if row is None:
-                left_out += 1
-            elif start is not None or row[0] not in rows:  # the last state of a candle counts
-                rows[row[0]] = row
-        if len(entries) < page:
-            break
-        first, last = (first, f"({entries[-1].id}") if start is None else (f"({entries[-1].id}", last)
-    if not rows and not await connection.command("EXISTS", stream, repeatable=True):
-        known, _ = await streams.find_streams(connection, "kline:*")
-        raise StreamNotFoundError(
-            f"There are no candles in {stream!r}.{streams.nearest(stream, known)} runner_start or backfill_start "
-            "writes some."
-        )
-    found = list(rows.values())
-    more = len(found) > limit
-    found = found[:limit]
-    return (found[::-1] if start is None else found), more, left_out
-
-
-def _moment(text: str, *, day_end: bool = False) -> int:
+def moment_ms(text: str, *, day_end: bool = False) -> int:
     """Epoch ms of a date, a time, epoch ms or a relative time; ``day_end``: a date means the end of its day."""
     try:
         day = datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
         return int(streams.parse_position(text).partition("-")[0])
     return int(day.timestamp() * 1000) + (DAY if day_end else 0)
-
-
-def _row(data: Mapping[str, str]) -> list[Any] | None:
-    """A stream entry as a row of COLUMNS and is_closed; None where it is no candle.
-
-    A candle has a whole open_ts and finite prices, its high not below its low; a field that is no number spoils it.
-    """
-    try:
-        start, *values = [_number(data.get(column, "")) for column in COLUMNS]
-    except ValueError:
-        return None
-    opened, high, low, closed = values[:4]
-    if start is None or start < 0 or start != int(start) or start >= 2**53:
-        return None
-    if opened is None or high is None or low is None or closed is None or high < low:
-        return None
-    return [int(start), *values, data.get("is_closed") == "true"]
-
-
-def _number(text: str) -> float | int | None:
-    """A candle's number; None where there is none.
-
-    Raises:
-        ValueError: it is no finite number as ``float`` writes it.
-    """
-    if not text:
-        return None
-    if not _NUMBER.fullmatch(text):
-        raise ValueError("no number")
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError("not finite")
-    return int(text) if text.lstrip("+-").isdigit() else number
 
 
 def _shown(spec: Any, *names: str) -> dict[str, Any]:

@@ -2,19 +2,22 @@
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from streammachine.errors import IntervalError, TickError
-from streammachine.ohlc.aggregator import IMPLEMENTATION
+from streammachine.ohlc.aggregator import IMPLEMENTATION, CandleData
 from streammachine.ohlc.durable import DurableAggregator, Tick
 from streammachine.redis.streams import nearest
 from streammachine_mcp.argument_types import Interval, TimeMs, TimeMsOrNow
+from streammachine_mcp.candle_table import CandleTable, Fields, Form, Indicators, indicators_of
 from streammachine_mcp.results import MAX_BATCH, MAX_RESULT_BYTES, fit
 from streammachine_mcp.tools.family import Family, tool
 
+COLUMNS = ("candle_start_ms", "open", "high", "low", "close", "volume", "timestamp_ms", "trade_count")
 SYMBOL_BYTES = 20_000  # of the symbols that ohlc_stats lists
 
 Name = Annotated[str, Field(description="Aggregator name", min_length=1, max_length=200)]
@@ -29,17 +32,6 @@ class TickIn(TypedDict):
     price: float
     volume: float
     timestamp_ms: NotRequired[TimeMs]
-
-
-class Candle(TypedDict):
-    open: float
-    high: float
-    low: float
-    close: float
-    volume: float | None
-    timestamp_ms: int
-    candle_start_ms: int
-    trade_count: int
 
 
 class AggregatorCreated(TypedDict):
@@ -61,7 +53,8 @@ class AggregatorCandles(TypedDict):
     symbol: str
     interval_ms: int
     candle_count: int
-    candles: list[Candle]
+    columns: dict[str, Any]  # a list of numbers each; said here it would cost every client
+    candles: NotRequired[list[dict[str, Any]]]
     truncated: bool
     hint: NotRequired[str]
 
@@ -71,7 +64,8 @@ class CompletedCandles(TypedDict):
     symbol: str
     interval_ms: int
     completed_count: int
-    candles: list[Candle]
+    columns: dict[str, Any]  # a list of numbers each; said here it would cost every client
+    candles: NotRequired[list[dict[str, Any]]]
     truncated: bool
     hint: NotRequired[str]
 
@@ -158,49 +152,68 @@ class OhlcTools(Family):
 
     @tool("ohlc_get_candles", "Get candles", reads=True)
     async def get_candles(
-        self, name: Name, symbol: Symbol, interval_ms: IntervalMs, limit: Limit = 200, end_ms: BeforeMs = 0
+        self,
+        name: Name,
+        symbol: Symbol,
+        interval_ms: IntervalMs,
+        limit: Limit = 200,
+        end_ms: BeforeMs = 0,
+        indicators: Indicators = None,
+        fields: Fields = None,
+        format: Form = "columns",
     ) -> AggregatorCandles:
-        """Candles of a symbol, oldest first, the open one included. A volume too large to add up is null. For older
-        ones give the first candle_start_ms as end_ms."""
+        """Candles of a symbol, oldest first, the open one included, as columns. A volume too large to add up is null.
+        For older ones give the first candle_start_ms as end_ms."""
+        table = CandleTable(COLUMNS, fields, format, await indicators_of(indicators))
         aggregator = await self._get(name)
-        _check_interval(aggregator, interval_ms)
+        check_interval(aggregator, interval_ms)
         found = await aggregator.candles(symbol, interval_ms)
         if end_ms:
             found = [candle for candle in found if candle.candle_start_ms + interval_ms <= end_ms]
-        kept, more = _newest(found, limit)
+        kept, more, body = await _newest(table, found, limit)
         page: AggregatorCandles = {
             "name": name,
             "symbol": symbol,
             "interval_ms": interval_ms,
             "candle_count": len(kept),
-            "candles": kept,
+            **body,  # type: ignore[typeddict-item]
             "truncated": more,
         }
         if more:
-            page["hint"] = f"There are older candles: call again with end_ms={kept[0]['candle_start_ms']}."
+            page["hint"] = f"There are older candles: call again with end_ms={kept[0][0]}."
         elif not kept and not end_ms:
             page["hint"] = await _no_candles(aggregator, symbol)
         return page
 
     @tool("ohlc_get_completed", "Get completed candles", reads=True)
     async def get_completed(
-        self, name: Name, symbol: Symbol, interval_ms: IntervalMs, before_timestamp_ms: BeforeMs = 0, limit: Limit = 200
+        self,
+        name: Name,
+        symbol: Symbol,
+        interval_ms: IntervalMs,
+        before_timestamp_ms: BeforeMs = 0,
+        limit: Limit = 200,
+        indicators: Indicators = None,
+        fields: Fields = None,
+        format: Form = "columns",
     ) -> CompletedCandles:
-        """Candles whose time is over, oldest first. When you have used them, remove them with ohlc_flush."""
+        """Candles whose time is over, oldest first, as columns. When you have used them, remove them with
+        ohlc_flush."""
+        table = CandleTable(COLUMNS, fields, format, await indicators_of(indicators))
         aggregator = await self._get(name)
-        _check_interval(aggregator, interval_ms)
+        check_interval(aggregator, interval_ms)
         found = await aggregator.completed(symbol, interval_ms, before_timestamp_ms)
-        kept, more = _newest(found, limit)
+        kept, more, body = await _newest(table, found, limit)
         page: CompletedCandles = {
             "name": name,
             "symbol": symbol,
             "interval_ms": interval_ms,
             "completed_count": len(kept),
-            "candles": kept,
+            **body,  # type: ignore[typeddict-item]
             "truncated": more,
         }
         if more:
-            page["hint"] = f"There are older ones: call again with before_timestamp_ms={kept[0]['candle_start_ms']}."
+            page["hint"] = f"There are older ones: call again with before_timestamp_ms={kept[0][0]}."
         elif not kept:
             page["hint"] = await _no_candles(aggregator, symbol)
         return page
@@ -290,26 +303,30 @@ def _ticks(
     return [Tick(symbol, price, volume, now if timestamp_ms is None else timestamp_ms)]
 
 
-def _check_interval(aggregator: DurableAggregator, interval_ms: int) -> None:
+def check_interval(aggregator: DurableAggregator, interval_ms: int) -> None:
     if interval_ms not in aggregator.intervals:
         raise IntervalError(
             f"Aggregator {aggregator.name!r} has no interval {interval_ms} ms; it has {aggregator.intervals}."
         )
 
 
-def _newest(found: list[Any], limit: int) -> tuple[list[Candle], bool]:
-    """The newest candles within limit and size, oldest first, and whether older ones were left out."""
-    kept, cut = fit(_shown(candle) for candle in reversed(found[-limit:]))
-    kept.reverse()
-    return kept, cut or len(found) > limit
+async def _newest(
+    table: CandleTable, found: Sequence[CandleData], limit: int
+) -> tuple[list[Sequence[Any]], bool, dict[str, Any]]:
+    """The newest candles within limit and size as rows of ``COLUMNS``, oldest first; whether older ones were left out;
+    and what goes into the result."""
+    kept, cut = table.fit([candle_row(candle) for candle in found[-limit:]], newest=True)
+    before = found[max(0, len(found) - len(kept) - table.history) : len(found) - len(kept)]
+    body = await table.body(kept, [candle_row(candle) for candle in before])
+    return kept, cut or len(found) > limit, body
 
 
-def _shown(candle: Any) -> Candle:
-    """A candle as a result; a volume whose sum is beyond what a float holds is null."""
-    shown: Candle = candle.to_dict()
-    if shown["volume"] is not None and not math.isfinite(shown["volume"]):
-        shown["volume"] = None
-    return shown
+def candle_row(candle: CandleData) -> list[Any]:
+    """A candle as a row of ``COLUMNS``; a volume whose sum is beyond what a float holds is None."""
+    values = candle.to_dict()
+    if values["volume"] is not None and not math.isfinite(values["volume"]):
+        values["volume"] = None
+    return [values[name] for name in COLUMNS]
 
 
 async def _no_candles(aggregator: DurableAggregator, symbol: str) -> str:

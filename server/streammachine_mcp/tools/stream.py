@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from streammachine.errors import FieldError, StreamIdError
 from streammachine.redis import streams
 from streammachine_mcp.argument_types import Position, StreamName
+from streammachine_mcp.query.shape import iso_of_id, rate, shapes
 from streammachine_mcp.results import (
     MAX_BATCH,
     MAX_RESULT_BYTES,
@@ -29,6 +30,7 @@ SENT_FIELD = "sm-sent"  # epoch ms at which the message was sent
 LAST_SEQUENCE = 2**64 - 1  # of the ids of one millisecond
 MOST_PLANNED = 100  # trims that wait for their confirmation
 VALUE_CHARS = 4000  # shown of a value unless more is asked for
+SHAPE_ENTRIES = 500  # the newest, from which stream_describe tells what fields there are
 INFO_BYTES = 20_000  # of each part of stream_info
 
 Message = Annotated[dict[str, Any], Field(description="Field names and values (text, number or boolean)")]
@@ -75,6 +77,27 @@ class StreamDescription(TypedDict):
     groups: list[GroupInfo]
     truncated: bool
     hint: NotRequired[str]
+
+
+class FieldShape(TypedDict):
+    name: str
+    type: str
+    share: float
+    range: NotRequired[str]
+    values: NotRequired[list[str]]
+
+
+class StreamShape(TypedDict):
+    stream: str
+    length: int
+    first: str | None
+    last: str | None
+    rate_per_s: float | None
+    sampled: int
+    fields: list[FieldShape]
+    groups: list[GroupInfo]
+    sample: list[ReadEntry]
+    truncated: bool
 
 
 class StreamNames(TypedDict):
@@ -192,6 +215,29 @@ class StreamTools(Family):
         if cut:
             page["hint"] = f"There are {len(info.groups)} groups: call again with groups_after=<the last name>."
         return page
+
+    @tool("stream_describe", "Describe a stream's fields", reads=True)
+    async def describe(self, stream: StreamName) -> StreamShape:
+        """What a stream holds, from its newest 500 messages: fields with type, share of messages, range or values;
+        rate, time range, lag of groups, a sample. Look here before stream_query or agent_create."""
+        connection = await self.state.redis()
+        info = await streams.describe(connection, stream)
+        entries = await streams.read_newest(connection, stream, SHAPE_ENTRIES)
+        lags = await streams.lags(connection, stream, info.groups)
+        fields, cut = fit(shapes([entry.data for entry in entries], SENT_FIELD), INFO_BYTES)
+        groups, cut_groups = fit((_group(group, lags[group.name]) for group in info.groups), INFO_BYTES)
+        return {
+            "stream": stream,
+            "length": info.length,
+            "first": iso_of_id(info.first_entry.id) if info.first_entry else None,
+            "last": iso_of_id(info.last_entry.id) if info.last_entry else None,
+            "rate_per_s": rate([entry.id for entry in entries]),
+            "sampled": len(entries),
+            "fields": cast(list[FieldShape], fields),
+            "groups": groups,
+            "sample": [_shown(entry, 200, INFO_BYTES // 4) for entry in entries[-2:]],
+            "truncated": cut or cut_groups,
+        }
 
     @tool("stream_list", "List streams", reads=True)
     async def find(

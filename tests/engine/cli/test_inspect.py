@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import select
@@ -16,7 +17,8 @@ import pytest
 import redis
 from rich.console import Console
 
-from streammachine.cli.inspect import StreamRow, _screen
+from streammachine.cli.inspect import StreamRow, _table
+from streammachine.cli.live import fitted
 from streammachine.redis.embedded.server import EmbeddedServer
 from support.servers import redis_at, until
 
@@ -86,11 +88,21 @@ def test_on_a_terminal_it_goes_on_until_ctrl_c(cli: Any, store: redis.Redis) -> 
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
         assert (process.returncode, errors) == (130, b"")
+        until(lambda: shows(b"\x1b[?1049l"))
+        assert b"fresh" in shown.rpartition(b"\x1b[?1049l")[2]  # the last picture stays
     finally:
         process.kill()
         process.communicate()
         os.close(ours)
         os.close(theirs)
+
+
+def test_as_json_each_row_is_an_object(cli: Any, store: redis.Redis) -> None:
+    done = cli("inspect", "ord*", "--json")
+    (row,) = map(json.loads, done.stdout.splitlines())
+    assert {name: row[name] for name in ("stream", "group", "lag", "pending", "dead", "length")} == {
+        "stream": "orders", "group": "workers", "lag": 1, "pending": 1, "dead": 1, "length": 3,
+    }  # fmt: skip
 
 
 def test_the_largest_lag_stands_first(cli: Any, store: redis.Redis) -> None:
@@ -113,7 +125,7 @@ def test_the_largest_lag_stands_first(cli: Any, store: redis.Redis) -> None:
 def test_rows_that_the_window_has_no_room_for_are_counted(height: int, width: int) -> None:
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
     rows = [StreamRow(f"stream-{number:02}", 1, None, 0, "group " * 5, lag=number) for number in range(20)]
-    table = _screen(console, rows, False, "here", "lag")
+    table = fitted(console, len(rows), lambda count: _table(console, rows, False, "here", "lag", count))
     lines = ["".join(segment.text for segment in line).strip() for line in console.render_lines(table)]
     shown = [line.split()[0] for line in lines if line.startswith("stream-")]
     assert shown == [f"stream-{number:02}" for number in range(19, 19 - len(shown), -1)]

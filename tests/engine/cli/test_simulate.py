@@ -110,7 +110,7 @@ def test_recorded_trades_can_be_the_tape(cli: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--exchange", "coinbase"), "there is no exchange 'coinbase'"),
+        (("--exchange", "bitstamp"), "there is no exchange 'bitstamp'"),
         (("--fault", "rest@3"), "did you mean reset?"),
         (("--tape", "/nowhere/trades.csv"), "/nowhere/trades.csv cannot be used as a tape"),
         (("--symbols", "BTCUSDT"), "write it as BASE/QUOTE"),

@@ -155,3 +155,30 @@ def test_sinks_of_a_kind_are_told_apart(cli: Any, market: Exchange) -> None:
         "csv:b.csv: 1",
         "parquet: 1",
     ]
+
+
+def test_a_killed_stream_goes_on_where_it_stopped(cli: Any, market: Exchange) -> None:
+    command = [sys.executable, "-m", "streammachine.cli", "stream", "binance", "BTCUSDT"]
+    command += ["--to", "csv:out.csv", "--aggregate", "5m"]
+    out = cli.folder / "out.csv"
+
+    def rows() -> int:
+        return out.read_bytes().count(b"\n") if out.exists() else 0
+
+    for _ in range(3):
+        before = rows()
+        with subprocess.Popen(
+            command, env=cli.environment(**market.env), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as process:
+            while process.poll() is None and rows() < before + 6:
+                time.sleep(0.01)
+            process.kill()
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
+    frame = pd.read_csv(out)
+    for timeframe, length in (("1m", 60_000), ("5m", 300_000)):
+        starts = list(frame[frame.timeframe == timeframe].open_ts)
+        assert starts == list(range(starts[0], starts[-1] + length, length))
+    assert set(frame.is_complete) == {True}
+    fresh = cli(*command[3:], "--fresh", "--candles", "1", **market.env)
+    assert fresh.returncode == 0

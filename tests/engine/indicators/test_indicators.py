@@ -12,22 +12,20 @@ import pytest
 import talib
 
 from streammachine.errors import IndicatorError
-from streammachine.indicators import Indicator, IndicatorWindow, compute, library, parse, parse_all, warmup_of
+from streammachine.indicators import (
+    Indicator,
+    IndicatorWindow,
+    compute,
+    compute_indicators,
+    library,
+    parse,
+    parse_all,
+    warmup_of,
+)
+from support.klines import PRICES as NAMES
+from support.klines import random_candles
 
-NAMES = ("open", "high", "low", "close", "volume")
-
-
-def series(count: int, seed: int = 5) -> dict[str, Any]:
-    """A random walk as candles."""
-    random = np.random.default_rng(seed)
-    close = 100 * np.exp(np.cumsum(random.normal(0, 0.002, count)))
-    opened = np.concatenate([close[:1], close[:-1]])
-    high = np.maximum(opened, close) * (1 + np.abs(random.normal(0, 0.001, count)))
-    low = np.minimum(opened, close) * (1 - np.abs(random.normal(0, 0.001, count)))
-    return {"open": opened, "high": high, "low": low, "close": close, "volume": random.lognormal(0, 1, count)}
-
-
-CANDLES = series(6000)
+CANDLES = random_candles(6000)
 
 
 def tail(count: int) -> dict[str, Any]:
@@ -83,6 +81,12 @@ def test_a_range_with_its_history_has_the_values_of_the_whole_series(name: str) 
     whole = compute([indicator], tail(50) if indicator.cumulative else CANDLES, shown=50)
     for column in indicator.columns:
         assert_same(found[column], [math.nan if value is None else value for value in whole[column]], column)
+
+
+def test_by_text_it_is_the_same() -> None:
+    assert compute_indicators(["macd", "obv"], tail(60), shown=5) == compute(
+        parse_all(["macd", "obv"]), tail(60), shown=5
+    )
 
 
 def test_less_history_than_it_needs_gives_other_values() -> None:

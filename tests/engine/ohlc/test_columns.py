@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
-from streammachine.errors import TickError
+from streammachine.errors import SettingsError, TickError
 
 MINUTE = 60_000
 T0 = 1_700_000_040_000
@@ -26,6 +28,14 @@ def expected(engine: ModuleType) -> bytes:
     return agg.dump()
 
 
+class Coded:
+    """A categorical column of somebody else's."""
+
+    def __init__(self, codes: Any, categories: list[str]) -> None:
+        self.codes = codes
+        self.dtype = SimpleNamespace(categories=categories)
+
+
 SYMBOL_COLUMNS: dict[str, Any] = {
     "list": SYMBOLS,
     "tuple": tuple(SYMBOLS),
@@ -39,6 +49,27 @@ SYMBOL_COLUMNS: dict[str, Any] = {
     "category Series": pd.Series(SYMBOLS, dtype="category"),
     "Categorical": pd.Categorical(SYMBOLS, categories=["unused", "C", "B", "A"]),
     "CategoricalIndex": pd.CategoricalIndex(SYMBOLS),
+    "pandas str": pd.Series(SYMBOLS, dtype="str"),
+    "pandas string of Python": pd.Series(SYMBOLS, dtype=pd.StringDtype("python")),
+    "pandas Arrow string": pd.Series(SYMBOLS, dtype=pd.ArrowDtype(pa.string())),
+    "strided object array": np.repeat(np.array(SYMBOLS, dtype=object), 2)[::2],
+    "unsigned codes": Coded(np.array([2, 1, 2, 0, 2], dtype="u1"), ["C", "B", "A"]),
+    "Arrow string": pa.array(SYMBOLS),
+    "Arrow large_string": pa.array(SYMBOLS, pa.large_string()),
+    "Arrow string_view": pa.array(SYMBOLS, pa.string_view()),
+    "Arrow binary": pa.array([symbol.encode() for symbol in SYMBOLS]),
+    "Arrow slice": pa.array(["x", *SYMBOLS, "y"])[1:-1],
+    "Arrow chunks": pa.chunked_array([SYMBOLS[:2], [], SYMBOLS[2:]]),
+    "Arrow dictionary": pa.array(SYMBOLS).dictionary_encode(),
+    "Arrow dictionary of int8": pa.array(SYMBOLS).dictionary_encode().cast(pa.dictionary(pa.int8(), pa.string())),
+    "Arrow dictionaries": pa.chunked_array(
+        [pa.array(SYMBOLS[:2]).dictionary_encode(), pa.array(SYMBOLS[2:]).dictionary_encode()]
+    ),
+    "polars String": pl.Series(SYMBOLS),
+    "polars slice": pl.Series(["x", *SYMBOLS, "y"])[1:-1],
+    "polars chunks": pl.concat([pl.Series(SYMBOLS[:2]), pl.Series(SYMBOLS[2:])], rechunk=False),
+    "polars Categorical": pl.Series(SYMBOLS, dtype=pl.Categorical),
+    "polars Enum": pl.Series(SYMBOLS, dtype=pl.Enum(["C", "B", "A"])),
 }
 
 
@@ -63,6 +94,11 @@ NUMBER_COLUMNS: dict[str, Any] = {
     "Series": pd.Series,
     "nullable Series": lambda values: pd.Series(values).convert_dtypes(),
     "list of NumPy scalars": lambda values: list(np.array(values)),
+    "Arrow": pa.array,
+    "Arrow slice": lambda values: pa.array([*values, values[0]])[:-1],
+    "Arrow chunks": lambda values: pa.chunked_array([values[:2], values[2:]]),
+    "polars": pl.Series,
+    "polars chunks": lambda values: pl.concat([pl.Series(values[:2]), pl.Series(values[2:])], rechunk=False),
 }
 
 
@@ -109,6 +145,42 @@ def test_a_data_frame(engine: ModuleType, dtype: Any) -> None:
         agg.update_batch(frame.drop(columns="price"))
 
 
+FRAMES = {
+    "pandas": pd.DataFrame,
+    "polars": pl.DataFrame,
+    "polars, categorical": lambda columns: pl.DataFrame(columns).with_columns(pl.col("symbol").cast(pl.Categorical)),
+    "Arrow table": pa.table,
+    "Arrow batch": pa.RecordBatch.from_pydict,
+    "Arrow table of two batches": lambda columns: pa.concat_tables([pa.table(columns)[:2], pa.table(columns)[2:]]),
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_frames_of_every_library(engine: ModuleType, kind: str) -> None:
+    columns = {"x": [0] * 5, "timestamp_ms": TIMES, "symbol": SYMBOLS, "price": PRICES, "volume": VOLUMES}
+    agg = engine.FastOHLC([MINUTE, 5 * MINUTE])
+    assert agg.update_batch(FRAMES[kind](columns)) == 5
+    assert agg.dump() == expected(engine)
+    assert agg.update_batch(FRAMES[kind](columns)[:0]) == 0
+    columns.pop("price")
+    with pytest.raises(TickError, match="no column 'price'"):
+        agg.update_batch(FRAMES[kind](columns))
+
+
+def test_candles_as_a_frame_of_every_library(engine: ModuleType) -> None:
+    agg = engine.FastOHLC([MINUTE, 5 * MINUTE])
+    agg.update_batch(SYMBOLS, PRICES, VOLUMES, TIMES)
+    rows = agg.get_candles_as_dicts("A", MINUTE)
+    assert agg.candles_frame("A", MINUTE).to_dict("records") == rows
+    assert agg.candles_frame("A", MINUTE, "polars").to_dicts() == rows
+    assert agg.candles_frame("A", MINUTE, kind="arrow").to_pylist() == rows
+    for kind in ("polars", "arrow"):
+        empty = agg.candles_frame("nobody", MINUTE, kind)
+        assert len(empty) == 0 and [*rows[0]] == (empty.column_names if kind == "arrow" else empty.columns)
+    with pytest.raises(SettingsError, match="kind 'csv' is refused: it must be one of pandas, polars, arrow"):
+        agg.candles_frame("A", MINUTE, "csv")
+
+
 BAD: list[tuple[str, Any, str]] = [
     ("prices", [1.0, float("nan")], "row 1: price nan"),
     ("prices", np.array([1.0, np.inf]), "row 1: price inf"),
@@ -140,10 +212,20 @@ BAD: list[tuple[str, Any, str]] = [
     ("symbols", np.array([1, 2]), "dtype"),
     ("symbols", pd.Categorical(["NEW", None]), "row 1: symbol None"),
     ("symbols", pd.Categorical([1, 2]), "row 0: symbol 1"),
+    ("symbols", pa.array(["NEW", None]), "row 1: symbol None"),
+    ("symbols", pa.array(["NEW", ""]), "row 1: symbol ''"),
+    ("symbols", pa.array(["NEW", None]).dictionary_encode(), "row 1: symbol None"),
+    ("symbols", pa.array([1, 2]), "its dtype is int64, and must be text"),
+    ("symbols", pl.Series(["NEW", None]), "row 1: symbol None"),
+    ("symbols", pl.Series(["NEW"]), "symbols has 1 rows"),
+    ("prices", pa.array([1.0, None]), "row 1: price None"),
+    ("volumes", pl.Series([1.0, None]), "row 1: volume None"),
+    ("timestamps", pl.Series([1, None]), "row 1: timestamp None"),
+    ("timestamps", pa.array([1, 2], pa.timestamp("ms")), "dtype is datetime64"),
 ]
 
 
-@pytest.mark.parametrize(("name", "column", "words"), BAD, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("name", "column", "words"), BAD, ids=[f"{k}-{bad[0]}" for k, bad in enumerate(BAD)])
 def test_a_bad_row_is_named_and_nothing_of_the_batch_is_taken(
     engine: ModuleType, name: str, column: Any, words: str
 ) -> None:

@@ -17,13 +17,14 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
+from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, overload
 
 import anyio
 
 from streammachine.errors import DataInputError, EmitterError, ExchangeError, SymbolError
-from streammachine.market.backfill.collector import Collector
+from streammachine.market.backfill.collector import Collector, by_rows
 from streammachine.market.backfill.progress import Show, bar, silent
 from streammachine.market.backfill.sink import CHECKPOINT_ROWS, Sink, request_key
 from streammachine.market.clock.clock import Clock
@@ -38,6 +39,9 @@ from streammachine.market.model.rows import Lane
 from streammachine.market.model.timespan import Moment, Timespan, timespan
 from streammachine.market.network import rest_queries
 from streammachine.market.network.rest_client import RestClient
+
+if TYPE_CHECKING:
+    from streammachine.market.model.kline_columns import KlineColumns
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,8 @@ class Backfilling:
         clock: time, for tests and simulations. parallel: requests at once, where less or more than usual.
         resume: go on where an earlier run of the same request ended. False: do it all again.
         progress: show a progress bar on stderr; None: where that is a terminal.
+        columns: take the candles of bulk files in columns, a month at once, where they are as usual and nothing needs
+            rows. False: row by row, which gives the same.
         data_dir: where journals are kept (those of CSV files are beside them); by default STREAMMACHINE_DATA_DIR.
 
     Attributes:
@@ -90,6 +96,7 @@ class Backfilling:
         parallel: int | None = None,
         resume: bool = True,
         progress: bool | None = None,
+        columns: bool = True,
         data_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self._adapter = adapter_for(self.exchange, market_type)
@@ -112,6 +119,7 @@ class Backfilling:
         self._parallel = parallel
         self._resume = resume
         self._progress = progress
+        self._columns = columns
         self._data_dir = Path(data_dir) if data_dir is not None else None
         self._emitters: list[Any] = []
         self._sinks: list[Sink] = []
@@ -244,7 +252,7 @@ class Backfilling:
         if batch_size < 1:
             raise DataInputError(f"batch_size={batch_size} is not accepted: give 1 or more")
         self._begin()
-        send, receive = anyio.create_memory_object_stream[list[Kline]](2)
+        send, receive = anyio.create_memory_object_stream["list[Kline] | KlineColumns"](2)
 
         async def collect() -> None:
             async with send, self._open_rest() as rest:
@@ -259,14 +267,14 @@ class Backfilling:
             with receive:
                 batch: list[dict[str, Any]] = []
                 async for klines in receive:
-                    for kline in klines:
+                    for kline in chain.from_iterable(by_rows(klines, CHECKPOINT_ROWS)):
                         row = self._dict(kline)
                         if row is not None:
                             batch.append(row)
                         if len(batch) >= batch_size:
                             yield batch
                             batch = []
-                    self._count(len(klines))
+                    self._count(len(klines), timeframes.end_of(self.timeframe, kline.open_ts))
                 await task
                 if batch:
                     yield batch
@@ -371,7 +379,9 @@ class Backfilling:
 
     def _collect(self, rest: RestClient, position: int, deliver: Any, close: float | None = None) -> Collector:
         self._began = (self._time().monotonic(), position)
-        return Collector(rest, self.symbol, self.timeframe, position, self._span.end, deliver, close=close)
+        return Collector(
+            rest, self.symbol, self.timeframe, position, self._span.end, deliver, close=close, columns=self._columns
+        )
 
     def _open_sinks(self, journals: ExitStack) -> list[Sink]:
         from streammachine.market.emitters.csv import CSVEmitter
@@ -405,22 +415,33 @@ class Backfilling:
                         await sink.save_given(self.gaps, self._rows)
                 raise
 
-    async def _emit(self, klines: list[Kline]) -> None:
-        for start in range(0, len(klines), CHECKPOINT_ROWS):
-            piece = klines[start : start + CHECKPOINT_ROWS]
+    async def _emit(self, klines: list[Kline] | KlineColumns) -> None:
+        if not isinstance(klines, list) and all(sink.takes_columns for sink in self._sinks):
+            await self._save()  # what came before: the sinks had the time to take it in which this was read
+            for sink in self._sinks:
+                await sink.put_columns(klines)
+            self._count(len(klines), klines.end)
+            return
+        for piece in by_rows(klines, CHECKPOINT_ROWS):
             for sink in self._sinks:
                 await sink.put(piece)
-            self._count(len(piece))
-        await self._save()
+            position = timeframes.end_of(self.timeframe, piece[-1].open_ts)
+            self._count(len(piece), position)
+            await self._save(behind=(position, piece[-1].close))
 
-    async def _save(self, *, clean: bool = False) -> None:
-        """Flush the sinks whose turn it is (``clean``: all), and then note that they have it."""
+    async def _save(self, *, clean: bool = False, behind: tuple[int, float | None] | None = None) -> None:
+        """Flush the sinks whose turn it is (``clean``: all), and then note that they have it.
+
+        Args:
+            behind: the position and the close before it, where they are not the collector's.
+        """
         collector, now = self._collector, self._time().monotonic()
         if collector is None:
             return
+        position, close = (collector.position, collector.close) if behind is None else behind
         for sink in self._sinks:
             if clean or sink.is_due(now):
-                await sink.save(collector.position, collector.close, self.gaps, self._rows, now, clean=clean)
+                await sink.save(position, close, self.gaps, self._rows, now, clean=clean)
 
     def _bar(self) -> AbstractContextManager[Show]:
         return bar(self._title(), self._span.end - self._span.start, note=self._note, wanted=self._progress)
@@ -433,10 +454,9 @@ class Backfilling:
             return f"waiting for {', '.join(away)}"
         return f"{len(self.gaps)} gaps" if self.gaps else ""
 
-    def _count(self, rows: int) -> None:
+    def _count(self, rows: int, position: int) -> None:
         self._rows += rows
-        if self._collector is not None:
-            self._show(self._collector.position - self._span.start, self._rows)
+        self._show(position - self._span.start, self._rows)
 
     def _dict(self, kline: Kline) -> dict[str, Any] | None:
         try:

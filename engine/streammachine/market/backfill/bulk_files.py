@@ -8,14 +8,16 @@ later. The columns are those of a row of REST's klines, so REST's decoder reads 
 from __future__ import annotations
 
 import datetime
+import io
 import logging
 import re
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import IO, TYPE_CHECKING, BinaryIO, Final, Protocol
 from urllib.parse import quote
 
 from streammachine.errors import MarketError
@@ -40,6 +42,13 @@ _SHA256 = re.compile(rb"\s*([0-9a-fA-F]{64})\b")
 
 class BadFileError(MarketError):
     """A bulk file is not what it should be: its checksum, its form or its order."""
+
+
+class Readable(Protocol):
+    """What lines are read from."""
+
+    def readline(self, limit: int, /) -> bytes:
+        """A line, or as much of it as the limit allows; empty at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,29 +128,53 @@ def read(file: BinaryIO, adapter: Adapter, symbol: str, timeframe: str) -> Itera
     Raises:
         BadFileError: it is no zip with one CSV of klines in it.
     """
+    with opened(file) as stream:
+        lines = io.BufferedReader(stream)  # type: ignore[type-var]  # a zip's own readline may exceed its limit
+        yield from chunks(lines, adapter, symbol, timeframe)
+
+
+@contextmanager
+def opened(file: BinaryIO) -> Iterator[IO[bytes]]:
+    """The one CSV of a zip, to be read within the block, which says of whatever is wrong with it that it is a
+    BadFileError."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = [name for name in archive.namelist() if name.lower().endswith(".csv")]
             if len(names) != 1:
                 raise BadFileError(f"the zip holds {archive.namelist()[:5]}, not one CSV")
             with archive.open(names[0]) as lines:
-                rows: list[str] = []
-                try:
-                    while line := lines.readline(LONGEST_LINE):
-                        row = _row(line)
-                        if row is not None:
-                            rows.append(row)
-                        if len(rows) >= ROWS:
-                            yield _klines(rows, adapter, symbol, timeframe)
-                            rows = []
-                except ValueError:  # what stands before a line that is none is good
-                    if rows:
-                        yield _klines(rows, adapter, symbol, timeframe)
-                    raise
-                if rows:
-                    yield _klines(rows, adapter, symbol, timeframe)
+                yield lines
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
         raise BadFileError(f"the bulk file cannot be read: {error}") from error
+
+
+def chunks(
+    lines: Readable, adapter: Adapter, symbol: str, timeframe: str, *, most: int | None = None
+) -> Iterator[list[Kline]]:
+    """The candles of ``ROWS`` lines at a time, ``most`` times at most.
+
+    Raises:
+        ValueError: a line is none, or no candle of so many lines can be used.
+    """
+    rows: list[str] = []
+    try:
+        while line := lines.readline(LONGEST_LINE):
+            row = _row(line)
+            if row is not None:
+                rows.append(row)
+            if len(rows) >= ROWS:
+                yield _klines(rows, adapter, symbol, timeframe)
+                rows = []
+                if most is not None:
+                    most -= 1
+                    if not most:
+                        return
+    except ValueError:  # what stands before a line that is none is good
+        if rows:
+            yield _klines(rows, adapter, symbol, timeframe)
+        raise
+    if rows:
+        yield _klines(rows, adapter, symbol, timeframe)
 
 
 def _request(adapter: Adapter, symbol: str, timeframe: str, piece: Piece) -> Request:

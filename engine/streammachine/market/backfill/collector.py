@@ -6,12 +6,13 @@ A candle that a bulk file lacks is asked of REST; one that REST lacks (asked aga
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, closing
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import anyio
+from anyio import to_thread
 
 from streammachine.errors import ExchangeError, ExchangeUnavailableError
 from streammachine.market.aggregation.range_folder import Fold
@@ -23,6 +24,7 @@ from streammachine.market.network.ordered_calls import in_order
 from streammachine.market.network.rest_client import MissingFileError
 
 if TYPE_CHECKING:
+    from streammachine.market.model.kline_columns import KlineColumns
     from streammachine.market.network.rest_client import RestClient
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,8 @@ class Collector:
     """Collects the candles that begin within [position, end); ``run`` once.
 
     Args:
-        deliver: takes candles, in order.
+        deliver: takes candles, in order. columns: whether those of bulk files may come in columns; ``position`` and
+            ``close`` are then those before them while they are delivered.
         close: the last price before ``position``, where known.
 
     Attributes:
@@ -52,9 +55,10 @@ class Collector:
         timeframe: str,
         position: int,
         end: int,
-        deliver: Callable[[list[Kline]], Awaitable[None]],
+        deliver: Callable[[list[Kline] | KlineColumns], Awaitable[None]],
         *,
         close: float | None = None,
+        columns: bool = False,
     ) -> None:
         self.position = position
         self.close = close
@@ -65,6 +69,7 @@ class Collector:
         self._timeframe = timeframe
         self._end = end
         self._deliver = deliver
+        self._columns = columns
         self._files: set[BinaryIO] = set()
         self._bulk_works = True
 
@@ -183,9 +188,7 @@ class Collector:
                 await self._from_rest(piece.end)
             return
         try:
-            for klines in bulk.read(file, self._adapter, self._symbol, self._timeframe):
-                await self._accept([kline for kline in klines if kline.open_ts < piece.end], heal=True)
-                await anyio.lowlevel.checkpoint()
+            await self._read(file, piece.end)
         except bulk.BadFileError as error:
             log.warning("%s %s: %s; taking the rest of it from REST", self._symbol, piece.label, error)
         finally:
@@ -193,6 +196,22 @@ class Collector:
             file.close()
         if self.position < piece.end:
             await self._from_rest(piece.end)
+
+    async def _read(self, file: BinaryIO, end: int) -> None:
+        if not self._columns:
+            for klines in bulk.read(file, self._adapter, self._symbol, self._timeframe):
+                await self._accept([kline for kline in klines if kline.open_ts < end], heal=True)
+                await anyio.lowlevel.checkpoint()
+            return
+        from streammachine.market.backfill import bulk_columns
+
+        with closing(bulk_columns.read(file, self._adapter, self._symbol, self._timeframe)) as batches:
+            # The next batch is read in a thread while the sinks have this one.
+            while (batch := await to_thread.run_sync(next, batches, None)) is not None:
+                if isinstance(batch, list):
+                    await self._accept([kline for kline in batch if kline.open_ts < end], heal=True)
+                else:
+                    await self._accept_columns(batch, min(end, self._end))
 
     async def _from_trades_and_rest(self) -> None:
         while self.position < self._end:
@@ -263,6 +282,18 @@ class Collector:
             self.close = kline.close
         await self._hand_on(fresh)
 
+    async def _accept_columns(self, columns: KlineColumns, end: int) -> None:
+        """As ``_accept`` with ``heal``, of those that begin before ``end``."""
+        from streammachine.market.backfill.column_order import runs
+
+        for run in runs(columns, self.position, end):
+            start = int(run.open_ts[0])
+            if start > self.position:
+                await self._from_rest(start)
+            await self._deliver(run)
+            self.position = run.end
+            self.close = float(run.close[-1])
+
     async def _hand_on(self, klines: list[Kline]) -> None:
         if klines:
             await self._deliver(klines)
@@ -287,3 +318,10 @@ class Collector:
         if self.gaps:
             gap = self.gaps[-1]
             log.warning("gap: %s %s from %d to %d: %s", gap.symbol, gap.timeframe, gap.start, gap.end, gap.reason)
+
+
+def by_rows(klines: list[Kline] | KlineColumns, most: int) -> Iterator[list[Kline]]:
+    """What was delivered as lists of at most so many rows."""
+    for start in range(0, len(klines), most):
+        piece = klines[start : start + most]
+        yield piece if isinstance(piece, list) else piece.rows()

@@ -17,6 +17,7 @@ import anyio
 
 from streammachine.errors import EmitterError
 from streammachine.market.backfill.journal import Journal, JournalRecord, digest
+from streammachine.market.emitters.any_emitter import takes_columns
 from streammachine.market.emitters.base import DataEmitter, Transformer
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.model import timeframe as timeframes
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from streammachine.market.clock.clock import Clock
     from streammachine.market.exchanges.base import Adapter, Urls
     from streammachine.market.model.kline import Gap, Kline
+    from streammachine.market.model.kline_columns import KlineColumns
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ class Sink:
         self._is_known = False  # an earlier run of the request has begun to write to it
         self._given: tuple[int, float] | None = None  # behind the last candle that the outlet has, and its close
 
-    def look(self, journals: ExitStack, data_dir: Path | None) -> None:
+    def look(self, journals: ExitStack, folder: Path | None) -> None:
         """Open the journal, if it can have one, and see how far it has come. Changes nothing of the sink.
 
         Raises:
@@ -85,7 +87,7 @@ class Sink:
                 raise EmitterError(f"{self._csv} cannot be written: it is a folder")
             self._journal = Journal.beside(self._csv)
         elif isinstance(target, str) and target:
-            self._journal = Journal.below((data_dir or _data_dir()) / "backfills", target)
+            self._journal = Journal.below((folder or data_dir()) / "backfills", target)
         else:
             return  # nobody knows whether the same object means the same place the next time
         journals.enter_context(self._journal)
@@ -152,6 +154,19 @@ class Sink:
             at += len(piece)
             self._given = timeframes.end_of(piece[-1].timeframe, piece[-1].open_ts), piece[-1].close
         self._unsaved += len(klines)
+
+    @property
+    def takes_columns(self) -> bool:
+        """Whether it may be given candles in columns."""
+        return self._outlet is not None and takes_columns(self._outlet.emitter)
+
+    async def put_columns(self, columns: KlineColumns) -> None:
+        """As ``put``, of candles in columns."""
+        wanted = columns[columns.open_ts >= self.position] if columns.open_ts[0] < self.position else columns
+        if self._outlet is not None and len(wanted):
+            await self._outlet.put_columns(wanted)
+            self._given = wanted.end, float(wanted.close[-1])
+        self._unsaved += len(columns)
 
     def is_due(self, now: float) -> bool:
         """Whether to flush and note it, by the rows since the last time, or the seconds (``now``: of the clock)."""
@@ -313,7 +328,8 @@ def _checkpoints(emitter: Any) -> tuple[int, float]:
     return CHECKPOINT_ROWS, CHECKPOINT_SECONDS
 
 
-def _data_dir() -> Path:
+def data_dir() -> Path:
+    """STREAMMACHINE_DATA_DIR, or the platform's folder for this user."""
     import platformdirs
 
     given = os.environ.get(

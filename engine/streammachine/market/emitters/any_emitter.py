@@ -76,6 +76,26 @@ def takes_batches(emitter: object) -> bool:
     return (own is not None and own is not DataEmitter.emit_batch) or not callable(getattr(emitter, "emit", None))
 
 
+_BY_ROW = ("emit", "emit_batch", "wants", "transformed")
+
+
+def takes_columns(emitter: object) -> bool:
+    """Whether candles may be given to its ``emit_columns``: it has one, and what a subclass (or the object itself)
+    changes of how rows are taken is not passed over by one that it inherited."""
+    if not callable(getattr(emitter, "emit_columns", None)) or getattr(emitter, "transformer", None) is not None:
+        return False
+    if not getattr(emitter, "takes_columns", True):
+        return False
+    if any(name in getattr(emitter, "__dict__", ()) for name in _BY_ROW):
+        return False
+    for kind in type(emitter).__mro__:
+        if "emit_columns" in vars(kind):
+            return True
+        if any(name in vars(kind) for name in _BY_ROW):
+            return False
+    return True
+
+
 async def awaited(result: object) -> None:
     """Wait for what a method gave, if it is one of the async kind."""
     if inspect.isawaitable(result):

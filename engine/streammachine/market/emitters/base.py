@@ -37,6 +37,11 @@ class DataEmitter:
 
     A row is a Kline (or Trade, or Gap); where a transformer is set, ``emit`` gets what it returned, a dict.
 
+    An emitter may also have ``emit_columns(columns: KlineColumns)``, which takes closed candles of one series at once,
+    as ``emit_batch`` would take their rows; where it raises EmitterError they come again as rows. It is not called
+    where a transformer is set, ``takes_columns`` is False, or a subclass overrides what takes rows and not this;
+    ``wants`` is asked for the first candle only.
+
     Errors: raise ``EmitterUnavailableError`` (or any ConnectionError, TimeoutError) for what may pass: the same rows
     come again, in order, until they are taken. Raise ``EmitterError`` for a row that will never be taken: it is logged,
     counted and left out, the others go on.
@@ -45,6 +50,8 @@ class DataEmitter:
     name = ""
     transformer: Transformer | None = None
     batch_size = 1_000  # most rows of one emit_batch
+    columns_size = 50_000  # most rows of one emit_columns
+    taken = 0  # rows ever, where the emitter counts them for ``settled``
     _made: dict[int, Any] | None = None  # what the outlet had transformed of the batch under way, by id(row)
     _sharing: Any = None  # the outlets that have it open
 
@@ -69,11 +76,23 @@ class DataEmitter:
         """Whether the row is for this emitter at all; others are left out before the transformer sees them."""
         return True
 
+    @property
+    def takes_columns(self) -> bool:
+        """Whether ``emit_columns``, if there is one, may be called as it is set up now."""
+        return True
+
     async def connect(self) -> None:
         """Open what is needed; called once before the first row. Raises EmitterError when it can never work."""
 
     async def expect(self, lanes: Sequence[Lane]) -> None:
         """Told after ``connect`` what is going to come. Raises EmitterError when rows of it can never be taken."""
+
+    def resuming(self) -> None:
+        """Told before ``connect`` that the first rows may be among those that it took in an earlier process."""
+
+    def settled(self, taken: int) -> bool:
+        """Whether a kill loses none of the first ``taken`` rows."""
+        return True
 
     async def emit(self, row: Any) -> None:
         """Take one row."""

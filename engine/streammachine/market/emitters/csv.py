@@ -17,8 +17,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import anyio.to_thread
 from pydantic import ValidationError
 
 from streammachine.errors import EmitterError, EmitterUnavailableError
@@ -27,6 +28,9 @@ from streammachine.market.emitters.sink_text import SinkText
 from streammachine.market.model.kline import Gap, Kline, Trade
 from streammachine.market.model.rows import Lane, Row, named
 
+if TYPE_CHECKING:
+    from streammachine.market.model.kline_columns import KlineColumns
+
 try:
     import fcntl
 except ImportError:  # Windows: no lock between processes there
@@ -34,6 +38,7 @@ except ImportError:  # Windows: no lock between processes there
 
 log = logging.getLogger(__name__)
 
+TAIL = 1 << 20  # bytes of a file's end that are looked at for rows that come again
 LONGEST = 1 << 20  # bytes of one line
 BLOCK = 65_536  # bytes read at once when looking for the last line
 _KINDS: tuple[tuple[str, ...], ...] = (tuple(Kline.model_fields), tuple(Trade.model_fields))
@@ -81,6 +86,7 @@ class CSVEmitter(DataEmitter):
         self._line_end = "\n"
         self._ends_with_line = False  # the file ends with a whole line
         self._kept: set[tuple[str, ...]] = set()
+        self._may_repeat = False  # the first rows may stand at the file's end already
         self.duplicates = 0  # rows left out by dedupe
         if file_path is not None:
             self.set_file_path(file_path)
@@ -152,6 +158,8 @@ class CSVEmitter(DataEmitter):
             self._look(file)
         if self.dedupe:
             self._kept = set(self._keys())
+        elif self._may_repeat:
+            self._kept = self._last_keys()
 
     async def expect(self, lanes: Sequence[Lane]) -> None:
         """Refuse a file of candles for trades, and one of trades for candles."""
@@ -194,7 +202,7 @@ class CSVEmitter(DataEmitter):
                 if values.keys() != wanted:
                     refused[at] = EmitterError(self._mismatch(named(row), tuple(values)))
                     continue
-                key = _key(row) if self.dedupe else None
+                key = _key(row) if self.dedupe or self._kept else None
                 if key is not None and (key in self._kept or key in added):
                     self.duplicates += 1
                     continue
@@ -202,9 +210,33 @@ class CSVEmitter(DataEmitter):
                     added.add(key)
                 writer.writerow([_cell(values[column]) for column in columns])
             self._write(file, text.getvalue().encode(), size)
-            self._kept |= added
+            if self.dedupe:
+                self._kept |= added
         if refused:
             raise RowsRefusedError(refused)
+
+    @property
+    def takes_columns(self) -> bool:
+        """Where nothing is left out."""
+        return not self.dedupe
+
+    async def emit_columns(self, columns: KlineColumns) -> None:
+        """Append candles in columns, in one write: the same lines as ``emit_batch`` makes of their rows."""
+        self._follow()
+        while True:
+            with self._locked() as file:
+                header, end = self._begin(file, [_KINDS[0]]), self._line_end
+                was_empty = file.seek(0, io.SEEK_END) == 0
+            if set(header) != set(_KINDS[0]):
+                raise EmitterError(self._mismatch("a candle", _KINDS[0]))
+            text = await anyio.to_thread.run_sync(_lines, columns, header, end)  # the file is free meanwhile
+            with self._locked() as file:
+                size = file.seek(0, io.SEEK_END)
+                if was_empty and size:  # another emitter began it, perhaps with its columns in another order
+                    self._columns = None
+                    continue
+                self._write(file, text if size else _line(header, end) + text, size)
+                return
 
     async def flush(self) -> None:
         """Have the system write to the disk what it was given."""
@@ -233,6 +265,23 @@ class CSVEmitter(DataEmitter):
             if not header.endswith(b"\n") or start < len(header):
                 return None
             return dict(zip(columns, _cells(_read(file, start, end)), strict=False))
+
+    def resuming(self) -> None:
+        """Leave out those of the coming rows that stand at the file's end."""
+        self._may_repeat = True
+
+    def _last_keys(self) -> set[tuple[str, ...]]:
+        """The keys of the rows in the last ``TAIL`` bytes; none where the columns are other than ours."""
+        columns = self._columns or ()
+        key = next((key for key in (_CANDLE_KEY, _TRADE_KEY) if set(key) <= set(columns)), None)
+        if key is None or self._path is None:
+            return set()
+        with self._path.open("rb") as file:
+            end = file.seek(0, io.SEEK_END)
+            text = _read(file, max(0, end - TAIL), end).decode("utf-8", "replace")
+        rows = csv.DictReader(io.StringIO(text.partition("\n")[2], newline=""), fieldnames=columns)
+        found = (row for row in rows if row.get("is_closed") != "false")
+        return {tuple(row[column] or "" for column in key) for row in found}
 
     def _keys(self) -> Iterator[tuple[str, ...]]:
         """The keys of the closed candles (or the trades) in the file."""
@@ -366,6 +415,24 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, float) else str(value)
+
+
+def _line(values: Sequence[str], end: str) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator=end).writerow(values)
+    return text.getvalue().encode()
+
+
+def _lines(columns: KlineColumns, header: Sequence[str], end: str) -> bytes:
+    """The lines of candles in columns."""
+    from streammachine.market.model import kline_columns as made
+
+    cells: list[made.Text] = []
+    for name in header:
+        value = columns.column(name)
+        is_same = value is None or isinstance(value, (str, bool))
+        cells.append((_line([_cell(value), ""], "")[:-1],) if is_same else made.number_texts(value, shortest=True))
+    return made.lines(cells, len(columns), b",", end.encode())
 
 
 def _cells(line: bytes) -> tuple[str, ...]:

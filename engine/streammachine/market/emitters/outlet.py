@@ -2,15 +2,11 @@
 
 Rows go out in order, whatever has come while the last batch was under way with the next. What fails is told apart:
 
-- It may pass (EmitterUnavailableError, ConnectionError, TimeoutError, any OSError, or a library's error that came of a
-  broken connection): the same rows again, after a wait that grows, for ever. The queue fills, and then ``put`` waits:
-  back-pressure. Once a sink has taken us (``connect``), a login or a table that it refuses is of this kind: it is the
-  sink that has changed, not the row.
+- It may pass (what ``may_pass`` says): the same rows again, after a wait that grows, for ever; a full queue has ``put``
+  wait. Once a sink has taken us, a login or a table that it refuses is of this kind: the sink has changed, not the row.
 - It will not (EmitterError, TransformError; any other exception when it came three times): a batch is halved until the
-  rows that are refused stand alone. Each of those is counted and given to ``on_error``, the first ones are logged; the
-  others go out.
-
-Nothing is dropped in silence: what is left at the end is logged, given to ``on_error`` and returned by ``close``.
+  rows that are refused stand alone. Each is counted and given to ``on_error``; the others go out.
+- Nothing is dropped in silence: what is left at the end is logged, given to ``on_error`` and returned by ``close``.
 """
 
 from __future__ import annotations
@@ -20,8 +16,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
@@ -35,39 +30,21 @@ from streammachine.market.emitters.any_emitter import (
     may_pass,
     sharing_of,
     takes_batches,
+    takes_columns,
 )
 from streammachine.market.emitters.base import DataEmitter, RowsRefusedError
+from streammachine.market.emitters.outlet_stats import Outage, OutletStats, log_away, log_refused
 from streammachine.market.model.rows import Lane, Row, named
+
+if TYPE_CHECKING:
+    from streammachine.market.model.kline_columns import KlineColumns
 
 OnError = Callable[[Any, Exception], object]
 
 log = logging.getLogger(__name__)
-
 TRIES = 3  # of an exception that says nothing of whether trying again may help
 FIRST_WAIT = 0.1  # seconds, at most, before the second try; doubles
 LONGEST_WAIT = 10.0
-MOST_LOGGED = 9  # refused rows that are logged one by one; then each tenth, hundredth and so on
-
-
-@dataclass(frozen=True, slots=True)
-class OutletStats:
-    """Numbers of one outlet since it was opened; all but ``queued`` and ``retried`` count rows that are done with.
-
-    Attributes:
-        emitted: taken by the emitter. dropped: by the transformer. skipped: not this emitter's (``wants``).
-        failed: refused for good, or left at the end. retried: tries that failed. queued: waiting, or under way.
-        state: "away" while the sink cannot be reached. last_error: the newest failure, in words.
-    """
-
-    name: str
-    emitted: int
-    dropped: int
-    skipped: int
-    failed: int
-    retried: int
-    queued: int
-    state: Literal["ok", "away", "closed"]
-    last_error: str | None
 
 
 class Outlet:
@@ -118,6 +95,7 @@ class Outlet:
         self._in_batches = takes_batches(emitter)
         self._queue: deque[Row] = deque()
         self._in_flight: deque[Row] = deque()  # the batch under way, what is done with taken off at the left
+        self._columns: KlineColumns | None = None  # under way, or waiting alone: neither of the others holds a row then
         self._changed = anyio.Event()  # set at every change, then a new one
         self._retry_now = anyio.Event()  # set when somebody drains: do not wait with the next try
         self._working: anyio.CancelScope | None = None  # of the task
@@ -128,7 +106,7 @@ class Outlet:
         self._flush_error: Exception | None = None
         self._gave_up: int | None = None  # how many had been put when somebody drained in vain
         self._emitted = self._dropped = self._skipped = self._failed = self._retried = 0
-        self._outage: _Outage | None = None
+        self._outage: Outage | None = None
         self._last_error: str | None = None
         self._closed = False
         self._left: list[Row] = []
@@ -149,7 +127,7 @@ class Outlet:
             skipped=self._skipped,
             failed=self._failed,
             retried=self._retried,
-            queued=len(self._queue) + len(self._in_flight),
+            queued=len(self._queue) + len(self._in_flight) + len(self._columns or ()),
             state="closed" if self._closed else "away" if self._outage is not None else "ok",
             last_error=self._last_error,
         )
@@ -157,7 +135,14 @@ class Outlet:
     @property
     def room(self) -> int:
         """How many rows ``put`` takes without waiting."""
+        if self._columns is not None:
+            return 0
         return max(0, self._capacity - len(self._queue) - len(self._in_flight))
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many rows were put so far, and how many of them are done with."""
+        return self._put, self._done
 
     async def __aenter__(self) -> Self:
         self._sharing = sharing_of(self.emitter)
@@ -196,6 +181,21 @@ class Outlet:
                 at += len(piece)
                 self._note_change()
 
+    async def put_columns(self, columns: KlineColumns) -> None:
+        """As ``put``, of candles in columns; waits until all that was put before is done with. As rows, where the
+        emitter does not take columns."""
+        if not takes_columns(self.emitter):
+            await self.put(columns.rows())
+            return
+        async with self._turn:
+            while self.stats.queued and not self._closed:
+                await self._changed.wait()
+            if self._closed:
+                raise EmitterError(f"{self.name} is closed: {len(columns)} rows were not taken")
+            self._columns = columns
+            self._put += len(columns)
+            self._note_change()
+
     async def drain(self, timeout: float | None = None) -> list[Row]:
         """Wait until all that was put before is done with and flushed; gives the rows that still wait.
 
@@ -221,7 +221,7 @@ class Outlet:
             self._gave_up = None
         if self._flush_error is not None:
             raise EmitterError(f"{self.name} could not flush: {error_text(self._flush_error)}") from self._flush_error
-        waiting = [*self._in_flight, *self._queue]
+        waiting = self._waiting()
         if self._flush_at is not None and not waiting:
             raise EmitterUnavailableError(f"{self.name} did not flush within {timeout} s: {self._last_error}")
         return waiting
@@ -258,10 +258,13 @@ class Outlet:
         try:
             with working:
                 while True:
-                    while not self._queue and not self._flush_due():
+                    while not self._queue and self._columns is None and not self._flush_due():
                         await self._changed.wait()
                     if self._flush_due():
                         await self._flush()
+                        continue
+                    if self._columns is not None:
+                        await self._deliver_columns(self._columns)
                         continue
                     await self._fill()
                     size = min(self._batch, len(self._queue))
@@ -273,6 +276,8 @@ class Outlet:
 
     async def _finish(self) -> None:
         """The task's work, up to a flush, in whoever waits for it."""
+        if self._columns is not None:
+            await self._deliver_columns(self._columns)
         while self._in_flight or self._queue:
             size = min(self._batch, len(self._queue)) if not self._in_flight else 0
             self._in_flight.extend(self._queue.popleft() for _ in range(size))
@@ -299,6 +304,25 @@ class Outlet:
             await self._emit(list(self._in_flight), emitter.transformed)
         finally:
             emitter._made = None
+
+    async def _deliver_columns(self, columns: KlineColumns) -> None:
+        """Deliver candles in columns, so many at once as the emitter takes; as rows where it refuses some of them."""
+        emitter = self.emitter
+        is_wanted = not isinstance(emitter, DataEmitter) or emitter.wants(columns[:1].rows()[0])
+        size = getattr(emitter, "columns_size", DataEmitter.columns_size) if is_wanted else len(columns)
+        while self._columns is not None:
+            piece, rest = self._columns[:size], self._columns[size:]
+            if not is_wanted:
+                self._skipped += len(piece)
+            elif await self._try(emitter.emit_columns, piece, tries=1) is None:
+                self._emitted += len(piece)
+            else:
+                self._queue.extend(self._columns.rows())  # so that the row that it refuses stands alone, and is named
+                self._columns = None
+                return
+            self._done += len(piece)
+            self._columns = rest if len(rest) else None
+            self._note_change()
 
     async def _emit(self, rows: list[Row], value_of: Callable[[Row], Any]) -> None:
         if self._in_batches:
@@ -402,6 +426,10 @@ class Outlet:
         self._flush_at = None
         self._note_change()
 
+    def _waiting(self) -> list[Row]:
+        """The rows that are not done with."""
+        return [*self._in_flight, *(self._columns.rows() if self._columns is not None else ()), *self._queue]
+
     # -- bookkeeping --------------------------------------------------------------------------
 
     def _note_change(self) -> None:
@@ -417,32 +445,26 @@ class Outlet:
 
     def _went_away(self, error: Exception) -> None:
         if self._outage is None:
-            said = error_text(error).rstrip(".")
-            log.warning("%s takes no rows: %s. They wait, and are tried again.", self.name, said)
-            self._outage = _Outage(since=self._clock.monotonic(), failed_before=self._failed)
+            log_away(self.name, error)
+            self._outage = Outage(since=self._clock.monotonic(), failed_before=self._failed)
         self._outage.tries += 1
 
     def _came_back(self) -> None:
         outage, self._outage = self._outage, None
         if outage is not None:
-            lasted = self._clock.monotonic() - outage.since
-            lost = self._failed - outage.failed_before
-            fate = f"{lost} rows were left out meanwhile (see above)" if lost else "none was lost"
-            log.warning("%s takes rows again, after %.1f s and %d tries; %s.", self.name, lasted, outage.tries, fate)
+            outage.log_end(self.name, self._clock.monotonic(), self._failed)
 
     def _count_refused(self, row: Row, error: Exception) -> None:
         self._failed += 1
         self._last_error = error_text(error)
-        if self._failed <= MOST_LOGGED:
-            log.error("%s left out %s: %s", self.name, named(row), self._last_error)
-        elif str(self._failed).strip("0") == "1":  # a sink that refuses everything must not fill the log
-            log.error("%s left out %s rows so far; the last: %s", self.name, f"{self._failed:,}", self._last_error)
+        log_refused(self.name, row, self._last_error, self._failed)
 
     async def _give_up_rest(self) -> None:
         """Say what was not delivered."""
-        self._left = [*self._in_flight, *self._queue]
+        self._left = self._waiting()
         self._in_flight.clear()
         self._queue.clear()
+        self._columns = None
         if not self._left:
             return
         self._failed += len(self._left)
@@ -476,16 +498,3 @@ class Outlet:
                 log.error("%s did not close within %s s", self.name, self._close_timeout)
         except Exception as error:  # noqa: BLE001 - it is being left anyway
             log.error("%s failed while it was closed: %s", self.name, error_text(error))
-
-
-@dataclass(eq=False, slots=True)
-class _Outage:
-    """A time in which the emitter took nothing.
-
-    Attributes:
-        since: when it began. failed_before: rows given up until then.
-    """
-
-    since: float
-    failed_before: int
-    tries: int = 0

@@ -353,6 +353,16 @@ def _whole(value: Any) -> str:
     return _text(value)
 
 
+def is_plain_number(encode: Encoder, *, is_whole: bool = True) -> bool:
+    """Whether it writes numbers (``is_whole``: integers) as they are."""
+    return encode is _text or (encode is _whole and is_whole)
+
+
+def is_time(encode: Encoder) -> bool:
+    """Whether it writes epoch milliseconds as a time, and floats as they are."""
+    return encode in (_moment_aware, _moment_naive, _whole)
+
+
 def _moment_aware(value: Any) -> str:
     """Epoch milliseconds are what our rows have; the column wants a time."""
     if type(value) is int:

@@ -29,11 +29,12 @@ class SinkEntry:
         emitter: the public name of its class.
         forms: its text forms, for help texts. note: more of them, where all that is accepted is named.
         rest: what stands behind the word and a colon: "needed", "optional" (``from_text`` sees to it), or "none" may.
-        may_hold_password: whether the text may, so that logs show it masked.
+        may_hold_password: whether the text may, so that logs show it masked. path_is_secret: its URL's path too.
         extra: the extra of the package that it needs. extra_form: the text form that the table of extras shows.
         hosting: how the MCP server's runners reach it: "connection" (the server's own Redis), "file" (below the data
             directory), "variable" (a server that ``variable`` of the environment names); None: they do not.
-        hosted_form: how a model writes it. suffix: of a hosted file whose name has none.
+        hosted_form: how a model writes it. suffix: of a hosted file whose name has none. hosted_table: whether #TABLE
+            may stand behind that name.
         arguments, place, promise: for the documents: what the class takes, where rows go, what is promised.
     """
 
@@ -48,11 +49,13 @@ class SinkEntry:
     note: str = ""
     rest: Literal["needed", "optional", "none"] = "needed"
     may_hold_password: bool = True
+    path_is_secret: bool = False
     extra: str = ""
     extra_form: str = ""
     hosting: Literal["connection", "file", "variable"] | None = None
     hosted_form: str = ""
     suffix: str = ""
+    hosted_table: bool = False
     variable: str = ""
 
     @property
@@ -101,6 +104,24 @@ _ENTRIES: Final = (
         ),
     ),
     SinkEntry(
+        name="duckdb",
+        emitter="DuckDBEmitter",
+        forms=("duckdb:FILE",),
+        note=" (#TABLE behind it, default klines)",
+        may_hold_password=False,
+        extra="sql",
+        hosting="file",
+        hosted_form="duckdb:NAME",
+        hosted_table=True,
+        suffix=".duckdb",
+        arguments='path, table="klines"',
+        place="a table of a DuckDB file, made if it is not there",
+        promise=(
+            "each candle once by source, symbol, timeframe and open_ts, whatever is repeated or killed; a late open "
+            "candle never replaces a closed one; one process at a time may have the file open"
+        ),
+    ),
+    SinkEntry(
         name="redis",
         words=("rediss", "unix", "valkey", "valkeys"),
         emitter="RedisEmitter",
@@ -140,6 +161,18 @@ _ENTRIES: Final = (
         arguments="bootstrap_servers, topic",
         place="JSON, keyed `source\\|symbol\\|timeframe`",
         promise="idempotent producer: at least once, in order per key",
+    ),
+    SinkEntry(
+        name="webhook",
+        emitter="WebhookEmitter",
+        forms=("webhook:URL",),
+        path_is_secret=True,
+        hosting="variable",
+        hosted_form="webhook:NAME",
+        variable="STREAMMACHINE_WEBHOOK_URL",
+        arguments="url",
+        place="JSON, POSTed in batches; https, or http on this machine",
+        promise="each row at least once, in order, with an `Idempotency-Key` that stays when it is sent again",
     ),
 )
 ENTRIES: Final[Mapping[str, SinkEntry]] = {entry.name: entry for entry in _ENTRIES}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing import Any, Final
 from streammachine.errors import EmitterError
 from streammachine.market.emitters.base import DataEmitter
 from streammachine.market.emitters.registry import BY_WORD, SinkEntry, accepted_text
-from streammachine.masking import mask_url
+from streammachine.masking import HIDDEN, mask_url
 
 ACCEPTED: Final = accepted_text()
 SIMULATED: Final = "simulated:"  # begins the names of Redis streams of made-up candles
@@ -92,6 +93,10 @@ def shown(text: str) -> str:
     entry = BY_WORD.get(word.strip().lower())
     if entry is not None and not entry.may_hold_password:
         return text
+    if entry is not None and entry.path_is_secret:
+        scheme, mark, place = rest.strip().partition("://")
+        host = re.split(r"[/?#]", place.rpartition("@")[2], maxsplit=1)[0] if mark and scheme.isalpha() else ""
+        return f"{word}:{scheme}://{host}/{HIDDEN}" if re.fullmatch(r"[\w.:\[\]-]+", host) else f"{word}:{HIDDEN}"
     if rest.startswith("//"):
         return mask_url(text)
     if "://" not in text and "@" in text:

@@ -88,7 +88,13 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """A pong or a heartbeat: the transport works."""
+    """A pong or a heartbeat: the transport works.
+
+    ``idle``: the exchange says it while it has nothing else to say (Kraken), so no data is missing; not where it comes
+    anyway.
+    """
+
+    idle: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,15 @@ class BadFrame:
     excerpt: str
 
 
-Event = Kline | Trade | Ack | Refused | Notice | Alive | BadFrame
+@dataclass(slots=True)
+class Numbered:
+    """The number of a message on its connection, where each bears the next one (Coinbase): one that is skipped is a
+    message that was lost. Stands before what the message says."""
+
+    number: int
+
+
+Event = Kline | Trade | Ack | Refused | Notice | Alive | BadFrame | Numbered
 
 
 # -- what the exchange allows -----------------------------------------------------------------
@@ -195,8 +209,12 @@ class Adapter:
         trades_by_id: whether REST gives the trades behind a trade's id; else they are asked for by time.
         trades_before: whether a subscription to trades begins with those before it.
         klines_span: milliseconds that one ``klines`` request may cover at most; None: as many as a page of candles.
+        pushed: the timeframes of the candles that the socket pushes; None: all. Others are folded from trades.
+        omits_empty: REST has no candle of an interval without a trade (and may lack others): trades tell.
+        opening: text frames that are sent on each new connection, before its subscriptions.
         bulk_folder: the folder of bulk files of this kind of market, below the bulk base URL; None: there are none.
             Their form is that of ``backfill.bulk_files``.
+        bulk_volumes: which cells of their lines are the volume and the quote volume; -1: the latter is not there.
     """
 
     entry: ClassVar[ExchangeEntry]
@@ -214,7 +232,11 @@ class Adapter:
     klines_span: int | None = None
     trades_by_id: bool = False
     trades_before: bool = False
+    pushed: tuple[str, ...] | None = None
+    omits_empty: bool = False
+    opening: tuple[str, ...] = ()
     bulk_folder: str | None = None
+    bulk_volumes: tuple[int, int] = (5, 7)
 
     def __init_subclass__(cls) -> None:
         """What the entry says stands in the class too: it is read for every row."""
@@ -330,6 +352,11 @@ class Adapter:
         """Asks for trades behind an id, or from a moment (epoch ms) on; one of the two. For the next page the id is the
         last page's ``cursor``."""
         raise NotImplementedError
+
+    def trades_between(self, symbol: str, start: int, end: int | None) -> Request | None:
+        """Asks for the newest page of the trades of [start, end) (epoch ms; None: up to now), where REST gives the
+        newest of a range first (Coinbase); may hold some from around it. None: it gives them oldest first."""
+        return None
 
     def decode_trades(self, body: bytes, symbol: str) -> TradePage:
         """The trades of an answer.

@@ -171,6 +171,7 @@ class Binance(Adapter):
         )
         self.bulk_folder = market.bulk_folder
         self.klines_span = _COIN_SPAN if self._coin else None
+        self.bulk_volumes = (7, -1) if self._coin else (5, 7)
         self.rest = RestLimits(weight=market.weight, within=60.0, page=1000, trades_page=1000)
 
     # -- names --

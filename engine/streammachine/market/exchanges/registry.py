@@ -121,6 +121,16 @@ _ENTRIES: Final = (
         market_types=("SPOT", "LINEAR", "INVERSE"),
         protocol="v5",
     ),
+    ExchangeEntry(
+        name="coinbase",
+        title="Coinbase",
+        adapter="Coinbase",
+        simulator="CoinbaseExchange",
+        symbol="BTC-USD",
+        closes="next",
+        protocol="Advanced Trade, spot; candles but those of 5m are folded from its trades",
+        past="by REST, those that it omits from its trades",
+    ),
 )
 ENTRIES: Final[Mapping[str, ExchangeEntry]] = {entry.name: entry for entry in _ENTRIES}
 EXCHANGES: Final = tuple(ENTRIES)

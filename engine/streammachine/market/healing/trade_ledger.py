@@ -10,6 +10,7 @@ last one, live ones are held meanwhile, and what came before is told by its id. 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from streammachine.market.model.kline import Gap, Trade
@@ -21,6 +22,14 @@ SLACK: Final = 1500  # clocks may differ by so much
 LOOK_BACK: Final = 600_000  # how far REST is searched for an id whose time is not known
 
 
+@dataclass(frozen=True, slots=True)
+class TradesHad:
+    """All trades from ``since`` (epoch ms) on that the caller has, oldest first."""
+
+    since: int
+    trades: Sequence[Trade]
+
+
 class TradeLedger:
     """The trades of one symbol.
 
@@ -30,7 +39,8 @@ class TradeLedger:
         idle_after: after so long without a trade REST is asked whether there was none.
         by_id: REST gives the trades behind an id. before: a subscription begins with the trades before it, and the
             first trade is the next one.
-        after: id of the last trade that the caller has; None: begin with the first one on the socket.
+        after: id of the last trade that the caller has, or all that it has from a moment on (``TradesHad``, where ids
+            do not rise by one); None: begin with the first one on the socket.
         on_due_changed: called with the ledger whenever ``due`` was set.
 
     Attributes:
@@ -54,6 +64,7 @@ class TradeLedger:
         "_recent",
         "_refetch",
         "_refetch_since",
+        "_since",
         "_waiting",
         "due",
         "duplicates",
@@ -86,7 +97,7 @@ class TradeLedger:
         idle_after: int = 60_000,
         by_id: bool = True,
         before: bool = False,
-        after: str | None = None,
+        after: str | TradesHad | None = None,
         on_due_changed: Callable[[TradeLedger], object] | None = None,
     ) -> None:
         self.source = source
@@ -97,17 +108,21 @@ class TradeLedger:
         self._by_id = by_id
         self._contiguous = contiguous
         self._on_due_changed = on_due_changed
+        had, after = (after, None) if isinstance(after, TradesHad) else (None, after)
         self._last_id: int | None = int(after) if after is not None and contiguous else None
         self._before = 0 if before else None  # the highest id from before the first subscription; None: never shown
         self._known = self._last_id or 0  # the highest id that the socket has shown
         self._held: dict[int, Trade] = {}  # contiguous: by the first id that they stand for
         self._waiting: list[Trade] = []  # not contiguous: live ones until REST has answered
         self._recent: dict[str, None] = {} if after is None else {after: None}
-        self._refetch = self._goes_on = after is not None
+        self._refetch = self._goes_on = after is not None or had is not None
+        self._since = None if had is None else had.since
         self._refetch_since = 0  # since when REST is needed
         self._loss_possible = False
         self._begun = 0  # when first subscribed
         self.last: Trade | None = None
+        for trade in had.trades[-KNOWN:] if had is not None else ():
+            self._remember(trade)
         self.since: int | None = None
         self.seen = 0
         self.whole_until = 0
@@ -232,6 +247,8 @@ class TradeLedger:
             return str(self._last_id), None
         if self.last is not None:
             return None, self.last.ts
+        if self._since is not None:
+            return None, self._since
         return None, self._begun - (LOOK_BACK if self._goes_on else 0)
 
     @property

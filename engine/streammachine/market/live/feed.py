@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from streammachine.errors import ExchangeError, SymbolError
-from streammachine.market.exchanges.base import BadFrame, Subscription, chunks
+from streammachine.market.exchanges.base import BadFrame, Numbered, Subscription, chunks
 from streammachine.market.healing.candle_ledger import CandleLedger
 from streammachine.market.healing.healer import Healer
-from streammachine.market.healing.trade_ledger import TradeLedger
+from streammachine.market.healing.trade_ledger import TradeLedger, TradesHad
 from streammachine.market.live.feed_options import FeedOptions, FeedStats
 from streammachine.market.model.kline import Kline, Trade
 from streammachine.market.model.rows import Row
@@ -71,7 +71,7 @@ class Feed:
         rest: RestClient | None,
         clock: Clock,
         options: FeedOptions = DEFAULTS,
-        after: Mapping[tuple[str, str | None], int | str] | None = None,
+        after: Mapping[tuple[str, str | None], int | str | TradesHad] | None = None,
     ) -> None:
         self.adapter = adapter
         self.options = options
@@ -160,10 +160,14 @@ class Feed:
         ledgers = self._ledgers
         data = False
         events = self._decode(frame)
-        if self._timeframe is None and session is not None and events and isinstance(events[0], Trade):
+        if self._timeframe is None and session is not None and events and isinstance(events[-1], Trade):
             self._check_silence(session, now)
         for event in events:
-            if type(event) is Kline or isinstance(event, (Kline, Trade)):  # the first asks no metaclass
+            kind = type(event)
+            if kind is Numbered:
+                if session is not None and session.skipped(event.number):  # type: ignore[union-attr]
+                    self._mark_possible_loss(session, now)
+            elif kind is Kline or isinstance(event, (Kline, Trade)):  # the first asks no metaclass
                 ledger = ledgers.get(event.__dict__["symbol"])
                 if ledger is None:
                     self._counts["unexpected"] += 1
@@ -421,7 +425,7 @@ class Feed:
 
     # -- helpers --
 
-    def _ledger(self, symbol: str, after: Mapping[tuple[str, str | None], int | str]) -> Ledger:
+    def _ledger(self, symbol: str, after: Mapping[tuple[str, str | None], int | str | TradesHad]) -> Ledger:
         options, adapter = self.options, self.adapter
         had = after.get((symbol, self._timeframe))
         if self._timeframe is None:
@@ -434,7 +438,7 @@ class Feed:
                 settle=self._ms(options.settle),
                 grace=self._ms(options.grace),
                 idle_after=self._ms(options.stale_after),
-                after=None if had is None else str(had),
+                after=had if had is None or isinstance(had, TradesHad) else str(had),
                 on_due_changed=self._on_due_changed,
             )
         return CandleLedger(
@@ -445,7 +449,7 @@ class Feed:
             grace=self._ms(options.grace),
             settle=self._ms(options.settle),
             open_rows=options.open_candles,
-            after=None if had is None else int(had),
+            after=int(had) if isinstance(had, (int, str)) else None,
             on_due_changed=self._on_due_changed,
             may_verify=self._may_verify,
             may_check=self._may_check,

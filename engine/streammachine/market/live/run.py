@@ -19,17 +19,21 @@ import anyio
 
 from streammachine.errors import EmitterError
 from streammachine.market.aggregation.pipeline import Pipeline
+from streammachine.market.emitters.base import DataEmitter
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.live import warmup
 from streammachine.market.live.bounded_queue import Queue, RowRate
 from streammachine.market.live.feed import Feed
 from streammachine.market.live.idle_closer import IdleCloser
+from streammachine.market.live.indicator_rows import IndicatorRows
+from streammachine.market.live.memory import Checkpoints, Memory, Remembered
 from streammachine.market.model.kline import Gap, Kline, Trade
 from streammachine.market.model.rows import Lane, Row, named
 from streammachine.market.network import rest_queries
 from streammachine.market.network.rest_client import RestClient
 
 if TYPE_CHECKING:
+    from streammachine.indicators import Indicator
     from streammachine.market.clock.clock import Clock
     from streammachine.market.exchanges.base import Adapter, Urls
     from streammachine.market.live.feed_options import FeedOptions
@@ -44,7 +48,8 @@ State = Literal["new", "checking", "connecting", "warming up", "running", "drain
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What a run does; see ``Runner`` for the arguments of the same names."""
+    """What a run does; see ``Runner`` for the arguments of the same names. ``from_trades``: candles were asked for, and
+    are folded from trades; those of the candle that is running are loaded first, so that it is complete too."""
 
     adapter: Adapter
     urls: Urls
@@ -57,14 +62,17 @@ class RunPlan:
     active_warmup: bool = False
     emit_warmup: bool = False
     resume: warmup.Resume = field(default_factory=dict)
+    from_trades: bool = False
     only_closed: bool = True
     emit_trades: bool = False
+    indicators: Sequence[Indicator] = ()
     emit_gap: bool = False
     on_gap: OnGap | None = None
     on_error: OnError | None = None
     close_grace: float = 2.0
     drain_timeout: float = 10.0
     verbose: bool = False
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,7 @@ class Run:
             only_closed=plan.only_closed,
             emit_trades=plan.emit_trades,
         )
+        self._indicators = IndicatorRows(plan.indicators, plan.data_input) if plan.indicators else None
         self._outlets: list[Outlet] = []
         self._feed: Feed | None = None
         self._feed_scope = anyio.CancelScope()
@@ -124,6 +133,9 @@ class Run:
         self._began = plan.clock.monotonic()
         self._rate = RowRate(plan.clock)
         self._gap_count = 0
+        self._checkpoints: Checkpoints | None = None
+        self._resume = dict(plan.resume)
+        self._history_until = 0
         self.task = asyncio.get_running_loop().create_task(self._main(), name=f"{plan.adapter.name} runner")
 
     # -- for the runner -----------------------------------------------------------------------
@@ -220,6 +232,7 @@ class Run:
         self._state = "checking"
         rest = await stack.enter_async_context(RestClient(plan.adapter, plan.urls, clock=plan.clock))
         await rest_queries.check_symbols(rest, plan.data_input.symbols)
+        remembered = self._recall(stack)
         self._state = "connecting"
         for emitter in plan.emitters:
             outlet = Outlet(
@@ -231,10 +244,14 @@ class Run:
                 **plan.outlet_options,
             )
             self._outlets.append(await stack.enter_async_context(outlet))
-        after: warmup.After = {}
-        if plan.active_warmup or plan.resume:
+        if remembered.gaps:
+            await self._hand_on(list(remembered.gaps))
+        after: warmup.After = {**remembered.after} if plan.data_input.timeframe is None else {}
+        if plan.active_warmup or self._resume or plan.from_trades or self._indicators is not None:
             self._state = "warming up"
-            after = await self._warm_up(rest)
+            if self._indicators is not None:
+                await self._indicators.load(rest, plan.data_input, self._resume)
+            after |= await self._warm_up(rest)
         self._feed = Feed(
             plan.adapter,
             plan.data_input,
@@ -248,39 +265,69 @@ class Run:
         with self._feed_scope:
             await self._stream(self._feed, rest)
         self._state = "draining"
+        drained: list[Outlet] = []
         async with anyio.create_task_group() as group:  # all at once: leaving them one by one would add up
             for outlet in self._outlets:
-                group.start_soon(self._drain, outlet)
+                group.start_soon(self._drain, outlet, drained)
+        if self._checkpoints is not None and len(drained) == len(self._outlets):
+            await self._checkpoints.finish()
 
-    async def _drain(self, outlet: Outlet) -> None:
+    def _recall(self, stack: AsyncExitStack) -> Remembered:
+        """What is remembered of an earlier run; where nothing is to be, nothing."""
+        plan = self.plan
+        if plan.memory is None:
+            return Remembered()
+        stack.enter_context(plan.memory)
+        found = plan.memory.recall(plan.clock.time_ms())
+        for place, open_ts in found.candles.items():
+            self._resume[place] = max(open_ts, self._resume.get(place, 0))
+            log.info("%s: goes on behind the %s candle of %s at %d", plan.adapter.source, place[1], place[0], open_ts)
+        for emitter in plan.emitters:
+            if (found.candles or found.trades) and isinstance(emitter, DataEmitter):
+                emitter.resuming()
+        self._checkpoints = Checkpoints(plan.memory, self._outlets, self._folder_lock)
+        self._checkpoints.candles.update(found.candles)
+        self._checkpoints.trades.update(found.trades)
+        return found
+
+    async def _drain(self, outlet: Outlet, drained: list[Outlet]) -> None:
         """Wait until a sink has taken what waits for it; leaving the outlet says what it did not take."""
         try:
             with anyio.move_on_after(self.plan.drain_timeout):  # real time too: the clock may have stopped
-                await outlet.drain(self.plan.drain_timeout)
+                if not await outlet.drain(self.plan.drain_timeout):
+                    drained.append(outlet)
         except EmitterError as error:
             log.error("%s", error)
 
     async def _stream(self, feed: Feed, rest: RestClient) -> None:
         folder = self._pipeline.folder
-        if folder is None:
+        if folder is None and self._checkpoints is None:
             await feed.run(self._deliver)
             return
-        idle = IdleCloser(
-            folder, feed, rest, grace=self.plan.close_grace, turn=self._folder_lock, close=self._close_until
-        )
         async with anyio.create_task_group() as group:
-            group.start_soon(idle.run)
+            if folder is not None:
+                idle = IdleCloser(
+                    folder, feed, rest, grace=self.plan.close_grace, turn=self._folder_lock, close=self._close_until
+                )
+                group.start_soon(idle.run)
+            if self._checkpoints is not None:
+                group.start_soon(self._checkpoints.run)
             await feed.run(self._deliver)
             group.cancel_scope.cancel()
 
     async def _warm_up(self, rest: RestClient) -> warmup.After:
         """Load history; what is not emitted of it only primes the targets."""
-        found = await warmup.load(rest, self.plan.data_input, self.plan.resume)
+        plan = self.plan
+        running = plan.from_trades and not plan.active_warmup and not self._resume
+        found = await warmup.load(rest, plan.data_input, self._resume, running=running)
+        if plan.from_trades and not plan.emit_warmup and not self._resume:
+            self._history_until = found.live_from
         rows = self._pipeline.process(found.rows)
         if self._pipeline.folder is not None:
             for symbol, (since, price, trades) in found.trades.items():
                 self._pipeline.folder.begin(symbol, since, price)
                 rows += self._pipeline.process(trades)
+        rows = self._completed(rows)
         await self._hand_on([row for row in rows if self._is_wanted(row, found.live_from)])
         return found.after
 
@@ -289,7 +336,7 @@ class Run:
         plan = self.plan
         timeframe = plan.data_input.timeframe if isinstance(row, Trade) else row.timeframe
         for known in (timeframe, plan.data_input.timeframe):
-            had = plan.resume.get((row.symbol, known or ""))
+            had = self._resume.get((row.symbol, known or ""))
             if had is not None:
                 return _start(row) > had
         return plan.emit_warmup or _start(row) >= live_from
@@ -300,15 +347,21 @@ class Run:
         async with self._folder_lock:
             out = self._pipeline.process(rows)
             if out:
-                await self._hand_on(out)
+                await self._hand_on(self._completed(out))
 
     async def _close_until(self, symbol: str, ts: int) -> None:
         out = self._pipeline.close_until(symbol, ts)
         if out:
-            await self._hand_on(out)
+            await self._hand_on(self._completed(out))
+
+    def _completed(self, rows: list[Row]) -> list[Row]:
+        """The rows with the indicators that were asked for."""
+        return rows if self._indicators is None else self._indicators.rows(rows)
 
     async def _hand_on(self, rows: list[Row]) -> None:
         """Give rows to the sinks, those with room first: a slow one must not hold up what a fast one can take."""
+        if self._history_until:
+            rows = [row for row in rows if not self._is_history(row)]
         if any(isinstance(row, Gap) for row in rows):
             rows = await self._note_gaps(rows)
         if not rows:
@@ -317,6 +370,8 @@ class Run:
         if self.plan.verbose:
             for row in rows:
                 log.info("%s: %s", self.plan.adapter.source, named(row))
+        if self._checkpoints is not None:
+            self._checkpoints.note(self._pipeline.last, rows)
         full = [outlet for outlet in self._outlets if outlet.room < len(rows)]
         for outlet in self._outlets:
             if outlet not in full:
@@ -332,6 +387,11 @@ class Run:
                 names = ", ".join(outlet.name for outlet in full)
                 log.error("stopped while %s had no room: not all of the last %d rows were given", names, len(rows))
                 raise
+
+    def _is_history(self, row: Row) -> bool:
+        """Whether a candle was over when we came, and its trades were only loaded for those built from it."""
+        base = self.plan.data_input.timeframe
+        return isinstance(row, Kline) and row.timeframe == base and row.open_ts < self._history_until
 
     def _streamed(self, rows: list[Row]) -> list[Kline | Trade]:
         if self._pipeline.folder is None:

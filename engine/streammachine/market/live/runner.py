@@ -10,12 +10,15 @@ Nothing is shared between runners, whichever exchange they are of.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from streammachine.errors import DataInputError, EmitterError, MarketError
+from streammachine.indicators import parse_all
 from streammachine.market.clock.clock import Clock
 from streammachine.market.clock.remote_clock import default_clock
 from streammachine.market.emitters.any_emitter import check_emitter
@@ -24,6 +27,7 @@ from streammachine.market.exchanges.lookup import adapter_for, entry_for
 from streammachine.market.exchanges.registry import ENTRIES, ExchangeEntry
 from streammachine.market.live.bounded_queue import Queue
 from streammachine.market.live.feed_options import FeedOptions
+from streammachine.market.live.memory import Memory
 from streammachine.market.live.run import Ending, OnError, OnGap, Run, RunnerStats, RunPlan
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import DataInput
@@ -50,6 +54,9 @@ class Runner:
             Means active_warmup.
         resume: (symbol, timeframe) to the open_ts of the last closed candle that the sinks have, for the base and the
             aggregated timeframes: what came since is loaded and emitted first, so that a restart leaves no hole.
+        remember: keep in the data directory (True) or in a folder (a path) how far the emitters have come, and go on
+            there at the next start: as ``resume``, without being told. What cannot be had is a Gap.
+        fresh: with ``remember``: begin anew, whatever is remembered.
         emit_only_closed_candles: False: also emit the running candles, and those aggregated, at each of their changes.
         market_type: "SPOT", or another kind that the exchange has: the class's docstring names them.
         verbose: log every row that is emitted (INFO).
@@ -67,10 +74,14 @@ class Runner:
             that many.
         drain_timeout: seconds that emitters get at the end for what waits.
         max_gaps: most Gaps kept in ``gaps``.
+        indicators: "sma:20", "rsi:14", "macd:12,26,9" (``streammachine.indicators``): further columns of the candles,
+            sma20 and so on, from the first candle on with the values of the whole series. Means active_warmup, and that
+            the candles before are loaded. What adds up (obv, vwap) begins with the run.
         feed_options: reconnects, watchdogs, healing: see ``FeedOptions``.
 
     Raises:
         DataInputError, SymbolError, TimeframeError: the exchange does not take the input.
+        IndicatorError: an indicator is none, or TA-Lib is not installed.
     """
 
     exchange: ClassVar[str] = ""
@@ -90,6 +101,8 @@ class Runner:
         bulk_url: str | None = None,
         clock: Clock | None = None,
         resume: Mapping[tuple[str, str], int] | None = None,
+        remember: bool | str | os.PathLike[str] = False,
+        fresh: bool = False,
         on_gap: OnGap | None = None,
         emit_gap: bool = False,
         on_error: OnError | None = None,
@@ -100,6 +113,7 @@ class Runner:
         linger: float = 0.0,
         drain_timeout: float = 10.0,
         max_gaps: int = 1_000,
+        indicators: Sequence[str] = (),
         feed_options: FeedOptions | None = None,
     ) -> None:
         if not self.exchange:
@@ -112,6 +126,8 @@ class Runner:
         self.active_warmup = active_warmup or emit_warmup
         self.emit_warmup = emit_warmup
         self.resume = dict(resume or {})
+        self.remember = remember
+        self.fresh = fresh
         self.emit_only_closed_candles = emit_only_closed_candles
         self.verbose = verbose
         self.on_gap = on_gap
@@ -121,6 +137,7 @@ class Runner:
         self.close_grace = close_grace
         self.drain_timeout = drain_timeout
         self.gaps: deque[Gap] = deque(maxlen=max_gaps)
+        self.indicators = parse_all(indicators) if indicators else []
         self._clock = clock
         self._capacity = capacity
         self._outlet_options = {"capacity": capacity, "batch": batch, "linger": linger}
@@ -261,11 +278,14 @@ class Runner:
                 f"there is nothing to stream: give {type(self).__name__} a stream_input, e.g. "
                 f"DataInput(type='kline', symbols=['{self.adapter.symbol_example}'], timeframe='1m')"
             )
+        data_input, from_trades = self._input, self._is_folded(self._input)
+        if from_trades:
+            data_input = replace(data_input, type="trade")
         plan = RunPlan(
             adapter=self.adapter,
             urls=self.urls,
             clock=self._clock if self._clock is not None else default_clock(),
-            data_input=self._input,
+            data_input=data_input,
             emitters=tuple(emitters),
             gaps=self.gaps,
             feed_options=replace(self._feed_options, open_candles=not self.emit_only_closed_candles),
@@ -273,8 +293,11 @@ class Runner:
             active_warmup=self.active_warmup,
             emit_warmup=self.emit_warmup,
             resume=self.resume,
+            memory=self._memory(emitters),
             only_closed=self.emit_only_closed_candles,
-            emit_trades=self.emit_trades,
+            emit_trades=self.emit_trades and not from_trades,
+            from_trades=from_trades,
+            indicators=self.indicators,
             emit_gap=self.emit_gap,
             on_gap=self.on_gap,
             on_error=self.on_error,
@@ -284,6 +307,17 @@ class Runner:
         )
         self._run = Run(plan, queue)
         return self._run
+
+    def _memory(self, emitters: Sequence[Any]) -> Memory | None:
+        if self.remember is False or self._input is None or not Memory.is_of_use(emitters):
+            return None
+        folder = None if self.remember is True else Path(self.remember).expanduser()
+        return Memory(self.adapter, self.urls, self._input, emitters, folder=folder, fresh=self.fresh)
+
+    def _is_folded(self, wanted: DataInput) -> bool:
+        """Whether the candles are folded from trades, for the exchange's socket has none of this timeframe."""
+        pushed = self.adapter.pushed
+        return wanted.kind == "kline" and pushed is not None and wanted.timeframe not in pushed
 
     def _not_running(self) -> None:
         if self._run is not None and not self._run.task.done():

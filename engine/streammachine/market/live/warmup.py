@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from streammachine.market.healing.trade_ledger import TradesHad
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Gap, Kline, Trade
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 LONGEST: Final = 2 * timeframes.HOUR  # of trades to load; of Binance's BTCUSDT that is some hundred thousand
 LAG: Final = 3  # candles that REST may be behind, which are then folded from trades
-After = dict[tuple[str, str | None], int | str]
+After = dict[tuple[str, str | None], int | str | TradesHad]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,15 @@ class Warmup:
 Resume = Mapping[tuple[str, str], int]
 
 
-async def load(rest: RestClient, data_input: DataInput, resume: Resume | None = None) -> Warmup:
+async def load(
+    rest: RestClient, data_input: DataInput, resume: Resume | None = None, *, running: bool = False
+) -> Warmup:
     """Load what ``data_input`` needs, several symbols at a time within the exchange's limits.
 
     Args:
         resume: (symbol, timeframe) to the open_ts of the last candle that the caller has: of these symbols everything
             since is loaded, and what the targets that he lacks need.
+        running: load no more than the trades of the base candle that is running.
 
     Raises:
         ExchangeError, ExchangeUnavailableError: REST refuses, or does not answer.
@@ -72,7 +76,8 @@ async def load(rest: RestClient, data_input: DataInput, resume: Resume | None = 
 
     async def one(symbol: str) -> None:
         async with limiter:
-            await load_symbol(rest, data_input, symbol, begin(data_input, symbol, now, resume or {}), found)
+            begun = (found.live_from, None) if running else begin(data_input, symbol, now, resume or {})
+            await load_symbol(rest, data_input, symbol, begun, found)
 
     async with anyio.create_task_group() as group:
         for symbol in data_input.symbols:
@@ -120,7 +125,7 @@ async def _load_trades(
     since, price = found.live_from, None
     if base in rest.adapter.timeframes:
         start, due = begun
-        klines = await _final(rest, symbol, base, start, since)
+        klines = [] if start >= since else await _final(rest, symbol, base, start, since)
         found.rows.extend(_with_gaps(klines, rest.adapter.source, symbol, base, due))
         if klines:
             price = klines[-1].close
@@ -134,7 +139,9 @@ async def _load_trades(
         return
     trades = await rest_queries.fetch_trades(rest, symbol, since=since)
     found.trades[symbol] = (since, price, trades)
-    if trades:
+    if not rest.adapter.contiguous_ids:
+        found.after[symbol, None] = TradesHad(since, trades)
+    elif trades:
         found.after[symbol, None] = trades[-1].trade_id
 
 

@@ -27,6 +27,16 @@ def websocket_proxy(url: str) -> str | None:
     return found.replace("http://", "socks5h://", 1) if found is not None and found == proxies.get("socks") else found
 
 
+def http_proxy(url: str) -> str | None:
+    """The proxy for a request to a URL; None: it is asked directly."""
+    address = urlsplit(url)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    if is_loopback(url) or urllib.request.proxy_bypass(f"{address.hostname}:{port}"):
+        return None
+    proxies = urllib.request.getproxies()
+    return next((proxies[name] for name in (address.scheme, "all") if proxies.get(name)), None)
+
+
 def unusable(error: Exception) -> ExchangeError:
     """Why no connection can be made through the proxy that the environment names, and what to do."""
     named = {name: url for name, url in urllib.request.getproxies().items() if name != "no"}

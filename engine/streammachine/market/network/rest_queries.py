@@ -7,11 +7,12 @@ whatever is missing from an answer is asked for again, until asking brings nothi
 from __future__ import annotations
 
 import difflib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from streammachine.errors import ExchangeError, SymbolError
+from streammachine.market.aggregation.range_folder import Fold
 from streammachine.market.exchanges.base import Instruments, Request
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.network.ordered_calls import in_order
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from streammachine.market.exchanges.base import Adapter
     from streammachine.market.model.kline import Kline, Trade
     from streammachine.market.network.rest_client import RestClient
+
+LATE: Final = 60_000  # milliseconds by which REST may be behind at most
+SLICE: Final = 15 * timeframes.MINUTE  # of trades that are given newest first, and held until the oldest are there
+MOST_PAGES: Final = 200  # of one slice
 
 
 async def fetch_klines(
@@ -72,6 +77,8 @@ async def fetch_window(
     """As ``fetch_klines``, of at most one page of candles."""
     found: dict[int, Kline] = {}
     wanted = list(timeframes.starts(timeframe, start, end))
+    known_candles: dict[int, Kline] = {}
+    asked = 0
     while wanted:
         asked = rest.clock.time_ms()  # the answer may be slow, and is not younger than the question for sure
         page = await _page(rest, symbol, timeframe, wanted[0], timeframes.end_of(timeframe, wanted[-1]))
@@ -79,6 +86,7 @@ async def fetch_window(
         known = len(found)
         newest = max((kline.open_ts for kline in page), default=0)
         for kline in page:
+            known_candles[kline.open_ts] = kline
             if kline.open_ts not in due:
                 continue
             closed = kline.is_closed
@@ -89,7 +97,30 @@ async def fetch_window(
         if len(found) == known:
             break
         wanted = [ts for ts in wanted if ts not in found]
+    if wanted and rest.adapter.omits_empty:
+        absent = [ts for ts in wanted if ts not in known_candles]
+        found |= await _from_trades(rest, symbol, timeframe, absent, known_candles, asked)
     return [found[ts] for ts in sorted(found)]
+
+
+async def _from_trades(
+    rest: RestClient, symbol: str, timeframe: str, absent: list[int], known: Mapping[int, Kline], asked: int
+) -> dict[int, Kline]:
+    """Candles that an exchange leaves out which has none where nothing was traded, made from the trades of their time:
+    flat ones, or those that it should have had. Not those that it may only be late with."""
+    newest = max(known, default=0)
+    due = {ts for ts in absent if ts < newest or timeframes.end_of(timeframe, ts) + LATE <= asked}
+    if not due:
+        return {}
+    first, end = min(due), timeframes.end_of(timeframe, max(due))
+    before = max((ts for ts in known if ts < first), default=None)
+    since = first if before is None else timeframes.end_of(timeframe, before)
+    fold = Fold(rest.adapter.source, symbol, timeframe, since, None if before is None else known[before].close)
+    klines: list[Kline] = []
+    async for trades in trade_pages(rest, symbol, since=since, until=end):
+        klines += fold.add(trades)
+    klines += fold.until(end)
+    return {kline.open_ts: kline for kline in klines if kline.open_ts in due}
 
 
 async def first_candle(rest: RestClient, symbol: str, timeframe: str, start: int, end: int) -> int | None:
@@ -205,6 +236,10 @@ async def trade_pages(
     rest: RestClient, symbol: str, *, after_id: str | None = None, since: int | None = None, until: int | None = None
 ) -> AsyncGenerator[list[Trade]]:
     """As ``fetch_trades``, page by page, so that memory does not grow with the range."""
+    if rest.adapter.trades_between(symbol, 0, None) is not None:
+        async for found in _walked_back(rest, symbol, since or 0, until):
+            yield found
+        return
     had: set[str] = set()  # of the page before: pages overlap
     last = int(after_id) if after_id is not None and after_id.isdigit() else None  # ids that are numbers rise
     first = since
@@ -231,3 +266,33 @@ async def trade_pages(
             had = {trade.trade_id for trade in page.trades}
             last = max((int(name) for name in had if name.isdigit()), default=None)
         after_id, since = cursor, None
+
+
+async def _walked_back(rest: RestClient, symbol: str, since: int, until: int | None) -> AsyncGenerator[list[Trade]]:
+    """``trade_pages`` where the newest trades of a range come first: slice by slice, each walked back."""
+    adapter, start = rest.adapter, since
+    while until is None or start < until:
+        now = rest.clock.time_ms()
+        end = start + SLICE if until is None else min(start + SLICE, until)
+        is_last = end > now
+        pages: list[list[Trade]] = []
+        had: set[str] = set()
+        bound = None if is_last and until is None else end
+        while len(pages) < MOST_PAGES:
+            request = adapter.trades_between(symbol, start, bound)
+            if request is None:
+                return
+            page = (await rest.ask(request, lambda body: adapter.decode_trades(body, symbol))).trades
+            fresh = [trade for trade in page if trade.trade_id not in had]
+            had.update(trade.trade_id for trade in fresh)
+            pages.append([trade for trade in fresh if start <= trade.ts and (is_last or trade.ts < end)])
+            if len(page) < adapter.rest.trades_page or not fresh or page[0].ts <= start:
+                break
+            bound = page[0].ts
+        for found in reversed(pages):
+            wanted = found if until is None else [trade for trade in found if trade.ts < until]
+            if wanted:
+                yield wanted
+        if is_last:
+            return
+        start = end

@@ -150,6 +150,7 @@ class WebSocketSession:
         self._last_sent = clock.monotonic()
         self._pings_unanswered = 0
         self._planned = False  # closed by us, with the closing handshake
+        self._message_number = -1  # of the last message, where they are numbered
 
     # -- what the owner may do --
 
@@ -170,12 +171,19 @@ class WebSocketSession:
             self._first_data = moment
             self._check_ready()
 
+    def skipped(self, number: int) -> bool:
+        """Take note of a message's number; whether others before it did not come."""
+        last = self._message_number
+        if number > last:
+            self._message_number = number
+        return number > last + 1 and last >= 0
+
     def control(self, event: Ack | Refused | Notice | Alive) -> None:
         """What a frame said of the connection."""
         if isinstance(event, Alive):
             if self._pings_unanswered:
                 self._pings_unanswered = 0
-            else:
+            elif event.idle:
                 self.last_data = self.last_frame  # a heartbeat: the exchange would say if there were anything
         elif isinstance(event, Ack):
             self._acknowledge(event)
@@ -232,7 +240,7 @@ class WebSocketSession:
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
-                tasks.start_soon(self._subscribe, self.subscriptions)
+                tasks.start_soon(self._begin)
                 tasks.start_soon(self._watch_transport)
                 tasks.start_soon(self._watch_data)
                 tasks.start_soon(self._keep_alive)
@@ -350,6 +358,12 @@ class WebSocketSession:
             self._end(error_text(error))
 
     # -- subscriptions --
+
+    async def _begin(self) -> None:
+        for text in self.adapter.opening:
+            self._messages.reserve(1, self._clock.monotonic())
+            await self._send(text)
+        await self._subscribe(self.subscriptions)
 
     async def _subscribe(self, subscriptions: Sequence[Subscription]) -> None:
         """Ask for streams under the message rate, and see to it that each is answered."""

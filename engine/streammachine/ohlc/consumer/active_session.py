@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -13,19 +14,24 @@ import anyio
 
 from streammachine.backoff import Backoff
 from streammachine.errors import RedisUnavailableError, StreamMachineError, WrongTypeError
-from streammachine.ohlc.consumer.candle_book import CandleBook, Entry
+from streammachine.ohlc.consumer.candle_book import CandleBook, packed
+from streammachine.ohlc.consumer.tick_book import TickBook
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.scripts import AHEAD, MAY
-from streammachine.redis.transport.codec import RespError, parse_stream_reply
-from streammachine.redis.transport.raw_connection import RawConnection, encode_command, refused
+from streammachine.redis.transport.codec import RespError
+from streammachine.redis.transport.raw_connection import RawConnection, encode_arguments, encode_command, refused
+from streammachine.redis.transport.ticks import NOT_OTHER, TickReply, read_entries
 
 log = logging.getLogger("streammachine.ohlc.consumer.consumer")
 
-READ_COUNT = 1000  # entries in one read
+READ_COUNT = 1000  # entries in one read; so many times as many
+READ_MORE = 4  # where the stream has more than that, and
+READ_BYTES = 1 << 22  # a read of so many will be no longer than this
 READ_BLOCK_MS = 500  # of one read; silent symbols are checked after each
 READ_MARGIN = 2.0  # seconds beyond the block before the link counts as dead
 IDLE_CHECK_MS = 100  # between two checks of the silent symbols
-COMMIT_ENTRIES = 10_000  # entries folded, or
+COMMIT_ENTRIES = 50_000  # entries folded, or
+COMMIT_CANDLES = 2000  # candles finished (a script must not hold the server up for long), or
 COMMIT_SECONDS = 0.1  # since the last commit, before the next one
 BACKOFF_FIRST, BACKOFF_LAST = 0.05, 5.0  # seconds after a failed read
 DEAD_LETTER_MAXLEN = 100_000
@@ -38,10 +44,14 @@ class LeaseLostError(StreamMachineError):
 
 
 class _Read(NamedTuple):
-    """One read: entries, and the time up to which there were no others (0: there may be more)."""
+    """One read: how many entries, the id of the last, what folds them, given the time of their arrival, and the time
+    up to which there were no others (0: there may be more)."""
 
-    entries: Sequence[Entry]
-    as_of: float
+    entries: int
+    last: bytes
+    fold: Callable[[float], None]
+    as_of: float = 0.0
+    size: int = 0  # bytes, where they were counted
 
 
 @dataclass(frozen=True)
@@ -58,10 +68,6 @@ class Job:
     keys: Sequence[str]
     lease: float
     grace: float
-
-    def place(self, interval: int) -> int:
-        """The place of an interval's stream in ``keys``, from 1."""
-        return 5 + self.intervals.index(interval)
 
 
 class ActiveSession:
@@ -88,6 +94,7 @@ class ActiveSession:
         self._job = job
         self._connection = connection
         self._book = book
+        self._rows = book.reader() if isinstance(book, TickBook) else None
         self._value = value
         self._committed = self._folded = position
         self._commits = int(state.get(b"commits", 0))
@@ -99,6 +106,7 @@ class ActiveSession:
         self._next_idle_check = self._now() + job.grace * 1000
         self._last_commit = self._now()
         self._next_read: _Read | None = None
+        self._behind = False  # whether the stream had more than the last read took
         self._arrived, self._taken = anyio.Event(), anyio.Event()
 
     def counts(self) -> dict[str, Any]:
@@ -133,6 +141,7 @@ class ActiveSession:
         """Read on from the position; one read is under way while another is folded."""
         position = self._committed
         stream = self._job.stream
+        count = READ_COUNT
         backoff = Backoff(BACKOFF_FIRST, BACKOFF_LAST)
         raw: RawConnection | None = None
         try:
@@ -141,7 +150,7 @@ class ActiveSession:
                     if raw is None:
                         raw = await self._connection.open_connection(stream)
                     asked = self._now()
-                    entries = await self._next(raw, position)
+                    read = await self._next(raw, position, count)
                 except StreamMachineError as error:
                     log.warning("Reading ticks from %r: %s", stream, error)
                     if raw is not None:
@@ -150,26 +159,46 @@ class ActiveSession:
                     await anyio.sleep(backoff.pause())
                     continue
                 backoff.reset()
-                if entries:
-                    position = entries[-1][0]
+                if read.entries:
+                    position = read.last
                 while self._next_read is not None:
                     self._taken = anyio.Event()
                     await self._taken.wait()
-                self._next_read = _Read(entries, asked if len(entries) < READ_COUNT else 0)
+                self._next_read = read if read.entries >= count else read._replace(as_of=asked)
+                count = self._count_after(read, count)
                 self._arrived.set()
         finally:
             if raw is not None:
                 await raw.aclose()
 
-    async def _next(self, raw: RawConnection, position: bytes) -> Sequence[Entry]:
+    def _count_after(self, read: _Read, count: int) -> int:
+        """How many entries to ask for next: more while the stream has them, so that the server waits less for us."""
+        more = min(READ_MORE * READ_COUNT, self._book.max_candles)  # a read must not open more candles than are held
+        if not read.size or read.entries < count or read.size * more > READ_BYTES * read.entries:
+            return READ_COUNT
+        return more
+
+    async def _next(self, raw: RawConnection, position: bytes, count: int) -> _Read:
         stream = self._job.stream
-        command = ("XREAD", "COUNT", READ_COUNT, "BLOCK", READ_BLOCK_MS, "STREAMS", stream, position)
-        (reply,) = await raw.exchange(encode_command(command), 1, READ_BLOCK_MS / 1000 + READ_MARGIN)
-        if reply is None:
-            return ()
+        command = ("XREAD", "COUNT", count, "BLOCK", READ_BLOCK_MS, "STREAMS", stream, position)
+        timeout = READ_BLOCK_MS / 1000 + READ_MARGIN
+        if self._rows is None:
+            (reply,) = await raw.exchange(encode_command(command), 1, timeout)
+        else:
+            rows = self._rows.reply()
+            await raw.receive(encode_command(command), rows, timeout)
+            if rows.other is NOT_OTHER:
+                return _Read(rows.count, rows.last_id or b"", partial(self._fold_rows, rows), size=rows.size)
+            reply = rows.other
         if isinstance(reply, RespError):
             raise refused(reply, self._connection.name, command)
-        return next(iter(parse_stream_reply(reply).values()))
+        entries = read_entries(reply)
+        return _Read(len(entries), entries[-1][0] if entries else b"", partial(self._book.fold, entries))
+
+    def _fold_rows(self, rows: TickReply, now_ms: float) -> None:
+        book = self._book
+        assert isinstance(book, TickBook)
+        book.fold_rows(rows, now_ms)
 
     # -- folding ------------------------------------------------------------------------------
 
@@ -185,8 +214,9 @@ class ActiveSession:
             self._taken.set()
             if read is not None:
                 if read.entries:
-                    book.fold(read.entries, self._now())
-                    self._folded = read.entries[-1][0]
+                    read.fold(self._now())
+                    self._folded = read.last
+                self._behind = not read.as_of
                 if read.as_of > self._next_idle_check:
                     book.close_idle(read.as_of)
                     self._next_idle_check = read.as_of + IDLE_CHECK_MS
@@ -198,12 +228,12 @@ class ActiveSession:
 
     def _wait(self) -> float:
         """Seconds until the next commit is due."""
-        finished, since = self._book.finished, (self._now() - self._last_commit) / 1000
-        if finished.entries >= COMMIT_ENTRIES:
+        book, since = self._book, (self._now() - self._last_commit) / 1000
+        if book.folded >= COMMIT_ENTRIES or book.closed >= COMMIT_CANDLES:
             return 0.0
-        if finished.candles and self._next_read is None:
+        if book.closed and self._next_read is None and not self._behind:
             return 0.0
-        if finished.entries:
+        if book.folded:
             return COMMIT_SECONDS - since
         return self._job.lease / 3 - since
 
@@ -217,27 +247,26 @@ class ActiveSession:
         """
         job = self._job
         finished = self._book.take()
-        bad, candles = self._bad + len(finished.refused), self._candles + len(finished.candles)
-        state: dict[str | bytes, Any] = {b"s:" + name: data for name, data in finished.states.items()}
-        if finished.refused or finished.candles:
-            state |= {"bad": bad, "candles": candles}
-        arguments: list[Any] = [
+        states, outputs = finished.encoded_states(), finished.encoded_candles(job.intervals)
+        closed = sum(output.count for output in outputs)
+        bad, candles = self._bad + len(finished.refused), self._candles + closed
+        totals = [packed(("bad", str(bad)), ("candles", str(candles)))] if finished.refused or closed else []
+        head: list[Any] = [
+            "EVAL", _COMMIT, len(job.keys), *job.keys,
             self._value, lease_ms, job.group, self._commits, self._connection.settings.stream_maxlen,
-            DEAD_LETTER_MAXLEN, self._folded, finished.entries, len(state),
+            DEAD_LETTER_MAXLEN, self._folded, finished.entries, states.count + len(totals), *totals,
         ]  # fmt: skip
-        for pair in state.items():
-            arguments += pair
-        names = list(finished.candles[0][1]) if finished.candles else []
-        arguments += [len(names), *names, len(finished.candles)]
-        for interval, fields in finished.candles:
-            arguments.append(job.place(interval))
-            arguments += fields.values()
-        arguments.append(len(finished.refused))
+        letters: list[Any] = [len(finished.refused)]
         for refusal in finished.refused:
             flat = self._dead_letter(*refusal)
-            arguments += [len(flat), *flat]
+            letters += [len(flat), *flat]
+        size = len(head) + states.count + len(outputs) + closed + len(letters)
+        parts = [b"*%d\r\n" % size, encode_arguments(head), states.arguments]
+        for output in outputs:
+            parts += (encode_arguments([output.count]), output.arguments)
+        payload = b"".join((*parts, encode_arguments(letters)))
         self._last_commit = self._now()
-        outcome, *detail = await self._connection.command("EVAL", _COMMIT, len(job.keys), *job.keys, *arguments)
+        outcome, *detail = await self._connection.encoded(payload, "EVAL", "", len(job.keys), *job.keys)
         if outcome == -2:
             raise WrongTypeError(f"The key {detail[0].decode()!r} is a {detail[1].decode()}; remove or rename it.")
         if outcome == -3:
@@ -246,7 +275,7 @@ class ActiveSession:
             raise LeaseLostError("Another instance took over, or this one was paused beyond its lease.")
         self._committed = self._folded
         self._bad, self._candles = bad, candles
-        self._commits += bool(finished.entries or state)
+        self._commits += bool(finished.entries or states.count or totals)
 
     def _dead_letter(self, identifier: bytes, fields: dict[bytes, bytes], error: Exception) -> list[Any]:
         """The dead letter of a refused tick: its own fields, and the rest in ``sm-`` fields."""

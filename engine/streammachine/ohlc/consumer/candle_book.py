@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from streammachine.errors import TickError
 from streammachine.ohlc.aggregator import FastOHLC, create_ohlc_aggregator, format_candle_for_redis
 from streammachine.ohlc.values import field_ms, field_time_error
+from streammachine.redis.transport.raw_connection import encode_arguments
 
 Entry = tuple[bytes, dict[bytes, bytes] | None]
 
 NEVER = 2**63 - 1
 WEEK_MS, MONDAY_MS = 604_800_000, 259_200_000  # weeks begin on Monday, three days after the epoch's weekday
 AHEAD_MS = 86_400_000  # a time field further ahead of the clock is refused: it would make every later tick late
+PACKED_PAIRS = 100  # state fields in one argument; Lua's stack takes some thousand values
 _STATE = struct.Struct("<qq")  # newest event time and wall time of the last arrival, both epoch ms; then the dump
 
 
@@ -46,6 +48,45 @@ class Finished:
     candles: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # interval and fields, in closing order
     refused: list[tuple[bytes, dict[bytes, bytes], TickError]] = field(default_factory=list)
     states: dict[bytes, bytes] = field(default_factory=dict)  # of the symbols that changed
+
+    def encoded_states(self) -> Encoded:
+        """The states as ``commit.lua`` takes them: ``s:<name>`` and the state of each symbol that changed."""
+        pairs = [(b"s:" + name, state) for name, state in self.states.items()]
+        packs = [packed(*pairs[at : at + PACKED_PAIRS]) for at in range(0, len(pairs), PACKED_PAIRS)]
+        return Encoded(len(packs), encode_arguments(packs))
+
+    def encoded_candles(self, intervals: Sequence[int]) -> list[Encoded]:
+        """The candles as ``commit.lua`` takes them, those of each interval by themselves."""
+        found = []
+        for interval in intervals:
+            packs = [packed(*fields.items()) for each, fields in self.candles if each == interval]
+            found.append(Encoded(len(packs), encode_arguments(packs)))
+        return found
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """So many arguments of a script, in RESP."""
+
+    count: int = 0
+    arguments: bytes = b""
+
+
+def packed(*pairs: tuple[str | bytes, str | bytes]) -> bytes:
+    """Names and values as strings of MessagePack, one behind the other; ``cmsgpack.unpack`` gives them in a script.
+
+    Source of the format: https://github.com/msgpack/msgpack/blob/master/spec.md, fixstr, str 16 and str 32.
+    """
+    parts: list[bytes] = []
+    for part in (part for pair in pairs for part in pair):
+        raw = part.encode() if isinstance(part, str) else part
+        size = len(raw)
+        if size < 32:
+            head = bytes((0xA0 | size,))
+        else:
+            head = b"\xda" + size.to_bytes(2, "big") if size < 65_536 else b"\xdb" + size.to_bytes(4, "big")
+        parts += (head, raw)
+    return b"".join(parts)
 
 
 class _Symbol:
@@ -78,7 +119,7 @@ class CandleBook:
         self._stream = stream.encode()
         self._intervals = list(intervals)
         self._grace = grace_ms
-        self._max_candles = max_candles
+        self.max_candles = max_candles
         self._price = fields.price
         self._volume = fields.volume
         self._timestamp = fields.timestamp.encode() if fields.timestamp is not None else None
@@ -107,16 +148,7 @@ class CandleBook:
             else:
                 group.append(entry)
         for name, group in groups.items():
-            if name is None:
-                missing = TickError(f"the field {symbol_field.decode()!r}, which names the symbol, is missing.")
-                for entry in group:
-                    self._refuse(entry, missing)
-            else:
-                known = self._symbols.get(name)
-                symbol = known if known is not None else _Symbol(name, self._new_candles())
-                self._fold_symbol(symbol, group, now_ms)
-                if known is None and (symbol.candles.tick_count or symbol.candles.late_count):
-                    self._symbols[name] = symbol
+            self._fold_group(name, group, now_ms)
 
     def close_idle(self, as_of_ms: float) -> None:
         """Close by the clock: no tick had arrived, and been left out, up to ``as_of_ms``."""
@@ -132,7 +164,7 @@ class CandleBook:
         Raises:
             SnapshotError: it is damaged, or a newer version's.
         """
-        symbol = _Symbol(name, FastOHLC.load(state[_STATE.size :]))
+        symbol = self._make_symbol(name, FastOHLC.load(state[_STATE.size :]))
         symbol.newest, seen = _STATE.unpack_from(state)
         symbol.seen = float(seen)
         self._symbols[name] = symbol
@@ -141,9 +173,14 @@ class CandleBook:
     # -- out ----------------------------------------------------------------------------------
 
     @property
-    def finished(self) -> Finished:
-        """What ``take`` would give, without the states."""
-        return self._finished
+    def folded(self) -> int:
+        """How many entries were taken since the last ``take``."""
+        return self._finished.entries
+
+    @property
+    def closed(self) -> int:
+        """How many candles were finished since the last ``take``."""
+        return len(self._finished.candles)
 
     def take(self) -> Finished:
         """What changed since the last call."""
@@ -166,8 +203,24 @@ class CandleBook:
 
     # -- details ------------------------------------------------------------------------------
 
+    def _make_symbol(self, name: bytes, candles: FastOHLC) -> _Symbol:
+        return _Symbol(name, candles)
+
+    def _fold_group(self, name: bytes | None, group: list[Entry], now_ms: float) -> None:
+        """Take entries of one symbol, or those that have none."""
+        if name is None:
+            missing = TickError(f"the field {self._symbol_field.decode()!r}, which names the symbol, is missing.")
+            for entry in group:
+                self._refuse(entry, missing)
+            return
+        known = self._symbols.get(name)
+        symbol = known if known is not None else self._make_symbol(name, self._new_candles())
+        self._fold_symbol(symbol, group, now_ms)
+        if known is None and (symbol.candles.tick_count or symbol.candles.late_count):
+            self._symbols[name] = symbol
+
     def _new_candles(self) -> FastOHLC:
-        return create_ohlc_aggregator(self._intervals, max_candles=self._max_candles)
+        return create_ohlc_aggregator(self._intervals, max_candles=self.max_candles)
 
     def _fold_symbol(self, symbol: _Symbol, entries: list[Entry], now_ms: float) -> None:
         if self._timestamp is None:

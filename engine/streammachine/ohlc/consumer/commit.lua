@@ -3,8 +3,9 @@
 -- KEYS[1] the state, a hash; KEYS[2] the lease; KEYS[3] the tick stream; KEYS[4] its dead letters; KEYS[5+] the candle streams
 -- ARGV    the lease's value, lease in ms (0 gives it up), group, the number of commits before this one, MAXLEN of the candle
 --         streams (0: all) and of the dead letters, the id reached, entries read with this commit,
---         how many state fields and these: field, value; how many field names a candle has and these; how many candles and
---         these: key's index, the values; how many dead letters and these: number of arguments, the arguments.
+--         how many packs of state fields and these; for each candle stream how many candles and these, a pack for each;
+--         how many dead letters and these: number of arguments, the arguments. A pack is strings of MessagePack, one behind
+--         the other, names and values in turn: passing one argument costs a quarter of passing eighteen.
 --
 -- Invariant: only the holder of the lease commits, each commit once and in its order; the group's position, which is the
 -- acknowledgement, moves behind the outputs. What can be refused is looked at first, since a script that fails is not undone;
@@ -41,13 +42,14 @@ if count == 0 and ahead(id, last) then return {-3} end
 
 local fields = tonumber(take())
 local states = at
-at = at + 2 * fields
-local candle = {}
-local width = tonumber(take())
-for n = 1, width do candle[2 * n - 1] = take() end
-local candles = tonumber(take())
-local first = at
-at = at + candles * (1 + width)
+at = at + fields
+local outputs, candles = {}, 0 -- of each candle stream the place before its first pack, and the last one's
+for n = 5, #KEYS do
+  local size = tonumber(take())
+  outputs[n] = {at, at + size}
+  at = at + size
+  candles = candles + size
+end
 local refused = tonumber(take())
 
 local writes = count > 0 or fields > 0 or candles > 0
@@ -58,40 +60,38 @@ if writes then
   if no then return no end
 end
 
-local appended = {}
-local function append(key, most, arguments)
-  local done
-  if most == '0' then
-    done = redis.pcall('XADD', key, '*', unpack(arguments))
-  else
-    done = redis.pcall('XADD', key, 'MAXLEN', '~', most, '*', unpack(arguments))
-  end
+local keys, ids = {}, {}
+local pcall, unpacked = redis.pcall, cmsgpack.unpack
+local function kept(key, done)
   if type(done) == 'string' then
-    appended[#appended + 1] = {key, done}
+    keys[#keys + 1], ids[#ids + 1] = key, done
     return nil
   end
-  for n = #appended, 1, -1 do redis.pcall('XDEL', appended[n][1], appended[n][2]) end
+  for n = #keys, 1, -1 do redis.pcall('XDEL', keys[n], ids[n]) end
   return done
+end
+local function append(key, most, ...)
+  if most == '0' then return kept(key, pcall('XADD', key, '*', ...)) end
+  return kept(key, pcall('XADD', key, 'MAXLEN', '~', most, '*', ...))
 end
 
 if writes then
   for _ = 1, refused do
     local size = tonumber(take())
-    local no = append(KEYS[4], dead_maxlen, {unpack(ARGV, at + 1, at + size)})
+    local no = append(KEYS[4], dead_maxlen, unpack(ARGV, at + 1, at + size))
     if no then return no end
     at = at + size
   end
-  at = first
-  for _ = 1, candles do
-    local key = KEYS[tonumber(take())]
-    for n = 1, width do candle[2 * n] = take() end
-    local no = append(key, maxlen, candle)
-    if no then return no end
+  for key = 5, #KEYS do
+    for n = outputs[key][1] + 1, outputs[key][2] do
+      local no = append(KEYS[key], maxlen, unpacked(ARGV[n]))
+      if no then return no end
+    end
   end
   local read = tonumber(redis.call('HGET', KEYS[1], 'read') or -1)
   if id == last then read = added elseif read >= 0 then read = read + count end
   redis.call('HSET', KEYS[1], 'commits', number + 1, 'id', id, 'read', read)
-  for n = states + 1, states + 2 * fields, 2 do redis.call('HSET', KEYS[1], ARGV[n], ARGV[n + 1]) end
+  for n = states + 1, states + fields do redis.call('HSET', KEYS[1], unpacked(ARGV[n])) end
   local set = {'XGROUP', 'SETID', KEYS[3], group, id}
   if read >= 0 then set[6], set[7] = 'ENTRIESREAD', read end
   if redis.pcall(unpack(set)).err then redis.call('XGROUP', 'CREATE', KEYS[3], group, id, 'MKSTREAM') end

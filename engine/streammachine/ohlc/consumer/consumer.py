@@ -47,7 +47,8 @@ from streammachine.ohlc.consumer.active_session import (
     Job,
     LeaseLostError,
 )
-from streammachine.ohlc.consumer.candle_book import CandleBook, TickFields
+from streammachine.ohlc.consumer.candle_book import TickFields
+from streammachine.ohlc.consumer.tick_book import make_book
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.scripts import AHEAD
 from streammachine.redis.streams import ensure_group
@@ -379,7 +380,7 @@ class FastOHLCConsumer:
         if outcome == -2:
             raise WrongTypeError(f"The key {found[0].decode()!r} is a {found[1].decode()}; use another name.")
         value, position, _, flat = found
-        book = CandleBook(
+        book = make_book(
             self.input_stream, self.intervals, self._fields,
             grace_ms=int(self.grace * 1000), max_candles=self._max_candles,
         )  # fmt: skip

@@ -29,7 +29,7 @@ cdef class Symbol:
     def __dealloc__(self):
         cdef Py_ssize_t at
         for at in range(self.count):
-            PyMem_Free(self.series.slots[at].data)
+            PyMem_RawFree(self.series.slots[at].data)
         PyMem_Free(self.series.slots)
         PyMem_Free(self.series.hots)
 
@@ -79,12 +79,18 @@ cdef class Core:
     cdef int64_t _ticks
     cdef int64_t _late
     cdef uint64_t _generation  # changes when a series comes or goes
+    cdef unsigned long _changer  # the thread that did that last
+    cdef PyThread_type_lock _lock  # held while a batch is taken without the GIL
+    cdef bint _busy  # whether it is
     cdef Alias[ALIASES] _aliases
     cdef object __weakref__
 
     def __cinit__(self, intervals=None, max_candles=0):
         cdef Py_ssize_t at, child
         cdef list ordered
+        self._lock = PyThread_allocate_lock()
+        if self._lock is NULL:
+            raise MemoryError
         self._intervals = checked_intervals(intervals)
         bound = whole(max_candles)
         if bound is None or not 0 <= bound <= MAX_MS:
@@ -119,6 +125,35 @@ cdef class Core:
         self.forget_aliases()
         PyMem_Free(self.plan.levels)
         PyMem_Free(self.plan.roots)
+        if self._lock is not NULL:
+            PyThread_free_lock(self._lock)
+
+    @cython.final
+    cdef void changed(self) noexcept:
+        """A series comes or goes."""
+        self._generation += 1
+        self._changer = PyThread_get_thread_ident()
+
+    @cython.final
+    cdef void begin(self) noexcept:
+        """From here to ``end`` the series are this thread's, without the GIL. Nobody is within: see ``idle``."""
+        self._busy = True
+        with nogil:
+            PyThread_acquire_lock(self._lock, WAIT_LOCK)
+
+    @cython.final
+    cdef void end(self) noexcept:
+        self._busy = False
+        PyThread_release_lock(self._lock)
+
+    @cython.final
+    cdef void idle(self) noexcept:
+        """Wait until no other thread takes a batch. True as long as this thread keeps the GIL, so this stands right
+        before what looks into the series, with nothing between them that runs Python code."""
+        while self._busy:
+            with nogil:
+                PyThread_acquire_lock(self._lock, WAIT_LOCK)
+                PyThread_release_lock(self._lock)
 
     @cython.final
     cdef inline int take(self, Series* series, double price, double volume, int64_t ms) except -1:
@@ -135,12 +170,14 @@ cdef class Core:
     @cython.final
     cdef int take_slowly(self, Series* series, double price, double volume, int64_t ms) except -1:
         cdef Py_ssize_t k
-        cdef int result = 0
-        try:
-            for k in range(self.plan.root_count):
-                result |= walk(&self.plan, series, self.plan.roots[k], price, volume, ms)
-        finally:
-            refresh_hots(&self.plan, series)
+        cdef int result = 0, above
+        for k in range(self.plan.root_count):
+            above = walk(&self.plan, series, self.plan.roots[k], price, volume, ms)
+            if above < 0:
+                refresh_hots(&self.plan, series)
+                raise MemoryError
+            result |= above
+        refresh_hots(&self.plan, series)
         self._ticks += (result & ACCEPTED) != 0
         self._late += (result & LATE) != 0
         return 0
@@ -197,7 +234,7 @@ cdef class Core:
     @cython.final
     cdef int adopt(self, Symbol symbol) except -1:
         cdef bytes name = symbol.name.encode()
-        self._generation += 1
+        self.changed()
         if symbol.name in self._texts:  # load() of a subclass can give an aggregator that is not new
             self.forget_aliases()
         self._texts[symbol.name] = symbol
@@ -205,11 +242,28 @@ cdef class Core:
         return 0
 
     @cython.final
+    cdef Series* ready(self, object symbol) except NULL:
+        """The series of a symbol, a new one where need be, to be used at once: no thread takes a batch."""
+        cdef Series* series
+        while True:
+            self.idle()
+            series = self.known(symbol)
+            if series is not NULL and not self._busy:
+                return series
+            if series is NULL:
+                self.create(symbol)
+
+    @cython.final
     cdef Series* found(self, object symbol) except? NULL:
-        cdef Series* series = self.known(symbol)
-        if series is NULL and canonical(symbol) is None:
-            raise symbol_error(symbol)
-        return series
+        """The same; NULL for a symbol that nobody knows."""
+        cdef Series* series
+        while True:
+            self.idle()
+            series = self.known(symbol)
+            if series is NULL and canonical(symbol) is None:
+                raise symbol_error(symbol)
+            if not self._busy:
+                return series
 
     @cython.final
     cdef Py_ssize_t level(self, object interval) except -1:

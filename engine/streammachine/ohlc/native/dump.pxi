@@ -134,7 +134,8 @@ cdef class DumpLoader:
         slot.pending = pending
         if count == 0:
             return 0
-        resize(slot, count)
+        if resize(slot, count) < 0:
+            raise MemoryError
         slot.length = count
         memcpy(slot.data, PyBytes_AS_STRING(candles), count * sizeof(Candle))
         for k in range(slot.length):

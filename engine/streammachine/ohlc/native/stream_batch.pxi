@@ -30,12 +30,31 @@ cdef class TickBatch:
             self.fresh[name] = made
         return &made.series
 
-    cdef int adopt_fresh(self) except -1:
+    cdef int sure_unchanged(self) except -1:
+        """Series that were found while reading are still there; no thread takes a batch.
+
+        Raises:
+            ChangedElsewhere: another thread changed which there are: read again.
+        """
+        self.into.idle()
         if self.generation != self.into._generation:
+            if self.into._changer != PyThread_get_thread_ident():
+                raise ChangedElsewhere("Other threads change the aggregator all the time; nothing was taken.")
             raise RuntimeError("The aggregator was changed by the code of a value in the batch; nothing was taken.")
+        return 0
+
+    cdef int adopt_all(self) except -1:
         for symbol in self.fresh.values():
             self.into.adopt(symbol)
         return 0
+
+    cdef int adopt_fresh(self) except -1:
+        self.sure_unchanged()
+        return self.adopt_all()
+
+
+class ChangedElsewhere(RuntimeError):
+    """Another thread made or removed a series while a batch was read."""
 
 
 @cython.final

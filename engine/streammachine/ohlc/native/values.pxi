@@ -92,7 +92,7 @@ for _power in range(20):
     POWERS[_power] = float("1e" + str(_power))
 
 
-cdef inline bint quick_double(const char* text, Py_ssize_t size, double* out) noexcept:
+cdef inline bint quick_double(const char* text, Py_ssize_t size, double* out) noexcept nogil:
     """Plain decimals, exactly as ``float()``: both the digits (up to 2**53) and the power of ten (up to 1e22) are
     doubles without error, so one division rounds once (Clinger 1990). Anything else is left to ``float()``.
     """
@@ -149,7 +149,7 @@ cdef object plain_text(object value):
     return value
 
 
-cdef inline int64_t digits_ms(const char* text, Py_ssize_t size, bint stream_id) noexcept:
+cdef inline int64_t digits_ms(const char* text, Py_ssize_t size, bint stream_id) noexcept nogil:
     """Milliseconds from digits, in a stream id with ``-seq`` behind them; -1 where the text is something else."""
     cdef int64_t ms = 0
     cdef Py_ssize_t at = 0

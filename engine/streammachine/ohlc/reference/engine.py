@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from math import inf
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from streammachine.errors import SnapshotError
 from streammachine.ohlc.candle_frame import candle_frame
@@ -20,9 +20,6 @@ from streammachine.ohlc.reference.dump import DumpLoader, dumped
 from streammachine.ohlc.reference.layout import CANDLE, U32
 from streammachine.ohlc.reference.values import before_of, number, time_of
 from streammachine.ohlc.values import MAX_MS, price_error, volume_error
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["CandleData", "FastOHLC"]
 
@@ -37,7 +34,7 @@ class FastOHLC(Core):
     A flushed or dropped candle never comes back: later ticks for that time are *late*, counted in ``late_count``,
     and still enter the intervals that are not flushed so far.
 
-    Not thread-safe: use one aggregator per thread, or a lock.
+    Not thread-safe, other than the native one: use one aggregator per thread, or a lock.
 
     Args:
         intervals: milliseconds; 60,000 and 300,000 when not given.
@@ -118,11 +115,12 @@ class FastOHLC(Core):
     def update_batch(self, symbols: Any, prices: Any = None, volumes: Any = None, timestamps: Any = None) -> int:
         """Take columns of ticks, all of them or none.
 
-        Each column is a list, a NumPy array or a pandas Series, all of one length.
+        Each column is a list, a NumPy array, a pandas or polars Series, or an Arrow array, all of one length. Arrays
+        of float64 and int64 and text in Arrow's layout are read where they are.
 
         Args:
             symbols: a column, which can be categorical; one str or bytes for all rows; or, with no other argument, a
-                DataFrame with the columns symbol, price, volume and timestamp_ms.
+                pandas or polars DataFrame or an Arrow table with the columns symbol, price, volume and timestamp_ms.
             prices: finite numbers.
             volumes: finite numbers, 0 or more.
             timestamps: epoch milliseconds.
@@ -175,16 +173,21 @@ class FastOHLC(Core):
         """``get_candles`` with a dict for each candle."""
         return [candle.to_dict() for candle in self.get_candles(symbol, interval)]
 
-    def candles_frame(self, symbol: str | bytes, interval: int) -> pd.DataFrame:
-        """``get_candles`` as a pandas DataFrame: a row per candle, made without an object for each.
+    def candles_frame(self, symbol: str | bytes, interval: int, kind: str = "pandas") -> Any:
+        """``get_candles`` as columns: a row per candle, made without an object for each.
+
+        Args:
+            symbol: as the ticks had it.
+            interval: milliseconds.
+            kind: "pandas" for a DataFrame, "polars" for one of polars, "arrow" for a ``pyarrow.Table``.
 
         Returns:
             The columns open, high, low, close, volume (float64), timestamp_ms, candle_start_ms, trade_count (int64);
-            no rows for a symbol that no tick came for. ``polars.from_pandas`` and ``pyarrow.Table.from_pandas`` take
-            it.
+            no rows for a symbol that no tick came for.
 
         Raises:
             IntervalError: this aggregator does not have the interval.
+            SettingsError: there is no such kind, or its library is not installed.
         """
         return candle_frame(
             b"".join(
@@ -192,7 +195,8 @@ class FastOHLC(Core):
                     c.open, c.high, c.low, c.close, c.volume, c.candle_start_ms, 0, c.timestamp_ms, c.trade_count
                 )
                 for c in self.get_candles(symbol, interval)
-            )
+            ),
+            kind,
         )
 
     def flush_interval(self, symbol: str | bytes, interval: int, before_timestamp: int = 0) -> int:

@@ -34,6 +34,7 @@ from streammachine.redis_url import Endpoint
 
 T = TypeVar("T")
 
+RECEIVE_SIZE = 1 << 17  # bytes that the loop reads at a time
 CONNECT_TIMEOUT = 2.0  # seconds to open the socket and log in
 # Answers of a node that did not run the command, and of which time takes care: a failover, a slot that is being moved.
 NOT_READY = ("MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN")
@@ -45,8 +46,8 @@ RIGHTS = "docs/rights.md has the ACL line for each use"
 class ReplySink(Protocol):
     """Takes the bytes of one reply as they come, instead of the parser."""
 
-    def feed(self, data: bytes) -> bool:
-        """More of the reply; True when it is complete."""
+    def feed(self, data: bytes | memoryview) -> bool:
+        """More of the reply, to be copied: the memory is used again. True when it is complete."""
 
 
 class RawConnection:
@@ -199,8 +200,11 @@ class _UnansweredError(ConnectionResetError):
         super().__init__(f"did not answer within {timeout:g} s")
 
 
-class _Link(asyncio.Protocol):
-    """The socket's side of a raw connection: bytes go to the parser as they come, replies to who waits, in order."""
+class _Link(asyncio.BufferedProtocol):
+    """The socket's side of a raw connection: bytes go to the parser as they come, replies to who waits, in order.
+
+    It lends the loop its own memory: a stream protocol gets a new object of 256 KiB for each piece that comes.
+    """
 
     transport: asyncio.Transport
 
@@ -210,6 +214,7 @@ class _Link(asyncio.Protocol):
         self.closed = anyio.Event()
         self.waiting: deque[_Waiting] = deque()
         self._parser = ReplyParser()
+        self._memory = memoryview(bytearray(RECEIVE_SIZE))
 
     async def exchange(self, payload: bytes, replies: int) -> list[Any]:
         """Send, and give the replies. Who is cancelled leaves its place; the replies are dropped when they come."""
@@ -253,8 +258,13 @@ class _Link(asyncio.Protocol):
         """The loop's call: the socket is open."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's own has the methods, not the base class
 
-    def data_received(self, data: bytes) -> None:
-        """The loop's call: bytes have come."""
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """The loop's call: where to write what comes."""
+        return self._memory
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """The loop's call: so many bytes have come."""
+        data = self._memory[:nbytes]
         try:
             if self.waiting and (sink := self.waiting[0].sink) is not None:
                 if sink.feed(data):
@@ -262,7 +272,7 @@ class _Link(asyncio.Protocol):
                     if not done.done():
                         done.set_result(None)
                 return
-            self._parser.feed(data)
+            self._parser.feed(bytes(data))
             while self.waiting:
                 first = self.waiting[0]
                 while len(first.found) < first.wanted:
@@ -301,11 +311,17 @@ class _Waiting:
 
 def encode_command(arguments: Iterable[bytes | str | int]) -> bytes:
     """One command in RESP."""
+    every = list(arguments)
+    return b"*%d\r\n%b" % (len(every), encode_arguments(every))
+
+
+def encode_arguments(arguments: Iterable[bytes | str | int]) -> bytes:
+    """Arguments of a command in RESP, to stand behind ``*<number of all its arguments>``."""
     parts = []
     for argument in arguments:
         raw = _bytes(argument)
         parts.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
-    return b"*%d\r\n%b" % (len(parts), b"".join(parts))
+    return b"".join(parts)
 
 
 def is_replica(reply: RespError) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 
 from streammachine.errors import SettingsError, StreamMachineError, single
+from streammachine.logs import configure_logging
 from streammachine.redis import streams
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.storage import Storage
@@ -293,9 +294,7 @@ class App(Registry):
                 "'await app.run_async()' inside of it."
             )
         if not logging.getLogger().handlers:
-            logging.basicConfig(
-                level=self._settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-            )
+            configure_logging(self._settings.log_level, log_format=self._settings.log_format)
         anyio.run(self._run_with_signals, backend_options={"use_uvloop": has_uvloop()})
         if self._signalled:
             end_without_threads()

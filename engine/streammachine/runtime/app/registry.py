@@ -87,6 +87,10 @@ class Registry:
         Consumers of one group share the messages; several groups each get every message. A message is acknowledged when
         its handler has returned; one that raises is tried again by ``retry`` and ends in ``{stream}:dlq``.
 
+        The handler gets what its argument is annotated as: ``Message`` (or nothing), ``dict``, ``bytes`` (the value of
+        the only field), a pydantic model or a dataclass; with ``batch``, a list of one of them. A message that does not
+        fit is a dead letter at once, with the field's name.
+
         Args:
             stream: a name, a list of names, or a ``Topic``.
             group: the consumer group; STREAMMACHINE_DEFAULT_GROUP when not given.
@@ -110,7 +114,8 @@ class Registry:
             A decorator that gives the handler back unchanged.
 
         Raises:
-            SettingsError: a combination that makes no sense, in one sentence.
+            SettingsError: a combination that makes no sense, in one sentence; a handler that cannot be called with one
+                argument, or is annotated as something that no message can be made to.
 
         Example:
             >>> app = App("shop")
@@ -139,7 +144,7 @@ class Registry:
         )
 
         def register(handler: H) -> H:
-            self._add(Agent.declare(config, handler))
+            self._add(Agent.declare(config, handler, sys._getframe(1).f_locals))
             return handler
 
         return register

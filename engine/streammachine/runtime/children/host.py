@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from streammachine.logs import configure_logging
 from streammachine.runtime.handlers import end_without_threads
 from streammachine.runtime.processes.child_io import UNLOADABLE, stop_at_signal, take_streams
 from streammachine.runtime.processes.origin import CHILD_URL, NoAppError, Origin
@@ -35,11 +36,7 @@ def main() -> None:
     """Host what the command line names, until a signal or the supervisor's end."""
     options = _parser().parse_args()
     reporter = take_streams(ORPHAN_LIFE + (25.0 if options.grace is None else options.grace))
-    logging.basicConfig(
-        level=options.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s [%(process)d]: %(message)s",
-    )
+    configure_logging(options.log_level, child=True)
     url = os.environ.pop(CHILD_URL, None)
     backend = {"use_uvloop": sys.platform != "win32"}
     try:

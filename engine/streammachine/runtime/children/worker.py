@@ -20,6 +20,7 @@ import anyio.from_thread
 import anyio.lowlevel
 
 from streammachine.errors import single
+from streammachine.logs import configure_logging
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.transport.codec import parse_entries
 from streammachine.runtime.app.app import App
@@ -56,11 +57,7 @@ def main(argv: list[str]) -> None:
     orders, reporter = take_stdin(), Reporter(os.dup(1))
     os.dup2(2, 1)  # what a handler prints must not be taken for a report
     outlive_log()
-    logging.basicConfig(
-        level=options.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s [%(process)d]: %(message)s",
-    )
+    configure_logging(options.log_level, child=True)
     app, agent = _load(options, reporter)
     url = os.environ.pop(CHILD_URL, None)
     if url is not None:

@@ -26,7 +26,7 @@ from streammachine.runtime.delivery.group import MOST_ARGUMENTS, Guard, Item, Lo
 from streammachine.runtime.delivery.keys import dedup_key
 from streammachine.runtime.handlers import as_failure, call, finish, is_async
 from streammachine.runtime.model.message import Message, MessageBatch
-from streammachine.runtime.model.retry import HandlerTimeoutError, Reject, Retry, Skip
+from streammachine.runtime.model.retry import HandlerTimeoutError, Reject, Retry, Skip, Unfit
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +243,7 @@ class HandlerRunner:
         policy = self._config.retry
         attempt = message.attempt
         if isinstance(error, Reject):
-            await self._settler.give_up(item, "rejected", attempt, error)
+            await self._settler.give_up(item, "decode" if isinstance(error, Unfit) else "rejected", attempt, error)
             return False
         if policy.gives_up(error, attempt):
             reason = "timeout" if isinstance(error, HandlerTimeoutError) else "retries"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from streammachine.runtime.model.checks import checked_handler
 from streammachine.runtime.model.config import ConsumerConfig, TimerConfig
+from streammachine.runtime.model.typed import adapted
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,21 @@ class Agent:
     name: str
 
     @classmethod
-    def declare(cls, config: ConsumerConfig, handler: Callable[..., Any]) -> Agent:
+    def declare(
+        cls, config: ConsumerConfig, handler: Callable[..., Any], local_names: Mapping[str, Any] | None = None
+    ) -> Agent:
         """The agent of a decorated function.
 
         Args:
-            config: its settings. handler: what is called with a message, or with a batch of them.
+            config: its settings. handler: what is called with a message, or with a batch of them, or with what its
+                argument is annotated as (``typed.py``). local_names: what is known where it is decorated.
 
         Raises:
-            SettingsError: it is nothing that can handle a message.
+            SettingsError: it is nothing that can handle a message, or a message cannot be made to what it takes.
         """
         checked_handler(handler, "message" if config.batch is None else "messages")
-        return cls(config, handler, f"{name_of(handler)}@{','.join(config.topics)}/{config.group}")
+        called = adapted(handler, batch=config.batch is not None, local_names=local_names)
+        return cls(config, called, f"{name_of(handler)}@{','.join(config.topics)}/{config.group}")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -59,12 +60,29 @@ def at_least(name: str, value: int, least: int) -> None:
         raise SettingsError(f"{name}={value!r}: give a whole number from {least} up.")
 
 
-def takes(function: Callable[..., Any], count: int) -> bool:
-    """Whether it can be called with ``count`` positional arguments; True where its signature cannot be told."""
+def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
+    """What a call of it takes; None where that cannot be told. Names in its annotations need not be known yet."""
+    options: dict[str, Any] = {}
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        options["annotation_format"] = annotationlib.Format.FORWARDREF
     try:
         # What is called is the wrapper: the function that it says it wraps may take others.
-        signature = inspect.signature(function, follow_wrapped=False)
+        return inspect.signature(function, follow_wrapped=False, **options)
     except (TypeError, ValueError):
+        return None
+
+
+def is_async(handler: Callable[..., Any]) -> bool:
+    """Whether calling the handler gives a coroutine."""
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+
+
+def takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether it can be called with ``count`` positional arguments; True where its signature cannot be told."""
+    signature = signature_of(function)
+    if signature is None:
         return True
     try:
         signature.bind(*[None] * count)

@@ -26,6 +26,10 @@ class Reject(StreamMachineError):  # noqa: N818
         super().__init__(reason)
 
 
+class Unfit(Reject):
+    """The message does not fit the type that its handler declares; it is a dead letter at once."""
+
+
 class Skip(StreamMachineError):  # noqa: N818
     """Raise it to acknowledge the message without doing anything."""
 

@@ -8,6 +8,7 @@ import pytest
 
 from support.kafka import Kafka
 from support.postgres import Postgres
+from support.webhook import Receiver
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,9 @@ def postgres() -> Iterator[Postgres]:
 def kafka() -> Iterator[Kafka]:
     with Kafka() as broker:
         yield broker
+
+
+@pytest.fixture
+def webhook() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver

@@ -22,7 +22,7 @@ from streammachine.market.emitters.outlet import Outlet, check_emitter
 from streammachine.market.emitters.registry import BY_WORD, ENTRIES, SinkEntry, accepted_text, forms_text
 from streammachine.market.emitters.sink_text import emitter_for, emitters_for, module_of, shown
 from streammachine_mcp.hosting import sinks as hosting
-from support.rows import candles
+from support.rows import candles, columns_of
 from support.sinks import PLACES, Place
 
 pytestmark = pytest.mark.anyio
@@ -182,6 +182,20 @@ async def test_s10_it_may_be_closed_without_having_been_opened(entry: SinkEntry,
         closing: Any = emitter.close()
         if inspect.isawaitable(closing):
             await closing
+
+
+@EACH
+async def test_s13_columns_are_as_good_as_rows(entry: SinkEntry, place: Place) -> None:
+    """Candles put in columns are there as if they had been put as rows, each once, also beside rows."""
+    rows = candles(30, origin="bulk")
+    async with Outlet(emitter_for(place.text), batch=10) as outlet:
+        await outlet.put(rows[:5])
+        await outlet.put_columns(columns_of(rows[5:25]))
+        await outlet.put(rows[25:])
+        assert await outlet.drain(WAIT) == []
+        assert (outlet.stats.emitted, outlet.stats.failed, outlet.stats.queued) == (30, 0, 0)
+    if place.read is not None:
+        assert await there(place) == [row.open_ts for row in rows]
 
 
 # -- a model's sinks --------------------------------------------------------------------------

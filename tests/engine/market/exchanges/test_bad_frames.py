@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streammachine.market.exchanges import EXCHANGES, adapter_for
-from streammachine.market.exchanges.base import Ack, Alive, BadFrame, Notice, Refused
+from streammachine.market.exchanges.base import Ack, Alive, BadFrame, Notice, Numbered, Refused
 from streammachine.market.model.kline import Kline, Trade
 from support.frames import SAMPLES, Sample, put
 
-EVENTS = (Kline, Trade, Ack, Refused, Notice, Alive, BadFrame)
+EVENTS = (Kline, Trade, Ack, Refused, Notice, Alive, BadFrame, Numbered)
 each_sample = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
 each_exchange = pytest.mark.parametrize("exchange", EXCHANGES)
 
@@ -138,10 +138,10 @@ def test_a_high_below_the_low_and_a_start_off_the_grid_make_a_bad_frame(sample: 
     (event,) = sample.decoded(sample.with_value(sample.prices[1], "1.5"))
     assert isinstance(event, BadFrame)
     assert "below low" in event.reason
-    start = "2026-08-12T12:46:01Z" if sample.exchange == "kraken" else 1_786_538_761_000
-    (event,) = sample.decoded(sample.with_value(sample.time, start))
+    starts: dict[str, Any] = {"kraken": "2026-08-12T12:46:01Z", "coinbase": "1786538761"}
+    (event,) = sample.decoded(sample.with_value(sample.time, starts.get(sample.exchange, 1_786_538_761_000)))
     assert isinstance(event, BadFrame)
-    assert "no 1m candle" in event.reason
+    assert f"no {'5m' if sample.exchange == 'coinbase' else '1m'} candle" in event.reason
 
 
 @pytest.mark.parametrize("sample", [one for one in SAMPLES if "data" in one.message], ids=lambda one: one.name)

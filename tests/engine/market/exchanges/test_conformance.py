@@ -26,6 +26,7 @@ from streammachine.market.exchanges.base import (
     BadFrame,
     Event,
     Notice,
+    Numbered,
     Refused,
     Request,
     Subscription,
@@ -188,15 +189,18 @@ async def test_a10_pushed_candles(exchange: str, market_type: str) -> None:
     adapter = adapter_for(exchange, market_type)
     async with simulated(exchange) as market:
         await learn(market, adapter)
-        events = await listened(market, adapter, "kline", "1m")
-    assert {type(event) for event in events} <= {Kline, Ack, Alive, Notice}
+        timeframe = pushed(adapter)
+        step = timeframes.MILLISECONDS[timeframe]
+        start, end = timeframes.ceil(timeframe, START), timeframes.ceil(timeframe, START) + max(4 * MINUTE, 2 * step)
+        events = await listened(market, adapter, "kline", timeframe, end)
+    assert {type(event) for event in events} <= {Kline, Ack, Alive, Notice, Numbered}
     candles = [event for event in events if isinstance(event, Kline)]
     states = {row.is_closed for row in candles}
     assert states == ({True, False} if adapter.closes == "flag" else {None})
     closed = {row.open_ts: row for row in candles if row.is_closed is not False}
-    for start, opened, high, low, close, volume, quote, count in folded(market.tape, MINUTE, START, END):
-        row = closed[start]
-        assert (row.source, row.origin, row.end_ts) == (adapter.source, "ws", start + MINUTE - 1)
+    for begin, opened, high, low, close, volume, quote, count in folded(market.tape, step, start, end):
+        row = closed[begin]
+        assert (row.source, row.origin, row.end_ts) == (adapter.source, "ws", begin + step - 1)
         assert (row.open, row.high, row.low, row.close) == tuple(map(float, (opened, high, low, close)))
         assert row.volume == pytest.approx(float(volume), rel=1e-9)
         if row.quote_volume is not None:
@@ -211,7 +215,7 @@ async def test_a11_pushed_trades(exchange: str, market_type: str) -> None:
     async with simulated(exchange) as market:
         await learn(market, adapter)
         events = await listened(market, adapter, "trade", None)
-    assert {type(event) for event in events} <= {Trade, Ack, Alive, Notice}
+    assert {type(event) for event in events} <= {Trade, Ack, Alive, Notice, Numbered}
     trades = [event for event in events if isinstance(event, Trade)]
     want = market.tape.trades("BTC/USDT", START, END)
     assert {trade.side for trade in trades} == {"buy", "sell"}
@@ -230,7 +234,7 @@ async def test_a12_every_command_is_acknowledged(exchange: str, market_type: str
     adapter = adapter_for(exchange, market_type)
     async with simulated(exchange) as market:
         line, symbol = await connected(market, adapter)
-        wanted = [Subscription("kline", symbol, "1m")]
+        wanted = [Subscription("kline", symbol, pushed(adapter))]
         for method, number in ((adapter.subscribe, 1), (adapter.unsubscribe, 2)):
             before = len(line.heard)
             (command,) = method(wanted, number)
@@ -253,7 +257,7 @@ async def test_a13_notices_errors_and_refused_subscriptions_are_understood(excha
     async with simulated(exchange, faults) as market:
         line, symbol = await connected(market, adapter)
         for number in (1, 2):
-            (command,) = adapter.subscribe([Subscription("kline", symbol, "1m")], number)
+            (command,) = adapter.subscribe([Subscription("kline", symbol, pushed(adapter))], number)
             await line.say(command.frame)
         await market.pass_time(12)
         events = understood_of(adapter, line.heard)
@@ -270,7 +274,7 @@ async def test_a14_an_unknown_symbol_is_refused_by_name(exchange: str, market_ty
     async with simulated(exchange) as market:
         line, symbol = await connected(market, adapter)
         unknown = symbol.replace("BTC", "ZZZ")
-        (command,) = adapter.subscribe([Subscription("kline", unknown, "1m")], 5)
+        (command,) = adapter.subscribe([Subscription("kline", unknown, pushed(adapter))], 5)
         await line.say(command.frame)
         await market.pass_time(5)
         events = understood_of(adapter, line.heard)
@@ -457,13 +461,20 @@ def understood_of(adapter: Adapter, heard: list[tuple[int, bytes]]) -> list[Even
     return [event for _, frame in heard for event in adapter.decode(frame)]
 
 
-async def listened(market: Market, adapter: Adapter, kind: Any, timeframe: str | None) -> list[Event]:
+def pushed(adapter: Adapter) -> str:
+    """A timeframe of candles that its socket has."""
+    return "1m" if adapter.pushed is None else adapter.pushed[0]
+
+
+async def listened(market: Market, adapter: Adapter, kind: Any, timeframe: str | None, until: int = END) -> list[Event]:
     """The events of a socket for a symbol, four minutes long."""
     symbol = market.simulator.symbol(market.exchange, "BTC/USDT", adapter.market_type)
     line = await market.connect(path_of(market, adapter, kind))
+    for text in adapter.opening:
+        await line.say(text)
     (command,) = adapter.subscribe([Subscription(kind, symbol, timeframe)], 1)
     await line.say(command.frame)
-    while market.clock.time_ms() < END + 5_000:
+    while market.clock.time_ms() < until + 5_000:
         await market.pass_time(10)
         ping = adapter.ping()
         if ping is not None:

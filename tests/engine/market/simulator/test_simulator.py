@@ -85,7 +85,7 @@ async def test_it_works_by_real_time_too() -> None:
 
 async def test_an_unknown_exchange_is_refused() -> None:
     with pytest.raises(UnknownExchangeError, match="give some of binance, okx, kraken, bybit"):
-        Simulator(Tape.generate(1, start_ms=START), ("coinbase",))
+        Simulator(Tape.generate(1, start_ms=START), ("bitstamp",))
 
 
 async def test_a_taken_port_is_refused_and_leaves_nothing_behind() -> None:

@@ -39,7 +39,7 @@ class TooManyError(MarketError):
 
 @dataclass(frozen=True)
 class RunnerSpec:
-    """A runner. ``emit``: sinks as ``sinks.emitter_for`` takes them. ``history``: how much of the past it writes first,
+    """A runner. ``emit``: sinks as the MCP tools name them. ``history``: how much of the past it writes first,
     in the words that asked for it, and ``history_from_ms``: from when on."""
 
     name: str
@@ -73,7 +73,7 @@ class BackfillSpec:
 S = TypeVar("S", RunnerSpec, BackfillSpec)
 
 
-class Remembered(Generic[S]):
+class RememberedJobs(Generic[S]):
     """The specs of one kind, their leases and their states. ``kind``: the word for one, in errors."""
 
     def __init__(self, kind: str, made: type[S]) -> None:
@@ -182,8 +182,8 @@ class Remembered(Generic[S]):
         return found
 
 
-RUNNERS = Remembered("runner", RunnerSpec)
-BACKFILLS = Remembered("backfill", BackfillSpec)
+RUNNERS = RememberedJobs("runner", RunnerSpec)
+BACKFILLS = RememberedJobs("backfill", BackfillSpec)
 
 
 async def unfinished(connection: RedisConnection) -> bool:

@@ -1,0 +1,162 @@
+"""Closed candles of one series as columns: what a bulk file gives, and what a sink may take in the place of rows.
+
+A batch holds what a Kline holds. ``rows()`` gives the same Klines that the plain way makes of the same lines, so
+whoever takes no columns is given these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from streammachine.market.model.kline import Kline, Origin
+
+try:
+    from streammachine.market.model.fast_columns import joined
+except ImportError:  # it was not compiled
+    HAS_NATIVE = False
+else:
+    HAS_NATIVE = True
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Text = bytes | tuple[bytes]  # the cells of a column with commas between them, or the one that all rows have
+
+_FIELDS: Final = frozenset(Kline.model_fields)
+_LEAST, _MOST = 1e-4, 1e16  # between them ``repr`` writes no exponent
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class KlineColumns:
+    """Candles of one source, symbol and timeframe, all closed and complete, their starts on the timeframe's grid.
+
+    Attributes:
+        step: the timeframe's length, milliseconds. open_ts: starts, epoch milliseconds.
+        quote_volume: None where the exchange does not say. The others are as in ``Kline``; vwap there is none.
+    """
+
+    source: str
+    symbol: str
+    timeframe: str
+    step: int
+    open_ts: Integers
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    volume: Floats
+    quote_volume: Floats | None
+    n_trades: Integers
+    origin: Origin
+
+    def __len__(self) -> int:
+        return len(self.open_ts)
+
+    def __getitem__(self, part: slice | NDArray[np.bool_]) -> KlineColumns:
+        """Some of the candles: a slice (views of the same arrays), or those where an array is true."""
+        quote = self.quote_volume
+        return KlineColumns(
+            source=self.source,
+            symbol=self.symbol,
+            timeframe=self.timeframe,
+            step=self.step,
+            open_ts=self.open_ts[part],
+            open=self.open[part],
+            high=self.high[part],
+            low=self.low[part],
+            close=self.close[part],
+            volume=self.volume[part],
+            quote_volume=quote[part] if quote is not None else None,
+            n_trades=self.n_trades[part],
+            origin=self.origin,
+        )
+
+    @property
+    def end(self) -> int:
+        """The end, not included, of the last candle."""
+        return int(self.open_ts[-1]) + self.step
+
+    def column(self, name: str) -> Any:
+        """A field: an array where it differs from row to row, else the one value of all rows.
+
+        Raises:
+            KeyError: a Kline has no such field.
+        """
+        if name not in _FIELDS:
+            raise KeyError(name)
+        if name == "end_ts":
+            return self.open_ts + (self.step - 1)
+        return getattr(self, name) if name in self.__slots__ else _SAME[name]
+
+    def columns(self) -> dict[str, Any]:
+        """All fields of a Kline, in its order: see ``column``."""
+        return {name: self.column(name) for name in Kline.model_fields}
+
+    def arrow(self, names: Sequence[str]) -> dict[str, Any]:
+        """Fields as Arrow arrays, without a copy where they are arrays already; those that are None in all rows as
+        nulls of doubles. Needs pyarrow."""
+        import pyarrow
+
+        made = {}
+        for name in names:
+            value = self.column(name)
+            if isinstance(value, np.ndarray):
+                made[name] = pyarrow.array(value)
+            else:
+                scalar = pyarrow.scalar(value) if value is not None else pyarrow.scalar(None, pyarrow.float64())
+                made[name] = pyarrow.repeat(scalar, len(self))
+        return made
+
+    def rows(self) -> list[Kline]:
+        """The candles as Klines."""
+        same = self.columns()
+        varying = [name for name, value in same.items() if isinstance(value, np.ndarray)]
+        lists = [same[name].tolist() for name in varying]
+        put = object.__setattr__
+        found = []
+        fields_set = set(_FIELDS)
+        for values in zip(*lists, strict=True):
+            fields = same.copy()
+            fields.update(zip(varying, values, strict=True))
+            kline = object.__new__(Kline)
+            put(kline, "__dict__", fields)
+            put(kline, "__pydantic_fields_set__", fields_set)
+            put(kline, "__pydantic_extra__", None)
+            put(kline, "__pydantic_private__", None)
+            found.append(kline)
+        return found
+
+
+_SAME: Final[dict[str, Any]] = {"vwap": None, "is_closed": True, "is_complete": True, "estimated": False}
+
+
+def number_texts(values: Floats | Integers, *, shortest: bool) -> bytes:
+    """The numbers as text with commas between them, each such that ``float`` of it is the number.
+
+    Args:
+        shortest: as ``repr`` writes them; else with fewer or more zeros and other exponents where that is quicker.
+    """
+    text = orjson.dumps(np.ascontiguousarray(values), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+    if not shortest or values.dtype.kind == "i":
+        return text
+    size = np.abs(values)
+    unlike = np.flatnonzero(~((size >= _LEAST) & (size < _MOST)) & ((size != 0) | np.signbit(values)))
+    if not len(unlike):
+        return text
+    cells = text.split(b",")
+    for at in unlike.tolist():
+        cells[at] = repr(float(values[at])).encode()
+    return b",".join(cells)
+
+
+def lines(columns: Sequence[Text], count: int, separator: bytes, end: bytes) -> bytes:
+    """The lines that columns of ``count`` cells make."""
+    if HAS_NATIVE:
+        return joined(list(columns), count, separator, end)
+    cells = [[text[0]] * count if isinstance(text, tuple) else text.split(b",") for text in columns]
+    return b"".join(separator.join(row) + end for row in zip(*cells, strict=True)) if count else b""
