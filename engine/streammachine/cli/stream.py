@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -36,7 +37,7 @@ LINE_PERIOD = 10.0  # seconds between two lines where stdout is no terminal
 @dataclass(frozen=True)
 class StreamOptions:
     """What the command was asked for. ``candles``, ``seconds``: end after so many closed candles, or so long.
-    ``fresh``: do not go on where an earlier run stopped."""
+    ``record``: a file for all that comes. ``fresh``: do not go on where an earlier run stopped."""
 
     exchange: str
     symbols: Sequence[str]
@@ -50,6 +51,7 @@ class StreamOptions:
     candles: int | None = None
     seconds: float | None = None
     fresh: bool = False
+    record: Path | None = None
 
 
 def run_stream(options: StreamOptions) -> int:
@@ -70,7 +72,8 @@ async def _stream(console: Console, options: StreamOptions) -> int:
             wanted,
             market_type=options.market,
             active_warmup=bool(options.aggregate),
-            remember=not options.simulated,
+            remember=not options.simulated and options.record is None,
+            record=options.record,
             fresh=options.fresh,
             **extra,
         )

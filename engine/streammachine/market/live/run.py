@@ -11,7 +11,7 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ import anyio
 
 from streammachine.errors import EmitterError
 from streammachine.market.aggregation.pipeline import Pipeline
+from streammachine.market.clock.clock import SystemClock, VirtualClock
 from streammachine.market.emitters.base import DataEmitter
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.live import warmup
@@ -29,6 +30,8 @@ from streammachine.market.live.memory import Checkpoints, Memory, Remembered
 from streammachine.market.model.kline import Gap, Kline, Trade
 from streammachine.market.model.rows import Lane, Row, named
 from streammachine.market.network import rest_queries
+from streammachine.market.network.recording import Recorder, RecordingRest
+from streammachine.market.network.replaying import Player, ReplayedRest
 from streammachine.market.network.rest_client import RestClient
 
 if TYPE_CHECKING:
@@ -68,6 +71,8 @@ class RunPlan:
     drain_timeout: float = 10.0
     verbose: bool = False
     memory: Memory | None = None
+    recorder: Recorder | None = None
+    player: Player | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +204,15 @@ class Run:
     # -- the task -----------------------------------------------------------------------------
 
     async def _main(self) -> None:
+        plan = self.plan
         try:
             async with AsyncExitStack() as stack:
-                await self._run(stack)
+                if plan.recorder is not None:
+                    stack.callback(plan.recorder.close)
+                if plan.player is None:
+                    await self._run(stack)
+                else:
+                    await self._replay(plan.player, stack)
             self._state = "closed"
         except asyncio.CancelledError:
             self._state = "closed"
@@ -220,17 +231,32 @@ class Run:
             if self._queue is not None:
                 self._queue.end()
 
+    async def _replay(self, player: Player, stack: AsyncExitStack) -> None:
+        """As ``_run``, of a recording: to its end, in its own time."""
+        clock = self.plan.clock
+        group = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(group.cancel_scope.cancel)  # once the sinks are closed
+        if isinstance(clock, VirtualClock):
+            group.start_soon(clock.drive)
+        group.start_soon(player.run, clock)
+        group.start_soon(self._end_with, player)
+        await self._run(stack)
+
+    async def _end_with(self, player: Player) -> None:
+        await player.ended.wait()
+        self.stop()
+
     async def _run(self, stack: AsyncExitStack) -> None:
         plan = self.plan
         self._state = "checking"
-        rest = await stack.enter_async_context(RestClient(plan.adapter, plan.urls, clock=plan.clock))
+        rest = await stack.enter_async_context(_rest_client(plan))
         await rest_queries.check_symbols(rest, plan.data_input.symbols)
         remembered = self._recall(stack)
         self._state = "connecting"
         for emitter in plan.emitters:
             outlet = Outlet(
                 emitter,
-                clock=plan.clock,
+                clock=plan.clock if plan.player is None else SystemClock(),
                 on_error=plan.on_error,
                 close_timeout=plan.drain_timeout,
                 expected=_lanes(plan),
@@ -341,6 +367,11 @@ class Run:
             await self._hand_on(out)
 
     async def _hand_on(self, rows: list[Row]) -> None:
+        clock = self.plan.clock
+        with clock.held() if isinstance(clock, VirtualClock) else nullcontext():  # a replay waits for its sinks
+            await self._give(rows)
+
+    async def _give(self, rows: list[Row]) -> None:
         """Give rows to the sinks, those with room first: a slow one must not hold up what a fast one can take."""
         if any(isinstance(row, Gap) for row in rows):
             rows = await self._note_gaps(rows)
@@ -399,6 +430,18 @@ class Ending:
     def __await__(self) -> Generator[Any, None, None]:
         if self._run is not None and not self._run.task.done():
             yield from asyncio.wait([self._run.task]).__await__()
+
+
+def _rest_client(plan: RunPlan) -> RestClient:
+    if plan.player is not None:
+        replayed = ReplayedRest(plan.adapter, plan.urls, clock=plan.clock)
+        replayed.player = plan.player
+        return replayed
+    if plan.recorder is not None:
+        recording = RecordingRest(plan.adapter, plan.urls, clock=plan.clock)
+        recording.writer = plan.recorder.writer
+        return recording
+    return RestClient(plan.adapter, plan.urls, clock=plan.clock)
 
 
 def _lanes(plan: RunPlan) -> list[Lane]:
