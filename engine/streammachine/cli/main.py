@@ -184,6 +184,7 @@ def stream(
     aggregate: Commas = None,
     to: Sinks = None,
     type: str = "kline",
+    every: str | None = None,
     market: Market = "SPOT",
     simulated: Annotated[bool, Parameter(negative="")] = False,
     speed: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
@@ -196,11 +197,13 @@ def stream(
     Parameters
     ----------
     timeframe
-        Of the candles (default 1m); with --type trade none means the trades themselves.
+        Of the candles (default 1m); with --type trade none means the trades themselves; of quotes there is none.
     aggregate
         Higher timeframes to build too, separated by commas: 5m,15m.
     type
-        kline or trade.
+        kline, trade or quote (the best bid and ask).
+    every
+        Of quotes: at most one of a symbol in so long, e.g. 100ms.
     simulated
         From a simulated exchange in this process, which needs no network.
     speed
@@ -214,10 +217,22 @@ def stream(
     """
     from streammachine.cli.stream import StreamOptions, run_stream
 
-    base = timeframe if timeframe is not None or type.startswith("trade") else "1m"
+    base = timeframe if timeframe is not None or type.startswith(("trade", "quote")) else "1m"
     return run_stream(
         StreamOptions(
-            exchange, symbols, base, aggregate or (), to or (), type, market, simulated, speed, candles, seconds, fresh
+            exchange,
+            symbols,
+            base,
+            aggregate or (),
+            to or (),
+            type,
+            market,
+            simulated,
+            speed,
+            candles,
+            seconds,
+            fresh,
+            every=every,
         )
     )
 
@@ -232,6 +247,7 @@ def record(
     aggregate: Commas = None,
     to: Sinks = None,
     type: str = "kline",
+    every: str | None = None,
     market: Market = "SPOT",
     simulated: Annotated[bool, Parameter(negative="")] = False,
     speed: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
@@ -245,11 +261,13 @@ def record(
     frames
         The file, a new one: FILE.zst or FILE.gz. `streammachine simulate --frames` and Runner(frames=...) play it.
     timeframe
-        Of the candles (default 1m); with --type trade none means the trades themselves.
+        Of the candles (default 1m); with --type trade none means the trades themselves; of quotes there is none.
     aggregate
         Higher timeframes to build too, separated by commas: 5m,15m.
     type
-        kline or trade.
+        kline, trade or quote (the best bid and ask).
+    every
+        Of quotes: at most one of a symbol in so long, e.g. 100ms.
     simulated
         From a simulated exchange in this process, which needs no network.
     speed
@@ -261,11 +279,11 @@ def record(
     """
     from streammachine.cli.stream import StreamOptions, run_stream
 
-    base = timeframe if timeframe is not None or not type.startswith("kline") else "1m"
+    base = timeframe if timeframe is not None or type.startswith(("trade", "quote")) else "1m"
     return run_stream(
         StreamOptions(
             exchange, symbols, base, aggregate or (), to or (), type, market, simulated, speed, candles, seconds,
-            fresh=True, record=frames,
+            fresh=True, record=frames, every=every,
         )
     )  # fmt: skip
 

@@ -24,6 +24,7 @@ from streammachine.market.exchanges import adapter_for
 from streammachine.market.live.runner import Runner, runner_for
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.quote import Quote
 
 COLUMNS = ("symbol", "", "UTC", "open", "high", "low", "close", "volume", "trades", "seen")
 TEXTS = 3  # columns that stand left
@@ -52,6 +53,7 @@ class StreamOptions:
     seconds: float | None = None
     fresh: bool = False
     record: Path | None = None
+    every: str | None = None
 
 
 def run_stream(options: StreamOptions) -> int:
@@ -62,7 +64,7 @@ def run_stream(options: StreamOptions) -> int:
 
 async def _stream(console: Console, options: StreamOptions) -> int:
     adapter = adapter_for(options.exchange, options.market)
-    wanted = DataInput(options.type, list(options.symbols), options.timeframe, list(options.aggregate))
+    wanted = DataInput(options.type, list(options.symbols), options.timeframe, list(options.aggregate), options.every)
     emitters = emitters_for(options.to, simulated=options.simulated)
     if options.speed is not None and not options.simulated:
         raise DataInputError("--speed is of the simulated market: give --simulated too")
@@ -123,7 +125,7 @@ class Watch:
         self._runner = runner
         self._title = title
         self._most = candles
-        self._last: dict[tuple[str, str], Kline | Trade] = {}
+        self._last: dict[tuple[str, str], Kline | Trade | Quote] = {}
         self._counts: dict[tuple[str, str], int] = {}
         self._closed = 0
         self._what = "candles"
@@ -134,13 +136,13 @@ class Watch:
         """Whether the run is over."""
         return self._most is not None and self._closed >= self._most
 
-    def take(self, row: Kline | Trade) -> None:
+    def take(self, row: Kline | Trade | Quote) -> None:
         """Note one row."""
-        key = (row.symbol, row.timeframe if isinstance(row, Kline) else "trade")
+        key = (row.symbol, row.timeframe if isinstance(row, Kline) else "quote" if isinstance(row, Quote) else "trade")
         self._last[key] = row
-        if isinstance(row, Trade):
-            self._what = "trades"
-        if isinstance(row, Trade) or row.is_closed:
+        if not isinstance(row, Kline):
+            self._what = "trades" if isinstance(row, Trade) else "quotes"
+        if not isinstance(row, Kline) or row.is_closed:
             self._counts[key] = self._counts.get(key, 0) + 1
             self._closed += 1
 
@@ -199,8 +201,12 @@ class Watch:
         return text
 
 
-def _cells(key: tuple[str, str], row: Kline | Trade, count: int) -> list[str]:
+def _cells(key: tuple[str, str], row: Kline | Trade | Quote, count: int) -> list[str]:
     """A row of the table; narrow enough for 80 columns with prices up to 999,999.99."""
+    if isinstance(row, Quote):
+        moment = datetime.fromtimestamp(row.ts / 1000, UTC)
+        bid, ask = ("" if price is None else f"{price:,.8g}" for price in (row.bid, row.ask))
+        return [key[0], key[1], f"{moment:%H:%M:%S}", "", f"ask {ask}", f"bid {bid}", "", "", "", f"{count:,}"]
     if isinstance(row, Trade):
         moment = datetime.fromtimestamp(row.ts / 1000, UTC)
         price, volume = f"{row.price:,.8g}", f"{row.volume:,.5g}"

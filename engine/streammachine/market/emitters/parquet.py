@@ -31,6 +31,7 @@ from streammachine.errors import EmitterError
 from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, extra_missing, values_of
 from streammachine.market.emitters.sink_text import SinkText
 from streammachine.market.model.kline import Gap, Trade
+from streammachine.market.model.quote import Quote
 from streammachine.market.model.rows import Row, named
 
 PARTITION = ("source", "symbol", "timeframe")
@@ -336,6 +337,10 @@ def _kind(value: Any) -> str | None:
     return kind
 
 
+def _called(row: Any) -> str:
+    return "trade" if isinstance(row, Trade) else "quote" if isinstance(row, Quote) else "unknown"
+
+
 def _shown(value: Any) -> str:
     return repr(value)[:200]
 
@@ -345,7 +350,7 @@ def _partition(row: Any, values: Mapping[str, Any]) -> tuple[str, ...]:
     found = []
     for name in PARTITION:
         value = values.get(name) or getattr(row, name, None)
-        found.append(str(value or ("trade" if name == "timeframe" and isinstance(row, Trade) else "unknown")))
+        found.append(str(value or (_called(row) if name == "timeframe" else "unknown")))
     return tuple(found)
 
 

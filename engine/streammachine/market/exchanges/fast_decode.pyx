@@ -251,3 +251,46 @@ cdef double _decimal(object text):
     if digits <= EXACT_DIGITS and mantissa <= EXACT and behind <= 22:
         return <double>mantissa / sm_tens[behind]
     return float(text)
+
+
+cdef class UsualQuotes:
+    """Makes Quotes of prices and sizes that are as they usually are; ``otherwise`` makes the others.
+
+    Args:
+        model: Quote. otherwise: makes a Quote of all values, or says what is wrong with them.
+    """
+
+    cdef object otherwise, model, fields_set
+    cdef dict same
+
+    def __init__(self, model, otherwise):
+        self.otherwise = otherwise
+        self.model = model
+        self.fields_set = set(model.model_fields)
+        self.same = dict.fromkeys(model.model_fields)
+
+    def __call__(self, source, symbol, bid, bid_size, ask, ask_size, ts):
+        """The Quote; a value may be a decimal text or a JSON number."""
+        cdef double bid_price = _number(<PyObject*>bid)
+        cdef double ask_price = _number(<PyObject*>ask)
+        cdef double bid_amount = _number(<PyObject*>bid_size)
+        cdef double ask_amount = _number(<PyObject*>ask_size)
+        if not (
+            0 < bid_price < HUGE_PRICE and 0 < ask_price < HUGE_PRICE and 0 <= bid_amount < HUGE_VOLUME
+            and 0 <= ask_amount < HUGE_VOLUME and _is_name(symbol) and _whole(ts, LATEST) >= 0
+        ):
+            return self.otherwise(source, symbol, bid, bid_size, ask, ask_size, ts)
+        fields = PyDict_Copy(self.same)
+        PyDict_SetItem(fields, "source", source)
+        PyDict_SetItem(fields, "symbol", symbol)
+        PyDict_SetItem(fields, "bid", bid_price)
+        PyDict_SetItem(fields, "bid_size", bid_amount)
+        PyDict_SetItem(fields, "ask", ask_price)
+        PyDict_SetItem(fields, "ask_size", ask_amount)
+        PyDict_SetItem(fields, "ts", ts)
+        made = PyType_GenericAlloc(<PyTypeObject*>self.model, 0)
+        PyObject_GenericSetDict(made, fields, NULL)
+        PyObject_GenericSetAttr(made, "__pydantic_fields_set__", self.fields_set)
+        PyObject_GenericSetAttr(made, "__pydantic_extra__", None)
+        PyObject_GenericSetAttr(made, "__pydantic_private__", None)
+        return made

@@ -51,10 +51,12 @@ from streammachine.market.exchanges.decode import (
     rows_of,
     trade_validator,
 )
+from streammachine.market.exchanges.quotes import NO_TIME, quote
 from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.quote import Quote
 
 _MINUTES: Final = {"1m": "1", "5m": "5", "15m": "15", "30m": "30", "1h": "60", "4h": "240", "1d": "1440"}
 _TIMEFRAMES: Final = {int(minutes): name for name, minutes in _MINUTES.items()}
@@ -96,6 +98,7 @@ class Kraken(Adapter):
     """Kraken spot."""
 
     entry = ENTRIES["kraken"]
+    kinds = ("kline", "trade", "quote")
     timeframes = _MINUTES
     default_urls = Urls(ws="wss://ws.kraken.com/v2", rest="https://api.kraken.com")
     # A heartbeat comes about once a second while nothing else does; connections that say nothing are cut after 60 s;
@@ -146,13 +149,15 @@ class Kraken(Adapter):
 
     def _commands(self, method: str, subscriptions: Sequence[Subscription], first_id: int) -> list[Command]:
         """One command is for one channel and interval, and many symbols."""
-        groups: dict[str | None, list[Subscription]] = {}
+        groups: dict[tuple[str, str | None], list[Subscription]] = {}
         for one in subscriptions:
-            groups.setdefault(None if one.kind == "trade" else one.timeframe, []).append(one)
+            groups.setdefault((one.kind, one.timeframe), []).append(one)
         made: list[Command] = []
-        for timeframe, group in groups.items():
+        for (kind, timeframe), group in groups.items():
             for some in chunks(group, self.socket.args):
                 params: dict[str, Any] = {"channel": "trade", "symbol": [one.symbol for one in some]}
+                if kind == "quote":  # else it is pushed with trades only
+                    params |= {"channel": "ticker", "event_trigger": "bbo"}
                 if timeframe is not None:
                     params |= {"channel": "ohlc", "interval": int(_MINUTES[timeframe])}
                 if method == "subscribe":
@@ -176,6 +181,8 @@ class Kraken(Adapter):
                 return rows_of(listed(rows), _candle, frame)
             if channel == "trade":
                 return rows_of(listed(message["data"]), _pushed_trade, frame)
+            if channel == "ticker":
+                return rows_of(listed(message["data"]), _pushed_quote, frame)
             if channel == "heartbeat":
                 return [Alive()]
             if channel == "status":
@@ -305,6 +312,13 @@ def _pushed_trade(row: dict[str, Any]) -> Trade:
     return made
 
 
+def _pushed_quote(row: dict[str, Any]) -> Quote:
+    """A ticker; it says when since 2025."""
+    moment = row.get("timestamp")
+    ts = NO_TIME if moment is None else iso_ms(moment)
+    return quote("Kraken", _ours(row["symbol"]), row["bid"], row["bid_qty"], row["ask"], row["ask_qty"], ts)
+
+
 def _rest_trade(row: list[Any], symbol: str) -> Trade:
     """Of (price, volume, time, b or s, market or limit, miscellaneous, id), time in seconds with decimals."""
     made: Trade = _trade(
@@ -346,6 +360,8 @@ def _answer(message: dict[str, Any]) -> list[Event]:
     subscribed = None
     if result["channel"] == "trade":
         subscribed = Subscription("trade", symbol)
+    elif result["channel"] == "ticker":
+        subscribed = Subscription("quote", symbol)
     elif result["channel"] == "ohlc":
         subscribed = Subscription("kline", symbol, _TIMEFRAMES[result["interval"]])
     warnings = [str(one)[:300] for one in result.get("warnings") or [] if one != _EXPECTED_WARNING]

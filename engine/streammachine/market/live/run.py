@@ -28,6 +28,7 @@ from streammachine.market.live.feed import Feed
 from streammachine.market.live.idle_closer import IdleCloser
 from streammachine.market.live.memory import Checkpoints, Memory, Remembered
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.quote import Quote
 from streammachine.market.model.rows import Lane, Row, named
 from streammachine.market.network import rest_queries
 from streammachine.market.network.recording import Recorder, RecordingRest
@@ -112,7 +113,7 @@ class Run:
         queue: where the rows for ``stream`` go; None where nobody streams.
     """
 
-    def __init__(self, plan: RunPlan, queue: Queue[Kline | Trade] | None) -> None:
+    def __init__(self, plan: RunPlan, queue: Queue[Kline | Trade | Quote] | None) -> None:
         self.plan = plan
         self._queue = queue
         self._state: State = "new"
@@ -346,7 +347,7 @@ class Run:
     def _is_wanted(self, row: Row, live_from: int) -> bool:
         """Whether a row of the warm-up is emitted: what the sinks have is not, what they lack is."""
         plan = self.plan
-        timeframe = plan.data_input.timeframe if isinstance(row, Trade) else row.timeframe
+        timeframe = plan.data_input.timeframe if isinstance(row, (Trade, Quote)) else row.timeframe
         for known in (timeframe, plan.data_input.timeframe):
             had = self._resume.get((row.symbol, known or ""))
             if had is not None:
@@ -399,7 +400,7 @@ class Run:
                 log.error("stopped while %s had no room: not all of the last %d rows were given", names, len(rows))
                 raise
 
-    def _streamed(self, rows: list[Row]) -> list[Kline | Trade]:
+    def _streamed(self, rows: list[Row]) -> list[Kline | Trade | Quote]:
         if self._pipeline.folder is None:
             return [row for row in rows if not isinstance(row, Gap)]
         return [row for row in rows if isinstance(row, Kline)]
@@ -447,7 +448,7 @@ def _rest_client(plan: RunPlan) -> RestClient:
 def _lanes(plan: RunPlan) -> list[Lane]:
     """What is going to come to the emitters."""
     wanted = plan.data_input
-    kinds: list[str | None] = [wanted.timeframe, *wanted.aggregate_list]
+    kinds: list[str | None] = [wanted.timeframe, *wanted.aggregate_list] if wanted.kind != "quote" else ["quote"]
     if plan.emit_trades and wanted.kind == "trade":
         kinds.append(None)
     kinds = list(dict.fromkeys(kinds))

@@ -31,6 +31,7 @@ from streammachine.market.live.run import Ending, OnError, OnGap, Run, RunnerSta
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.quote import Quote
 from streammachine.market.network.frame_file import FramesHeader, FrameWriter, read_header
 from streammachine.market.network.recording import Recorder
 from streammachine.market.network.replaying import Player
@@ -192,6 +193,7 @@ class Runner:
                 f"stream_input={stream_input!r} is not accepted: give a DataInput, e.g. "
                 f"DataInput(type='kline', symbols=['{self.adapter.symbol_example}'], timeframe='1m')"
             )
+        self.adapter.check_kind(stream_input.kind)
         symbols = [self.adapter.check_symbol(symbol) for symbol in stream_input.symbols]
         base = stream_input.timeframe
         if stream_input.kind == "kline" and base is not None:
@@ -246,7 +248,7 @@ class Runner:
             await run.end()
         run.result()
 
-    async def stream(self) -> AsyncGenerator[Kline | Trade]:
+    async def stream(self) -> AsyncGenerator[Kline | Trade | Quote]:
         """Yield candles (trades, for type="trade" without a timeframe), until ``close()``. Emitters get them too.
 
         A consumer that is slower than the exchange holds it up, after ``capacity`` rows, and the emitters with it. When
@@ -257,7 +259,7 @@ class Runner:
         """
         if self._closed:
             return
-        queue: Queue[Kline | Trade] = Queue(self._capacity)
+        queue: Queue[Kline | Trade | Quote] = Queue(self._capacity)
         run = self._launch(queue, self._emitters)
         try:
             while rows := await queue.get():
@@ -284,7 +286,7 @@ class Runner:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _launch(self, queue: Queue[Kline | Trade] | None, emitters: Sequence[Any]) -> Run:
+    def _launch(self, queue: Queue[Kline | Trade | Quote] | None, emitters: Sequence[Any]) -> Run:
         self._not_running()
         if self._input is None:
             raise DataInputError(
