@@ -47,7 +47,7 @@ def bybit(number: int) -> bytes:
 def kraken(number: int) -> bytes:
     """A ticker."""
     row = {"symbol": f"COIN{number % 97}/USD", "bid": 0.10025 + number, "bid_qty": 740.0, "ask": 0.10036 + number,
-           "ask_qty": 1361.44813783, "last": 0.1, "volume": 997038.98, "vwap": 0.1, "low": 0.1, "high": 0.2}  # fmt: skip
+           "ask_qty": 1361.44813783, "last": 0.1, "volume": 997038.98, "vwap": 0.1, "low": 0.1}  # fmt: skip
     return orjson.dumps({"channel": "ticker", "type": "update", "data": [row]})
 
 
@@ -64,7 +64,8 @@ def floor_okx(frame: bytes) -> dict[str, Any]:
     row = message["data"][0]
     bid, ask = row["bids"][0], row["asks"][0]
     return {"source": "OKX", "symbol": message["arg"]["instId"], "pair": None, "bid": float(bid[0]),
-            "bid_size": float(bid[1]), "ask": float(ask[0]), "ask_size": float(ask[1]), "ts": int(row["ts"])}  # fmt: skip
+            "bid_size": float(bid[1]), "ask": float(ask[0]), "ask_size": float(ask[1]),
+            "ts": int(row["ts"])}  # fmt: skip
 
 
 def floor_bybit(frame: bytes) -> dict[str, Any]:

@@ -45,7 +45,7 @@ from streammachine.market.exchanges.decode import (
     parsed,
     trade_validator,
 )
-from streammachine.market.exchanges.quotes import NO_TIME, in_base, quote
+from streammachine.market.exchanges.quotes import in_base, message_quotes
 from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
@@ -73,6 +73,7 @@ _coin_kline = kline_maker("Binance", _COIN_ROW)
 _trade = trade_validator(
     "Binance", {"symbol": "s", "price": "p", "volume": "q", "ts": "T", "trade_id": "id", "side": "side"}
 ).validate_python
+_message_quote = message_quotes("b", "B", "a", "A")
 _rest_kline = kline_maker("Binance", _OURS, origin="rest")
 
 _FUTURES: Final = tuple(name for name in timeframes.TIMEFRAMES if name != "1s")
@@ -227,7 +228,9 @@ class Binance(Adapter):
             if kind == "kline" and not self._coin:  # most frames
                 return [_kline(message["k"])]
             if (kind is None or kind == "bookTicker") and "B" in message:
-                return [self._quote(message)]
+                if self._coin:
+                    return [self._quote(message)]
+                return [_message_quote("Binance", message, "s", "T")]
             return self._events(message)
         except MALFORMED as error:
             return [bad_frame(error, frame)]
@@ -265,7 +268,7 @@ class Binance(Adapter):
 
     def _quote(self, row: dict[str, Any]) -> Quote:
         """A bookTicker; on spot it does not say when."""
-        made = quote("Binance", row["s"], row["b"], row["B"], row["a"], row["A"], row.get("T", NO_TIME))
+        made = _message_quote("Binance", row, "s", "T")
         if self._coin:
             made = in_base(made, self._contract_size(made.symbol))
         return made

@@ -171,11 +171,11 @@ class Bybit(Adapter):
             topic = message.get("topic")
             if topic is None:
                 return [_answer(message)]
+            if topic[:12] == "orderbook.1.":
+                return [self._quote(topic[12:], message)]
             subscription = _subscription(topic)
             if subscription is None:
                 return [Notice(f"data of the topic {topic[:40]}, which nobody asked for")]
-            if subscription.kind == "quote":
-                return [self._quote(subscription.symbol, message)]
             rows = listed(message["data"])
             if subscription.kind == "trade":
                 return rows_of(rows, self._trade, frame)
@@ -201,9 +201,10 @@ class Bybit(Adapter):
     def _quote(self, symbol: str, message: dict[str, Any]) -> Quote:
         """The first level of the book. It is a snapshot each time; a delta with one side says nothing of the other."""
         book = message["data"]
-        if message.get("type") != "snapshot" and not (book["b"] and book["a"]):
+        bids, asks = book["b"], book["a"]
+        if not (bids and asks) and message.get("type") != "snapshot":
             raise ValueError(f"the {str(message.get('type'))[:20]} of a book with one side only")
-        made = book_quote("Bybit", symbol, book["b"], book["a"], message["ts"])
+        made = book_quote("Bybit", symbol, bids, asks, message["ts"])
         return in_base(made) if self._inverse else made
 
     # -- REST --

@@ -51,7 +51,7 @@ from streammachine.market.exchanges.decode import (
     rows_of,
     trade_validator,
 )
-from streammachine.market.exchanges.quotes import NO_TIME, quote
+from streammachine.market.exchanges.quotes import NO_TIME, row_quotes
 from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
@@ -75,6 +75,7 @@ _VALUES: Final = {"vwap": "vwap", "quote_volume": "quote_volume"}
 _rest_kline = kline_maker("Kraken", {**_VALUES, "n_trades": "n_trades"}, estimated=True, origin="rest")
 _trade = trade_validator("Kraken", {"volume": "qty", "side": "side"}).validate_python
 
+_row_quote = row_quotes("bid", "bid_qty", "ask", "ask_qty")
 _SYMBOL: Final = re.compile(r"[A-Z0-9.]{1,20}x?/[A-Z0-9]{2,10}")
 _SHARE: Final = re.compile(r"[A-Z0-9.]+x")
 _LEGACY: Final = re.compile(r"X([A-Z]{3})Z([A-Z]{3})")  # XXBTZUSD
@@ -179,10 +180,13 @@ class Kraken(Adapter):
                 if type(rows) is list and len(rows) == 1:
                     return [_candle(rows[0])]
                 return rows_of(listed(rows), _candle, frame)
+            if channel == "ticker":
+                rows = message["data"]
+                if type(rows) is list and len(rows) == 1:
+                    return [_pushed_quote(rows[0])]
+                return rows_of(listed(rows), _pushed_quote, frame)
             if channel == "trade":
                 return rows_of(listed(message["data"]), _pushed_trade, frame)
-            if channel == "ticker":
-                return rows_of(listed(message["data"]), _pushed_quote, frame)
             if channel == "heartbeat":
                 return [Alive()]
             if channel == "status":
@@ -316,7 +320,7 @@ def _pushed_quote(row: dict[str, Any]) -> Quote:
     """A ticker; it says when since 2025."""
     moment = row.get("timestamp")
     ts = NO_TIME if moment is None else iso_ms(moment)
-    return quote("Kraken", _ours(row["symbol"]), row["bid"], row["bid_qty"], row["ask"], row["ask_qty"], ts)
+    return _row_quote("Kraken", _ours(row["symbol"]), row, ts)
 
 
 def _rest_trade(row: list[Any], symbol: str) -> Trade:

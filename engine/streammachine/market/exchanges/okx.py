@@ -183,12 +183,14 @@ class OKX(Adapter):
             if "event" in message:
                 return [self._said(message)]
             arg = message["arg"]
+            if arg["channel"] == _BOOK:
+                symbol, rows = arg["instId"], message["data"]
+                if type(rows) is list and len(rows) == 1:
+                    return [self._quote(symbol, rows[0])]
+                return rows_of(listed(rows), lambda row: self._quote(symbol, row), frame)
             timeframe = _CHANNELS.get(arg["channel"])
             if timeframe is not None:
                 return _candles(listed(message["data"]), arg["instId"], timeframe, frame)
-            if arg["channel"] == _BOOK:
-                symbol = arg["instId"]
-                return rows_of(listed(message["data"]), lambda row: self._quote(symbol, row), frame)
             if arg["channel"] in ("trades", "trades-all"):
                 return rows_of(listed(message["data"]), self._trade, frame)
             return [Notice(f"data of the channel {str(arg['channel'])[:40]}, which nobody asked for")]
@@ -206,8 +208,8 @@ class OKX(Adapter):
         return made
 
     def _quote(self, symbol: str, row: dict[str, Any]) -> Quote:
-        made = book_quote("OKX", symbol, row["bids"], row["asks"], int(row["ts"]))
-        if _is_contract(symbol):
+        made = book_quote("OKX", symbol, row["bids"], row["asks"], row["ts"])
+        if self.market_type != "SPOT":
             size, of_base = self._contracts[symbol]
             made = in_base(made, size, of_base=of_base)
         return made

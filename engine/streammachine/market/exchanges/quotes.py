@@ -51,25 +51,61 @@ def checked_quote(source: str, symbol: Any, bid: Any, bid_size: Any, ask: Any, a
     )
 
 
-quote: Final[Callable[..., Quote]] = UsualQuotes(Quote, checked_quote) if UsualQuotes is not None else checked_quote
-
-
-def book_quote(source: str, symbol: str, bids: Sequence[Any], asks: Sequence[Any], ts: int) -> Quote:
+def checked_book(source: str, symbol: Any, bids: Sequence[Any], asks: Sequence[Any], ts: Any) -> Quote:
     """The Quote of the first levels of a book, each a price and a size; a side may have none.
+
+    Args:
+        ts: epoch milliseconds, a decimal text too.
 
     Raises:
         ValueError, TypeError, LookupError: as ``checked_quote``, or a level is none; or both sides are empty.
     """
+    ts = int(ts) if isinstance(ts, str) else ts
     if bids and asks:
         bid, ask = bids[0], asks[0]
-        return quote(source, symbol, bid[0], bid[1], ask[0], ask[1], ts)
+        return checked_quote(source, symbol, bid[0], bid[1], ask[0], ask[1], ts)
     if not bids and not asks:
         raise ValueError("a book without a side")
     price, size = (bids or asks)[0][:2]
-    made = quote(source, symbol, price, size, price, size, ts)
+    made = checked_quote(source, symbol, price, size, price, size, ts)
     missing = "ask" if bids else "bid"
     made.__dict__.update({missing: None, f"{missing}_size": None})  # nobody else has it yet
     return made
+
+
+def row_quotes(bid: str, bid_size: str, ask: str, ask_size: str) -> Callable[[str, Any, dict[str, Any], Any], Quote]:
+    """What makes a Quote of (source, symbol, row, ts), where the row has the values by these keys.
+
+    Raises (what it returns):
+        ValueError, TypeError, LookupError: as ``checked_quote``, or a key is missing.
+    """
+    if UsualQuotes is not None:
+        return UsualQuotes(Quote, checked_quote, checked_book, bid, bid_size, ask, ask_size).of_row
+
+    def made(source: str, symbol: Any, row: dict[str, Any], ts: Any) -> Quote:
+        return checked_quote(source, symbol, row[bid], row[bid_size], row[ask], row[ask_size], ts)
+
+    return made
+
+
+def message_quotes(
+    bid: str, bid_size: str, ask: str, ask_size: str
+) -> Callable[[str, dict[str, Any], str, str], Quote]:
+    """As ``row_quotes``, of (source, row, the symbol's key, the time's key); a time that is missing is ``NO_TIME``."""
+    if UsualQuotes is not None:
+        return UsualQuotes(Quote, checked_quote, checked_book, bid, bid_size, ask, ask_size).of_message
+    of_row = row_quotes(bid, bid_size, ask, ask_size)
+
+    def made(source: str, row: dict[str, Any], symbol_key: str, ts_key: str) -> Quote:
+        ts = row.get(ts_key)
+        return of_row(source, row.get(symbol_key), row, NO_TIME if ts is None else ts)
+
+    return made
+
+
+_usual = UsualQuotes(Quote, checked_quote, checked_book) if UsualQuotes is not None else None
+quote: Final[Callable[..., Quote]] = _usual or checked_quote  # of single values, as checked_quote takes them
+book_quote: Final[Callable[..., Quote]] = _usual.of_book if _usual is not None else checked_book
 
 
 def in_base(made: Quote, contract: float = 1.0, *, of_base: bool = False) -> Quote:

@@ -156,3 +156,18 @@ def test_both_twins_make_the_same_or_refuse(values: list[Any], ts: Any) -> None:
         except (ValueError, TypeError, OverflowError):
             results.append("refused")
     assert results[0] == results[1]
+
+
+@given(
+    st.lists(st.one_of(st.lists(numbers, max_size=4), numbers), max_size=2),
+    st.lists(st.one_of(st.lists(numbers, max_size=4), numbers), max_size=2),
+    st.one_of(st.integers(-5, 10**16), st.integers(0, 10**13).map(str), st.text(max_size=4)),
+)
+def test_both_twins_read_a_book_alike(bids: list[Any], asks: list[Any], ts: Any) -> None:
+    results = []
+    for make in (made_of.book_quote, made_of.checked_book):
+        try:
+            results.append(repr(make("X", "S", bids, asks, ts)))
+        except (ValueError, TypeError, LookupError, OverflowError):
+            results.append("refused")
+    assert results[0] == results[1]
