@@ -60,7 +60,7 @@ def test_a_runner_streams_quotes(env: dict[str, str]) -> None:
 
         def some() -> Any:
             try:
-                return client.call("stream_tail", stream="quotes:binance:BTCUSDT", count=3)["entries"]
+                return client.call("stream_read", stream="quotes:binance:BTCUSDT", count=3)["messages"]
             except ToolFailure:
                 return None
 

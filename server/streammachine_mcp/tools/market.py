@@ -102,7 +102,7 @@ class MarketTools(Family):
     ) -> Started:
         """Start a runner in the background: live closed candles of an exchange go to the sinks, gaps healed; it goes on
         after restarts, until runner_stop. Read them with candles_read; trades and quotes (never healed) with
-        stream_tail."""
+        stream_read."""
         from streammachine.market.model.data_input import DataInput
         from streammachine_mcp.hosting import sinks
         from streammachine_mcp.hosting.remembered import RUNNERS, RunnerSpec, name_for
