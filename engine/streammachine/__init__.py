@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from streammachine.market.model.kline import Kline as Kline
     from streammachine.market.model.kline import Trade as Trade
     from streammachine.market.model.kline_columns import KlineColumns as KlineColumns
+    from streammachine.market.model.quote import Quote as Quote
     from streammachine.ohlc.aggregator import _HAS_FAST_OHLC_CYTHON as _HAS_FAST_OHLC_CYTHON
     from streammachine.ohlc.aggregator import CandleData as CandleData
     from streammachine.ohlc.aggregator import FastOHLC as FastOHLC
@@ -137,6 +138,7 @@ _HOMES = {
     "OkxBackfilling": "market.backfill.backfill",
     "ParquetEmitter": "market.emitters.parquet",
     "PostgresEmitter": "market.emitters.postgres",
+    "Quote": "market.model.quote",
     "RedisConnection": "redis.connection",
     "RedisEmitter": "market.emitters.redis",
     "RedisObjectStorage": "redis.objects",

@@ -12,18 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from streammachine.errors import SymbolError, TimeframeError
+from streammachine.errors import DataInputError, SymbolError, TimeframeError
 from streammachine.market.exchanges.registry import URL_PARTS, ExchangeEntry
 from streammachine.market.exchanges.registry import MarketType as MarketType
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.quote import Quote
 
 # -- what is asked for ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """One stream: the candles of a symbol and timeframe, or (timeframe None) its trades, by our names."""
+    """One stream: the candles of a symbol and timeframe, or (timeframe None) its trades or quotes, by our names."""
 
     kind: Kind
     symbol: str
@@ -113,7 +114,7 @@ class Numbered:
     number: int
 
 
-Event = Kline | Trade | Ack | Refused | Notice | Alive | BadFrame | Numbered
+Event = Kline | Trade | Quote | Ack | Refused | Notice | Alive | BadFrame | Numbered
 
 
 # -- what the exchange allows -----------------------------------------------------------------
@@ -205,6 +206,7 @@ class Adapter:
         market_type: the kind of market.
         timeframes: ours to the exchange's name, for those it has.
         default_urls, socket, rest: see their classes.
+        kinds: what it streams; quotes where that has been built.
         contiguous_ids: whether the trade ids of one symbol (``trade_id`` as int) rise by one (by ``Trade.fills``).
         trades_by_id: whether REST gives the trades behind a trade's id; else they are asked for by time.
         trades_before: whether a subscription to trades begins with those before it.
@@ -228,6 +230,7 @@ class Adapter:
     default_urls: Urls
     socket: SocketLimits
     rest: RestLimits
+    kinds: tuple[Kind, ...] = ("kline", "trade")
     contiguous_ids: bool = False
     klines_span: int | None = None
     trades_by_id: bool = False
@@ -271,6 +274,15 @@ class Adapter:
                 f"(others can be built from those with aggregate_list)"
             )
         return timeframe
+
+    def check_kind(self, kind: Kind) -> None:
+        """Refuse what the exchange does not stream here.
+
+        Raises:
+            DataInputError: it does not; the text says what it does.
+        """
+        if kind not in self.kinds:
+            raise DataInputError(f"{self.source} streams no {kind}s here: give type {' or '.join(self.kinds)}")
 
     def urls(self, **given: str | None) -> Urls:
         """The base URLs: an argument (ws_url, ws_business_url, rest_url, bulk_url) wins over the environment

@@ -45,10 +45,12 @@ from streammachine.market.exchanges.decode import (
     parsed,
     trade_validator,
 )
+from streammachine.market.exchanges.quotes import in_base, message_quotes
 from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.quote import Quote
 
 _ROW: Final = {
     "symbol": "s",
@@ -71,6 +73,7 @@ _coin_kline = kline_maker("Binance", _COIN_ROW)
 _trade = trade_validator(
     "Binance", {"symbol": "s", "price": "p", "volume": "q", "ts": "T", "trade_id": "id", "side": "side"}
 ).validate_python
+_message_quote = message_quotes("b", "B", "a", "A")
 _rest_kline = kline_maker("Binance", _OURS, origin="rest")
 
 _FUTURES: Final = tuple(name for name in timeframes.TIMEFRAMES if name != "1s")
@@ -147,6 +150,7 @@ class Binance(Adapter):
     """Binance; ``market_type`` SPOT, USDM or COINM."""
 
     entry = ENTRIES["binance"]
+    kinds = ("kline", "trade", "quote")
     contiguous_ids = True
     trades_by_id = True
 
@@ -190,6 +194,8 @@ class Binance(Adapter):
     # -- the socket --
 
     def endpoint(self, kind: Kind, urls: Urls) -> str:
+        if kind == "quote" and self.market_type == "USDM":  # what changes with every order has a path of its own
+            return f"{urls.ws}/public/ws"
         return urls.ws + self._market.ws_path
 
     def subscribe(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Command]:
@@ -212,13 +218,20 @@ class Binance(Adapter):
         symbol = subscription.symbol.lower()
         if subscription.kind == "trade":
             return f"{symbol}@{self._market.trade_channel}"
+        if subscription.kind == "quote":
+            return f"{symbol}@bookTicker"
         return f"{symbol}@kline_{subscription.timeframe}"
 
     def decode(self, frame: str | bytes) -> list[Event]:
         try:
             message = parsed(frame)
-            if message.get("e") == "kline" and not self._coin:  # most frames
+            kind = message.get("e")
+            if kind == "kline" and not self._coin:  # most frames
                 return [_kline(message["k"])]
+            if (kind is None or kind == "bookTicker") and "B" in message:
+                if self._coin:
+                    return [self._quote(message)]
+                return [_message_quote("Binance", message, "s", "T")]
             return self._events(message)
         except MALFORMED as error:
             return [bad_frame(error, frame)]
@@ -229,6 +242,8 @@ class Binance(Adapter):
             if not isinstance(message, dict):
                 raise TypeError("data is no object")
             message.setdefault("e", f"{str(stream)[:60]} (by its stream)")
+            if "B" in message and ("@bookTicker" in str(stream)):
+                return [self._quote(message)]
         kind = message.get("e")
         if kind == "kline":
             row = message["k"]
@@ -252,9 +267,18 @@ class Binance(Adapter):
         made: Trade = _trade(row)
         return made
 
+    def _quote(self, row: dict[str, Any]) -> Quote:
+        """A bookTicker; on spot it does not say when."""
+        made = _message_quote("Binance", row, "s", "T")
+        if self._coin:
+            made = in_base(made, self._contract_size(made.symbol))
+        return made
+
     def _base_volume(self, symbol: str, contracts: str, price: str) -> float:
-        size = self._contract_usd.get(symbol) or (100.0 if symbol.startswith("BTCUSD") else 10.0)
-        return as_number(contracts) * size / as_number(price)
+        return as_number(contracts) * self._contract_size(symbol) / as_number(price)
+
+    def _contract_size(self, symbol: str) -> float:
+        return self._contract_usd.get(symbol) or (100.0 if symbol.startswith("BTCUSD") else 10.0)
 
     # -- REST --
 

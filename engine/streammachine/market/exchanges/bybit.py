@@ -47,9 +47,11 @@ from streammachine.market.exchanges.decode import (
     rows_of,
     trade_validator,
 )
+from streammachine.market.exchanges.quotes import book_quote, in_base
 from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.quote import Quote
 
 _INTERVALS: Final = {
     "1m": "1",
@@ -92,7 +94,9 @@ _SYMBOLS: Final[dict[MarketType, re.Pattern[str]]] = {
 }
 _INSTRUMENTS: Final = "/v5/market/instruments-info"
 _TRADED: Final = ("Trading", "PreLaunch")
-_TOPIC: Final = re.compile(r"kline\.(?P<interval>\w+)\.(?P<symbol>[\w-]+)|publicTrade\.(?P<traded>[\w-]+)")
+_TOPIC: Final = re.compile(
+    r"kline\.(?P<interval>\w+)\.(?P<symbol>[\w-]+)|publicTrade\.(?P<traded>[\w-]+)|orderbook\.1\.(?P<quoted>[\w-]+)"
+)
 _BRACKETED: Final = re.compile(r"\[([A-Z0-9-]+)\]")
 
 # 10000 timed out, 10006 too many requests, 10016 a fault or a restart of theirs, 10018 too many of this address,
@@ -104,6 +108,7 @@ class Bybit(Adapter):
     """Bybit; ``market_type`` SPOT, LINEAR or INVERSE."""
 
     entry = ENTRIES["bybit"]
+    kinds = ("kline", "trade", "quote")
     timeframes = _INTERVALS
     default_urls = Urls(ws="wss://stream.bybit.com/v5/public", rest="https://api.bybit.com")
 
@@ -166,6 +171,8 @@ class Bybit(Adapter):
             topic = message.get("topic")
             if topic is None:
                 return [_answer(message)]
+            if topic[:12] == "orderbook.1.":
+                return [self._quote(topic[12:], message)]
             subscription = _subscription(topic)
             if subscription is None:
                 return [Notice(f"data of the topic {topic[:40]}, which nobody asked for")]
@@ -190,6 +197,15 @@ class Bybit(Adapter):
             row["v"] = as_number(row["v"]) / as_number(row["p"])
         made: Trade = _trade(row)
         return made
+
+    def _quote(self, symbol: str, message: dict[str, Any]) -> Quote:
+        """The first level of the book. It is a snapshot each time; a delta with one side says nothing of the other."""
+        book = message["data"]
+        bids, asks = book["b"], book["a"]
+        if not (bids and asks) and message.get("type") != "snapshot":
+            raise ValueError(f"the {str(message.get('type'))[:20]} of a book with one side only")
+        made = book_quote("Bybit", symbol, bids, asks, message["ts"])
+        return in_base(made) if self._inverse else made
 
     # -- REST --
 
@@ -296,6 +312,8 @@ class Bybit(Adapter):
 def _topic(subscription: Subscription) -> str:
     if subscription.kind == "trade":
         return f"publicTrade.{subscription.symbol}"
+    if subscription.kind == "quote":
+        return f"orderbook.1.{subscription.symbol}"
     return f"kline.{_INTERVALS[str(subscription.timeframe)]}.{subscription.symbol}"
 
 
@@ -306,6 +324,8 @@ def _subscription(topic: str) -> Subscription | None:
         return None
     if found["traded"]:
         return Subscription("trade", found["traded"])
+    if found["quoted"]:
+        return Subscription("quote", found["quoted"])
     timeframe = _TIMEFRAMES.get(found["interval"])
     return None if timeframe is None else Subscription("kline", found["symbol"], timeframe)
 
@@ -323,7 +343,9 @@ def _answer(message: dict[str, Any]) -> Event:
         topic = _TOPIC.search(text)
         named = _subscription(topic[0]) if topic else None
         bracketed = _BRACKETED.search(text)
-        symbol = (topic["symbol"] or topic["traded"]) if topic else bracketed[1] if bracketed else None
+        symbol = (
+            (topic["symbol"] or topic["traded"] or topic["quoted"]) if topic else bracketed[1] if bracketed else None
+        )
         return Refused(text or "refused", request_id, named, symbol=symbol)
     if message.get("op") in ("subscribe", "unsubscribe") and message.get("success") is True:
         return Ack(request_id)

@@ -50,10 +50,12 @@ from streammachine.market.exchanges.decode import (
     rows_of,
     trade_validator,
 )
+from streammachine.market.exchanges.quotes import book_quote, in_base
 from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.quote import Quote
 
 _BARS: Final = {
     "1s": "1s",
@@ -72,6 +74,7 @@ _BARS: Final = {
     "1w": "1Wutc",
     "1M": "1Mutc",
 }
+_BOOK: Final = "bbo-tbt"  # the best bid and ask, at each change, at most every 10 ms
 _CHANNELS: Final = {f"candle{bar}": name for name, bar in _BARS.items()}
 _NAMED: Final = {name: name for name in ("quote_volume", "is_closed")}  # see ``_named``
 _kline = kline_maker("OKX", _NAMED)
@@ -85,7 +88,7 @@ _SPOT_SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{2,20}")
 _LINEAR_SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}-USD([A-Z0-9]{1,4}|(_[A-Z0-9]{1,10}){1,3})-(SWAP|[0-9]{6})")
 _INVERSE_SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}-USD-(SWAP|[0-9]{6})")
 _QUOTES: Final = ("USDT", "USDC", "USD", "EUR", "BTC", "ETH")
-_MISSING: Final = re.compile(r"channel:(?P<channel>\w+),\s*instId:(?P<symbol>[\w-]+)")
+_MISSING: Final = re.compile(r"channel:(?P<channel>[\w-]+),\s*instId:(?P<symbol>[\w-]+)")
 
 # Codes of "later": 50001 service unavailable, 50004 timed out, 50011 too many requests, 50013 and 50026 busy, 50061
 # too many for the user, 60014 too many subscriptions, 63999 and 64003 internal or upgrading.
@@ -107,6 +110,7 @@ class OKX(Adapter):
     """OKX; ``market_type`` SPOT, LINEAR or INVERSE."""
 
     entry = ENTRIES["okx"]
+    kinds = ("kline", "trade", "quote")
     timeframes = _BARS
     default_urls = Urls(
         ws="wss://ws.okx.com:8443/ws/v5/public",
@@ -179,6 +183,11 @@ class OKX(Adapter):
             if "event" in message:
                 return [self._said(message)]
             arg = message["arg"]
+            if arg["channel"] == _BOOK:
+                symbol, rows = arg["instId"], message["data"]
+                if type(rows) is list and len(rows) == 1:
+                    return [self._quote(symbol, rows[0])]
+                return rows_of(listed(rows), lambda row: self._quote(symbol, row), frame)
             timeframe = _CHANNELS.get(arg["channel"])
             if timeframe is not None:
                 return _candles(listed(message["data"]), arg["instId"], timeframe, frame)
@@ -196,6 +205,13 @@ class OKX(Adapter):
             volume = as_number(row["sz"]) * size
             row["sz"] = volume if of_base else volume / as_number(row["px"])
         made: Trade = _trade(row)
+        return made
+
+    def _quote(self, symbol: str, row: dict[str, Any]) -> Quote:
+        made = book_quote("OKX", symbol, row["bids"], row["asks"], row["ts"])
+        if self.market_type != "SPOT":
+            size, of_base = self._contracts[symbol]
+            made = in_base(made, size, of_base=of_base)
         return made
 
     def _said(self, message: dict[str, Any]) -> Event:
@@ -281,17 +297,20 @@ class OKX(Adapter):
         return None
 
 
+_CHANNEL_OF: Final = {"trade": "trades", "quote": _BOOK}
 _SUFFIX: Final[dict[str, str]] = {"SPOT": "", "LINEAR": "-SWAP", "INVERSE": "-SWAP"}
 
 
 def _arg(subscription: Subscription) -> dict[str, str]:
-    channel = "trades" if subscription.kind == "trade" else f"candle{_BARS[str(subscription.timeframe)]}"
+    channel = _CHANNEL_OF.get(subscription.kind) or f"candle{_BARS[str(subscription.timeframe)]}"
     return {"channel": channel, "instId": subscription.symbol}
 
 
 def _subscription(channel: str, symbol: str) -> Subscription | None:
     if channel in ("trades", "trades-all"):
         return Subscription("trade", symbol)
+    if channel == _BOOK:
+        return Subscription("quote", symbol)
     timeframe = _CHANNELS.get(channel)
     return None if timeframe is None else Subscription("kline", symbol, timeframe)
 
