@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from streammachine.market.model.kline import Gap as Gap
     from streammachine.market.model.kline import Kline as Kline
     from streammachine.market.model.kline import Trade as Trade
+    from streammachine.market.network.listing import list_symbols as list_symbols
     from streammachine.ohlc.aggregator import _HAS_FAST_OHLC_CYTHON as _HAS_FAST_OHLC_CYTHON
     from streammachine.ohlc.aggregator import CandleData as CandleData
     from streammachine.ohlc.aggregator import FastOHLC as FastOHLC
@@ -140,6 +141,7 @@ _HOMES = {
     "create_ohlc_aggregator": "ohlc.aggregator",
     "decode_dict_bytes_to_utf8": "redis.transport.codec",
     "format_candle_for_redis": "ohlc.aggregator",
+    "list_symbols": "market.network.listing",
     "merge_streams": "market.live.merge",
     "parse_stream_id_timestamp": "ohlc.aggregator",
     "prune_old_dataframe_rows": "frames.convert",

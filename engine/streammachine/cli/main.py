@@ -127,6 +127,31 @@ def run(
 
 
 @app.command
+def symbols(
+    exchange: Exchange,
+    query: str = "",
+    *,
+    market: Market = "SPOT",
+    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 50,
+    json: bool = False,
+) -> int:
+    """List what can be traded on an exchange, in its spelling and in ours.
+
+    Parameters
+    ----------
+    query
+        A part of a symbol or of a pair, such as btc or BTC/USDT.
+    limit
+        Most of them.
+    json
+        As JSON.
+    """
+    from streammachine.cli.symbols import run_symbols
+
+    return run_symbols(exchange, query, market=market, limit=limit, json=json)
+
+
+@app.command
 def inspect(
     pattern: str = "*",
     *,

@@ -218,7 +218,7 @@ class MarketTools(Family):
         """Candles that runners and backfills wrote to Redis, oldest first, as columns; open_ts is epoch ms."""
         connection = await self.state.redis()
         adapter = _adapter(exchange, "SPOT")
-        name = adapter.check_symbol(symbol)
+        (name,) = _spelled(adapter, [symbol])
         stream = f"kline:{exchange}:{name}:{timeframe}"
         rows, more, left_out = await _series(connection, stream, start, end, limit)
         if start is None:  # what does not fit is the oldest
@@ -301,6 +301,13 @@ def _adapter(exchange: str, market_type: str) -> "Adapter":
     return adapter_for(exchange, market_type)
 
 
+def _spelled(adapter: "Adapter", symbols: list[str]) -> list[str]:
+    """The symbols as the exchange writes them, as far as that is known without asking it."""
+    from streammachine.market.network.symbols import spelled
+
+    return spelled(adapter, adapter.urls(), symbols)
+
+
 async def _checked(
     exchange: str, market_type: str, symbols: list[str], timeframe: str, aggregate: list[str]
 ) -> tuple["Adapter", list[str]]:
@@ -312,13 +319,15 @@ async def _checked(
     from streammachine.market.model.data_input import DataInput
     from streammachine.market.network.rest_client import RestClient
     from streammachine.market.network.rest_queries import check_symbols
+    from streammachine.market.network.symbols import settled
 
     adapter = _adapter(exchange, market_type)
-    names = [adapter.check_symbol(symbol) for symbol in symbols]
+    names = _spelled(adapter, symbols)
     adapter.check_timeframe(DataInput("kline", names, timeframe, aggregate).timeframe or "")
     with anyio.move_on_after(EXCHANGE_WAIT):
         try:
             async with RestClient(adapter, adapter.urls(), clock=SystemClock(), attempts=2) as rest:
+                names = await settled(rest, names)
                 await check_symbols(rest, names)
         except ExchangeUnavailableError as error:
             log.info("Not asked for the symbols: %s", error)

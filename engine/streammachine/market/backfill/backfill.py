@@ -32,12 +32,14 @@ from streammachine.market.emitters.any_emitter import check_emitter
 from streammachine.market.emitters.base import Transformer
 from streammachine.market.exchanges.lookup import adapter_for, entry_for
 from streammachine.market.exchanges.registry import ENTRIES, ExchangeEntry
+from streammachine.market.exchanges.spelling import is_common
 from streammachine.market.model import timeframe as timeframes
-from streammachine.market.model.kline import Gap, Kline
+from streammachine.market.model.kline import PAIR, Gap, Kline
 from streammachine.market.model.rows import Lane
 from streammachine.market.model.timespan import Moment, Timespan, timespan
 from streammachine.market.network import rest_queries
 from streammachine.market.network.rest_client import RestClient
+from streammachine.market.network.symbols import settled, spelled
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +101,10 @@ class Backfilling:
             raise DataInputError(f"symbol={symbol!r} is not accepted: give one, e.g. {self._adapter.symbol_example!r}")
         if parallel is not None and parallel < 1:
             raise DataInputError(f"parallel={parallel} is not accepted: give 1 or more")
-        self.symbol = self._adapter.check_symbol(symbol.strip())
         self.timeframe = self._adapter.check_timeframe(timeframes.check(timeframe))
         self._urls = self._adapter.urls(rest_url=rest_url, bulk_url=bulk_url)
+        (self.symbol,) = spelled(self._adapter, self._urls, [symbol])
+        self._pair: str | None = None
         self._clock = clock
         self._asked = (from_date, to_date)
         # Where the clock of a simulator is to be followed, which is only asked when it runs, no date is in the future.
@@ -199,6 +202,7 @@ class Backfilling:
         self._ended = anyio.Event()
         try:
             with anyio.CancelScope() as self._scope, ExitStack() as journals:
+                await self._settle_symbol()
                 self._sinks = self._open_sinks(journals)
                 if any(sink.position < self._span.end for sink in self._sinks):
                     await self._fill()
@@ -221,6 +225,7 @@ class Backfilling:
         self._begin()
         try:
             with ExitStack() as journals:
+                await self._settle_symbol()
                 sinks = self._open_sinks(journals)
                 if any(sink.position < self._span.end for sink in sinks):
                     async with self._open_rest():
@@ -247,6 +252,7 @@ class Backfilling:
         send, receive = anyio.create_memory_object_stream[list[Kline]](2)
 
         async def collect() -> None:
+            await self._settle_symbol()
             async with send, self._open_rest() as rest:
                 with self._bar() as self._show:
                     self._collector = self._collect(rest, self._span.start, send.send)
@@ -348,6 +354,12 @@ class Backfilling:
     def _lane(self) -> Lane:
         return Lane(self._adapter.source, self.symbol, self.timeframe)
 
+    async def _settle_symbol(self) -> None:
+        """Ask for the exchange's own symbol of a pair, where it is not known yet: sinks and journals go by it."""
+        if is_common(self._adapter, self.symbol):
+            async with RestClient(self._adapter, self._urls, clock=self._time(), attempts=ATTEMPTS) as rest:
+                (self.symbol,) = await settled(rest, [self.symbol])
+
     @contextlib.asynccontextmanager
     async def _open_rest(self) -> AsyncGenerator[RestClient]:
         async with RestClient(
@@ -359,7 +371,7 @@ class Backfilling:
 
     async def _check_symbol(self, rest: RestClient) -> None:
         try:
-            await rest_queries.check_symbols(rest, [self.symbol])
+            self._pair = (await rest_queries.check_symbols(rest, [self.symbol])).get(self.symbol)
         except SymbolError as error:  # one that is no longer traded may have a past
             span = self._span
             try:
@@ -408,6 +420,8 @@ class Backfilling:
     async def _emit(self, klines: list[Kline]) -> None:
         for start in range(0, len(klines), CHECKPOINT_ROWS):
             piece = klines[start : start + CHECKPOINT_ROWS]
+            for kline in piece:
+                kline.__dict__[PAIR] = self._pair
             for sink in self._sinks:
                 await sink.put(piece)
             self._count(len(piece))

@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -24,10 +24,11 @@ from streammachine.market.live import warmup
 from streammachine.market.live.bounded_queue import Queue, RowRate
 from streammachine.market.live.feed import Feed
 from streammachine.market.live.idle_closer import IdleCloser
-from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.kline import PAIR, Gap, Kline, Trade
 from streammachine.market.model.rows import Lane, Row, named
 from streammachine.market.network import rest_queries
 from streammachine.market.network.rest_client import RestClient
+from streammachine.market.network.symbols import settled
 
 if TYPE_CHECKING:
     from streammachine.market.clock.clock import Clock
@@ -127,6 +128,7 @@ class Run:
         self._rate = RowRate(plan.clock)
         self._gap_count = 0
         self._history_until = 0
+        self._pairs: dict[str, str] = {}
         self.task = asyncio.get_running_loop().create_task(self._main(), name=f"{plan.adapter.name} runner")
 
     # -- for the runner -----------------------------------------------------------------------
@@ -222,7 +224,10 @@ class Run:
         plan = self.plan
         self._state = "checking"
         rest = await stack.enter_async_context(RestClient(plan.adapter, plan.urls, clock=plan.clock))
-        await rest_queries.check_symbols(rest, plan.data_input.symbols)
+        symbols = await settled(rest, plan.data_input.symbols)
+        if symbols != plan.data_input.symbols:
+            plan = self.plan = replace(plan, data_input=replace(plan.data_input, symbols=symbols))
+        self._pairs = await rest_queries.check_symbols(rest, symbols)
         self._state = "connecting"
         for emitter in plan.emitters:
             outlet = Outlet(
@@ -322,6 +327,10 @@ class Run:
             rows = await self._note_gaps(rows)
         if not rows:
             return
+        pairs = self._pairs
+        for row in rows:
+            if not isinstance(row, Gap):
+                row.__dict__[PAIR] = pairs.get(row.symbol)
         self._rate.add(len(rows))
         if self.plan.verbose:
             for row in rows:

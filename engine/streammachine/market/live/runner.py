@@ -28,6 +28,7 @@ from streammachine.market.live.run import Ending, OnError, OnGap, Run, RunnerSta
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.network.symbols import spelled
 
 if TYPE_CHECKING:
     from streammachine.market.exchanges.base import Adapter
@@ -136,7 +137,8 @@ class Runner:
 
     @property
     def stream_input(self) -> DataInput | None:
-        """What is streamed, its symbols as the exchange writes them."""
+        """What is streamed, its symbols as the exchange writes them; a pair whose symbol is not known yet as it was
+        given, until the exchange has told."""
         return self._input
 
     @property
@@ -162,7 +164,7 @@ class Runner:
                 f"stream_input={stream_input!r} is not accepted: give a DataInput, e.g. "
                 f"DataInput(type='kline', symbols=['{self.adapter.symbol_example}'], timeframe='1m')"
             )
-        symbols = [self.adapter.check_symbol(symbol) for symbol in stream_input.symbols]
+        symbols = spelled(self.adapter, self.urls, stream_input.symbols)
         base = stream_input.timeframe
         if stream_input.kind == "kline" and base is not None:
             self.adapter.check_timeframe(base)

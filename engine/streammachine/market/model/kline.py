@@ -6,10 +6,11 @@ Times are UTC epoch milliseconds, prices and volumes floats (the nearest to the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
+PAIR: Final = "_pair"  # in a row's __dict__, beside its fields: a field would change what sinks write
 Origin = Literal["ws", "rest", "bulk", "trades", "aggregate"]
 
 
@@ -67,6 +68,12 @@ class Kline(BaseModel):
         return self
 
     @property
+    def pair(self) -> str | None:
+        """The market in our spelling, such as BTC/USDT or BTC/USDT:USDT, where a runner or a backfill has said it. It
+        is no field: rows of sinks do not hold it."""
+        return self.__dict__.get(PAIR)
+
+    @property
     def key(self) -> tuple[str | None, str, str, int]:
         """What makes a candle one: source, symbol, timeframe, open_ts."""
         return self.source, self.symbol, self.timeframe, self.open_ts
@@ -103,6 +110,11 @@ class Trade(BaseModel):
     trade_id: str
     side: Literal["buy", "sell"] | None = None
     fills: int = Field(1, exclude=True, repr=False)
+
+    @property
+    def pair(self) -> str | None:
+        """As ``Kline.pair``."""
+        return self.__dict__.get(PAIR)
 
 
 @dataclass(frozen=True, slots=True)
