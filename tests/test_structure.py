@@ -48,6 +48,7 @@ RUNTIME = (
     ("model", "presence"),
 )
 MARKET = (
+    ("bridge",),
     ("live", "backfill"),
     ("emitters", "healing", "aggregation", "network"),
     ("exchanges",),

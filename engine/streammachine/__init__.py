@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from streammachine.frames.convert import streams_to_dataframe_fast as streams_to_dataframe_fast
     from streammachine.frames.read import read_frame as read_frame
     from streammachine.market.backfill.backfill import Backfilling
+    from streammachine.market.backfill.backfill import CcxtBackfilling as CcxtBackfilling
     from streammachine.market.emitters.base import DataEmitter as DataEmitter
     from streammachine.market.emitters.csv import CSVEmitter as CSVEmitter
     from streammachine.market.emitters.kafka import KafkaEmitter as KafkaEmitter
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from streammachine.market.emitters.redis import RedisEmitter as RedisEmitter
     from streammachine.market.live.feed_options import FeedOptions as FeedOptions
     from streammachine.market.live.merge import merge_streams as merge_streams
+    from streammachine.market.live.runner import CcxtRunner as CcxtRunner
     from streammachine.market.live.runner import Runner
     from streammachine.market.log_config import config as config
     from streammachine.market.model.data_input import DataInput as DataInput
@@ -97,6 +99,8 @@ _HOMES = {
     "BybitRunner": "market.live.runner",
     "CSVEmitter": "market.emitters.csv",
     "CandleData": "ohlc.aggregator",
+    "CcxtBackfilling": "market.backfill.backfill",
+    "CcxtRunner": "market.live.runner",
     "ConsumerConfig": "runtime.model.config",
     "DataEmitter": "market.emitters.base",
     "DataInput": "market.model.data_input",

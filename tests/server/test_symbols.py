@@ -41,5 +41,8 @@ def test_symbols_are_listed_in_both_spellings_and_either_starts_a_runner(env: di
 
 
 def test_a_pair_that_there_is_not_is_refused_with_near_ones(env: dict[str, str]) -> None:
-    with RawClient(env=env) as client, pytest.raises(ToolFailure, match="does not trade BTC.USDX: did you mean BTC.US"):
+    with (
+        RawClient(env=env) as client,
+        pytest.raises(ToolFailure, match=r"does not trade BTC.USDX: did you mean BTC.US"),
+    ):
         client.call("runner_start", exchange="okx", symbols=["BTC/USDX"])

@@ -217,7 +217,7 @@ class MarketTools(Family):
     ) -> CandleColumns:
         """Candles that runners and backfills wrote to Redis, oldest first, as columns; open_ts is epoch ms."""
         connection = await self.state.redis()
-        adapter = _adapter(exchange, "SPOT")
+        adapter = await _loaded(exchange, "SPOT")
         (name,) = _spelled(adapter, [symbol])
         stream = f"kline:{exchange}:{name}:{timeframe}"
         rows, more, left_out = await _series(connection, stream, start, end, limit)
@@ -301,6 +301,11 @@ def _adapter(exchange: str, market_type: str) -> "Adapter":
     return adapter_for(exchange, market_type)
 
 
+async def _loaded(exchange: str, market_type: str) -> "Adapter":
+    """The adapter; ccxt takes seconds to load, in which other calls go on."""
+    return await anyio.to_thread.run_sync(_adapter, exchange, market_type)
+
+
 def _spelled(adapter: "Adapter", symbols: list[str]) -> list[str]:
     """The symbols as the exchange writes them, as far as that is known without asking it."""
     from streammachine.market.network.symbols import spelled
@@ -317,16 +322,16 @@ async def _checked(
     """
     from streammachine.market.clock.clock import SystemClock
     from streammachine.market.model.data_input import DataInput
-    from streammachine.market.network.rest_client import RestClient
+    from streammachine.market.network.rest_client import client_for
     from streammachine.market.network.rest_queries import check_symbols
     from streammachine.market.network.symbols import settled
 
-    adapter = _adapter(exchange, market_type)
+    adapter = await _loaded(exchange, market_type)
     names = _spelled(adapter, symbols)
     adapter.check_timeframe(DataInput("kline", names, timeframe, aggregate).timeframe or "")
     with anyio.move_on_after(EXCHANGE_WAIT):
         try:
-            async with RestClient(adapter, adapter.urls(), clock=SystemClock(), attempts=2) as rest:
+            async with client_for(adapter, adapter.urls(), clock=SystemClock(), attempts=2) as rest:
                 names = await settled(rest, names)
                 await check_symbols(rest, names)
         except ExchangeUnavailableError as error:

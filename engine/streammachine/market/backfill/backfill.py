@@ -30,7 +30,7 @@ from streammachine.market.clock.clock import Clock
 from streammachine.market.clock.remote_clock import VARIABLE, default_clock
 from streammachine.market.emitters.any_emitter import check_emitter
 from streammachine.market.emitters.base import Transformer
-from streammachine.market.exchanges.lookup import adapter_for, entry_for
+from streammachine.market.exchanges.lookup import adapter_for, entry_for, is_bridged
 from streammachine.market.exchanges.registry import ENTRIES, ExchangeEntry
 from streammachine.market.exchanges.spelling import is_common
 from streammachine.market.model import timeframe as timeframes
@@ -38,7 +38,7 @@ from streammachine.market.model.kline import PAIR, Gap, Kline
 from streammachine.market.model.rows import Lane
 from streammachine.market.model.timespan import Moment, Timespan, timespan
 from streammachine.market.network import rest_queries
-from streammachine.market.network.rest_client import RestClient
+from streammachine.market.network.rest_client import RestClient, client_for
 from streammachine.market.network.symbols import settled, spelled
 
 log = logging.getLogger(__name__)
@@ -357,12 +357,12 @@ class Backfilling:
     async def _settle_symbol(self) -> None:
         """Ask for the exchange's own symbol of a pair, where it is not known yet: sinks and journals go by it."""
         if is_common(self._adapter, self.symbol):
-            async with RestClient(self._adapter, self._urls, clock=self._time(), attempts=ATTEMPTS) as rest:
+            async with client_for(self._adapter, self._urls, clock=self._time(), attempts=ATTEMPTS) as rest:
                 (self.symbol,) = await settled(rest, [self.symbol])
 
     @contextlib.asynccontextmanager
     async def _open_rest(self) -> AsyncGenerator[RestClient]:
-        async with RestClient(
+        async with client_for(
             self._adapter, self._urls, clock=self._time(), parallel=self._parallel, attempts=ATTEMPTS
         ) as rest:
             self._rest = rest
@@ -463,6 +463,22 @@ class Backfilling:
         return None if made is None else dict(made)
 
 
+class CcxtBackfilling(Backfilling):
+    """Backfills from an exchange that ccxt pages (``fetch_ohlcv``; the extra ``[ccxt]``); see Backfilling.
+
+    Args:
+        exchange: ccxt's id of it: "gate". The other arguments are Backfilling's; the symbol is as ccxt writes it.
+
+    Raises:
+        MarketError: ccxt is not installed. UnknownExchangeError: it has no such exchange. As Backfilling.
+    """
+
+    def __init__(self, exchange: str, *arguments: Any, **options: Any) -> None:
+        name = exchange.strip().lower()
+        self.exchange = name if is_bridged(name) else f"ccxt:{name}"  # type: ignore[misc]
+        super().__init__(*arguments, **options)
+
+
 def backfill_for(
     exchange: str, symbol: str, timeframe: str, from_date: Moment, to_date: Moment = "now", **options: Any
 ) -> Backfilling:
@@ -471,6 +487,8 @@ def backfill_for(
     Raises:
         UnknownExchangeError: there is no such exchange. As ``Backfilling``.
     """
+    if is_bridged(exchange):
+        return CcxtBackfilling(exchange, symbol, timeframe, from_date, to_date, **options)
     return _CLASSES[entry_for(exchange).name](symbol, timeframe, from_date, to_date, **options)
 
 

@@ -8,9 +8,9 @@ docs/contributing/exchange.md.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from streammachine.errors import SymbolError, TimeframeError
 from streammachine.market.exchanges.registry import URL_PARTS, ExchangeEntry
@@ -239,6 +239,8 @@ class Adapter:
         pushed: the timeframes of the candles that the socket pushes; None: all. Others are folded from trades.
         omits_empty: REST has no candle of an interval without a trade (and may lack others): trades tell.
         writes_pairs: its own symbols are written as we write pairs (Kraken).
+        make_client, make_feed: make what takes the place of ``RestClient`` and ``Feed``, where a library speaks to the
+            exchange (ccxt); None: ours do.
         opening: text frames that are sent on each new connection, before its subscriptions.
         bulk_folder: the folder of bulk files of this kind of market, below the bulk base URL; None: there are none.
             Their form is that of ``backfill.bulk_files``.
@@ -263,6 +265,8 @@ class Adapter:
     omits_empty: bool = False
     opening: tuple[str, ...] = ()
     writes_pairs: bool = False
+    make_client: ClassVar[Callable[..., Any] | None] = None
+    make_feed: ClassVar[Callable[..., Any] | None] = None
     bulk_folder: str | None = None
 
     def __init_subclass__(cls) -> None:

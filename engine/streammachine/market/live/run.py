@@ -27,7 +27,7 @@ from streammachine.market.live.idle_closer import IdleCloser
 from streammachine.market.model.kline import PAIR, Gap, Kline, Trade
 from streammachine.market.model.rows import Lane, Row, named
 from streammachine.market.network import rest_queries
-from streammachine.market.network.rest_client import RestClient
+from streammachine.market.network.rest_client import RestClient, client_for
 from streammachine.market.network.symbols import settled
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ class Run:
     async def _run(self, stack: AsyncExitStack) -> None:
         plan = self.plan
         self._state = "checking"
-        rest = await stack.enter_async_context(RestClient(plan.adapter, plan.urls, clock=plan.clock))
+        rest = await stack.enter_async_context(client_for(plan.adapter, plan.urls, clock=plan.clock))
         symbols = await settled(rest, plan.data_input.symbols)
         if symbols != plan.data_input.symbols:
             plan = self.plan = replace(plan, data_input=replace(plan.data_input, symbols=symbols))
@@ -243,7 +243,7 @@ class Run:
         if plan.active_warmup or plan.resume or plan.from_trades:
             self._state = "warming up"
             after = await self._warm_up(rest)
-        self._feed = Feed(
+        self._feed = (plan.adapter.make_feed or Feed)(
             plan.adapter,
             plan.data_input,
             urls=plan.urls,

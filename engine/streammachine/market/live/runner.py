@@ -20,7 +20,7 @@ from streammachine.market.clock.clock import Clock
 from streammachine.market.clock.remote_clock import default_clock
 from streammachine.market.emitters.any_emitter import check_emitter
 from streammachine.market.emitters.logger import Logger
-from streammachine.market.exchanges.lookup import adapter_for, entry_for
+from streammachine.market.exchanges.lookup import adapter_for, entry_for, is_bridged
 from streammachine.market.exchanges.registry import ENTRIES, ExchangeEntry
 from streammachine.market.live.bounded_queue import Queue
 from streammachine.market.live.feed_options import FeedOptions
@@ -33,7 +33,7 @@ from streammachine.market.network.symbols import spelled
 if TYPE_CHECKING:
     from streammachine.market.exchanges.base import Adapter
 
-__all__ = ["Runner", "RunnerStats", "runner_for"]
+__all__ = ["CcxtRunner", "Runner", "RunnerStats", "runner_for"]
 
 _NO_EMITTER: Final = (
     "no emitter is registered, so the rows are logged: runner.register_emitter(...) sends them elsewhere"
@@ -301,12 +301,33 @@ class Runner:
             raise MarketError(f"this {type(self).__name__} is running: close it first, or make another")
 
 
+class CcxtRunner(Runner):
+    """Streams from an exchange that ccxt speaks to (the extra ``[ccxt]``); see Runner.
+
+    ccxt's own loop, limits and reconnects are kept; ledgers, healing, aggregation and sinks are ours. Candles are
+    closed by the next one or by time. Where ccxt has no candles on the socket they are folded from its trades.
+
+    Args:
+        exchange: ccxt's id of it: "gate". The other arguments are Runner's; symbols are as ccxt writes them.
+
+    Raises:
+        MarketError: ccxt is not installed. UnknownExchangeError: it has no such exchange. As Runner.
+    """
+
+    def __init__(self, exchange: str, stream_input: DataInput | None = None, *arguments: Any, **options: Any) -> None:
+        name = exchange.strip().lower()
+        self.exchange = name if is_bridged(name) else f"ccxt:{name}"  # type: ignore[misc]
+        super().__init__(stream_input, *arguments, **options)
+
+
 def runner_for(exchange: str, stream_input: DataInput | None = None, **options: Any) -> Runner:
     """The runner of an exchange by its name (any case), e.g. "binance"; ``options`` as for Runner.
 
     Raises:
         UnknownExchangeError: there is none of this name; the text names the nearest.
     """
+    if is_bridged(exchange):
+        return CcxtRunner(exchange, stream_input, **options)
     return _RUNNERS[entry_for(exchange).name](stream_input, **options)
 
 

@@ -22,7 +22,7 @@ from streammachine.errors import ExchangeUnavailableError
 from streammachine.market.exchanges.base import Listing
 from streammachine.market.exchanges.spelling import SymbolTable, is_common, own_symbol, unknown_pair, unreachable
 from streammachine.market.network import rest_queries
-from streammachine.market.network.rest_client import RestClient
+from streammachine.market.network.rest_client import RestClient, client_for
 
 if TYPE_CHECKING:
     from streammachine.market.clock.clock import Clock
@@ -98,7 +98,7 @@ async def table_of(adapter: Adapter, urls: Urls, clock: Clock) -> SymbolTable:
     if table is not None and abs(clock.time_ms() - table.learned_ms) < DAY:
         return table
     try:
-        async with RestClient(adapter, urls, clock=clock, attempts=2) as rest:
+        async with client_for(adapter, urls, clock=clock, attempts=2) as rest:
             return await learn(rest)
     except ExchangeUnavailableError:
         if table is None:
