@@ -30,7 +30,7 @@ from streammachine.market.clock.clock import Clock
 from streammachine.market.clock.remote_clock import VARIABLE, default_clock
 from streammachine.market.emitters.any_emitter import check_emitter
 from streammachine.market.emitters.base import Transformer
-from streammachine.market.exchanges.lookup import adapter_for, entry_for, is_bridged
+from streammachine.market.exchanges.lookup import adapter_for, bridged, entry_for, is_bridged
 from streammachine.market.exchanges.registry import ENTRIES, ExchangeEntry
 from streammachine.market.exchanges.spelling import is_common
 from streammachine.market.model import timeframe as timeframes
@@ -209,7 +209,10 @@ class Backfilling:
                 else:
                     self._old_gaps, self._rows = self._sinks[0].gaps, self._sinks[0].rows
                     self._rows_before = self._rows
-                    log.info("%s is there already, up to all that was asked for", self._title())
+                    log.info(
+                        "%s is there already, up to all that was asked for",
+                        f"{self._adapter.source} {self.symbol} {self.timeframe}",
+                    )
         except BaseException:
             self._state = "failed"
             raise
@@ -348,14 +351,11 @@ class Backfilling:
         self._scope = self._ended = self._began = None
         self._state = "running"
 
-    def _title(self) -> str:
-        return f"{self._adapter.source} {self.symbol} {self.timeframe}"
-
     def _lane(self) -> Lane:
         return Lane(self._adapter.source, self.symbol, self.timeframe)
 
     async def _settle_symbol(self) -> None:
-        """Ask for the exchange's own symbol of a pair, where it is not known yet: sinks and journals go by it."""
+        """Ask for the exchange's own symbol of a pair that is not known yet: sinks and journals go by it."""
         if is_common(self._adapter, self.symbol):
             async with client_for(self._adapter, self._urls, clock=self._time(), attempts=ATTEMPTS) as rest:
                 (self.symbol,) = await settled(rest, [self.symbol])
@@ -437,7 +437,12 @@ class Backfilling:
                 await sink.save(collector.position, collector.close, self.gaps, self._rows, now, clean=clean)
 
     def _bar(self) -> AbstractContextManager[Show]:
-        return bar(self._title(), self._span.end - self._span.start, note=self._note, wanted=self._progress)
+        return bar(
+            f"{self._adapter.source} {self.symbol} {self.timeframe}",
+            self._span.end - self._span.start,
+            note=self._note,
+            wanted=self._progress,
+        )
 
     def _note(self) -> str:
         if self._rest is not None and self._rest.is_held():
@@ -464,18 +469,13 @@ class Backfilling:
 
 
 class CcxtBackfilling(Backfilling):
-    """Backfills from an exchange that ccxt pages (``fetch_ohlcv``; the extra ``[ccxt]``); see Backfilling.
+    """Backfills from an exchange of ccxt's (``fetch_ohlcv``; the extra ``[ccxt]``) by its id, "gate"; see Backfilling.
 
-    Args:
-        exchange: ccxt's id of it: "gate". The other arguments are Backfilling's; the symbol is as ccxt writes it.
-
-    Raises:
-        MarketError: ccxt is not installed. UnknownExchangeError: it has no such exchange. As Backfilling.
+    Raises: MarketError: ccxt is not installed. UnknownExchangeError: it has no such exchange. As Backfilling.
     """
 
     def __init__(self, exchange: str, *arguments: Any, **options: Any) -> None:
-        name = exchange.strip().lower()
-        self.exchange = name if is_bridged(name) else f"ccxt:{name}"  # type: ignore[misc]
+        self.exchange = bridged(exchange)  # type: ignore[misc]
         super().__init__(*arguments, **options)
 
 

@@ -39,6 +39,11 @@ def is_bridged(name: str) -> bool:
     return str(name).strip().lower().startswith("ccxt:")
 
 
+def bridged(name: str) -> str:
+    """The full name of an exchange of ccxt's: "ccxt:gate" of "gate"."""
+    return f"ccxt:{name.strip().lower().removeprefix('ccxt:')}"
+
+
 def entry_for(name: str) -> ExchangeEntry:
     """The entry of an exchange by its name (any case).
 

@@ -20,7 +20,7 @@ from streammachine.market.clock.clock import Clock
 from streammachine.market.clock.remote_clock import default_clock
 from streammachine.market.emitters.any_emitter import check_emitter
 from streammachine.market.emitters.logger import Logger
-from streammachine.market.exchanges.lookup import adapter_for, entry_for, is_bridged
+from streammachine.market.exchanges.lookup import adapter_for, bridged, entry_for, is_bridged
 from streammachine.market.exchanges.registry import ENTRIES, ExchangeEntry
 from streammachine.market.live.bounded_queue import Queue
 from streammachine.market.live.feed_options import FeedOptions
@@ -315,8 +315,7 @@ class CcxtRunner(Runner):
     """
 
     def __init__(self, exchange: str, stream_input: DataInput | None = None, *arguments: Any, **options: Any) -> None:
-        name = exchange.strip().lower()
-        self.exchange = name if is_bridged(name) else f"ccxt:{name}"  # type: ignore[misc]
+        self.exchange = bridged(exchange)  # type: ignore[misc]
         super().__init__(stream_input, *arguments, **options)
 
 

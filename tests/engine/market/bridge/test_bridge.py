@@ -17,13 +17,16 @@ from streammachine.market.exchanges.base import BadFrame
 from streammachine.market.live.runner import runner_for
 from streammachine.market.model.kline import Kline, Trade
 from streammachine.market.model.timeframe import MINUTE
-from streammachine.market.simulator import Fault
+from streammachine.market.simulator import Fault, Tape
+from streammachine.market.simulator.faults.scripts import random_script
 from support.simulator import START, Exchange, exchange
 
 pytest.importorskip("ccxt", reason="the extra [ccxt] is not installed")
 pytestmark = pytest.mark.anyio
 EACH = pytest.mark.parametrize("name", EXCHANGES)
 Row = tuple[float, ...]
+# ccxt's clock is the real one, and the market's sixty times as fast: what takes it a second is a minute here.
+PATIENT = sf.FeedOptions(give_up=1800.0)
 
 
 @pytest.fixture
@@ -76,14 +79,15 @@ async def test_bridge_and_adapter_agree_candle_for_candle(name: str, simulated: 
     faults = [Fault("reset", at=100.0)]
     with simulated(name, speed=60, faults=faults):
         wanted = sf.DataInput("kline", ["BTC/USDT"], "1m")
-        ours, theirs = runner_for(name, wanted), sf.CcxtRunner(name, wanted)
-        native, bridge = await asyncio.gather(taken(ours.stream(), 6), taken(theirs.stream(), 6))
+        ours = runner_for(name, wanted, feed_options=PATIENT)
+        theirs = sf.CcxtRunner(name, wanted, feed_options=PATIENT)
+        native, bridge = await asyncio.gather(taken(ours.stream(), 5), taken(theirs.stream(), 5))
         mine, other = values(native), values(bridge)
         both = mine.keys() & other.keys()
-        assert len(both) >= 4
+        assert len(both) >= 3
         assert {ts: mine[ts] for ts in both} == {ts: other[ts] for ts in both}
         starts = [row.open_ts for row in bridge]
-        assert starts == list(range(starts[0], starts[0] + 6 * MINUTE, MINUTE))
+        assert starts == list(range(starts[0], starts[0] + 5 * MINUTE, MINUTE))
         assert {(row.source, row.symbol, row.pair) for row in bridge} == {(f"ccxt:{name}", "BTC/USDT", "BTC/USDT")}
         assert not theirs.gaps
 
@@ -99,8 +103,13 @@ async def test_a_backfill_through_ccxt_is_that_of_our_adapter(name: str, simulat
             sf.CcxtBackfilling(name, "BTC/USDT", "1m", *span),
         ):
             found.append(values([row async for batch in made.stream() for row in batch]))
-        assert len(found[0]) >= 399
-        assert found[0] == found[1]
+        native, bridge = found
+        assert len(native) >= 399
+        if name == "coinbase":  # which leaves empty minutes out: ours are made of its trades, ccxt's are gaps
+            assert {row[4] for ts, row in native.items() if ts not in bridge} == {0.0}
+            native = {ts: row for ts, row in native.items() if ts in bridge}
+            assert len(bridge) > 200
+        assert native == bridge
 
 
 async def test_trades_through_ccxt_are_folded_by_us(simulated: Callable[..., Any]) -> None:
@@ -161,3 +170,27 @@ def test_urls_follow_the_variables_and_keep_ccxts_paths() -> None:
     assert json.dumps(_moved(own, urls)) == json.dumps(
         {"rest": "http://127.0.0.1:1/api/v4", "ws": {"spot": "ws://127.0.0.1:1/ws/v4/"}, "hostname": "gate.com"}
     )
+
+
+@EACH
+async def test_random_scripts_give_equal_candles_or_an_explicit_gap(name: str, simulated: Callable[..., Any]) -> None:
+    seed = 300 + EXCHANGES.index(name)
+    plain = Tape.generate(7, symbols=("BTC/USDT", "ETH/USDT"), start_ms=START)
+    script = random_script(seed, plain, name, minutes=6, count=3, harsh=0)
+    with simulated(name, speed=30, faults=script.faults) as market:
+        runner = sf.CcxtRunner(name, sf.DataInput("kline", ["BTC/USDT"], "1m"), feed_options=PATIENT)
+        rows = await taken(runner.stream(), 6, 120.0)
+        want = {ts: tuple(candle[:4]) for ts, *candle in truth(market, rows[0].open_ts, rows[-1].end_ts + 1)}
+        assert {row.open_ts: (row.open, row.high, row.low, row.close) for row in rows if row.is_complete}.items() <= (
+            want.items()
+        )
+        missing = set(want) - {row.open_ts for row in rows if row.is_complete}
+        told = {ts for gap in runner.gaps for ts in range(gap.start // MINUTE * MINUTE, gap.end, MINUTE)}
+        assert missing <= told
+
+
+def truth(market: Exchange, start: int, end: int) -> list[Any]:
+    """The tape's own candles."""
+    from support.backfill import golden
+
+    return [candle for candle, _ in golden(market.tape, "1m", start, end)]
