@@ -209,10 +209,7 @@ class Backfilling:
                 else:
                     self._old_gaps, self._rows = self._sinks[0].gaps, self._sinks[0].rows
                     self._rows_before = self._rows
-                    log.info(
-                        "%s is there already, up to all that was asked for",
-                        f"{self._adapter.source} {self.symbol} {self.timeframe}",
-                    )
+                    log.info("%s is there already, up to all that was asked for", self._title())
         except BaseException:
             self._state = "failed"
             raise
@@ -351,11 +348,13 @@ class Backfilling:
         self._scope = self._ended = self._began = None
         self._state = "running"
 
+    def _title(self) -> str:
+        return f"{self._adapter.source} {self.symbol} {self.timeframe}"
+
     def _lane(self) -> Lane:
         return Lane(self._adapter.source, self.symbol, self.timeframe)
 
-    async def _settle_symbol(self) -> None:
-        """Ask for the exchange's own symbol of a pair that is not known yet: sinks and journals go by it."""
+    async def _settle_symbol(self) -> None:  # of a pair that is not known yet: sinks and journals go by it
         if is_common(self._adapter, self.symbol):
             async with client_for(self._adapter, self._urls, clock=self._time(), attempts=ATTEMPTS) as rest:
                 (self.symbol,) = await settled(rest, [self.symbol])
@@ -437,12 +436,7 @@ class Backfilling:
                 await sink.save(collector.position, collector.close, self.gaps, self._rows, now, clean=clean)
 
     def _bar(self) -> AbstractContextManager[Show]:
-        return bar(
-            f"{self._adapter.source} {self.symbol} {self.timeframe}",
-            self._span.end - self._span.start,
-            note=self._note,
-            wanted=self._progress,
-        )
+        return bar(self._title(), self._span.end - self._span.start, note=self._note, wanted=self._progress)
 
     def _note(self) -> str:
         if self._rest is not None and self._rest.is_held():
