@@ -32,7 +32,6 @@ from streammachine.market.exchanges.decode import (
     bad_frame,
     kline_maker,
     last_ms,
-    rows_of,
     trade_validator,
 )
 from streammachine.market.exchanges.registry import ExchangeEntry, MarketType
@@ -169,10 +168,16 @@ class CcxtAdapter(Adapter):
         """What ccxt's watch method returned: (symbol, timeframe or None, its rows)."""
         try:
             symbol, timeframe, rows = frame
-            text = str(rows[-1:])
-            if timeframe is None:
-                return rows_of(rows, lambda row: self.trade(row, symbol), text)
-            return rows_of(rows, lambda row: self._kline(_candle(row, symbol, timeframe)), text)
+            found: list[Event] = []
+            for row in rows:
+                try:
+                    if timeframe is None:
+                        found.append(self.trade(row, symbol))
+                    else:
+                        found.append(self._kline(_candle(row, symbol, timeframe)))
+                except MALFORMED as error:
+                    found.append(bad_frame(error, str(row)[:400]))
+            return found
         except MALFORMED as error:
             return [bad_frame(error, str(frame)[:400])]
 
