@@ -27,6 +27,7 @@ SUBJECTS = {
     "mcp": "The MCP server beside an empty one",
     "mcp_http": "The MCP server over HTTP beside an empty one",
     "market": "Frames of exchanges to Klines",
+    "bridge": "Our ledgers behind ccxt, beside ccxt alone",
     "market_postgres": "Candles in bulk into PostgreSQL",
 }
 

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from support.mcp import RawClient, ToolFailure
+from support.servers import until
 from support.simulator import Exchange, exchange
 
 
@@ -46,3 +47,22 @@ def test_a_pair_that_there_is_not_is_refused_with_near_ones(env: dict[str, str])
         pytest.raises(ToolFailure, match=r"does not trade BTC.USDX: did you mean BTC.US"),
     ):
         client.call("runner_start", exchange="okx", symbols=["BTC/USDX"])
+
+
+def test_a_runner_through_ccxt_writes_candles_that_can_be_read(env: dict[str, str]) -> None:
+    pytest.importorskip("ccxt", reason="the extra [ccxt] is not installed")
+    with RawClient(env=env) as client:
+        started = client.call("runner_start", exchange="CCXT:okx", symbols=["BTC/USDT"])
+        assert started["streams"] == ["kline:ccxt:okx:BTC/USDT:1m"]
+
+        def read() -> int:
+            try:
+                page = client.call("candles_read", exchange="ccxt:okx", symbol="BTC/USDT")
+            except ToolFailure:
+                return 0
+            return int(page["count"])
+
+        until(lambda: read() >= 2, timeout=90.0)
+        client.call("runner_stop", name=started["name"])
+        with pytest.raises(ToolFailure, match="ccxt streams no exchange 'gat': did you mean gate"):
+            client.call("runner_start", exchange="ccxt:gat", symbols=["BTC/USDT"])
