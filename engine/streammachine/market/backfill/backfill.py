@@ -34,7 +34,7 @@ from streammachine.market.exchanges.lookup import adapter_for, bridged, entry_fo
 from streammachine.market.exchanges.registry import ENTRIES, ExchangeEntry
 from streammachine.market.exchanges.spelling import is_common
 from streammachine.market.model import timeframe as timeframes
-from streammachine.market.model.kline import PAIR, Gap, Kline
+from streammachine.market.model.kline import Gap, Kline, set_pair
 from streammachine.market.model.rows import Lane
 from streammachine.market.model.timespan import Moment, Timespan, timespan
 from streammachine.market.network import rest_queries
@@ -420,7 +420,7 @@ class Backfilling:
         for start in range(0, len(klines), CHECKPOINT_ROWS):
             piece = klines[start : start + CHECKPOINT_ROWS]
             for kline in piece:
-                kline.__dict__[PAIR] = self._pair
+                set_pair(kline, self._pair)
             for sink in self._sinks:
                 await sink.put(piece)
             self._count(len(piece))

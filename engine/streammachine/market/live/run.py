@@ -24,7 +24,7 @@ from streammachine.market.live import warmup
 from streammachine.market.live.bounded_queue import Queue, RowRate
 from streammachine.market.live.feed import Feed
 from streammachine.market.live.idle_closer import IdleCloser
-from streammachine.market.model.kline import PAIR, Gap, Kline, Trade
+from streammachine.market.model.kline import Gap, Kline, Trade, set_pair
 from streammachine.market.model.rows import Lane, Row, named
 from streammachine.market.network import rest_queries
 from streammachine.market.network.rest_client import RestClient, client_for
@@ -330,7 +330,7 @@ class Run:
         pairs = self._pairs
         for row in rows:
             if not isinstance(row, Gap):
-                row.__dict__[PAIR] = pairs.get(row.symbol)
+                set_pair(row, pairs.get(row.symbol))
         self._rate.add(len(rows))
         if self.plan.verbose:
             for row in rows:

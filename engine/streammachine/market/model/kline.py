@@ -10,7 +10,6 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-PAIR: Final = "_pair"  # in a row's __dict__, beside its fields: a field would change what sinks write
 Origin = Literal["ws", "rest", "bulk", "trades", "aggregate"]
 
 
@@ -71,7 +70,7 @@ class Kline(BaseModel):
     def pair(self) -> str | None:
         """The market in our spelling, such as BTC/USDT or BTC/USDT:USDT, where a runner or a backfill has said it. It
         is no field: rows of sinks do not hold it."""
-        return self.__dict__.get(PAIR)
+        return _pair_of(self)
 
     @property
     def key(self) -> tuple[str | None, str, str, int]:
@@ -114,7 +113,21 @@ class Trade(BaseModel):
     @property
     def pair(self) -> str | None:
         """As ``Kline.pair``."""
-        return self.__dict__.get(PAIR)
+        return _pair_of(self)
+
+
+def set_pair(row: Kline | Trade, pair: str | None) -> None:
+    """Say how we spell a row's market. Kept apart from the fields, whose ``__dict__`` sinks write."""
+    if pair is not None:
+        object.__setattr__(row, "__pydantic_private__", {_PAIR: pair})
+
+
+def _pair_of(row: Kline | Trade) -> str | None:
+    private = getattr(row, "__pydantic_private__", None)
+    return None if private is None else private.get(_PAIR)
+
+
+_PAIR: Final = "_pair"
 
 
 @dataclass(frozen=True, slots=True)

@@ -358,3 +358,13 @@ async def _found(exchange: str, urls: Urls) -> list[Listing]:
     from streammachine.market.network.listing import find_symbols
 
     return await find_symbols(exchange, "SPOT", "rr", rest_url=urls.rest)
+
+
+async def test_a_sinks_columns_are_those_that_they_were(tmp_path: Path) -> None:
+    async with world("binance", symbols=("BTC/USDT",)) as there:
+        runner = _runner("binance", "BTC/USDT", "SPOT", there.options("binance"))
+        runner.register_emitter(sf.CSVEmitter(file_path=tmp_path / "rows.csv"))
+        await run_until(runner, Collector(2))
+    header = (tmp_path / "rows.csv").read_text().splitlines()[0]
+    assert "pair" not in header
+    assert header.startswith("source,symbol,timeframe,open_ts")
