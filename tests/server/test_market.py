@@ -210,7 +210,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("backfill_start", {"exchange": "okx", "symbol": "BTC-USDT", "start": "2025-01-01", "end": "2126-01-01"}, "give n"),
     ("backfill_start", {"exchange": "binance", "symbol": "BTCUSDT", "start": "soon"}, "soon"),
     ("candles_read", {"exchange": "kraken", "symbol": "BTC/USD"}, "no candles"),
-    ("candles_read", {"exchange": "binance", "symbol": "BTC/USD"}, "Binance writes"),
+    ("candles_read", {"exchange": "binance", "symbol": "BTC-USD"}, "Binance writes"),
+    ("candles_read", {"exchange": "binance", "symbol": "BTC/USD:BTC"}, "is an inverse contract"),
+    ("symbols_list", {"exchange": "kraken", "market_type": "LINEAR"}, "has no market type"),
 ]  # fmt: skip
 
 

@@ -134,6 +134,29 @@ def run(
     return run_workers(target, arguments, workers=workers, reload=reload)
 
 
+@app.command(group=MARKET)
+def symbols(
+    exchange: Exchange,
+    query: str = "",
+    *,
+    market: Market = "SPOT",
+    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 50,
+    json: Json = False,
+) -> int:
+    """List what can be traded on an exchange, in its spelling and in ours.
+
+    Parameters
+    ----------
+    query
+        A part of a symbol or of a pair, such as btc or BTC/USDT.
+    limit
+        Most of them.
+    """
+    from streammachine.cli.symbols import run_symbols
+
+    return run_symbols(exchange, query, market=market, limit=limit, json=json)
+
+
 @app.command(group=APPS)
 def inspect(
     pattern: str = "*",

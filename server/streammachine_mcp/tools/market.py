@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
@@ -236,8 +237,8 @@ class MarketTools(Family):
         """Candles that runners and backfills wrote to Redis, oldest first, as columns; open_ts is epoch ms. Indicators
         are computed with the candles before them."""
         connection = await self.state.redis()
-        adapter = _adapter(exchange, "SPOT")
-        name = adapter.check_symbol(symbol)
+        adapter = await _loaded(exchange, "SPOT")
+        (name,) = _spelled(adapter, [symbol])
         stream = f"kline:{exchange}:{name}:{timeframe}"
         table = CandleTable(COLUMNS, fields, format, await indicators_of(indicators), rare=("is_complete",))
         first, last = (None if text is None else moment_ms(text) for text in (start, end))
@@ -318,23 +319,37 @@ def _adapter(exchange: str, market_type: str) -> "Adapter":
     return adapter_for(exchange, market_type)
 
 
+async def _loaded(exchange: str, market_type: str) -> "Adapter":
+    """The adapter; ccxt takes seconds to load, in which other calls go on."""
+    return await anyio.to_thread.run_sync(_adapter, exchange, market_type)
+
+
+def _spelled(adapter: "Adapter", symbols: Sequence[str]) -> list[str]:
+    """The symbols as the exchange writes them, as far as that is known without asking it."""
+    from streammachine.market.network.symbols import spelled
+
+    return spelled(adapter, adapter.urls(), list(symbols))
+
+
 async def _checked(exchange: str, market_type: str, wanted: "DataInput") -> tuple["Adapter", list[str]]:
     """The adapter and the symbols as it writes them; asks the exchange whether it has them.
 
     An exchange that does not answer is no reason to refuse: the runner waits for it.
     """
     from streammachine.market.clock.clock import SystemClock
-    from streammachine.market.network.rest_client import RestClient
+    from streammachine.market.network.rest_client import client_for
     from streammachine.market.network.rest_queries import check_symbols
+    from streammachine.market.network.symbols import settled
 
-    adapter = _adapter(exchange, market_type)
+    adapter = await _loaded(exchange, market_type)
     adapter.check_kind(wanted.kind)
-    names = [adapter.check_symbol(symbol) for symbol in wanted.symbols]
+    names = _spelled(adapter, wanted.symbols)
     if wanted.timeframe is not None:
         adapter.check_timeframe(wanted.timeframe)
     with anyio.move_on_after(EXCHANGE_WAIT):
         try:
-            async with RestClient(adapter, adapter.urls(), clock=SystemClock(), attempts=2) as rest:
+            async with client_for(adapter, adapter.urls(), clock=SystemClock(), attempts=2) as rest:
+                names = await settled(rest, names)
                 await check_symbols(rest, names)
         except ExchangeUnavailableError as error:
             log.info("Not asked for the symbols: %s", error)

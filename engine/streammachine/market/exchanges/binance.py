@@ -50,6 +50,7 @@ from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.pair import Pair, delivery
 from streammachine.market.model.quote import Quote
 
 _ROW: Final = {
@@ -191,6 +192,9 @@ class Binance(Adapter):
             hint = bare if self._market.symbol.fullmatch(bare) else ""
         raise self.wrong_symbol(symbol, hint, what=f"symbol of Binance {self.market_type}")
 
+    def usual_symbol(self, pair: Pair) -> str | None:
+        return f"{pair.base}USD_PERP" if self._coin else pair.base + pair.quote
+
     # -- the socket --
 
     def endpoint(self, kind: Kind, urls: Urls) -> str:
@@ -299,6 +303,10 @@ class Binance(Adapter):
             found = Instruments(set(), {})
             for row in listed(parsed(body)["symbols"]):
                 symbol, status = str(row["symbol"]), str(row.get("status", row.get("contractStatus")))
+                if "baseAsset" in row:
+                    found.pairs[symbol] = str(self._pair(row))
+                if self._coin and "contractSize" in row:
+                    found.sizes[symbol] = float(row["contractSize"])
                 if status != "TRADING":
                     found.halted[symbol] = status
                     continue
@@ -306,6 +314,13 @@ class Binance(Adapter):
                 if self._coin and "contractSize" in row:
                     self._contract_usd[symbol] = float(row["contractSize"])
             return found
+
+    def _pair(self, row: Mapping[str, Any]) -> Pair:
+        base, quote = str(row["baseAsset"]), str(row["quoteAsset"])
+        if self.market_type == "SPOT":
+            return Pair(base, quote)
+        settle = str(row.get("marginAsset") or (base if self._coin else quote))
+        return Pair(base, quote, settle, delivery(row.get("deliveryDate", "")))
 
     def klines(self, symbol: str, timeframe: str, start: int, end: int, now: int | None = None) -> Request:
         last = end - 1

@@ -51,6 +51,7 @@ from streammachine.market.exchanges.quotes import book_quote, in_base
 from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.pair import Pair, delivery
 from streammachine.market.model.quote import Quote
 
 _INTERVALS: Final = {
@@ -141,6 +142,11 @@ class Bybit(Adapter):
         what = f"symbol of Bybit {self.market_type}"
         raise self.wrong_symbol(symbol, hint, _EXAMPLES[self.market_type], what=what)
 
+    def usual_symbol(self, pair: Pair) -> str | None:
+        if pair.kind == "LINEAR" and pair.quote == "USDC":
+            return f"{pair.base}PERP"
+        return pair.base + pair.quote
+
     # -- the socket --
 
     def endpoint(self, kind: Kind, urls: Urls) -> str:
@@ -222,11 +228,20 @@ class Bybit(Adapter):
             found = Instruments(set(), {})
             for row in listed(parsed(body)["result"]["list"]):
                 symbol, status = str(row["symbol"]), str(row.get("status", "Trading"))
+                if "baseCoin" in row:
+                    found.pairs[symbol] = str(self._pair(row))
                 if status in _TRADED:
                     found.trading.add(symbol)
                 else:
                     found.halted[symbol] = status
             return found
+
+    def _pair(self, row: Mapping[str, Any]) -> Pair:
+        base, quote = str(row["baseCoin"]), str(row["quoteCoin"])
+        if self.market_type == "SPOT":
+            return Pair(base, quote)
+        settle = str(row.get("settleCoin") or (base if self._inverse else quote))
+        return Pair(base, quote, settle, delivery(row.get("deliveryTime", "")))
 
     def more_instruments(self, request: Request, body: bytes) -> Request | None:
         with understood("the instruments of Bybit"):

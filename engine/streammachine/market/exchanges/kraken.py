@@ -117,6 +117,7 @@ class Kraken(Adapter):
     rest = RestLimits(weight=1, within=1.0, page=720, trades_page=1000, parallel=1)
     contiguous_ids = True
     trades_before = True
+    writes_pairs = True
 
     # -- names --
 
@@ -211,6 +212,7 @@ class Kraken(Adapter):
                 if "wsname" not in row:
                     continue
                 symbol, status = _ours(row["wsname"]), str(row.get("status", "online"))
+                found.pairs[symbol] = symbol
                 if status in _NOT_TRADED:
                     found.halted[symbol] = status
                 else:

@@ -55,6 +55,7 @@ from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.pair import Pair, delivery
 from streammachine.market.model.quote import Quote
 
 _BARS: Final = {
@@ -150,6 +151,9 @@ class OKX(Adapter):
         dashed, suffix = _dashed(made), _SUFFIX[self.market_type]
         raise self.wrong_symbol(symbol, dashed and dashed + suffix, self.symbol_example + suffix)
 
+    def usual_symbol(self, pair: Pair) -> str | None:
+        return f"{pair.base}-{pair.quote}{_SUFFIX[self.market_type]}"
+
     # -- the socket --
 
     def endpoint(self, kind: Kind, urls: Urls) -> str:
@@ -237,17 +241,25 @@ class OKX(Adapter):
         kinds = {"SPOT" if self.market_type == "SPOT" else _contract_kind(symbol) for symbol in symbols}
         return [Request("/api/v5/public/instruments", {"instType": kind}, 2) for kind in sorted(kinds)]
 
+    def all_instruments(self) -> list[Request]:
+        kinds = ("SPOT",) if self.market_type == "SPOT" else ("FUTURES", "SWAP")
+        return [Request("/api/v5/public/instruments", {"instType": kind}, 2) for kind in kinds]
+
     def decode_instruments(self, body: bytes) -> Instruments:
         with understood("the instruments of OKX"):
             found = Instruments(set(), {})
             for row in listed(parsed(body)["data"]):
                 symbol, state = str(row["instId"]), str(row.get("state", "live"))
+                pair = _pair(symbol, row)
+                if pair is not None and pair.kind == self.market_type:  # FUTURES and SWAP hold both kinds of contracts
+                    found.pairs[symbol] = str(pair)
                 if state != "live":
                     found.halted[symbol] = state
                     continue
                 found.trading.add(symbol)
                 if _is_contract(symbol) and row.get("ctVal"):
                     size = float(row["ctVal"]) * float(row.get("ctMult") or 1)
+                    found.sizes[symbol] = size
                     self._contracts[symbol] = (size, row.get("ctValCcy") == symbol.split("-")[0])
             return found
 
@@ -363,3 +375,19 @@ def _dashed(symbol: str) -> str:
             if parts[0].endswith(quote) and len(parts[0]) > len(quote):
                 return f"{parts[0].removesuffix(quote)}-{quote}"
     return ""
+
+
+def _pair(symbol: str, row: Mapping[str, Any]) -> Pair | None:
+    """Our spelling; None: there is none. Contracts bear base and quote in their name only, X-Perps with more behind it
+    (BTC-USD_UM_XPERP-310404)."""
+    base, _, quote = symbol.partition("-")
+    quote, *rest = quote.split("-")
+    if not base or not quote:
+        return None
+    if not rest:
+        return Pair(base, quote)
+    quote = quote.partition("_")[0]
+    inverse = quote == "USD" and "_" not in symbol
+    settle = str(row.get("settleCcy") or (base if inverse else quote))
+    dated = rest[-1] if rest[-1].isdecimal() and len(rest[-1]) == 6 else delivery(row.get("expTime", ""))
+    return Pair(base, quote, settle, dated)

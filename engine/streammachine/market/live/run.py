@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -28,13 +28,14 @@ from streammachine.market.live.feed import Feed
 from streammachine.market.live.idle_closer import IdleCloser
 from streammachine.market.live.indicator_rows import IndicatorRows
 from streammachine.market.live.memory import Checkpoints, Memory, Remembered
-from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.kline import Gap, Kline, Trade, set_pair
 from streammachine.market.model.quote import Quote
 from streammachine.market.model.rows import Lane, Row, named
 from streammachine.market.network import rest_queries
 from streammachine.market.network.recording import Recorder, RecordingRest
 from streammachine.market.network.replaying import Player, ReplayedRest
-from streammachine.market.network.rest_client import RestClient
+from streammachine.market.network.rest_client import RestClient, client_for
+from streammachine.market.network.symbols import settled
 
 if TYPE_CHECKING:
     from streammachine.indicators import Indicator
@@ -142,6 +143,7 @@ class Run:
         self._checkpoints: Checkpoints | None = None
         self._resume = dict(plan.resume)
         self._history_until = 0
+        self._pairs: dict[str, str] = {}
         self.task = asyncio.get_running_loop().create_task(self._main(), name=f"{plan.adapter.name} runner")
 
     # -- for the runner -----------------------------------------------------------------------
@@ -258,7 +260,10 @@ class Run:
         plan = self.plan
         self._state = "checking"
         rest = await stack.enter_async_context(_rest_client(plan))
-        await rest_queries.check_symbols(rest, plan.data_input.symbols)
+        symbols = await settled(rest, plan.data_input.symbols)
+        if symbols != plan.data_input.symbols:
+            plan = self.plan = replace(plan, data_input=replace(plan.data_input, symbols=symbols))
+        self._pairs = await rest_queries.check_symbols(rest, symbols)
         remembered = self._recall(stack)
         self._state = "connecting"
         for emitter in plan.emitters:
@@ -279,7 +284,7 @@ class Run:
             if self._indicators is not None:
                 await self._indicators.load(rest, plan.data_input, self._resume)
             after |= await self._warm_up(rest)
-        self._feed = Feed(
+        self._feed = (plan.adapter.make_feed or Feed)(
             plan.adapter,
             plan.data_input,
             urls=plan.urls,
@@ -398,6 +403,12 @@ class Run:
             rows = await self._note_gaps(rows)
         if not rows:
             return
+        pairs = self._pairs
+        for row in rows:
+            if isinstance(row, Quote):
+                row.__dict__["pair"] = pairs.get(row.symbol)
+            elif not isinstance(row, Gap):
+                set_pair(row, pairs.get(row.symbol))
         self._rate.add(len(rows))
         if self.plan.verbose:
             for row in rows:
@@ -467,7 +478,7 @@ def _rest_client(plan: RunPlan) -> RestClient:
         recording = RecordingRest(plan.adapter, plan.urls, clock=plan.clock)
         recording.writer = plan.recorder.writer
         return recording
-    return RestClient(plan.adapter, plan.urls, clock=plan.clock)
+    return client_for(plan.adapter, plan.urls, clock=plan.clock)
 
 
 def _lanes(plan: RunPlan) -> list[Lane]:

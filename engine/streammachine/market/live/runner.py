@@ -23,7 +23,7 @@ from streammachine.market.clock.clock import Clock, ScaledClock, VirtualClock
 from streammachine.market.clock.remote_clock import default_clock
 from streammachine.market.emitters.any_emitter import check_emitter
 from streammachine.market.emitters.logger import Logger
-from streammachine.market.exchanges.lookup import adapter_for, entry_for
+from streammachine.market.exchanges.lookup import adapter_for, bridged, entry_for, is_bridged
 from streammachine.market.exchanges.registry import ENTRIES, ExchangeEntry
 from streammachine.market.live.bounded_queue import Queue
 from streammachine.market.live.feed_options import FeedOptions
@@ -36,11 +36,12 @@ from streammachine.market.model.quote import Quote
 from streammachine.market.network.frame_file import FramesHeader, FrameWriter, read_header
 from streammachine.market.network.recording import Recorder
 from streammachine.market.network.replaying import Player
+from streammachine.market.network.symbols import spelled
 
 if TYPE_CHECKING:
     from streammachine.market.exchanges.base import Adapter
 
-__all__ = ["Runner", "RunnerStats", "runner_for"]
+__all__ = ["CcxtRunner", "Runner", "RunnerStats", "runner_for"]
 
 _NO_EMITTER: Final = (
     "no emitter is registered, so the rows are logged: runner.register_emitter(...) sends them elsewhere"
@@ -174,7 +175,8 @@ class Runner:
 
     @property
     def stream_input(self) -> DataInput | None:
-        """What is streamed, its symbols as the exchange writes them."""
+        """What is streamed, its symbols as the exchange writes them; a pair whose symbol is not known yet as it was
+        given, until the exchange has told."""
         return self._input
 
     @property
@@ -201,7 +203,7 @@ class Runner:
                 f"DataInput(type='kline', symbols=['{self.adapter.symbol_example}'], timeframe='1m')"
             )
         self.adapter.check_kind(stream_input.kind)
-        symbols = [self.adapter.check_symbol(symbol) for symbol in stream_input.symbols]
+        symbols = spelled(self.adapter, self.urls, stream_input.symbols)
         base = stream_input.timeframe
         if stream_input.kind == "kline" and base is not None:
             self.adapter.check_timeframe(base)
@@ -367,12 +369,32 @@ class Runner:
             raise MarketError(f"this {type(self).__name__} is running: close it first, or make another")
 
 
+class CcxtRunner(Runner):
+    """Streams from an exchange that ccxt speaks to (the extra ``[ccxt]``); see Runner.
+
+    ccxt's own loop, limits and reconnects are kept; ledgers, healing, aggregation and sinks are ours. Candles are
+    closed by the next one or by time. Where ccxt has no candles on the socket they are folded from its trades.
+
+    Args:
+        exchange: ccxt's id of it: "gate". The other arguments are Runner's; symbols are as ccxt writes them.
+
+    Raises:
+        MarketError: ccxt is not installed. UnknownExchangeError: it has no such exchange. As Runner.
+    """
+
+    def __init__(self, exchange: str, stream_input: DataInput | None = None, *arguments: Any, **options: Any) -> None:
+        self.exchange = bridged(exchange)  # type: ignore[misc]
+        super().__init__(stream_input, *arguments, **options)
+
+
 def runner_for(exchange: str, stream_input: DataInput | None = None, **options: Any) -> Runner:
     """The runner of an exchange by its name (any case), e.g. "binance"; ``options`` as for Runner.
 
     Raises:
         UnknownExchangeError: there is none of this name; the text names the nearest.
     """
+    if is_bridged(exchange):
+        return CcxtRunner(exchange, stream_input, **options)
     return _RUNNERS[entry_for(exchange).name](stream_input, **options)
 
 

@@ -380,6 +380,9 @@ class BinanceExchange(Exchange):
             if market == "SPOT" and request.query.get("symbolStatus", status) != status:
                 continue
             row: dict[str, object] = {"symbol": native, "baseAsset": base, "quoteAsset": quote}
+            if market != "SPOT":
+                margin = base if market == "COINM" else quote
+                row |= {"marginAsset": margin, "contractType": "PERPETUAL", "deliveryDate": 4_133_404_800_000}
             if market == "COINM":
                 contract = {"contractType": "PERPETUAL", "contractSize": CONTRACT.get(base, 10)}
                 row |= {"pair": f"{base}USD", "contractStatus": status, "quoteAsset": "USD", **contract}

@@ -291,7 +291,12 @@ class BybitExchange(Exchange):
                 if (status == "PreLaunch") != (query.get("status") == "PreLaunch"):  # listed when asked for alone
                     continue
                 coins = {"baseCoin": base, "quoteCoin": "USD" if market == "INVERSE" else quote}
-                found.append({"symbol": native, **coins, "status": status})
+                row = {"symbol": native, **coins, "status": status}
+                if market != "SPOT":
+                    inverse = market == "INVERSE"
+                    row |= {"contractType": "InversePerpetual" if inverse else "LinearPerpetual", "deliveryTime": "0"}
+                    row["settleCoin"] = base if inverse else quote
+                found.append(row)
         if wanted is not None and not found and market != "SPOT":
             raise ParameterError("params error: symbol invalid")
         told = {"category": query.get("category", "linear")}

@@ -288,6 +288,8 @@ class OkxExchange(Exchange):
                 if kind != "SPOT":
                     value, currency = _contract(native)
                     row |= {"baseCcy": "", "quoteCcy": "", "ctVal": str(value), "ctMult": "1", "ctValCcy": currency}
+                    inverse = _market(native) == "INVERSE"
+                    row |= {"ctType": "inverse" if inverse else "linear", "settleCcy": base if inverse else quote}
                 found.append(row)
         if wanted is not None and not found:
             return _problem("51001", "Instrument ID, Instrument ID code, or Spread ID doesn't exist.")
