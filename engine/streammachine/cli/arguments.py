@@ -1,13 +1,18 @@
-"""Arguments that several commands take; what they accept comes from the registries."""
+"""The groups of commands, and the arguments that several take; what they accept comes from the registries."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from streammachine.market.emitters import registry as sinks
 from streammachine.market.exchanges import registry as exchanges
+
+# The map that `streammachine` alone shows: the groups in this order.
+BEGIN = Group.create_ordered("Begin")
+MARKET = Group.create_ordered("Market data")
+APPS = Group.create_ordered("Apps and streams")
 
 # A list in one argument, "5m,15m", or in several.
 Commas = Annotated[

@@ -7,9 +7,9 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from streammachine.cli.arguments import Json
+from streammachine.cli.arguments import APPS, Json
 
-dlq = App(name="dlq", help="Dead letters: messages that agents gave up.")
+dlq = App(name="dlq", help="Dead letters: messages that agents gave up.", group=APPS)
 
 
 @dlq.command(name="list")

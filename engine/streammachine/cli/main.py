@@ -7,19 +7,26 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 import streammachine
-from streammachine.cli.arguments import Commas, EndAndSinks, Exchange, Exchanges, Json, Market, Sinks, Symbols
+from streammachine.cli.arguments import (
+    APPS,
+    BEGIN,
+    MARKET,
+    Commas,
+    EndAndSinks,
+    Exchange,
+    Exchanges,
+    Json,
+    Market,
+    Sinks,
+    Symbols,
+)
 from streammachine.cli.dlq import dlq
 from streammachine.errors import StreamMachineError
 from streammachine.logs import configure_command_logging, print_error
-
-# The map that `streammachine` alone shows: the groups in this order.
-BEGIN = Group.create_ordered("Begin")
-MARKET = Group.create_ordered("Market data")
-APPS = Group.create_ordered("Apps and streams")
 
 app = App(
     name="streammachine",
@@ -29,7 +36,7 @@ app = App(
 app.register_install_completion_command(name="completion", group=BEGIN)
 install = App(name="install", help="Install the MCP server into a client.", group=BEGIN)
 app.command(install)
-app.command(dlq, group=APPS)
+app.command(dlq)
 
 
 @app.command(group=BEGIN)
