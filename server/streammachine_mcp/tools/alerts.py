@@ -98,9 +98,9 @@ class AlertTools(Family):
     @tool("alert_list", "List alerts", reads=True)
     async def find(
         self,
-        after: Annotated[str | None, Field(description="To go on: the last one you got")] = None,
+        after: Annotated[str | None, Field(description="To go on: the last you got")] = None,
     ) -> Alerts:
-        """All alerts: whether each condition holds now, how often it fired, and the last time (epoch ms)."""
+        """All alerts: whether each holds now, how often it fired, and when last (epoch ms)."""
         from streammachine.runtime.alerts.alert import AlertState, alert_states, all_alerts, is_evaluated
 
         connection = await self.state.redis()
