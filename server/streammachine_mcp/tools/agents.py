@@ -159,9 +159,9 @@ class AgentTools(Family):
         ] = None,
         new_only: Annotated[bool, Field(description="Skip what is there already")] = False,
     ) -> AgentCreated:
-        """Declare an agent that filters a stream into another, each message once, also after restarts. CEL
-        sees msg (fields as text), num (numbers as doubles: write 2.0), topic, id, sent (ms); has(msg.x)
-        tells if there is a field. What it fails on becomes a dead letter."""
+        """Declare an agent that filters a stream into another, each message once, also after restarts. CEL sees msg
+        (fields as text), num (numbers as doubles: write 2.0), topic, id, sent (ms); has(msg.x) tests a field. What it
+        fails on becomes a dead letter."""
         from streammachine.runtime.declared import agents as declared
 
         connection = await self.state.redis()

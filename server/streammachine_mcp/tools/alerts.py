@@ -71,7 +71,7 @@ class AlertTools(Family):
         webhook: Annotated[str | None, Field(description="Also post to this https URL")] = None,
     ) -> AlertCreated:
         """Watch a condition over the candles that a runner streams. Fires once each time it becomes true; event_wait
-        hears it as alert.fired. Survives restarts."""
+        hears it as alert.fired."""
         from streammachine.runtime.alerts.alert import Alert, create_alert
 
         native = exchange_symbol(exchange, symbol)

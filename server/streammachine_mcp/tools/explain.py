@@ -30,7 +30,7 @@ class ExplainTools(Family):
     async def explain(
         self, topic: Annotated[str, Field(description="Only what has to do with this word")] = ""
     ) -> Explanation:
-        """Which tools, sinks and extras are off here, why, and the setting or command that turns them on. Call it when
+        """Which tools, sinks and extras are off here, why, and what turns them on. Call it when
         a tool is missing, or says that something is not installed."""
         from streammachine_mcp.missing import missing, present
 

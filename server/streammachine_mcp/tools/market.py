@@ -100,6 +100,7 @@ class MarketTools(Family):
             Literal["kline", "trade", "quote"], Field(description="Candles, trades, or best bid and ask")
         ] = "kline",
         every: Annotated[str | None, Field(description="Of quotes: one in so long, e.g. 100ms")] = None,
+        indicators: Indicators = None,
     ) -> Started:
         """Start a runner: live closed candles of an exchange go to the sinks, gaps healed, also after restarts, until
         runner_stop. Read them with candles_read; trades and quotes (never healed) with stream_read."""
@@ -108,17 +109,20 @@ class MarketTools(Family):
         from streammachine_mcp.hosting import sinks
 
         unit = timeframe if type == "kline" else None
-        if unit is None and (aggregate or history):
-            raise DataInputError(f"aggregate and history are of candles: leave them away with type={type!r}")
+        if unit is None and (aggregate or history or indicators):
+            raise DataInputError(
+                f"aggregate, history and indicators are of candles: leave them away with type={type!r}"
+            )
+        await indicators_of(indicators)
         wanted = DataInput(type, symbols, unit, aggregate or [], every)
         adapter, names = await _checked(exchange, market_type, wanted)
         emitters = sinks.check(["redis"] if emit is None else emit)
         words = [exchange, unit or type, sorted(names), sorted(aggregate or []), emitters, adapter.market_type]
-        name = name_for(*words, *([every] if every else []))
+        name = name_for(*words, *([every] if every else []), *([indicators] if indicators else []))
         now = int(time.time() * 1000)
         spec = RunnerSpec(
             name, exchange, names, unit, list(aggregate or []), emitters, type=type, every=every,
-            market_type=adapter.market_type, created_ms=now,
+            indicators=list(indicators or []), market_type=adapter.market_type, created_ms=now,
             history=history or "", history_from_ms=history_start(history, now) if history else 0,
         )  # fmt: skip
         connection = await self.state.redis()
@@ -162,7 +166,8 @@ class MarketTools(Family):
             silent = status.pop("silent_s", 0.0)
             if silent > SILENT:
                 status = {"state": "lost", "problem": f"no word from its host for {silent:.0f} s", **_without(status)}
-            rows.append({**_shown(spec, "symbols", "aggregate"), **status})
+            names = ("symbols", "aggregate", *(["indicators"] if spec.indicators else []))
+            rows.append({**_shown(spec, *names), **status})
         kept, cut = fit(rows)
         return {"runners": kept, "count": len(rows), "truncated": cut}
 

@@ -160,7 +160,7 @@ class OhlcTools(Family):
         fields: Fields = None,
         format: Form = "columns",
     ) -> AggregatorCandles:
-        """Candles of a symbol, oldest first, the open one included, as columns. A volume too large to add up is null.
+        """Candles of a symbol, oldest first, the open one included, as columns. A volume too large is null.
         For older ones give the first candle_start_ms as end_ms."""
         table = CandleTable(COLUMNS, fields, format, await indicators_of(indicators))
         aggregator = await self._get(name)

@@ -101,7 +101,7 @@ class StorageTools(Family):
             bool | None, Field(description="true: value is JSON text (5, true, null); false: text as it stands")
         ] = None,
     ) -> ValueWritten:
-        """Write one value; it replaces what was there and survives restarts."""
+        """Write one value in place of what was there."""
         value, note = _value(value, as_json)
         size = json_size(value)
         if size > MAX_SEND_BYTES:
