@@ -231,8 +231,8 @@ class ActiveSession:
         book, since = self._book, (self._now() - self._last_commit) / 1000
         if book.folded >= COMMIT_ENTRIES or book.closed >= COMMIT_CANDLES:
             return 0.0
-        if book.closed and self._next_read is None and not self._behind:
-            return 0.0
+        if (book.closed or book.folded >= READ_COUNT) and self._next_read is None and not self._behind:
+            return 0.0  # nothing more stands in the stream: what was caught up with is committed without delay
         if book.folded:
             return COMMIT_SECONDS - since
         return self._job.lease / 3 - since
