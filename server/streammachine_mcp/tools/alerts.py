@@ -157,7 +157,7 @@ def _name(symbol: str, source: str, condition: str, on: str) -> str:
 
 
 def _row(alert: "Alert", state: "AlertState") -> dict[str, Any]:
-    from streammachine.masking import mask_url
+    from streammachine.runtime.alerts.alert import shown_webhook
 
     row: dict[str, Any] = {
         "name": alert.name,
@@ -174,7 +174,7 @@ def _row(alert: "Alert", state: "AlertState") -> dict[str, Any]:
     if alert.stream:
         row["output_stream"] = alert.stream
     if alert.webhook:
-        row["webhook"] = mask_url(alert.webhook)
+        row["webhook"] = shown_webhook(alert.webhook)
     if state.problem:
         row["problem"] = cut_text(state.problem, PROBLEM_CHARS)
     return row
