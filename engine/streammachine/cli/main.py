@@ -141,6 +141,29 @@ def run(
     return run_workers(target, arguments, workers=workers, reload=reload)
 
 
+@app.command(group=MARKET)
+def symbols(
+    exchange: Exchange,
+    query: str = "",
+    *,
+    market: Market = "SPOT",
+    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 50,
+    json: Json = False,
+) -> int:
+    """List what can be traded on an exchange, in its spelling and in ours.
+
+    Parameters
+    ----------
+    query
+        A part of a symbol or of a pair, such as btc or BTC/USDT.
+    limit
+        Most of them.
+    """
+    from streammachine.cli.symbols import run_symbols
+
+    return run_symbols(exchange, query, market=market, limit=limit, json=json)
+
+
 @app.command(group=APPS)
 def inspect(
     pattern: str = "*",
@@ -217,6 +240,7 @@ def stream(
     aggregate: Commas = None,
     to: Sinks = None,
     type: str = "kline",
+    every: str | None = None,
     market: Market = "SPOT",
     simulated: Annotated[bool, Parameter(negative="")] = False,
     speed: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
@@ -229,11 +253,13 @@ def stream(
     Parameters
     ----------
     timeframe
-        Of the candles (default 1m); with --type trade none means the trades themselves.
+        Of the candles (default 1m); with --type trade none means the trades themselves; of quotes there is none.
     aggregate
         Higher timeframes to build too, separated by commas: 5m,15m.
     type
-        kline or trade.
+        kline, trade or quote (the best bid and ask).
+    every
+        Of quotes: at most one of a symbol in so long, e.g. 100ms.
     simulated
         From a simulated exchange in this process, which needs no network.
     speed
@@ -247,12 +273,75 @@ def stream(
     """
     from streammachine.cli.stream import StreamOptions, run_stream
 
-    base = timeframe if timeframe is not None or type.startswith("trade") else "1m"
+    base = timeframe if timeframe is not None or type.startswith(("trade", "quote")) else "1m"
     return run_stream(
         StreamOptions(
-            exchange, symbols, base, aggregate or (), to or (), type, market, simulated, speed, candles, seconds, fresh
+            exchange,
+            symbols,
+            base,
+            aggregate or (),
+            to or (),
+            type,
+            market,
+            simulated,
+            speed,
+            candles,
+            seconds,
+            fresh,
+            every=every,
         )
     )
+
+
+@app.command(group=MARKET)
+def record(
+    exchange: Exchange,
+    symbols: Symbols,
+    *,
+    frames: Path,
+    timeframe: str | None = None,
+    aggregate: Commas = None,
+    to: Sinks = None,
+    type: str = "kline",
+    every: str | None = None,
+    market: Market = "SPOT",
+    simulated: Annotated[bool, Parameter(negative="")] = False,
+    speed: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    candles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    seconds: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+) -> int:
+    """Stream as `stream` does, and note all that the exchange sends in a file, until Ctrl-C. No login or key is in it.
+
+    Parameters
+    ----------
+    frames
+        The file, a new one: FILE.zst or FILE.gz. `streammachine simulate --frames` and Runner(frames=...) play it.
+    timeframe
+        Of the candles (default 1m); with --type trade none means the trades themselves; of quotes there is none.
+    aggregate
+        Higher timeframes to build too, separated by commas: 5m,15m.
+    type
+        kline, trade or quote (the best bid and ask).
+    every
+        Of quotes: at most one of a symbol in so long, e.g. 100ms.
+    simulated
+        From a simulated exchange in this process, which needs no network.
+    speed
+        With --simulated: market seconds per second (default 60).
+    candles
+        End after so many closed candles.
+    seconds
+        End after so long.
+    """
+    from streammachine.cli.stream import StreamOptions, run_stream
+
+    base = timeframe if timeframe is not None or type.startswith(("trade", "quote")) else "1m"
+    return run_stream(
+        StreamOptions(
+            exchange, symbols, base, aggregate or (), to or (), type, market, simulated, speed, candles, seconds,
+            fresh=True, record=frames, every=every,
+        )
+    )  # fmt: skip
 
 
 @app.command(group=MARKET)
@@ -327,6 +416,7 @@ def simulate(
     seed: int = 0,
     symbols: Commas = None,
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_532))] = 0,
+    frames: Path | None = None,
 ) -> int:
     """Simulate exchanges on this machine: their real protocols over one market, for other processes, until Ctrl-C.
 
@@ -346,10 +436,12 @@ def simulate(
         As BASE/QUOTE, separated by commas (default: BTC/USDT,ETH/USDT).
     port
         Of the first exchange, the next ones follow (default: any that are free).
+    frames
+        A file of `streammachine record`, played as it came, in place of the made-up market.
     """
     from streammachine.cli.simulate import SimulateOptions, run_simulate
 
-    return run_simulate(SimulateOptions(exchange or (), speed, fault or (), tape, seed, symbols or (), port))
+    return run_simulate(SimulateOptions(exchange or (), speed, fault or (), tape, seed, symbols or (), port, frames))
 
 
 @dlq.command(name="list")
