@@ -43,7 +43,7 @@ def folder() -> Iterator[Path]:
 def server_of(page: Path, folder: Path) -> Iterator[dict[str, str]]:
     """The Redis that the page is for, and the variables by which the page knows it."""
     if page.stem == "cluster":
-        with cluster(folder / "nodes") as nodes:
+        with cluster(folder) as nodes:
             yield {"NODE": f"127.0.0.1:{nodes[0].port}"}
     elif page.stem == "acls":
         with Valkey(folder / "server") as valkey:

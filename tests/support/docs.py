@@ -72,5 +72,5 @@ def run_python(
         [sys.executable, *arguments], env=env, cwd=cwd, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [line for line in done.stderr.splitlines() if logs not in line] == []
+    assert [line for line in done.stderr.splitlines() if logs not in line] == [], done.stderr
     return done.stdout

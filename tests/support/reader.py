@@ -22,7 +22,7 @@ from support.servers import until
 
 SHOWN = re.compile(r"# -> (.*)$", re.MULTILINE)
 MARKS = {"", "stays", "not run"}
-DEADLINE = 60.0
+DEADLINE = 40.0
 
 
 def follow(page: Path, folder: Path, env: Mapping[str, str]) -> None:
@@ -38,17 +38,24 @@ def follow(page: Path, folder: Path, env: Mapping[str, str]) -> None:
             if block.file is not None:
                 (folder / block.file).write_text(block.code, encoding="utf-8")
             elif block.language == "python":
-                shown = run_python(["-c", block.code], reader.env, folder).splitlines()
+                shown = run_python(["-c", block.code], reader.env, folder, logs="live ").splitlines()
                 assert [wanted for wanted in SHOWN.findall(block.code) if wanted not in shown] == [], shown
             elif block.language == "sh" and block.mark == "stays":
                 ready, _, then = (part.strip() for part in block.said.partition("->"))
                 out = terminals.enter_context(reader.staying(block))
-                until(lambda out=out, ready=ready: ready in out.read_text(), f"{block} shows {ready!r}", DEADLINE)
+                _wait(out, ready)
                 later.append((out, then))
             elif block.language == "sh":
                 reader.type(block)
         for out, then in later:
-            until(lambda out=out, then=then: then in out.read_text(), f"{then!r} in {out.name}", DEADLINE)
+            _wait(out, then)
+
+
+def _wait(out: Path, text: str) -> None:
+    try:
+        until(lambda: text in out.read_text(), timeout=DEADLINE)
+    except AssertionError:
+        raise AssertionError(f"{text!r} did not come in {DEADLINE:g} s: {out.read_text()}") from None
 
 
 class _Reader:
@@ -61,11 +68,10 @@ class _Reader:
         client = folder / "bin" / "valkey-cli"  # in place of the program, which does not come with the package
         client.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("valkey_cli.py")} "$@"\n')
         client.chmod(0o755)
-        self._exports = folder / ".exports"
-        self._exports.write_text("")
+        self._exported = folder / ".exported"
 
     def type(self, block: Block) -> None:
-        script = f"set -e\n. ./.exports\n{block.code}\nexport -p > .exports\n"
+        script = f"set -e\n{block.code}\nenv -0 > {self._exported}\n"
         done = subprocess.run(
             ["bash", "-c", script],
             cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -73,6 +79,8 @@ class _Reader:
         )  # fmt: skip
         assert done.returncode == 0, f"{block}: {done.stdout}"
         assert [wanted for wanted in SHOWN.findall(block.code) if wanted not in done.stdout] == [], done.stdout
+        pairs = self._exported.read_text(encoding="utf-8").rstrip("\0").split("\0")
+        self.env = dict(pair.split("=", 1) for pair in pairs)
 
     @contextmanager
     def staying(self, block: Block) -> Iterator[Path]:
@@ -80,7 +88,7 @@ class _Reader:
         out = self.folder / f".terminal-{block.line}"
         with out.open("wb") as target:
             process = subprocess.Popen(
-                ["bash", "-c", f". ./.exports\n{block.code}"],
+                ["bash", "-c", block.code],
                 cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=target, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
