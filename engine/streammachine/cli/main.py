@@ -40,7 +40,12 @@ app.command(dlq)
 
 
 @app.command(group=BEGIN)
-def demo(*, trades: Path | None = None, count: Annotated[int | None, Parameter(validator=Number(gte=1))] = None) -> int:
+def demo(
+    *,
+    trades: Path | None = None,
+    count: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    chart: Path = Path("streammachine-demo.png"),
+) -> int:
     """From trades to candles through the real MCP server, on a private embedded Valkey.
 
     Parameters
@@ -50,10 +55,12 @@ def demo(*, trades: Path | None = None, count: Annotated[int | None, Parameter(v
         Without it the trades are generated from a seed.
     count
         How many trades to generate (default STREAMMACHINE_RECORDS), or to play of the file (default all).
+    chart
+        Where the picture of the candles is written; terminals of iTerm2's and kitty's kind show it too.
     """
     from streammachine.cli.demo import run_demo
 
-    return run_demo(trades, count)
+    return run_demo(trades, count, chart)
 
 
 @app.command(group=BEGIN)
