@@ -1,7 +1,7 @@
 """The pictures of the documentation: ``python docs/pictures.py`` draws docs/images/chart.png anew.
 
-The chart is what ``candles_chart`` gives to a chat, over candles of a simulated Binance that a backfill wrote, on a private
-embedded Valkey. The market is seeded, so the candles are the same each time.
+The chart is what ``candles_chart`` gives to a chat, over candles of a simulated Binance that a backfill wrote, on a
+private embedded Valkey. The market is seeded, so the candles are the same each time.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ async def draw(target: Path) -> None:
                 indicators = ["sma:20", "rsi:14"]
                 _, png = await call_for_picture(client, "candles_chart", **SERIES, **span, indicators=indicators)
     assert png is not None, "the extra [charts] is not installed"
-    target.parent.mkdir(exist_ok=True)
-    target.write_bytes(png)
+    await anyio.Path(target.parent).mkdir(exist_ok=True)
+    await anyio.Path(target).write_bytes(png)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """A reader of a page: what its blocks say is done in their order, in a home and a folder of its own.
 
-A ``sh`` block runs in one terminal with those before it (its exports stay), and its ``# -> text`` must be in its output.
-``<!-- stays: READY -> LATER -->`` before a block: it runs on in a terminal of its own; READY must be in its output before
-the page goes on, LATER before it ends (each may be left out). ``<!-- not run: REASON -->``: it is left out. A ``python``
-block that begins with a file's name is saved under it; the others run.
+A ``sh`` block runs in one terminal with those before it (its exports stay), and its ``# -> text`` must be in its
+output. ``<!-- stays: READY -> LATER -->`` before a block: it runs on in a terminal of its own; READY must be in its
+output before the page goes on, LATER before it ends (each may be left out). ``<!-- not run: REASON -->``: it is left
+out. A ``python`` block that begins with a file's name is saved under it; the others run.
 """
 
 from __future__ import annotations
