@@ -26,6 +26,7 @@ SUBJECTS = {
     "handlers": "Typed handlers beside record.model(M)",
     "ohlc_consumer": "Ticks of a stream to candle streams",
     "latency": "From XADD to the committed candle",
+    "scaling": "What a tick and a candle cost",
     "mcp": "The MCP server beside an empty one",
     "mcp_http": "The MCP server over HTTP beside an empty one",
     "market": "Frames of exchanges to Klines",
