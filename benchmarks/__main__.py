@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import history
+from benchmarks import history, targets
 from benchmarks.measuring import ROWS
 
 SUBJECTS = {
@@ -54,6 +54,8 @@ def main(names: Sequence[str]) -> int:
                 failed.append(name)
             elif rows.exists():
                 results[name] = json.loads(rows.read_text(encoding="utf-8"))
+                if found := targets.shown(name, results[name]):
+                    print(f"\n{found}", flush=True)
     if results:
         history.append(results, machine)
     print(f"\n{described(machine)}")
