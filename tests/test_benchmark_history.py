@@ -60,3 +60,5 @@ def test_targets_stand_beside_what_was_found(monkeypatch: pytest.MonkeyPatch) ->
     assert lines[-1].split()[-4:] == ["least", "4", "4.00", "yes"]
     later = targets.shown("latency", [{"ticks a second": "1,000, native road", "p99.9 x plain": 1.01}])
     assert later.splitlines()[1].split()[-4:] == ["most", "1", "1.01", "no"]
+    rows = [{"server": "ours, listing", ": empty": 0.2}, {"server": "ours", ": empty": 0.9}]
+    assert targets.shown("mcp_http", rows).splitlines()[2].split()[-2:] == ["0.90", "yes"]
