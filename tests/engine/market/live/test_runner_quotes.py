@@ -29,7 +29,7 @@ from streammachine.market.simulator import Fault, Simulator, Tape
 from streammachine.market.simulator.tape.book import book_behind
 
 START = 1_753_000_020_000
-SYMBOLS = {"binance": "BTCUSDT", "okx": "BTC-USDT", "kraken": "BTC/USDT", "bybit": "BTCUSDT"}
+SYMBOLS = {"binance": "BTCUSDT", "okx": "BTC-USDT", "kraken": "BTC/USDT", "bybit": "BTCUSDT", "coinbase": "BTC-USDT"}
 pytestmark = pytest.mark.anyio
 Streamed = Callable[..., Any]
 
