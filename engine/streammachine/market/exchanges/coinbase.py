@@ -177,7 +177,12 @@ class Coinbase(Adapter):
                         found += rows_of(reversed(listed(event["trades"])), _made_trade, frame)
             elif channel == "ticker":
                 for event in events:
-                    found += rows_of(_timed(event["tickers"], message["timestamp"]), _quote, frame)
+                    rows = event["tickers"]
+                    if type(rows) is list and len(rows) == 1:
+                        rows[0]["timestamp"] = message["timestamp"]
+                        found.append(_quote(rows[0]))
+                    else:
+                        found += rows_of(_timed(rows, message["timestamp"]), _quote, frame)
             elif channel == "heartbeats":
                 found.append(Alive(idle=False))
             elif channel == "subscriptions":
