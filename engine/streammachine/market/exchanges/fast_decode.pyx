@@ -136,6 +136,39 @@ cdef class UsualKlines:
         kline = self.usual(row, place[0], place[1], place[2], place[3]) if type(row) is dict else None
         return self.otherwise(row, place) if kline is None else kline
 
+    def listed(self, row, symbol, timeframe):
+        """The Kline of [start, open, high, low, close, volume], what else may follow; None: it is not as usual."""
+        if type(row) is not list or len(<list>row) < 6 or not _is_name(symbol) or not _is_name(timeframe):
+            return None
+        cdef list values = row
+        cdef PyObject* found = PyDict_GetItem(self.grid, timeframe)
+        if found is NULL:
+            return None
+        cdef long long step = <object>found
+        cdef long long start = _whole(values[0], LATEST)
+        if start < 0 or step <= 1 or start % step or start + step - 1 > LATEST:
+            return None
+        cdef double first = _number(<PyObject*>values[1])
+        cdef double high = _number(<PyObject*>values[2])
+        cdef double low = _number(<PyObject*>values[3])
+        cdef double last = _number(<PyObject*>values[4])
+        cdef double volume = _number(<PyObject*>values[5])
+        if not (0 < low <= high < HUGE_PRICE and 0 < first < HUGE_PRICE and 0 < last < HUGE_PRICE):
+            return None
+        if not 0 <= volume < HUGE_VOLUME:
+            return None
+        fields = PyDict_Copy(self.same)
+        PyDict_SetItem(fields, "symbol", symbol)
+        PyDict_SetItem(fields, "timeframe", timeframe)
+        PyDict_SetItem(fields, "open_ts", values[0])
+        PyDict_SetItem(fields, "end_ts", start + step - 1)
+        PyDict_SetItem(fields, "open", first)
+        PyDict_SetItem(fields, "high", high)
+        PyDict_SetItem(fields, "low", low)
+        PyDict_SetItem(fields, "close", last)
+        PyDict_SetItem(fields, "volume", volume)
+        return self.maker.made(fields)
+
     cdef object usual(self, dict row, symbol, timeframe, open_ts, end_ts):
         """The Kline; None: the row is not as usual."""
         if not _is_name(symbol) or not _is_name(timeframe):
