@@ -71,7 +71,7 @@ class AlertTools(Family):
         webhook: Annotated[str | None, Field(description="Also post to this https URL")] = None,
     ) -> AlertCreated:
         """Watch a condition over the candles that a runner streams. Fires once each time it becomes true; event_wait
-        hears it as alert.fired. Survives restarts."""
+        hears it as alert.fired."""
         from streammachine.runtime.alerts.alert import Alert, create_alert
 
         native = exchange_symbol(exchange, symbol)
@@ -98,9 +98,9 @@ class AlertTools(Family):
     @tool("alert_list", "List alerts", reads=True)
     async def find(
         self,
-        after: Annotated[str | None, Field(description="To go on: the last one you got")] = None,
+        after: Annotated[str | None, Field(description="To go on: the last you got")] = None,
     ) -> Alerts:
-        """All alerts: whether each condition holds now, how often it fired, and the last time (epoch ms)."""
+        """All alerts: whether each holds now, how often it fired, and when last (epoch ms)."""
         from streammachine.runtime.alerts.alert import AlertState, alert_states, all_alerts, is_evaluated
 
         connection = await self.state.redis()
