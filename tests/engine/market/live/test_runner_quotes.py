@@ -157,6 +157,16 @@ def test_a_quote_without_a_time_gets_that_of_its_receipt() -> None:
     assert rows[0].ts == 1234
 
 
+@pytest.mark.parametrize("every", [0, 100])
+def test_a_clock_that_is_set_back_silences_no_quotes(every: int) -> None:
+    ledger, rows = QuoteLedger("Binance", "BTCUSDT", every=every), []
+    ledger.subscribed(0)
+    for bid, moment in ((1, 9_000_000), (2, 1_000_000), (3, 1_000_200)):
+        ledger.take(Quote(symbol="BTCUSDT", bid=bid, bid_size=1, ask=9, ask_size=1, ts=0), moment, rows)
+    assert [(row.bid, row.ts) for row in rows] == [(1, 9_000_000), (2, 9_000_000), (3, 9_000_000)]
+    assert ledger.late == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
