@@ -58,8 +58,8 @@ WORDS: dict[str, Any] = {  # what a reader puts in place of a word of the text
     "value": {"BTCUSDT": 5},
     "ttl_s": 60,
     "pattern": "model:*",
-    "filter": "num.amount > 5.0",
-    "select": "{'id': msg.id}",
+    "filter": "num.price > 5.0",
+    "select": "{'p': msg.price}",
     "sql": "SELECT count(*) FROM orders",
 }
 NAMES = {"agent": "billing", "ohlc": "desk"}  # of what a tool's name begins with
