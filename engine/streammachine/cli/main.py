@@ -7,42 +7,26 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 import streammachine
+from streammachine.cli.arguments import (
+    APPS,
+    BEGIN,
+    MARKET,
+    Commas,
+    EndAndSinks,
+    Exchange,
+    Exchanges,
+    Json,
+    Market,
+    Sinks,
+    Symbols,
+)
+from streammachine.cli.dlq import dlq
 from streammachine.errors import StreamMachineError
 from streammachine.logs import configure_command_logging, print_error
-from streammachine.market.emitters import registry as sinks
-from streammachine.market.exchanges import registry as exchanges
-
-# A list in one argument, "5m,15m", or in several.
-Commas = Annotated[
-    list[str] | None,
-    Parameter(
-        converter=lambda _, tokens: [part for token in tokens for part in token.value.split(",") if part], negative=""
-    ),
-]
-# Arguments that several commands take; what they accept comes from the registries.
-Json = Annotated[bool, Parameter(help="One JSON object a line, once, instead of a table.", negative="")]
-Exchange = Annotated[str, Parameter(help=f"{exchanges.names_text()}.")]
-Exchanges = Annotated[Commas, Parameter(help=f"Which, separated by commas (default: {','.join(exchanges.EXCHANGES)}).")]
-Symbols = Annotated[list[str], Parameter(help=f"As the exchange writes them: {exchanges.symbols_text()}.", negative="")]
-Market = Annotated[str, Parameter(help=f"{exchanges.markets_text()}.")]
-Sinks = Annotated[list[str] | None, Parameter(help=f"A sink, once for each: {sinks.forms_text()}.", negative="")]
-EndAndSinks = Annotated[
-    list[str] | None,
-    Parameter(
-        help=f"The last day, a moment, or now (the default), and once for each sink: {sinks.forms_text()}. "
-        "Without a sink: a CSV named after the request.",
-        negative="",
-    ),
-]
-
-# The map that `streammachine` alone shows: the groups in this order.
-BEGIN = Group.create_ordered("Begin")
-MARKET = Group.create_ordered("Market data")
-APPS = Group.create_ordered("Apps and streams")
 
 app = App(
     name="streammachine",
@@ -52,12 +36,16 @@ app = App(
 app.register_install_completion_command(name="completion", group=BEGIN)
 install = App(name="install", help="Install the MCP server into a client.", group=BEGIN)
 app.command(install)
-dlq = App(name="dlq", help="Dead letters: messages that agents gave up.", group=APPS)
 app.command(dlq)
 
 
 @app.command(group=BEGIN)
-def demo(*, trades: Path | None = None, count: Annotated[int | None, Parameter(validator=Number(gte=1))] = None) -> int:
+def demo(
+    *,
+    trades: Path | None = None,
+    count: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    chart: Path = Path("streammachine-demo.png"),
+) -> int:
     """From trades to candles through the real MCP server, on a private embedded Valkey.
 
     Parameters
@@ -67,10 +55,12 @@ def demo(*, trades: Path | None = None, count: Annotated[int | None, Parameter(v
         Without it the trades are generated from a seed.
     count
         How many trades to generate (default STREAMMACHINE_RECORDS), or to play of the file (default all).
+    chart
+        Where the picture of the candles is written; terminals of iTerm2's and kitty's kind show it too.
     """
     from streammachine.cli.demo import run_demo
 
-    return run_demo(trades, count)
+    return run_demo(trades, count, chart)
 
 
 @app.command(group=BEGIN)
@@ -435,88 +425,6 @@ def simulate(
     from streammachine.cli.simulate import SimulateOptions, run_simulate
 
     return run_simulate(SimulateOptions(exchange or (), speed, fault or (), tape, seed, symbols or (), port, frames))
-
-
-@dlq.command(name="list")
-def dlq_list(
-    stream: str | None = None,
-    *,
-    count: Annotated[int, Parameter(validator=Number(gte=1))] = 20,
-    group: str | None = None,
-    json: Json = False,
-) -> int:
-    """List the dead letters of a stream, the newest first; without a stream, how many each has.
-
-    Parameters
-    ----------
-    stream
-        The stream whose messages were given up.
-    count
-        How many to list.
-    group
-        Only those of this consumer group.
-    """
-    from streammachine.cli.letters import list_letters
-
-    return list_letters(stream, count, group, json)
-
-
-@dlq.command(name="show")
-def dlq_show(stream: str, id: str) -> int:
-    """Show one dead letter with everything known of its end.
-
-    Parameters
-    ----------
-    stream
-        The stream whose message was given up.
-    id
-        The letter's id, as list shows it.
-    """
-    from streammachine.cli.letters import show_letter
-
-    return show_letter(stream, id)
-
-
-@dlq.command(name="redrive")
-def dlq_redrive(
-    stream: str,
-    ids: list[str] | None = None,
-    *,
-    all: bool = False,
-    group: str | None = None,
-) -> int:
-    """Give dead letters back to the group that failed on them, and to no other.
-
-    Parameters
-    ----------
-    stream
-        The stream whose messages were given up.
-    ids
-        The letters' ids, as list shows them.
-    all
-        All letters of the stream.
-    group
-        With --all: only those of this consumer group.
-    """
-    from streammachine.cli.letters import redrive_letters
-
-    return redrive_letters(stream, ids or [], all, group)
-
-
-@dlq.command(name="purge")
-def dlq_purge(stream: str, *, yes: bool = False) -> int:
-    """Delete all dead letters of a stream for good; asks first.
-
-    Parameters
-    ----------
-    stream
-        The stream whose messages were given up.
-    yes
-        Do not ask.
-    """
-    from streammachine.cli.letters import purge_letters
-
-    return purge_letters(stream, yes)
 
 
 def main() -> None:
