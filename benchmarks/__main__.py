@@ -28,6 +28,8 @@ SUBJECTS = {
     "mcp": "The MCP server beside an empty one",
     "mcp_http": "The MCP server over HTTP beside an empty one",
     "market": "Frames of exchanges to Klines",
+    "quotes": "Frames of exchanges to Quotes",
+    "bridge": "Our ledgers behind ccxt, beside ccxt alone",
     "market_postgres": "Candles in bulk into PostgreSQL",
     "bulk_history": "A year of bulk files into each sink",
     "trade_files": "Trade files to candles",

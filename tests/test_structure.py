@@ -53,6 +53,7 @@ RUNTIME = (
     ("model", "presence"),
 )
 MARKET = (
+    ("bridge",),
     ("live", "backfill"),
     ("emitters", "healing", "aggregation", "network"),
     ("exchanges",),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from streammachine.frames.read import read_frame as read_frame
     from streammachine.indicators.compute import compute_indicators as compute_indicators
     from streammachine.market.backfill.backfill import Backfilling
+    from streammachine.market.backfill.backfill import CcxtBackfilling as CcxtBackfilling
     from streammachine.market.emitters.base import DataEmitter as DataEmitter
     from streammachine.market.emitters.csv import CSVEmitter as CSVEmitter
     from streammachine.market.emitters.duckdb import DuckDBEmitter as DuckDBEmitter
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from streammachine.market.emitters.webhook import WebhookEmitter as WebhookEmitter
     from streammachine.market.live.feed_options import FeedOptions as FeedOptions
     from streammachine.market.live.merge import merge_streams as merge_streams
+    from streammachine.market.live.runner import CcxtRunner as CcxtRunner
     from streammachine.market.live.runner import Runner
     from streammachine.market.log_config import config as config
     from streammachine.market.model.data_input import DataInput as DataInput
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from streammachine.market.model.kline import Kline as Kline
     from streammachine.market.model.kline import Trade as Trade
     from streammachine.market.model.kline_columns import KlineColumns as KlineColumns
+    from streammachine.market.model.quote import Quote as Quote
+    from streammachine.market.network.listing import list_symbols as list_symbols
     from streammachine.ohlc.aggregator import _HAS_FAST_OHLC_CYTHON as _HAS_FAST_OHLC_CYTHON
     from streammachine.ohlc.aggregator import CandleData as CandleData
     from streammachine.ohlc.aggregator import FastOHLC as FastOHLC
@@ -115,6 +119,8 @@ _HOMES = {
     "CandleData": "ohlc.aggregator",
     "Chart": "charts.chart",
     "ChartLine": "charts.chart",
+    "CcxtBackfilling": "market.backfill.backfill",
+    "CcxtRunner": "market.live.runner",
     "ConsumerConfig": "runtime.model.config",
     "DataEmitter": "market.emitters.base",
     "DataInput": "market.model.data_input",
@@ -137,6 +143,7 @@ _HOMES = {
     "OkxBackfilling": "market.backfill.backfill",
     "ParquetEmitter": "market.emitters.parquet",
     "PostgresEmitter": "market.emitters.postgres",
+    "Quote": "market.model.quote",
     "RedisConnection": "redis.connection",
     "RedisEmitter": "market.emitters.redis",
     "RedisObjectStorage": "redis.objects",
@@ -166,6 +173,7 @@ _HOMES = {
     "decode_dict_bytes_to_utf8": "redis.transport.codec",
     "draw_chart": "charts.draw",
     "format_candle_for_redis": "ohlc.aggregator",
+    "list_symbols": "market.network.listing",
     "merge_streams": "market.live.merge",
     "parse_stream_id_timestamp": "ohlc.aggregator",
     "prune_old_dataframe_rows": "frames.convert",

@@ -8,11 +8,11 @@ type is one plain type, because clients and model providers refuse more; the oth
 import math
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from streammachine.errors import StreamMachineError
+from streammachine.errors import DataInputError, StreamMachineError
 from streammachine.market.exchanges.registry import EXCHANGES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.redis import streams
@@ -25,6 +25,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _NUMBER_CHARS = 40  # no time is longer
 _INTERVAL = re.compile(r"(\d{1,15})\s*((?i:ms)|[smhdwSHDW])", re.ASCII)
 _MONTHS = re.compile(r"(now\s*-\s*)?\d[\d.]{0,30}\s*M", re.ASCII | re.IGNORECASE)
+_BRIDGED = re.compile(r"ccxt:[a-z0-9]{2,40}", re.ASCII)
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _FORMS = "epoch milliseconds, an ISO time ('2026-11-20T09:30:00Z'), a stream id, or a relative time ('now-15m')"
 
@@ -129,8 +130,21 @@ def _lower(text: str) -> str:
     return text.lower() if text.lower() in timeframes.TIMEFRAMES else text
 
 
-def _any_case(value: Any) -> Any:
-    return value.strip().lower() if isinstance(value, str) else value
+def exchange_name(value: Any) -> Any:
+    """The name of an exchange in any case: one of the registry's, or "ccxt:" and one of ccxt's.
+
+    Raises:
+        DataInputError: it is none; the text names those there are.
+    """
+    if not isinstance(value, str):
+        return value
+    name = value.strip().lower()
+    if name not in EXCHANGES and not _BRIDGED.fullmatch(name):
+        known = " or ".join((", ".join(f"'{each}'" for each in EXCHANGES[:-1]), f"'{EXCHANGES[-1]}'"))
+        raise DataInputError(
+            f"there is no exchange {value[:60]!r}: give {known}, or one of ccxt's, such as 'ccxt:gate'"
+        )
+    return name
 
 
 TimeMs = Annotated[int, BeforeValidator(time_ms)]
@@ -141,11 +155,9 @@ History = Annotated[str, BeforeValidator(history)]
 StreamName = Annotated[str, Field(description="Stream name", min_length=1, max_length=512)]
 Interval = Annotated[int, BeforeValidator(interval_ms)]
 Timeframe = Annotated[str, BeforeValidator(timeframe), Field(description=" ".join(timeframes.TIMEFRAMES))]
-if TYPE_CHECKING:
-    ExchangeName = str
-else:  # the registry's names, which a type checker cannot read
-    ExchangeName = Literal[EXCHANGES]
-Exchange = Annotated[ExchangeName, BeforeValidator(_any_case), Field(description="Exchange")]
+Exchange = Annotated[
+    str, BeforeValidator(exchange_name), Field(description=f"{', '.join(EXCHANGES)}, or ccxt:NAME of ccxt (ccxt:gate)")
+]
 
 
 def _is_number(value: Any) -> bool:

@@ -51,6 +51,24 @@ def _candles(client: RawClient, **wanted: Any) -> dict[str, Any] | None:
     return page if page["count"] else None
 
 
+def test_a_runner_streams_quotes(env: dict[str, str]) -> None:
+    with RawClient(env=env) as client:
+        asked = {"exchange": "binance", "symbols": ["BTCUSDT"], "type": "quote", "every": "100ms"}
+        started = client.call("runner_start", **asked)
+        assert started["streams"] == ["quotes:binance:BTCUSDT"]
+        assert client.call("runner_start", **asked) == {**started, "started": False}
+
+        def some() -> Any:
+            try:
+                return client.call("stream_read", stream="quotes:binance:BTCUSDT", count=3)["messages"]
+            except ToolFailure:
+                return None
+
+        for entry in until(some):
+            assert 0 < float(entry["data"]["bid"]) < float(entry["data"]["ask"])
+        client.call("runner_stop", name=started["name"])
+
+
 def test_a_runner_streams_candles_that_can_be_read(env: dict[str, str]) -> None:
     with RawClient(env=env) as client:
         started = client.call(
@@ -178,6 +196,9 @@ def test_a_backfill_fetches_a_range_and_says_how_far_it_is(env: dict[str, str]) 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("runner_start", {"exchange": "binance", "symbols": ["BTC-USDT"]}, "Binance writes"),
     ("runner_start", {"exchange": "binance", "symbols": ["NOSUCHCOIN"]}, "NOSUCHCOIN"),
+    ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "type": "quote", "history": "7d"}, "of candles"),
+    ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "type": "quote", "every": "soon"}, "100ms"),
+    ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "every": "1s"}, "thins out quotes"),
     ("runner_start", {"exchange": "kraken", "symbols": ["BTC/USDT"], "timeframe": "3m"}, "no 3m candles"),
     ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "aggregate": ["90s"]}, "90s"),
     ("runner_start", {"exchange": "binance", "symbols": ["BTCUSDT"], "timeframe": "5m", "aggregate": ["1m"]}, "1m"),
@@ -189,7 +210,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("backfill_start", {"exchange": "okx", "symbol": "BTC-USDT", "start": "2025-01-01", "end": "2126-01-01"}, "give n"),
     ("backfill_start", {"exchange": "binance", "symbol": "BTCUSDT", "start": "soon"}, "soon"),
     ("candles_read", {"exchange": "kraken", "symbol": "BTC/USD"}, "no candles"),
-    ("candles_read", {"exchange": "binance", "symbol": "BTC/USD"}, "Binance writes"),
+    ("candles_read", {"exchange": "binance", "symbol": "BTC-USD"}, "Binance writes"),
+    ("candles_read", {"exchange": "binance", "symbol": "BTC/USD:BTC"}, "is an inverse contract"),
+    ("symbols_list", {"exchange": "kraken", "market_type": "LINEAR"}, "has no market type"),
 ]  # fmt: skip
 
 

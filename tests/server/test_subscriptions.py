@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +19,7 @@ from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
 from mcp.client.subscriptions import listen
 
 from streammachine.redis.embedded.server import EmbeddedServer
-from support.mcp import RawClient, clean_environment
+from support.mcp import LEGACY, RawClient, clean_environment
 from support.servers import redis_at, until
 from support.web import WebServer
 
@@ -218,3 +220,60 @@ def test_a_modern_client_listens(store: redis.Redis, server_env: dict[str, str],
 
     anyio.run(main)
     until(lambda: not reading(store), "the server watches nothing more")
+
+
+class Deaf:
+    """A client of protocol 2025-11-25 over HTTP that opens its stream of notices and takes nothing of it."""
+
+    def __init__(self, server: WebServer) -> None:
+        self._server = server
+        self._session = ""
+        params = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "deaf", "version": "1"}}
+        self.ask("initialize", **params)
+        self.ask("notifications/initialized", identifier=None)
+        self.notices = socket.socket()
+        self.notices.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.notices.connect((server.host, server.port))
+        head = f"GET /mcp HTTP/1.1\r\nHost: {server.host}:{server.port}\r\nAccept: text/event-stream\r\n"
+        self.notices.sendall(f"{head}mcp-session-id: {self._session}\r\n\r\n".encode())
+
+    def ask(self, method: str, *, identifier: int | None = 1, **params: Any) -> str:
+        message = {"jsonrpc": "2.0", "method": method, "params": params}
+        if identifier is not None:
+            message["id"] = identifier
+        headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+        if self._session:
+            headers["mcp-session-id"] = self._session
+        connection = http.client.HTTPConnection(self._server.host, self._server.port, timeout=30)
+        try:
+            connection.request("POST", "/mcp", json.dumps(message), headers)
+            answer = connection.getresponse()
+            self._session = self._session or str(answer.headers["mcp-session-id"])
+            return answer.read().decode()
+        finally:
+            connection.close()
+
+
+def test_a_client_that_takes_no_notices_is_dropped_while_others_are_answered(
+    store: redis.Redis, web: WebServer
+) -> None:
+    names = [f"{'x' * 1800}{n}" for n in range(200)]
+    deaf, other = Deaf(web), Deaf(web)
+    try:
+        for number, name in enumerate(names):
+            uri = f"streammachine://streams/{name}"
+            assert '"result"' in deaf.ask("resources/subscribe", identifier=number + 2, uri=uri)
+        assert reading(store)
+
+        def dropped() -> bool:
+            with store.pipeline() as pipe:
+                for name in names:
+                    pipe.xadd(name, {"n": 1}, maxlen=1)
+                pipe.execute()
+            assert '"result"' in other.ask("ping")
+            return "does not take notices; its 200 subscriptions are ended" in web.log
+
+        until(dropped, "its subscriptions are ended")
+    finally:
+        deaf.notices.close()
+        other.notices.close()

@@ -70,7 +70,12 @@ _TABLE = (
     ContractTool("dead_letter_redrive", "stream", "ids all", "redriven ids missing refused remaining", WRITES),
     ContractTool("dead_letter_purge", "stream", "confirm confirm_token", "purged", DELETES),
     ContractTool(
-        "runner_start", "exchange symbols", "timeframe aggregate emit history", "name started", WRITES, outside=True
+        "runner_start",
+        "exchange symbols",
+        "timeframe aggregate emit history type every",
+        "name started",
+        WRITES,
+        outside=True,
     ),
     ContractTool("runner_stop", "name", "", "name stopped", WRITES),
     ContractTool("runner_list", "", "", "runners count truncated", READS),

@@ -29,10 +29,15 @@ class WebServer:
             )
 
     def __enter__(self) -> Self:
-        found = until(lambda: re.search(r"listening on (http://(.*):(\d+)/mcp)", self._log.read_text()), "it listens")
+        found = until(lambda: re.search(r"listening on (http://(.*):(\d+)/mcp)", self.log), "it listens")
         self.url, self.host, self.port = found[1], found[2], int(found[3])
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
+
+    @property
+    def log(self) -> str:
+        """What it logged so far."""
+        return self._log.read_text()

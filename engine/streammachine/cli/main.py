@@ -7,42 +7,26 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 import streammachine
+from streammachine.cli.arguments import (
+    APPS,
+    BEGIN,
+    MARKET,
+    Commas,
+    EndAndSinks,
+    Exchange,
+    Exchanges,
+    Json,
+    Market,
+    Sinks,
+    Symbols,
+)
+from streammachine.cli.dlq import dlq
 from streammachine.errors import StreamMachineError
 from streammachine.logs import configure_command_logging, print_error
-from streammachine.market.emitters import registry as sinks
-from streammachine.market.exchanges import registry as exchanges
-
-# A list in one argument, "5m,15m", or in several.
-Commas = Annotated[
-    list[str] | None,
-    Parameter(
-        converter=lambda _, tokens: [part for token in tokens for part in token.value.split(",") if part], negative=""
-    ),
-]
-# Arguments that several commands take; what they accept comes from the registries.
-Json = Annotated[bool, Parameter(help="One JSON object a line, once, instead of a table.", negative="")]
-Exchange = Annotated[str, Parameter(help=f"{exchanges.names_text()}.")]
-Exchanges = Annotated[Commas, Parameter(help=f"Which, separated by commas (default: {','.join(exchanges.EXCHANGES)}).")]
-Symbols = Annotated[list[str], Parameter(help=f"As the exchange writes them: {exchanges.symbols_text()}.", negative="")]
-Market = Annotated[str, Parameter(help=f"{exchanges.markets_text()}.")]
-Sinks = Annotated[list[str] | None, Parameter(help=f"A sink, once for each: {sinks.forms_text()}.", negative="")]
-EndAndSinks = Annotated[
-    list[str] | None,
-    Parameter(
-        help=f"The last day, a moment, or now (the default), and once for each sink: {sinks.forms_text()}. "
-        "Without a sink: a CSV named after the request.",
-        negative="",
-    ),
-]
-
-# The map that `streammachine` alone shows: the groups in this order.
-BEGIN = Group.create_ordered("Begin")
-MARKET = Group.create_ordered("Market data")
-APPS = Group.create_ordered("Apps and streams")
 
 app = App(
     name="streammachine",
@@ -52,7 +36,6 @@ app = App(
 app.register_install_completion_command(name="completion", group=BEGIN)
 install = App(name="install", help="Install the MCP server into a client.", group=BEGIN)
 app.command(install)
-dlq = App(name="dlq", help="Dead letters: messages that agents gave up.", group=APPS)
 app.command(dlq)
 
 
@@ -132,6 +115,29 @@ def run(
     from streammachine.cli.run import run_workers
 
     return run_workers(target, arguments, workers=workers, reload=reload)
+
+
+@app.command(group=MARKET)
+def symbols(
+    exchange: Exchange,
+    query: str = "",
+    *,
+    market: Market = "SPOT",
+    limit: Annotated[int, Parameter(validator=Number(gte=1))] = 50,
+    json: Json = False,
+) -> int:
+    """List what can be traded on an exchange, in its spelling and in ours.
+
+    Parameters
+    ----------
+    query
+        A part of a symbol or of a pair, such as btc or BTC/USDT.
+    limit
+        Most of them.
+    """
+    from streammachine.cli.symbols import run_symbols
+
+    return run_symbols(exchange, query, market=market, limit=limit, json=json)
 
 
 @app.command(group=APPS)
@@ -236,6 +242,7 @@ def stream(
     aggregate: Commas = None,
     to: Sinks = None,
     type: str = "kline",
+    every: str | None = None,
     market: Market = "SPOT",
     simulated: Annotated[bool, Parameter(negative="")] = False,
     speed: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
@@ -248,11 +255,13 @@ def stream(
     Parameters
     ----------
     timeframe
-        Of the candles (default 1m); with --type trade none means the trades themselves.
+        Of the candles (default 1m); with --type trade none means the trades themselves; of quotes there is none.
     aggregate
         Higher timeframes to build too, separated by commas: 5m,15m.
     type
-        kline or trade.
+        kline, trade or quote (the best bid and ask).
+    every
+        Of quotes: at most one of a symbol in so long, e.g. 100ms.
     simulated
         From a simulated exchange in this process, which needs no network.
     speed
@@ -266,12 +275,75 @@ def stream(
     """
     from streammachine.cli.stream import StreamOptions, run_stream
 
-    base = timeframe if timeframe is not None or type.startswith("trade") else "1m"
+    base = timeframe if timeframe is not None or type.startswith(("trade", "quote")) else "1m"
     return run_stream(
         StreamOptions(
-            exchange, symbols, base, aggregate or (), to or (), type, market, simulated, speed, candles, seconds, fresh
+            exchange,
+            symbols,
+            base,
+            aggregate or (),
+            to or (),
+            type,
+            market,
+            simulated,
+            speed,
+            candles,
+            seconds,
+            fresh,
+            every=every,
         )
     )
+
+
+@app.command(group=MARKET)
+def record(
+    exchange: Exchange,
+    symbols: Symbols,
+    *,
+    frames: Path,
+    timeframe: str | None = None,
+    aggregate: Commas = None,
+    to: Sinks = None,
+    type: str = "kline",
+    every: str | None = None,
+    market: Market = "SPOT",
+    simulated: Annotated[bool, Parameter(negative="")] = False,
+    speed: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    candles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    seconds: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+) -> int:
+    """Stream as `stream` does, and note all that the exchange sends in a file, until Ctrl-C. No login or key is in it.
+
+    Parameters
+    ----------
+    frames
+        The file, a new one: FILE.zst or FILE.gz. `streammachine simulate --frames` and Runner(frames=...) play it.
+    timeframe
+        Of the candles (default 1m); with --type trade none means the trades themselves; of quotes there is none.
+    aggregate
+        Higher timeframes to build too, separated by commas: 5m,15m.
+    type
+        kline, trade or quote (the best bid and ask).
+    every
+        Of quotes: at most one of a symbol in so long, e.g. 100ms.
+    simulated
+        From a simulated exchange in this process, which needs no network.
+    speed
+        With --simulated: market seconds per second (default 60).
+    candles
+        End after so many closed candles.
+    seconds
+        End after so long.
+    """
+    from streammachine.cli.stream import StreamOptions, run_stream
+
+    base = timeframe if timeframe is not None or type.startswith(("trade", "quote")) else "1m"
+    return run_stream(
+        StreamOptions(
+            exchange, symbols, base, aggregate or (), to or (), type, market, simulated, speed, candles, seconds,
+            fresh=True, record=frames, every=every,
+        )
+    )  # fmt: skip
 
 
 @app.command(group=MARKET)
@@ -346,6 +418,7 @@ def simulate(
     seed: int = 0,
     symbols: Commas = None,
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_532))] = 0,
+    frames: Path | None = None,
 ) -> int:
     """Simulate exchanges on this machine: their real protocols over one market, for other processes, until Ctrl-C.
 
@@ -365,92 +438,12 @@ def simulate(
         As BASE/QUOTE, separated by commas (default: BTC/USDT,ETH/USDT).
     port
         Of the first exchange, the next ones follow (default: any that are free).
+    frames
+        A file of `streammachine record`, played as it came, in place of the made-up market.
     """
     from streammachine.cli.simulate import SimulateOptions, run_simulate
 
-    return run_simulate(SimulateOptions(exchange or (), speed, fault or (), tape, seed, symbols or (), port))
-
-
-@dlq.command(name="list")
-def dlq_list(
-    stream: str | None = None,
-    *,
-    count: Annotated[int, Parameter(validator=Number(gte=1))] = 20,
-    group: str | None = None,
-    json: Json = False,
-) -> int:
-    """List the dead letters of a stream, the newest first; without a stream, how many each has.
-
-    Parameters
-    ----------
-    stream
-        The stream whose messages were given up.
-    count
-        How many to list.
-    group
-        Only those of this consumer group.
-    """
-    from streammachine.cli.letters import list_letters
-
-    return list_letters(stream, count, group, json)
-
-
-@dlq.command(name="show")
-def dlq_show(stream: str, id: str) -> int:
-    """Show one dead letter with everything known of its end.
-
-    Parameters
-    ----------
-    stream
-        The stream whose message was given up.
-    id
-        The letter's id, as list shows it.
-    """
-    from streammachine.cli.letters import show_letter
-
-    return show_letter(stream, id)
-
-
-@dlq.command(name="redrive")
-def dlq_redrive(
-    stream: str,
-    ids: list[str] | None = None,
-    *,
-    all: bool = False,
-    group: str | None = None,
-) -> int:
-    """Give dead letters back to the group that failed on them, and to no other.
-
-    Parameters
-    ----------
-    stream
-        The stream whose messages were given up.
-    ids
-        The letters' ids, as list shows them.
-    all
-        All letters of the stream.
-    group
-        With --all: only those of this consumer group.
-    """
-    from streammachine.cli.letters import redrive_letters
-
-    return redrive_letters(stream, ids or [], all, group)
-
-
-@dlq.command(name="purge")
-def dlq_purge(stream: str, *, yes: bool = False) -> int:
-    """Delete all dead letters of a stream for good; asks first.
-
-    Parameters
-    ----------
-    stream
-        The stream whose messages were given up.
-    yes
-        Do not ask.
-    """
-    from streammachine.cli.letters import purge_letters
-
-    return purge_letters(stream, yes)
+    return run_simulate(SimulateOptions(exchange or (), speed, fault or (), tape, seed, symbols or (), port, frames))
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ class SimulateOptions:
     seed: int = 0
     symbols: Sequence[str] = ()
     port: int = 0
+    frames: Path | None = None
 
 
 def run_simulate(options: SimulateOptions) -> int:
@@ -44,6 +45,12 @@ def run_simulate(options: SimulateOptions) -> int:
         for kind, text in KINDS.items():
             console.print(Text(f"{kind:12} {text}"))
         return 0
+    if options.frames is not None:
+        from streammachine.cli.frames_server import serve_frames
+
+        if options.exchanges or options.faults or options.tape or options.symbols:
+            raise DataInputError("--frames plays what was recorded: give it with --speed and --port alone")
+        return anyio.run(serve_frames, console, str(options.frames), options.speed, options.port)
     return anyio.run(_simulate, console, options)
 
 

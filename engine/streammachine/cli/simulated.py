@@ -13,6 +13,8 @@ import anyio
 from streammachine.errors import SymbolError
 from streammachine.market.clock.clock import VirtualClock
 from streammachine.market.exchanges.base import Adapter, Urls
+from streammachine.market.exchanges.spelling import is_common
+from streammachine.market.model.pair import parse_pair
 
 if TYPE_CHECKING:
     from streammachine.market.simulator import Fault, Tape
@@ -26,6 +28,9 @@ def canonical(adapter: Adapter, symbol: str) -> str:
     Raises:
         SymbolError: no base and quote can be told in it.
     """
+    pair = parse_pair(symbol) if is_common(adapter, symbol) else None
+    if pair is not None:
+        return f"{pair.base}/{pair.quote}"
     checked = adapter.check_symbol(symbol)
     checked = checked.partition("_")[0]  # BTCUSD_PERP
     parts = re.split(r"[-/]", checked)

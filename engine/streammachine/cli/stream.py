@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -23,6 +24,7 @@ from streammachine.market.exchanges import adapter_for
 from streammachine.market.live.runner import Runner, runner_for
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.quote import Quote
 
 COLUMNS = ("symbol", "", "UTC", "open", "high", "low", "close", "volume", "trades", "seen")
 TEXTS = 3  # columns that stand left
@@ -36,7 +38,7 @@ LINE_PERIOD = 10.0  # seconds between two lines where stdout is no terminal
 @dataclass(frozen=True)
 class StreamOptions:
     """What the command was asked for. ``candles``, ``seconds``: end after so many closed candles, or so long.
-    ``fresh``: do not go on where an earlier run stopped."""
+    ``record``: a file for all that comes. ``fresh``: do not go on where an earlier run stopped."""
 
     exchange: str
     symbols: Sequence[str]
@@ -50,6 +52,8 @@ class StreamOptions:
     candles: int | None = None
     seconds: float | None = None
     fresh: bool = False
+    record: Path | None = None
+    every: str | None = None
 
 
 def run_stream(options: StreamOptions) -> int:
@@ -60,7 +64,7 @@ def run_stream(options: StreamOptions) -> int:
 
 async def _stream(console: Console, options: StreamOptions) -> int:
     adapter = adapter_for(options.exchange, options.market)
-    wanted = DataInput(options.type, list(options.symbols), options.timeframe, list(options.aggregate))
+    wanted = DataInput(options.type, list(options.symbols), options.timeframe, list(options.aggregate), options.every)
     emitters = emitters_for(options.to, simulated=options.simulated)
     if options.speed is not None and not options.simulated:
         raise DataInputError("--speed is of the simulated market: give --simulated too")
@@ -70,7 +74,8 @@ async def _stream(console: Console, options: StreamOptions) -> int:
             wanted,
             market_type=options.market,
             active_warmup=bool(options.aggregate),
-            remember=not options.simulated,
+            remember=not options.simulated and options.record is None,
+            record=options.record,
             fresh=options.fresh,
             **extra,
         )
@@ -120,7 +125,7 @@ class Watch:
         self._runner = runner
         self._title = title
         self._most = candles
-        self._last: dict[tuple[str, str], Kline | Trade] = {}
+        self._last: dict[tuple[str, str], Kline | Trade | Quote] = {}
         self._counts: dict[tuple[str, str], int] = {}
         self._closed = 0
         self._what = "candles"
@@ -131,13 +136,13 @@ class Watch:
         """Whether the run is over."""
         return self._most is not None and self._closed >= self._most
 
-    def take(self, row: Kline | Trade) -> None:
+    def take(self, row: Kline | Trade | Quote) -> None:
         """Note one row."""
-        key = (row.symbol, row.timeframe if isinstance(row, Kline) else "trade")
+        key = (row.symbol, row.timeframe if isinstance(row, Kline) else "quote" if isinstance(row, Quote) else "trade")
         self._last[key] = row
-        if isinstance(row, Trade):
-            self._what = "trades"
-        if isinstance(row, Trade) or row.is_closed:
+        if not isinstance(row, Kline):
+            self._what = "trades" if isinstance(row, Trade) else "quotes"
+        if not isinstance(row, Kline) or row.is_closed:
             self._counts[key] = self._counts.get(key, 0) + 1
             self._closed += 1
 
@@ -196,8 +201,12 @@ class Watch:
         return text
 
 
-def _cells(key: tuple[str, str], row: Kline | Trade, count: int) -> list[str]:
+def _cells(key: tuple[str, str], row: Kline | Trade | Quote, count: int) -> list[str]:
     """A row of the table; narrow enough for 80 columns with prices up to 999,999.99."""
+    if isinstance(row, Quote):
+        moment = datetime.fromtimestamp(row.ts / 1000, UTC)
+        bid, ask = ("" if price is None else f"{price:,.8g}" for price in (row.bid, row.ask))
+        return [key[0], key[1], f"{moment:%H:%M:%S}", "", f"ask {ask}", f"bid {bid}", "", "", "", f"{count:,}"]
     if isinstance(row, Trade):
         moment = datetime.fromtimestamp(row.ts / 1000, UTC)
         price, volume = f"{row.price:,.8g}", f"{row.volume:,.5g}"

@@ -250,7 +250,7 @@ async def run_runner(connection: RedisConnection, job: Job) -> None:
         if job.end.is_set():
             return
         await RUNNERS.note(connection, spec, HISTORY)
-    wanted = DataInput(spec.type, spec.symbols, spec.timeframe, spec.aggregate)
+    wanted = DataInput(spec.type, spec.symbols, spec.timeframe, spec.aggregate, spec.every)
     had = await last_candles(connection, spec) if "redis" in spec.emit else {}
     had = {place: max(had.get(place, 0), written.get(place, 0)) for place in {**had, **written}}
     runner = runner_for(

@@ -1,7 +1,7 @@
 """Alert tools: conditions that are watched while nobody asks."""
 
 import hashlib
-from typing import TYPE_CHECKING, Annotated, Literal, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 from pydantic import BeforeValidator, Field
 from typing_extensions import TypedDict
@@ -31,22 +31,8 @@ class AlertCreated(TypedDict):
     hint: NotRequired[str]
 
 
-class AlertRow(TypedDict):
-    name: str
-    stream: str
-    condition: str
-    on: str
-    holds: bool
-    fired: int
-    last_ms: NotRequired[int]
-    cooldown_s: NotRequired[float]
-    output_stream: NotRequired[str]
-    webhook: NotRequired[str]
-    problem: NotRequired[str]
-
-
 class Alerts(TypedDict):
-    alerts: list[AlertRow]
+    alerts: list[dict[str, Any]]
     count: int
     evaluated: bool
     truncated: bool
@@ -64,12 +50,12 @@ class AlertTools(Family):
     @tool("alert_create", "Create an alert", idempotent=True, open_world=True)
     async def create(
         self,
-        symbol: Annotated[str, Field(description="As the exchange writes it", min_length=1, max_length=64)],
+        symbol: Annotated[str, Field(description="Symbol", min_length=1, max_length=64)],
         condition: Annotated[
             str,
             Field(
                 description="close > 50000; cross(close, sma20); rsi14 < 30 && volume > 2 * sma(volume, 20); "
-                "prev.close is the candle before",
+                "prev.close",
                 max_length=500,
             ),
         ],
@@ -77,15 +63,15 @@ class AlertTools(Family):
         timeframe: Timeframe = "1m",
         on: Annotated[
             Literal["closed", "running", "tick"],
-            Field(description="Closed candles, candles as they change, or trades (price, volume)"),
+            Field(description="tick: trades"),
         ] = "closed",
-        name: Annotated[str | None, Field(description="Default: made from the rest")] = None,
-        cooldown_s: Annotated[float, Field(description="Seconds until it may fire again", ge=0, le=2_592_000)] = 0,
+        name: Annotated[str | None, Field(description="Of your choice")] = None,
+        cooldown_s: Annotated[float, Field(description="Before it fires again", ge=0, le=2_592_000)] = 0,
         stream: Annotated[str | None, Field(description="Also send to this stream")] = None,
         webhook: Annotated[str | None, Field(description="Also post to this https URL")] = None,
     ) -> AlertCreated:
-        """Watch a condition over an exchange's candles or trades; needs a runner_start of the same. It survives
-        restarts and fires once each time the condition becomes true: wait with event_wait for alert.fired."""
+        """Watch a condition over the candles that a runner streams. Fires once each time it becomes true; event_wait
+        hears it as alert.fired. Survives restarts."""
         from streammachine.runtime.alerts.alert import Alert, create_alert
 
         native = exchange_symbol(exchange, symbol)
@@ -170,10 +156,10 @@ def _name(symbol: str, source: str, condition: str, on: str) -> str:
     return f"{word[:40] or 'alert'}-{digest}".lower()
 
 
-def _row(alert: "Alert", state: "AlertState") -> AlertRow:
+def _row(alert: "Alert", state: "AlertState") -> dict[str, Any]:
     from streammachine.masking import mask_url
 
-    row: AlertRow = {
+    row: dict[str, Any] = {
         "name": alert.name,
         "stream": alert.source,
         "condition": alert.condition,

@@ -45,20 +45,18 @@ class LiveTools(Family):
         events: Annotated[
             list[EventWanted],
             Field(
-                description="Any of these. Arguments: candle.closed exchange symbol timeframe; price.crossed also "
-                "price direction (up, down) source (candles, trades); stream.message stream filter (CEL); "
-                "dead_letter.added stream; agent.lag agent above; runner.state runner state; alert.fired alert",
+                description="Arguments: candle.closed exchange symbol timeframe; price.crossed also price direction "
+                "(up, down); stream.message stream filter (CEL); dead_letter.added stream; agent.lag agent above; "
+                "runner.state runner state; alert.fired alert",
                 min_length=1,
                 max_length=MOST_WANTED,
             ),
         ],
-        cursor: Annotated[
-            str | None, Field(description="Of the last answer, or a time ('now-1h'). Without it: from now on")
-        ] = None,
-        timeout_s: Annotated[float, Field(description="Most seconds to wait", ge=0, le=LONGEST_WAIT)] = 25,
+        cursor: Annotated[str | None, Field(description="Of the last answer, or a time; default: now")] = None,
+        timeout_s: Annotated[float, Field(description="At most", ge=0, le=LONGEST_WAIT)] = 25,
     ) -> EventPage:
-        """Wait until something happens, e.g. a candle closes or an alert fires. Call again with cursor and the same
-        events to go on: nothing is missed in between. With timed_out nothing happened yet."""
+        """Wait until one of the events happens. To go on, call again with cursor and the same events: nothing is missed
+        in between. With timed_out nothing happened yet."""
         wanted = [await self.state.live.subscribe(each["name"], each.get("arguments") or {}) for each in events]
         found = await self.state.live.wait(wanted, cursor, timeout_s)
         page: EventPage = {

@@ -3,8 +3,9 @@
 import logging
 import re
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import anyio
 from pydantic import Field
@@ -22,6 +23,7 @@ from streammachine_mcp.tools.family import Family, tool
 
 if TYPE_CHECKING:  # the market room is loaded by the first call that needs it: it would delay the first tools/list
     from streammachine.market.exchanges.base import Adapter
+    from streammachine.market.model.data_input import DataInput
     from streammachine.redis.connection import RedisConnection
     from streammachine.runtime.admin.remembered import BackfillSpec, RunnerSpec
 
@@ -93,18 +95,29 @@ class MarketTools(Family):
         emit: Emit = None,
         market_type: Market = "SPOT",
         history: Annotated[History | None, Field(description="Past to write first: 7d, 12h, or a UTC date")] = None,
+        type: Annotated[
+            Literal["kline", "trade", "quote"], Field(description="Candles, trades, or best bid and ask")
+        ] = "kline",
+        every: Annotated[str | None, Field(description="Of quotes: one in so long, e.g. 100ms")] = None,
     ) -> Started:
         """Start a runner in the background: live closed candles of an exchange go to the sinks, gaps healed; it goes on
-        after restarts, until runner_stop. Read them with candles_read."""
+        after restarts, until runner_stop. Read them with candles_read; trades and quotes (never healed) with
+        stream_read."""
+        from streammachine.market.model.data_input import DataInput
         from streammachine.runtime.admin.remembered import RUNNERS, RunnerSpec, name_for
         from streammachine_mcp.hosting import sinks
 
-        adapter, names = await _checked(exchange, market_type, symbols, timeframe, aggregate or [])
+        unit = timeframe if type == "kline" else None
+        if unit is None and (aggregate or history):
+            raise DataInputError(f"aggregate and history are of candles: leave them away with type={type!r}")
+        wanted = DataInput(type, symbols, unit, aggregate or [], every)
+        adapter, names = await _checked(exchange, market_type, wanted)
         emitters = sinks.check(["redis"] if emit is None else emit)
-        name = name_for(exchange, timeframe, sorted(names), sorted(aggregate or []), emitters, adapter.market_type)
+        words = [exchange, unit or type, sorted(names), sorted(aggregate or []), emitters, adapter.market_type]
+        name = name_for(*words, *([every] if every else []))
         now = int(time.time() * 1000)
         spec = RunnerSpec(
-            name, exchange, names, timeframe, list(aggregate or []), emitters,
+            name, exchange, names, unit, list(aggregate or []), emitters, type=type, every=every,
             market_type=adapter.market_type, created_ms=now,
             history=history or "", history_from_ms=history_start(history, now) if history else 0,
         )  # fmt: skip
@@ -117,7 +130,10 @@ class MarketTools(Family):
         result: Started = {"name": name, "started": new}
         if "redis" in emitters:
             made = dict.fromkeys((timeframe, *(aggregate or [])))
-            result["streams"] = [f"kline:{exchange}:{each}:{unit}" for each in names for unit in made][:MOST_STREAMS]
+            streams = [f"kline:{exchange}:{each}:{one}" for each in names for one in made]
+            if unit is None:
+                streams = [f"{type}s:{exchange}:{each}" for each in names]
+            result["streams"] = streams[:MOST_STREAMS]
         return result
 
     @tool("runner_stop", "Stop a runner", idempotent=True)
@@ -163,10 +179,11 @@ class MarketTools(Family):
     ) -> Started:
         """Fetch past candles in the background (backfill_status shows how far); it goes on after restarts. Candles
         older than those of a runner go to the archive of the same series: candles_read reads across both."""
+        from streammachine.market.model.data_input import DataInput
         from streammachine.runtime.admin.remembered import BACKFILLS, BackfillSpec, name_for
         from streammachine_mcp.hosting import sinks
 
-        adapter, names = await _checked(exchange, market_type, [symbol], timeframe, [])
+        adapter, names = await _checked(exchange, market_type, DataInput("kline", [symbol], timeframe))
         emitters = sinks.check(["redis"] if emit is None else emit)
         first, last = backfill_range(start, end, int(time.time() * 1000))
         connection = await self.state.redis()
@@ -220,8 +237,8 @@ class MarketTools(Family):
         """Candles that runners and backfills wrote to Redis, oldest first, as columns; open_ts is epoch ms. Indicators
         are computed with the candles before them."""
         connection = await self.state.redis()
-        adapter = _adapter(exchange, "SPOT")
-        name = adapter.check_symbol(symbol)
+        adapter = await _loaded(exchange, "SPOT")
+        (name,) = _spelled(adapter, [symbol])
         stream = f"kline:{exchange}:{name}:{timeframe}"
         table = CandleTable(COLUMNS, fields, format, await indicators_of(indicators), rare=("is_complete",))
         first, last = (None if text is None else moment_ms(text) for text in (start, end))
@@ -302,24 +319,37 @@ def _adapter(exchange: str, market_type: str) -> "Adapter":
     return adapter_for(exchange, market_type)
 
 
-async def _checked(
-    exchange: str, market_type: str, symbols: list[str], timeframe: str, aggregate: list[str]
-) -> tuple["Adapter", list[str]]:
+async def _loaded(exchange: str, market_type: str) -> "Adapter":
+    """The adapter; ccxt takes seconds to load, in which other calls go on."""
+    return await anyio.to_thread.run_sync(_adapter, exchange, market_type)
+
+
+def _spelled(adapter: "Adapter", symbols: Sequence[str]) -> list[str]:
+    """The symbols as the exchange writes them, as far as that is known without asking it."""
+    from streammachine.market.network.symbols import spelled
+
+    return spelled(adapter, adapter.urls(), list(symbols))
+
+
+async def _checked(exchange: str, market_type: str, wanted: "DataInput") -> tuple["Adapter", list[str]]:
     """The adapter and the symbols as it writes them; asks the exchange whether it has them.
 
     An exchange that does not answer is no reason to refuse: the runner waits for it.
     """
     from streammachine.market.clock.clock import SystemClock
-    from streammachine.market.model.data_input import DataInput
-    from streammachine.market.network.rest_client import RestClient
+    from streammachine.market.network.rest_client import client_for
     from streammachine.market.network.rest_queries import check_symbols
+    from streammachine.market.network.symbols import settled
 
-    adapter = _adapter(exchange, market_type)
-    names = [adapter.check_symbol(symbol) for symbol in symbols]
-    adapter.check_timeframe(DataInput("kline", names, timeframe, aggregate).timeframe or "")
+    adapter = await _loaded(exchange, market_type)
+    adapter.check_kind(wanted.kind)
+    names = _spelled(adapter, wanted.symbols)
+    if wanted.timeframe is not None:
+        adapter.check_timeframe(wanted.timeframe)
     with anyio.move_on_after(EXCHANGE_WAIT):
         try:
-            async with RestClient(adapter, adapter.urls(), clock=SystemClock(), attempts=2) as rest:
+            async with client_for(adapter, adapter.urls(), clock=SystemClock(), attempts=2) as rest:
+                names = await settled(rest, names)
                 await check_symbols(rest, names)
         except ExchangeUnavailableError as error:
             log.info("Not asked for the symbols: %s", error)

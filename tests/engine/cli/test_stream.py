@@ -182,3 +182,17 @@ def test_a_killed_stream_goes_on_where_it_stopped(cli: Any, market: Exchange) ->
     assert set(frame.is_complete) == {True}
     fresh = cli(*command[3:], "--fresh", "--candles", "1", **market.env)
     assert fresh.returncode == 0
+
+
+def test_quotes_go_into_a_file(cli: Any, market: Exchange) -> None:
+    done = cli(
+        *("stream", "binance", "BTCUSDT", "--type", "quote", "--every", "100ms", "--to", "csv:quotes.csv"),
+        *("--candles", "5"),
+        **market.env,
+    )
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv(cli.folder / "quotes.csv")
+    assert list(frame.columns) == ["source", "symbol", "pair", "bid", "bid_size", "ask", "ask_size", "ts"]
+    assert len(frame) >= 5
+    assert (frame.bid < frame.ask).all()
+    assert "quotes" in done.stdout

@@ -12,6 +12,7 @@ from streammachine.market.aggregation.candle_aggregator import Aggregator
 from streammachine.market.aggregation.trade_folder import TradeFolder
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.quote import Quote
 from streammachine.market.model.rows import Row
 
 
@@ -56,6 +57,8 @@ class Pipeline:
                 candle(row, out)
             elif isinstance(row, Trade):
                 self._trade(row, out)
+            elif isinstance(row, Quote):
+                out.append(row)
             else:
                 self._gap(row, out)
         if self.folder is not None and not self.only_closed:

@@ -31,14 +31,16 @@ from streammachine.market.clock.clock import Clock
 from streammachine.market.clock.remote_clock import VARIABLE, default_clock
 from streammachine.market.emitters.any_emitter import check_emitter
 from streammachine.market.emitters.base import Transformer
-from streammachine.market.exchanges.lookup import adapter_for, entry_for
+from streammachine.market.exchanges.lookup import adapter_for, bridged, entry_for, is_bridged
 from streammachine.market.exchanges.registry import ENTRIES, ExchangeEntry
+from streammachine.market.exchanges.spelling import is_common
 from streammachine.market.model import timeframe as timeframes
-from streammachine.market.model.kline import Gap, Kline
+from streammachine.market.model.kline import Gap, Kline, set_pair
 from streammachine.market.model.rows import Lane
 from streammachine.market.model.timespan import Moment, Timespan, timespan
 from streammachine.market.network import rest_queries
-from streammachine.market.network.rest_client import RestClient
+from streammachine.market.network.rest_client import RestClient, client_for
+from streammachine.market.network.symbols import settled, spelled
 
 if TYPE_CHECKING:
     from streammachine.market.model.kline_columns import KlineColumns
@@ -106,9 +108,10 @@ class Backfilling:
             raise DataInputError(f"symbol={symbol!r} is not accepted: give one, e.g. {self._adapter.symbol_example!r}")
         if parallel is not None and parallel < 1:
             raise DataInputError(f"parallel={parallel} is not accepted: give 1 or more")
-        self.symbol = self._adapter.check_symbol(symbol.strip())
         self.timeframe = self._adapter.check_timeframe(timeframes.check(timeframe))
         self._urls = self._adapter.urls(rest_url=rest_url, bulk_url=bulk_url)
+        (self.symbol,) = spelled(self._adapter, self._urls, [symbol])
+        self._pair: str | None = None
         self._clock = clock
         self._asked = (from_date, to_date)
         # Where the clock of a simulator is to be followed, which is only asked when it runs, no date is in the future.
@@ -207,6 +210,7 @@ class Backfilling:
         self._ended = anyio.Event()
         try:
             with anyio.CancelScope() as self._scope, ExitStack() as journals:
+                await self._settle_symbol()
                 self._sinks = self._open_sinks(journals)
                 if any(sink.position < self._span.end for sink in self._sinks):
                     await self._fill()
@@ -229,6 +233,7 @@ class Backfilling:
         self._begin()
         try:
             with ExitStack() as journals:
+                await self._settle_symbol()
                 sinks = self._open_sinks(journals)
                 if any(sink.position < self._span.end for sink in sinks):
                     async with self._open_rest():
@@ -255,6 +260,7 @@ class Backfilling:
         send, receive = anyio.create_memory_object_stream["list[Kline] | KlineColumns"](2)
 
         async def collect() -> None:
+            await self._settle_symbol()
             async with send, self._open_rest() as rest:
                 with self._bar() as self._show:
                     self._collector = self._collect(rest, self._span.start, send.send)
@@ -356,9 +362,14 @@ class Backfilling:
     def _lane(self) -> Lane:
         return Lane(self._adapter.source, self.symbol, self.timeframe)
 
+    async def _settle_symbol(self) -> None:  # of a pair that is not known yet: sinks and journals go by it
+        if is_common(self._adapter, self.symbol):
+            async with client_for(self._adapter, self._urls, clock=self._time(), attempts=ATTEMPTS) as rest:
+                (self.symbol,) = await settled(rest, [self.symbol])
+
     @contextlib.asynccontextmanager
     async def _open_rest(self) -> AsyncGenerator[RestClient]:
-        async with RestClient(
+        async with client_for(
             self._adapter, self._urls, clock=self._time(), parallel=self._parallel, attempts=ATTEMPTS
         ) as rest:
             self._rest = rest
@@ -367,7 +378,7 @@ class Backfilling:
 
     async def _check_symbol(self, rest: RestClient) -> None:
         try:
-            await rest_queries.check_symbols(rest, [self.symbol])
+            self._pair = (await rest_queries.check_symbols(rest, [self.symbol])).get(self.symbol)
         except SymbolError as error:  # one that is no longer traded may have a past
             span = self._span
             try:
@@ -423,6 +434,8 @@ class Backfilling:
             self._count(len(klines), klines.end)
             return
         for piece in by_rows(klines, CHECKPOINT_ROWS):
+            for kline in piece:
+                set_pair(kline, self._pair)
             for sink in self._sinks:
                 await sink.put(piece)
             position = timeframes.end_of(self.timeframe, piece[-1].open_ts)
@@ -469,6 +482,17 @@ class Backfilling:
         return None if made is None else dict(made)
 
 
+class CcxtBackfilling(Backfilling):
+    """Backfills from an exchange of ccxt's (``fetch_ohlcv``; the extra ``[ccxt]``) by its id, "gate"; see Backfilling.
+
+    Raises: MarketError: ccxt is not installed. UnknownExchangeError: it has no such exchange. As Backfilling.
+    """
+
+    def __init__(self, exchange: str, *arguments: Any, **options: Any) -> None:
+        self.exchange = bridged(exchange)  # type: ignore[misc]
+        super().__init__(*arguments, **options)
+
+
 def backfill_for(
     exchange: str, symbol: str, timeframe: str, from_date: Moment, to_date: Moment = "now", **options: Any
 ) -> Backfilling:
@@ -477,6 +501,8 @@ def backfill_for(
     Raises:
         UnknownExchangeError: there is no such exchange. As ``Backfilling``.
     """
+    if is_bridged(exchange):
+        return CcxtBackfilling(exchange, symbol, timeframe, from_date, to_date, **options)
     return _CLASSES[entry_for(exchange).name](symbol, timeframe, from_date, to_date, **options)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, overload
 
 from streammachine.errors import EmitterError, TransformError
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.quote import Quote
 from streammachine.market.model.rows import Lane, Row, named
 
 Transformer = Callable[[dict[str, Any]], Mapping[str, Any] | None]
@@ -141,7 +142,7 @@ class DataEmitter:
 
 def values_of(row: Any) -> Mapping[str, Any]:
     """A row's fields by name: a mapping is taken as it is. Do not change it."""
-    if type(row) in (Kline, Trade):  # isinstance is slow on a pydantic class when it is False
+    if type(row) in (Kline, Trade, Quote):  # isinstance is slow on a pydantic class when it is False
         own: dict[str, Any] = vars(row)
         return own
     other: Mapping[str, Any] = row.model_dump() if hasattr(row, "model_dump") else row

@@ -26,6 +26,7 @@ from streammachine.errors import EmitterError, EmitterUnavailableError
 from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, values_of
 from streammachine.market.emitters.sink_text import SinkText
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.quote import Quote
 from streammachine.market.model.rows import Lane, Row, named
 
 if TYPE_CHECKING:
@@ -41,7 +42,11 @@ log = logging.getLogger(__name__)
 TAIL = 1 << 20  # bytes of a file's end that are looked at for rows that come again
 LONGEST = 1 << 20  # bytes of one line
 BLOCK = 65_536  # bytes read at once when looking for the last line
-_KINDS: tuple[tuple[str, ...], ...] = (tuple(Kline.model_fields), tuple(Trade.model_fields))
+_KINDS: dict[str, tuple[str, ...]] = {
+    "candle": tuple(Kline.model_fields),
+    "trade": tuple(Trade.model_fields),
+    "quote": tuple(Quote.model_fields),
+}
 _CANDLE_KEY = ("source", "symbol", "timeframe", "open_ts")
 _TRADE_KEY = ("source", "symbol", "trade_id")
 
@@ -123,7 +128,7 @@ class CSVEmitter(DataEmitter):
         """Whether source, symbol and timeframe select the row."""
         if isinstance(row, Gap) and self.transformer is None:
             return False
-        return self._selects(row.source, row.symbol, "trade" if isinstance(row, Trade) else row.timeframe)
+        return self._selects(row.source, row.symbol, _kind_of(row))
 
     def _selects(self, source: str | None, symbol: str, timeframe: str) -> bool:
         return (
@@ -166,7 +171,7 @@ class CSVEmitter(DataEmitter):
         if self.transformer is not None:
             return
         kinds = {
-            lane.timeframe is None
+            {None: "trade", "quote": "quote"}.get(lane.timeframe, "candle")
             for lane in lanes
             if self._selects(lane.source, lane.symbol, lane.timeframe or "trade")
         }
@@ -174,9 +179,9 @@ class CSVEmitter(DataEmitter):
             raise EmitterError(
                 f"{self._path} cannot hold candles and trades: give each a CSVEmitter, timeframe='trade' selects trades"
             )
-        for is_trade in kinds:
-            if self._columns is not None and set(self._columns) != set(_KINDS[is_trade]):
-                raise EmitterError(self._mismatch("a trade" if is_trade else "a candle", _KINDS[is_trade]))
+        for kind in kinds:
+            if self._columns is not None and set(self._columns) != set(_KINDS[kind]):
+                raise EmitterError(self._mismatch(f"a {kind}", _KINDS[kind]))
 
     async def emit(self, row: Any) -> None:
         """Append one row: a Kline, a Trade, or a dict as a transformer makes it."""
@@ -225,10 +230,10 @@ class CSVEmitter(DataEmitter):
         self._follow()
         while True:
             with self._locked() as file:
-                header, end = self._begin(file, [_KINDS[0]]), self._line_end
+                header, end = self._begin(file, [_KINDS["candle"]]), self._line_end
                 was_empty = file.seek(0, io.SEEK_END) == 0
-            if set(header) != set(_KINDS[0]):
-                raise EmitterError(self._mismatch("a candle", _KINDS[0]))
+            if set(header) != set(_KINDS["candle"]):
+                raise EmitterError(self._mismatch("a candle", _KINDS["candle"]))
             text = await anyio.to_thread.run_sync(_lines, columns, header, end)  # the file is free meanwhile
             with self._locked() as file:
                 size = file.seek(0, io.SEEK_END)
@@ -352,10 +357,10 @@ class CSVEmitter(DataEmitter):
         self._columns = _cells(header) or None
         self._ends_with_line = not rest
         self._line_end = "\r\n" if header.endswith(b"\r\n") else "\n"
-        if self._columns is None or self.transformer is not None or set(self._columns) in map(set, _KINDS):
+        if self._columns is None or self.transformer is not None or set(self._columns) in map(set, _KINDS.values()):
             return
-        if header != rest or not any(_is_piece(header, kind) for kind in _KINDS):
-            raise EmitterError(self._mismatch("a candle", _KINDS[0]))
+        if header != rest or not any(_is_piece(header, kind) for kind in _KINDS.values()):
+            raise EmitterError(self._mismatch("a candle", _KINDS["candle"]))
         self._columns = None
 
     def _begin(self, file: io.FileIO, made: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
@@ -397,6 +402,10 @@ class CSVEmitter(DataEmitter):
     def _values(self, row: Any) -> Mapping[str, Any] | None:
         made = row if isinstance(row, Mapping) else self.transformed(row)
         return None if made is None else values_of(made)
+
+
+def _kind_of(row: Kline | Trade | Quote | Gap) -> str:
+    return "trade" if isinstance(row, Trade) else "quote" if isinstance(row, Quote) else row.timeframe
 
 
 def _key(row: Any) -> tuple[str, ...] | None:
@@ -448,7 +457,7 @@ def _is_whole(line: bytes, columns: tuple[str, ...]) -> bool:
     if len(values) != len(columns):
         return False
     named = {name: value for name, value in zip(columns, values, strict=True) if value}
-    for model in (Kline, Trade):
+    for model in (Kline, Trade, Quote):
         if set(columns) == set(model.model_fields):
             with contextlib.suppress(ValidationError):
                 model.model_validate(named)

@@ -23,6 +23,7 @@ from streammachine.errors import EmitterError, EmitterUnavailableError
 from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, extra_missing, values_of
 from streammachine.market.emitters.sink_text import SinkText
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.quote import Quote
 from streammachine.market.model.rows import Row, named
 from streammachine.masking import mask_url
 
@@ -172,7 +173,8 @@ class KafkaEmitter(DataEmitter):
             key = self._key(_key_of(row))
         except Exception as error:
             raise EmitterError(f"{named(row)} cannot be serialized: {type(error).__name__}: {error}") from error
-        schema = b"trade" if isinstance(row, Trade) else b"gap" if isinstance(row, Gap) else b"kline"
+        schemas = {Trade: b"trade", Gap: b"gap", Quote: b"quote"}
+        schema = next((name for kind, name in schemas.items() if isinstance(row, kind)), b"kline")
         return {"key": key, "value": value, "headers": [("schema", schema), ("version", SCHEMA_VERSION)]}
 
     async def _failed(self, error: BaseException) -> EmitterError:
@@ -291,8 +293,8 @@ def _key_of(row: Any) -> str:
     """``source|symbol|timeframe``; of a dict of the user's, whatever of these it has."""
     if isinstance(row, (Kline, Gap)):
         return f"{row.source or ''}|{row.symbol}|{row.timeframe}"
-    if isinstance(row, Trade):
-        return f"{row.source or ''}|{row.symbol}|trade"
+    if isinstance(row, (Trade, Quote)):
+        return f"{row.source or ''}|{row.symbol}|{'trade' if isinstance(row, Trade) else 'quote'}"
     return "|".join(str(row.get(name, "")) for name in ("source", "symbol", "timeframe"))
 
 

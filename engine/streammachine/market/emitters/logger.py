@@ -10,6 +10,7 @@ from typing import Any, Final
 from streammachine.market.emitters.base import DataEmitter
 from streammachine.market.emitters.sink_text import SinkText
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.quote import Quote
 from streammachine.market.model.rows import Row
 
 LOGGER: Final = "streammachine.candles"
@@ -80,6 +81,12 @@ def _line(row: Any) -> str:
             f"{row.source or '-'} {row.symbol} trade {_time(row.ts, 'milliseconds')}{side} "
             f"{_number(row.volume)} at {_number(row.price)} id {row.trade_id}"
         )
+    if isinstance(row, Quote):
+        bid, ask = (
+            "none" if price is None or size is None else f"{_number(size)} at {_number(price)}"
+            for price, size in ((row.bid, row.bid_size), (row.ask, row.ask_size))
+        )
+        return f"{row.source or '-'} {row.symbol} quote {_time(row.ts, 'milliseconds')} bid {bid} ask {ask}"
     if isinstance(row, Gap):
         return (
             f"{row.source} {row.symbol} {row.timeframe} GAP from {_time(row.start)} to {_time(row.end)} "

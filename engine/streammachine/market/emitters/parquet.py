@@ -32,6 +32,7 @@ from streammachine.errors import EmitterError
 from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, extra_missing, values_of
 from streammachine.market.emitters.sink_text import SinkText
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.quote import Quote
 from streammachine.market.model.rows import Row, named
 
 if TYPE_CHECKING:
@@ -395,6 +396,10 @@ def _repetitive(schema: Any) -> list[str]:
     return [column.name for column in schema if column.type not in (pyarrow.int64(), pyarrow.float64())]
 
 
+def _called(row: Any) -> str:
+    return "trade" if isinstance(row, Trade) else "quote" if isinstance(row, Quote) else "unknown"
+
+
 def _shown(value: Any) -> str:
     return repr(value)[:200]
 
@@ -404,7 +409,7 @@ def _partition(row: Any, values: Mapping[str, Any]) -> tuple[str, ...]:
     found = []
     for name in PARTITION:
         value = values.get(name) or getattr(row, name, None)
-        found.append(str(value or ("trade" if name == "timeframe" and isinstance(row, Trade) else "unknown")))
+        found.append(str(value or (_called(row) if name == "timeframe" else "unknown")))
     return tuple(found)
 
 

@@ -12,7 +12,7 @@ A candle with is_closed true is never overwritten by one that is not closed, if 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,6 +32,7 @@ from streammachine.market.emitters.pg_server import (
     url_of,
 )
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.quote import Quote
 from streammachine.market.model.rows import Lane, Row, named
 from streammachine.masking import mask_url
 
@@ -44,6 +45,14 @@ if TYPE_CHECKING:
 
 COPIED = 1 << 17  # bytes of columns given to COPY at once
 PIECE = 500  # rows given to COPY at once: the server works on them while the next are written
+
+
+RowKind = type[Kline] | type[Trade] | type[Quote]
+_CALLED: dict[RowKind, str] = {Kline: "candles", Trade: "trades", Quote: "quotes"}
+
+
+def _called(kinds: Collection[type]) -> str:
+    return " and ".join(text for kind, text in _CALLED.items() if kind in kinds)
 
 
 class PostgresEmitter(DataEmitter):
@@ -107,7 +116,7 @@ class PostgresEmitter(DataEmitter):
         self._update: Sequence[Any] | None = None
         self._renamed: dict[str, str] = {}
         self._table: PgTable | None = None
-        self._wanted: tuple[type, ...] = (Kline, Trade)
+        self._wanted: tuple[type, ...] = (Kline, Trade, Quote)
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._taken = False  # the server took us once: what it refuses from then on is an outage
         self._unconfirmed: list[_Unconfirmed] = []
@@ -195,9 +204,9 @@ class PostgresEmitter(DataEmitter):
 
     async def expect(self, lanes: Sequence[Lane]) -> None:
         """Refuse a table of candles where only trades come, and the other way round."""
-        coming = {Trade if lane.timeframe is None else Kline for lane in lanes}
+        coming = {{None: Trade, "quote": Quote}.get(lane.timeframe, Kline) for lane in lanes}
         if self.transformer is None and coming and coming.isdisjoint(self._wanted):
-            wanted, come = ("candles", "trades") if Kline in self._wanted else ("trades", "candles")
+            wanted, come = _called(self._wanted), _called(coming)
             table = self._table.name if self._table is not None else ""
             raise EmitterError(
                 f"the table {table} is for {wanted}, and {come} are going to come: give set_model a model of {come}, "
@@ -450,14 +459,14 @@ class PostgresEmitter(DataEmitter):
             raise EmitterError("PostgresEmitter has no model: emitter.set_model(YourModel)")
         return self._table
 
-    def _kind(self) -> type[Kline] | type[Trade]:
+    def _kind(self) -> RowKind:
         """What the model is for, as far as one can tell."""
-        return Trade if len(self._lacks(Trade)) < len(self._lacks(Kline)) else Kline
+        return min(_CALLED, key=lambda kind: len(self._lacks(kind)))
 
-    def _fields(self, kind: type[Kline] | type[Trade]) -> list[str]:
+    def _fields(self, kind: RowKind) -> list[str]:
         return [self._renamed.get(name, name) for name in kind.model_fields]
 
-    def _lacks(self, kind: type[Kline] | type[Trade]) -> set[str]:
+    def _lacks(self, kind: RowKind) -> set[str]:
         """The columns that must have a value and that rows of this kind do not bring."""
         table = self._opened_table()
         return set(table.required) - {table.column_name(name) for name in self._fields(kind) if table.has(name)}

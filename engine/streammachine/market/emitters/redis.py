@@ -19,6 +19,7 @@ in a hole of it: streams ``<stream>:archive:<open_ts>``, named by their first ca
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ from streammachine.errors import (
 from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, values_of
 from streammachine.market.emitters.sink_text import SinkText, unknown
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.quote import Quote
 from streammachine.market.model.rows import Lane, Row, named
 from streammachine.masking import mask_url
 from streammachine.redis import streams
@@ -57,6 +59,8 @@ _PASSING = ("READONLY", "TRYAGAIN", "BUSY", "MISCONF", "NOREPLICAS", "CLUSTERDOW
 # What the server says of a row; all the rest is of the server, and passes.
 _OF_THE_ROW = ("stream ID", "ID specified in XADD", "too many results to unpack")
 _KLINES, _TRADES = (files(__package__).joinpath(f"{name}.lua").read_text() for name in ("klines", "trades"))
+_QUOTES: Final = f"{_TRADES}-- Quotes have no id of their own: a field of ours stands for it.\n"
+_ID_FIELDS: Final = {_TRADES: "trade_id", _QUOTES: "sm-key"}  # what tells a row of a moment from the others
 
 
 class RedisEmitter(DataEmitter):
@@ -117,17 +121,20 @@ class RedisEmitter(DataEmitter):
         return f"{mask_url(self._url) if self._url is not None else 'redis'} {self.prefix}*"
 
     def wants(self, row: Row) -> bool:
-        """Candles and trades."""
+        """Candles, trades and quotes."""
         return not isinstance(row, Gap)
 
-    def stream_of(self, row: Kline | Trade) -> str:
+    def stream_of(self, row: Kline | Trade | Quote) -> str:
         """The name of the stream that a row goes to."""
-        return self._stream(row.source, row.symbol, None if isinstance(row, Trade) else row.timeframe)
+        kind = "quote" if isinstance(row, Quote) else None if isinstance(row, Trade) else row.timeframe
+        return self._stream(row.source, row.symbol, kind)
 
     def _stream(self, source: str | None, symbol: str, timeframe: str | None) -> str:
         exchange = (source or "unknown").lower()
         if timeframe is None:
             return f"{self.prefix}trades:{exchange}:{symbol}"
+        if timeframe == "quote":
+            return f"{self.prefix}quotes:{exchange}:{symbol}"
         return f"{self.prefix}kline:{exchange}:{symbol}:{timeframe}"
 
     async def connect(self) -> None:
@@ -146,13 +153,13 @@ class RedisEmitter(DataEmitter):
         behind them and goes on: it takes none of them, but with ``archive``."""
         for lane in lanes:
             stream = self._stream(lane.source, lane.symbol, lane.timeframe)
-            first = await self._first(stream, _TRADES if lane.timeframe is None else _KLINES)
+            first = await self._first(stream, {None: _TRADES, "quote": _QUOTES}.get(lane.timeframe, _KLINES))
             if first is not None and not self.archive and lane.start is not None and lane.timeframe is not None:
                 self._refuse_older(stream, first, lane.start)
 
     async def _first(self, stream: str, script: str) -> int | None:
         """The milliseconds of the stream's first entry, after the script has run for no rows."""
-        options = ("trade_id", LATE) if script is _TRADES else ()
+        options = (_ID_FIELDS[script], LATE) if script in _ID_FIELDS else ()
         try:
             await self.connection.command("EVAL", script, 1, stream, self.maxlen, *options, repeatable=True)
             return await _first(self.connection, stream)
@@ -176,18 +183,18 @@ class RedisEmitter(DataEmitter):
         refused: dict[int, Exception] = {}
         lanes: dict[tuple[str, str], list[tuple[int, list[bytes | str | int]]]] = {}
         for at, row in enumerate(rows):
-            if not isinstance(row, (Kline, Trade)):
-                refused[at] = EmitterError(f"RedisEmitter takes Kline and Trade rows, not {type(row).__name__}")
+            if not isinstance(row, (Kline, Trade, Quote)):
+                refused[at] = EmitterError(f"RedisEmitter takes Kline, Trade and Quote rows, not {type(row).__name__}")
                 continue
             made = self.transformed(row)
             if made is None:
                 continue
             try:
-                arguments = [*_identity(row), *_fields(values_of(made))]
+                arguments = _arguments(row, made)
             except FieldError as error:
                 refused[at] = EmitterError(f"{named(row)} cannot be written: {error}")
                 continue
-            script = _TRADES if isinstance(row, Trade) else _KLINES
+            script = _TRADES if isinstance(row, Trade) else _QUOTES if isinstance(row, Quote) else _KLINES
             lanes.setdefault((script, self.stream_of(row)), []).append((at, arguments))
         for (script, stream), lane in lanes.items():
             for start in range(0, len(lane), CHUNK):
@@ -227,7 +234,7 @@ class RedisEmitter(DataEmitter):
 
     async def _append(self, script: str, stream: str, lane: _Lane) -> list[int]:
         """Run the script for these rows; gives the places of those that came too late."""
-        options = ("trade_id", LATE) if script is _TRADES else ()
+        options = (_ID_FIELDS[script], LATE) if script in _ID_FIELDS else ()
         flat = [argument for _, arguments in lane for argument in arguments]
         try:
             results = await self.connection.command(
@@ -300,6 +307,15 @@ def revision(row: Kline) -> int:
         return CLOSED
     (bits,) = struct.unpack(">Q", struct.pack(">d", max(row.volume, 0.0)))
     return int(bits)
+
+
+def _arguments(row: Kline | Trade | Quote, made: Any) -> list[bytes | str | int]:
+    """What the script takes for a row."""
+    values = values_of(made)
+    if not isinstance(row, Quote):
+        return [*_identity(row), *_fields(values)]
+    digest = hashlib.sha256(row.model_dump_json().encode()).hexdigest()[:16]
+    return [row.ts, digest, "0", *_fields({**values, "sm-key": digest})]
 
 
 def _identity(row: Kline | Trade) -> tuple[int | str, ...]:

@@ -130,7 +130,10 @@ _ENTRIES: Final = (
         hosting="connection",
         hosted_form="redis",
         arguments="url",
-        place="streams `kline:{exchange}:{symbol}:{timeframe}`, `trades:{exchange}:{symbol}`",
+        place=(
+            "streams `kline:{exchange}:{symbol}:{timeframe}`, `trades:{exchange}:{symbol}`, "
+            "`quotes:{exchange}:{symbol}`"
+        ),
         promise="each once, whatever is repeated",
     ),
     SinkEntry(

@@ -29,6 +29,7 @@ from streammachine.errors import EmitterError, EmitterUnavailableError, Exchange
 from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, values_of
 from streammachine.market.emitters.sink_text import SinkText
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.quote import Quote
 from streammachine.market.model.rows import Row, named
 from streammachine.market.network import proxies
 
@@ -317,7 +318,7 @@ def _item(at: int, row: Any, made: Any) -> _Item:
     values = dict(values_of(made))
     values.pop("fills", None)
     if made is row:
-        kinds = {Kline: "kline", Trade: "trade", Gap: "gap"}
+        kinds = {Kline: "kline", Trade: "trade", Quote: "quote", Gap: "gap"}
         values = {"type": kinds.get(type(row), type(row).__name__.lower()), **values}
     try:
         size = len(orjson.dumps(values, default=str)) + 1

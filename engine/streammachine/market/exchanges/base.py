@@ -8,22 +8,24 @@ docs/contributing/exchange.md.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from streammachine.errors import SymbolError, TimeframeError
+from streammachine.errors import DataInputError, SymbolError, TimeframeError
 from streammachine.market.exchanges.registry import URL_PARTS, ExchangeEntry
 from streammachine.market.exchanges.registry import MarketType as MarketType
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.pair import Pair
+from streammachine.market.model.quote import Quote
 
 # -- what is asked for ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """One stream: the candles of a symbol and timeframe, or (timeframe None) its trades, by our names."""
+    """One stream: the candles of a symbol and timeframe, or (timeframe None) its trades or quotes, by our names."""
 
     kind: Kind
     symbol: str
@@ -113,7 +115,7 @@ class Numbered:
     number: int
 
 
-Event = Kline | Trade | Ack | Refused | Notice | Alive | BadFrame | Numbered
+Event = Kline | Trade | Quote | Ack | Refused | Notice | Alive | BadFrame | Numbered
 
 
 # -- what the exchange allows -----------------------------------------------------------------
@@ -189,11 +191,37 @@ class TradePage:
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """One market as an exchange lists it.
+
+    Attributes:
+        symbol: as the exchange writes it. pair: as we do, see ``model.pair``.
+        halted: its status where it is not traded now, else empty.
+        contract_size: what one contract is worth, in the base currency, or (inverse) in US dollars; None: no contracts.
+    """
+
+    symbol: str
+    pair: str
+    halted: str = ""
+    contract_size: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Instruments:
-    """Symbols in our form: those whose candles and trades go on, and others that are listed, with their status."""
+    """Symbols in the exchange's form: those whose candles and trades go on, and others that are listed, with their
+    status; and ``pairs``, by symbol, our spelling of those that we have one for. ``sizes``: of their contracts."""
 
     trading: set[str]
     halted: dict[str, str]
+    pairs: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, float] = field(default_factory=dict)
+
+    def listings(self) -> list[Listing]:
+        """Those that we have a spelling for."""
+        return [
+            Listing(symbol, pair, self.halted.get(symbol, ""), self.sizes.get(symbol))
+            for symbol, pair in self.pairs.items()
+        ]
 
 
 class Adapter:
@@ -205,12 +233,16 @@ class Adapter:
         market_type: the kind of market.
         timeframes: ours to the exchange's name, for those it has.
         default_urls, socket, rest: see their classes.
+        kinds: what it streams; quotes where that has been built.
         contiguous_ids: whether the trade ids of one symbol (``trade_id`` as int) rise by one (by ``Trade.fills``).
         trades_by_id: whether REST gives the trades behind a trade's id; else they are asked for by time.
         trades_before: whether a subscription to trades begins with those before it.
         klines_span: milliseconds that one ``klines`` request may cover at most; None: as many as a page of candles.
         pushed: the timeframes of the candles that the socket pushes; None: all. Others are folded from trades.
         omits_empty: REST has no candle of an interval without a trade (and may lack others): trades tell.
+        writes_pairs: its own symbols are written as we write pairs (Kraken).
+        make_client, make_feed: make what takes the place of ``RestClient`` and ``Feed``, where a library speaks to the
+            exchange (ccxt); None: ours do.
         opening: text frames that are sent on each new connection, before its subscriptions.
         bulk_folder: the folder of bulk files of this kind of market, below the bulk base URL; None: there are none.
             Their form is that of ``backfill.bulk_files``.
@@ -228,6 +260,7 @@ class Adapter:
     default_urls: Urls
     socket: SocketLimits
     rest: RestLimits
+    kinds: tuple[Kind, ...] = ("kline", "trade")
     contiguous_ids: bool = False
     klines_span: int | None = None
     trades_by_id: bool = False
@@ -235,6 +268,9 @@ class Adapter:
     pushed: tuple[str, ...] | None = None
     omits_empty: bool = False
     opening: tuple[str, ...] = ()
+    writes_pairs: bool = False
+    make_client: ClassVar[Callable[..., Any] | None] = None
+    make_feed: ClassVar[Callable[..., Any] | None] = None
     bulk_folder: str | None = None
     bulk_volumes: tuple[int, int] = (5, 7)
 
@@ -259,6 +295,11 @@ class Adapter:
         """
         raise NotImplementedError
 
+    def usual_symbol(self, pair: Pair) -> str | None:
+        """The symbol of a well-known coin's pair, by the exchange's usual form; None: it has none. Used until its own
+        list was read."""
+        return None
+
     def check_timeframe(self, timeframe: str) -> str:
         """The timeframe, if this exchange has it.
 
@@ -271,6 +312,15 @@ class Adapter:
                 f"(others can be built from those with aggregate_list)"
             )
         return timeframe
+
+    def check_kind(self, kind: Kind) -> None:
+        """Refuse what the exchange does not stream here.
+
+        Raises:
+            DataInputError: it does not; the text says what it does.
+        """
+        if kind not in self.kinds:
+            raise DataInputError(f"{self.source} streams no {kind}s here: give type {' or '.join(self.kinds)}")
 
     def urls(self, **given: str | None) -> Urls:
         """The base URLs: an argument (ws_url, ws_business_url, rest_url, bulk_url) wins over the environment
@@ -313,6 +363,10 @@ class Adapter:
     def instruments(self, symbols: Sequence[str]) -> list[Request]:
         """Asks which of the symbols there are: one request after the other, until all are found."""
         raise NotImplementedError
+
+    def all_instruments(self) -> list[Request]:
+        """Asks for all symbols of this kind of market."""
+        return self.instruments(())
 
     def decode_instruments(self, body: bytes) -> Instruments:
         """The symbols that the answer holds.

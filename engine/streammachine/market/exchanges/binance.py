@@ -45,10 +45,13 @@ from streammachine.market.exchanges.decode import (
     parsed,
     trade_validator,
 )
+from streammachine.market.exchanges.quotes import in_base, message_quotes
 from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.pair import Pair, delivery
+from streammachine.market.model.quote import Quote
 
 _ROW: Final = {
     "symbol": "s",
@@ -71,6 +74,7 @@ _coin_kline = kline_maker("Binance", _COIN_ROW)
 _trade = trade_validator(
     "Binance", {"symbol": "s", "price": "p", "volume": "q", "ts": "T", "trade_id": "id", "side": "side"}
 ).validate_python
+_message_quote = message_quotes("b", "B", "a", "A")
 _rest_kline = kline_maker("Binance", _OURS, origin="rest")
 
 _FUTURES: Final = tuple(name for name in timeframes.TIMEFRAMES if name != "1s")
@@ -147,6 +151,7 @@ class Binance(Adapter):
     """Binance; ``market_type`` SPOT, USDM or COINM."""
 
     entry = ENTRIES["binance"]
+    kinds = ("kline", "trade", "quote")
     contiguous_ids = True
     trades_by_id = True
 
@@ -187,9 +192,14 @@ class Binance(Adapter):
             hint = bare if self._market.symbol.fullmatch(bare) else ""
         raise self.wrong_symbol(symbol, hint, what=f"symbol of Binance {self.market_type}")
 
+    def usual_symbol(self, pair: Pair) -> str | None:
+        return f"{pair.base}USD_PERP" if self._coin else pair.base + pair.quote
+
     # -- the socket --
 
     def endpoint(self, kind: Kind, urls: Urls) -> str:
+        if kind == "quote" and self.market_type == "USDM":  # what changes with every order has a path of its own
+            return f"{urls.ws}/public/ws"
         return urls.ws + self._market.ws_path
 
     def subscribe(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Command]:
@@ -212,13 +222,20 @@ class Binance(Adapter):
         symbol = subscription.symbol.lower()
         if subscription.kind == "trade":
             return f"{symbol}@{self._market.trade_channel}"
+        if subscription.kind == "quote":
+            return f"{symbol}@bookTicker"
         return f"{symbol}@kline_{subscription.timeframe}"
 
     def decode(self, frame: str | bytes) -> list[Event]:
         try:
             message = parsed(frame)
-            if message.get("e") == "kline" and not self._coin:  # most frames
+            kind = message.get("e")
+            if kind == "kline" and not self._coin:  # most frames
                 return [_kline(message["k"])]
+            if (kind is None or kind == "bookTicker") and "B" in message:
+                if self._coin:
+                    return [self._quote(message)]
+                return [_message_quote("Binance", message, "s", "T")]
             return self._events(message)
         except MALFORMED as error:
             return [bad_frame(error, frame)]
@@ -229,6 +246,8 @@ class Binance(Adapter):
             if not isinstance(message, dict):
                 raise TypeError("data is no object")
             message.setdefault("e", f"{str(stream)[:60]} (by its stream)")
+            if "B" in message and ("@bookTicker" in str(stream)):
+                return [self._quote(message)]
         kind = message.get("e")
         if kind == "kline":
             row = message["k"]
@@ -252,9 +271,18 @@ class Binance(Adapter):
         made: Trade = _trade(row)
         return made
 
+    def _quote(self, row: dict[str, Any]) -> Quote:
+        """A bookTicker; on spot it does not say when."""
+        made = _message_quote("Binance", row, "s", "T")
+        if self._coin:
+            made = in_base(made, self._contract_size(made.symbol))
+        return made
+
     def _base_volume(self, symbol: str, contracts: str, price: str) -> float:
-        size = self._contract_usd.get(symbol) or (100.0 if symbol.startswith("BTCUSD") else 10.0)
-        return as_number(contracts) * size / as_number(price)
+        return as_number(contracts) * self._contract_size(symbol) / as_number(price)
+
+    def _contract_size(self, symbol: str) -> float:
+        return self._contract_usd.get(symbol) or (100.0 if symbol.startswith("BTCUSD") else 10.0)
 
     # -- REST --
 
@@ -275,6 +303,10 @@ class Binance(Adapter):
             found = Instruments(set(), {})
             for row in listed(parsed(body)["symbols"]):
                 symbol, status = str(row["symbol"]), str(row.get("status", row.get("contractStatus")))
+                if "baseAsset" in row:
+                    found.pairs[symbol] = str(self._pair(row))
+                if self._coin and "contractSize" in row:
+                    found.sizes[symbol] = float(row["contractSize"])
                 if status != "TRADING":
                     found.halted[symbol] = status
                     continue
@@ -282,6 +314,13 @@ class Binance(Adapter):
                 if self._coin and "contractSize" in row:
                     self._contract_usd[symbol] = float(row["contractSize"])
             return found
+
+    def _pair(self, row: Mapping[str, Any]) -> Pair:
+        base, quote = str(row["baseAsset"]), str(row["quoteAsset"])
+        if self.market_type == "SPOT":
+            return Pair(base, quote)
+        settle = str(row.get("marginAsset") or (base if self._coin else quote))
+        return Pair(base, quote, settle, delivery(row.get("deliveryDate", "")))
 
     def klines(self, symbol: str, timeframe: str, start: int, end: int, now: int | None = None) -> Request:
         last = end - 1

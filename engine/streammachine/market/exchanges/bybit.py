@@ -47,9 +47,12 @@ from streammachine.market.exchanges.decode import (
     rows_of,
     trade_validator,
 )
+from streammachine.market.exchanges.quotes import book_quote, in_base
 from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.pair import Pair, delivery
+from streammachine.market.model.quote import Quote
 
 _INTERVALS: Final = {
     "1m": "1",
@@ -92,7 +95,9 @@ _SYMBOLS: Final[dict[MarketType, re.Pattern[str]]] = {
 }
 _INSTRUMENTS: Final = "/v5/market/instruments-info"
 _TRADED: Final = ("Trading", "PreLaunch")
-_TOPIC: Final = re.compile(r"kline\.(?P<interval>\w+)\.(?P<symbol>[\w-]+)|publicTrade\.(?P<traded>[\w-]+)")
+_TOPIC: Final = re.compile(
+    r"kline\.(?P<interval>\w+)\.(?P<symbol>[\w-]+)|publicTrade\.(?P<traded>[\w-]+)|orderbook\.1\.(?P<quoted>[\w-]+)"
+)
 _BRACKETED: Final = re.compile(r"\[([A-Z0-9-]+)\]")
 
 # 10000 timed out, 10006 too many requests, 10016 a fault or a restart of theirs, 10018 too many of this address,
@@ -104,6 +109,7 @@ class Bybit(Adapter):
     """Bybit; ``market_type`` SPOT, LINEAR or INVERSE."""
 
     entry = ENTRIES["bybit"]
+    kinds = ("kline", "trade", "quote")
     timeframes = _INTERVALS
     default_urls = Urls(ws="wss://stream.bybit.com/v5/public", rest="https://api.bybit.com")
 
@@ -136,6 +142,11 @@ class Bybit(Adapter):
         what = f"symbol of Bybit {self.market_type}"
         raise self.wrong_symbol(symbol, hint, _EXAMPLES[self.market_type], what=what)
 
+    def usual_symbol(self, pair: Pair) -> str | None:
+        if pair.kind == "LINEAR" and pair.quote == "USDC":
+            return f"{pair.base}PERP"
+        return pair.base + pair.quote
+
     # -- the socket --
 
     def endpoint(self, kind: Kind, urls: Urls) -> str:
@@ -166,6 +177,8 @@ class Bybit(Adapter):
             topic = message.get("topic")
             if topic is None:
                 return [_answer(message)]
+            if topic[:12] == "orderbook.1.":
+                return [self._quote(topic[12:], message)]
             subscription = _subscription(topic)
             if subscription is None:
                 return [Notice(f"data of the topic {topic[:40]}, which nobody asked for")]
@@ -191,6 +204,15 @@ class Bybit(Adapter):
         made: Trade = _trade(row)
         return made
 
+    def _quote(self, symbol: str, message: dict[str, Any]) -> Quote:
+        """The first level of the book. It is a snapshot each time; a delta with one side says nothing of the other."""
+        book = message["data"]
+        bids, asks = book["b"], book["a"]
+        if not (bids and asks) and message.get("type") != "snapshot":
+            raise ValueError(f"the {str(message.get('type'))[:20]} of a book with one side only")
+        made = book_quote("Bybit", symbol, bids, asks, message["ts"])
+        return in_base(made) if self._inverse else made
+
     # -- REST --
 
     def instruments(self, symbols: Sequence[str]) -> list[Request]:
@@ -206,11 +228,20 @@ class Bybit(Adapter):
             found = Instruments(set(), {})
             for row in listed(parsed(body)["result"]["list"]):
                 symbol, status = str(row["symbol"]), str(row.get("status", "Trading"))
+                if "baseCoin" in row:
+                    found.pairs[symbol] = str(self._pair(row))
                 if status in _TRADED:
                     found.trading.add(symbol)
                 else:
                     found.halted[symbol] = status
             return found
+
+    def _pair(self, row: Mapping[str, Any]) -> Pair:
+        base, quote = str(row["baseCoin"]), str(row["quoteCoin"])
+        if self.market_type == "SPOT":
+            return Pair(base, quote)
+        settle = str(row.get("settleCoin") or (base if self._inverse else quote))
+        return Pair(base, quote, settle, delivery(row.get("deliveryTime", "")))
 
     def more_instruments(self, request: Request, body: bytes) -> Request | None:
         with understood("the instruments of Bybit"):
@@ -296,6 +327,8 @@ class Bybit(Adapter):
 def _topic(subscription: Subscription) -> str:
     if subscription.kind == "trade":
         return f"publicTrade.{subscription.symbol}"
+    if subscription.kind == "quote":
+        return f"orderbook.1.{subscription.symbol}"
     return f"kline.{_INTERVALS[str(subscription.timeframe)]}.{subscription.symbol}"
 
 
@@ -306,6 +339,8 @@ def _subscription(topic: str) -> Subscription | None:
         return None
     if found["traded"]:
         return Subscription("trade", found["traded"])
+    if found["quoted"]:
+        return Subscription("quote", found["quoted"])
     timeframe = _TIMEFRAMES.get(found["interval"])
     return None if timeframe is None else Subscription("kline", found["symbol"], timeframe)
 
@@ -323,7 +358,9 @@ def _answer(message: dict[str, Any]) -> Event:
         topic = _TOPIC.search(text)
         named = _subscription(topic[0]) if topic else None
         bracketed = _BRACKETED.search(text)
-        symbol = (topic["symbol"] or topic["traded"]) if topic else bracketed[1] if bracketed else None
+        symbol = (
+            (topic["symbol"] or topic["traded"] or topic["quoted"]) if topic else bracketed[1] if bracketed else None
+        )
         return Refused(text or "refused", request_id, named, symbol=symbol)
     if message.get("op") in ("subscribe", "unsubscribe") and message.get("success") is True:
         return Ack(request_id)

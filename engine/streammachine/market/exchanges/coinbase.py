@@ -53,6 +53,7 @@ from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.pair import Pair
 
 _GRANULARITIES: Final = {
     "1m": "ONE_MINUTE",
@@ -116,6 +117,9 @@ class Coinbase(Adapter):
             raise SymbolError(f"Coinbase has one market for {made} and {usd}, and sends its data as {usd}: give {usd}")
         return made
 
+    def usual_symbol(self, pair: Pair) -> str | None:
+        return self.check_symbol(f"{pair.base}-{pair.quote}")
+
     # -- the socket --
 
     def endpoint(self, kind: Kind, urls: Urls) -> str:
@@ -176,6 +180,10 @@ class Coinbase(Adapter):
             found = Instruments(set(), {})
             for row in listed(parsed(body)["products"]):
                 symbol, status = str(row["product_id"]), str(row.get("status", "online"))
+                base, _, quote = symbol.rpartition("-")
+                alias = str(row.get("alias") or "")
+                if base and not alias.endswith("-USD"):  # a product of USDC's that is the USD product
+                    found.pairs[symbol] = f"{base}/{quote}"
                 flags = [name for name in ("is_disabled", "trading_disabled", "cancel_only") if row.get(name)]
                 if status == "online" and not flags:
                     found.trading.add(symbol)

@@ -201,13 +201,16 @@ def sound(kline: Kline) -> Kline:
     return kline
 
 
+_loads: Final = orjson.loads
+
+
 def parsed(frame: str | bytes) -> dict[str, Any]:
     """The JSON object in a frame.
 
     Raises:
         ValueError: it is no JSON, or no object.
     """
-    message: dict[str, Any] = orjson.loads(frame)
+    message: dict[str, Any] = _loads(frame)
     if type(message) is not dict:
         raise ValueError(f"a JSON {type(message).__name__} instead of an object")
     return message

@@ -251,3 +251,107 @@ cdef double _decimal(object text):
     if digits <= EXACT_DIGITS and mantissa <= EXACT and behind <= 22:
         return <double>mantissa / sm_tens[behind]
     return float(text)
+
+
+cdef class UsualQuotes:
+    """Makes Quotes of prices and sizes that are as they usually are; ``otherwise`` and ``otherwise_book`` the others.
+
+    Args:
+        model: Quote. otherwise: makes a Quote of all values, or says what is wrong with them. otherwise_book: of the
+            sides of a book. bid, bid_size, ask, ask_size: the keys of ``of_row``.
+    """
+
+    cdef object otherwise, otherwise_book, model, fields_set, bid, bid_size, ask, ask_size
+    cdef dict same
+
+    def __init__(self, model, otherwise, otherwise_book, bid="bid", bid_size="bid_size", ask="ask", ask_size="ask_size"):
+        self.otherwise = otherwise
+        self.otherwise_book = otherwise_book
+        self.model = model
+        self.fields_set = set(model.model_fields)
+        self.same = dict.fromkeys(model.model_fields)
+        self.bid, self.bid_size, self.ask, self.ask_size = bid, bid_size, ask, ask_size
+
+    def __call__(self, source, symbol, bid, bid_size, ask, ask_size, ts):
+        """The Quote; a value may be a decimal text or a JSON number."""
+        made = self.usual(
+            source, symbol, <PyObject*>bid, <PyObject*>bid_size, <PyObject*>ask, <PyObject*>ask_size, ts
+        )
+        return self.otherwise(source, symbol, bid, bid_size, ask, ask_size, ts) if made is None else made
+
+    def of_message(self, source, row, symbol_key, ts_key):
+        """As ``of_row``, where symbol and time are in the row too; a time that is missing is 0."""
+        if type(row) is dict:
+            symbol, ts = _held(row, symbol_key), _held(row, ts_key)
+            return self.of_row(source, symbol, row, 0 if ts is None else ts)
+        return self.of_row(source, row[symbol_key], row, row.get(ts_key, 0))
+
+    cpdef object of_row(self, source, symbol, row, ts):
+        """The Quote of a row that has the values by their keys."""
+        made = None
+        if type(row) is dict:
+            # Held while the others are looked up: see above.
+            bid, bid_size = _held(row, self.bid), _held(row, self.bid_size)
+            ask, ask_size = _held(row, self.ask), _held(row, self.ask_size)
+            made = self.usual(
+                source, symbol, <PyObject*>bid, <PyObject*>bid_size, <PyObject*>ask, <PyObject*>ask_size, ts
+            )
+        if made is None:
+            return self.otherwise(
+                source, symbol, row[self.bid], row[self.bid_size], row[self.ask], row[self.ask_size], ts
+            )
+        return made
+
+    def of_book(self, source, symbol, bids, asks, ts):
+        """The Quote of the first levels of two sides, each a list of a price, a size and what else; ``ts`` may be a
+        decimal text."""
+        cdef list bid, ask
+        made = None
+        if type(bids) is list and type(asks) is list and len(<list>bids) and len(<list>asks):
+            first, second = (<list>bids)[0], (<list>asks)[0]
+            if type(first) is list and type(second) is list:
+                bid, ask = first, second
+                if len(bid) > 1 and len(ask) > 1:
+                    when = _moment(ts)
+                    made = self.usual(
+                        source, symbol, <PyObject*>bid[0], <PyObject*>bid[1], <PyObject*>ask[0], <PyObject*>ask[1], when
+                    )
+        return self.otherwise_book(source, symbol, bids, asks, ts) if made is None else made
+
+    cdef object usual(
+        self, source, symbol, PyObject* bid, PyObject* bid_size, PyObject* ask, PyObject* ask_size, ts
+    ):
+        """The Quote; None: a value is not as usual."""
+        cdef double bid_price = _number(bid)
+        cdef double ask_price = _number(ask)
+        cdef double bid_amount = _number(bid_size)
+        cdef double ask_amount = _number(ask_size)
+        if not (
+            0 < bid_price < HUGE_PRICE and 0 < ask_price < HUGE_PRICE and 0 <= bid_amount < HUGE_VOLUME
+            and 0 <= ask_amount < HUGE_VOLUME and _is_name(symbol) and _whole(ts, LATEST) >= 0
+        ):
+            return None
+        fields = PyDict_Copy(self.same)
+        PyDict_SetItem(fields, "source", source)
+        PyDict_SetItem(fields, "symbol", symbol)
+        PyDict_SetItem(fields, "bid", bid_price)
+        PyDict_SetItem(fields, "bid_size", bid_amount)
+        PyDict_SetItem(fields, "ask", ask_price)
+        PyDict_SetItem(fields, "ask_size", ask_amount)
+        PyDict_SetItem(fields, "ts", ts)
+        made = PyType_GenericAlloc(<PyTypeObject*>self.model, 0)
+        PyObject_GenericSetDict(made, fields, NULL)
+        PyObject_GenericSetAttr(made, "__pydantic_fields_set__", self.fields_set)
+        PyObject_GenericSetAttr(made, "__pydantic_extra__", None)
+        PyObject_GenericSetAttr(made, "__pydantic_private__", None)
+        return made
+
+
+cdef inline object _moment(ts):
+    """A time as it is, or the whole number that a text of digits is; None: neither."""
+    if type(ts) is not str:
+        return ts
+    cdef double found = _decimal(ts)
+    if not 0 <= found <= <double>LATEST or found != <double><long long>found:
+        return None
+    return <long long>found

@@ -51,10 +51,12 @@ from streammachine.market.exchanges.decode import (
     rows_of,
     trade_validator,
 )
+from streammachine.market.exchanges.quotes import NO_TIME, row_quotes
 from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.quote import Quote
 
 _MINUTES: Final = {"1m": "1", "5m": "5", "15m": "15", "30m": "30", "1h": "60", "4h": "240", "1d": "1440"}
 _TIMEFRAMES: Final = {int(minutes): name for name, minutes in _MINUTES.items()}
@@ -73,6 +75,7 @@ _VALUES: Final = {"vwap": "vwap", "quote_volume": "quote_volume"}
 _rest_kline = kline_maker("Kraken", {**_VALUES, "n_trades": "n_trades"}, estimated=True, origin="rest")
 _trade = trade_validator("Kraken", {"volume": "qty", "side": "side"}).validate_python
 
+_row_quote = row_quotes("bid", "bid_qty", "ask", "ask_qty")
 _SYMBOL: Final = re.compile(r"[A-Z0-9.]{1,20}x?/[A-Z0-9]{2,10}")
 _SHARE: Final = re.compile(r"[A-Z0-9.]+x")
 _LEGACY: Final = re.compile(r"X([A-Z]{3})Z([A-Z]{3})")  # XXBTZUSD
@@ -96,6 +99,7 @@ class Kraken(Adapter):
     """Kraken spot."""
 
     entry = ENTRIES["kraken"]
+    kinds = ("kline", "trade", "quote")
     timeframes = _MINUTES
     default_urls = Urls(ws="wss://ws.kraken.com/v2", rest="https://api.kraken.com")
     # A heartbeat comes about once a second while nothing else does; connections that say nothing are cut after 60 s;
@@ -113,6 +117,7 @@ class Kraken(Adapter):
     rest = RestLimits(weight=1, within=1.0, page=720, trades_page=1000, parallel=1)
     contiguous_ids = True
     trades_before = True
+    writes_pairs = True
 
     # -- names --
 
@@ -146,13 +151,15 @@ class Kraken(Adapter):
 
     def _commands(self, method: str, subscriptions: Sequence[Subscription], first_id: int) -> list[Command]:
         """One command is for one channel and interval, and many symbols."""
-        groups: dict[str | None, list[Subscription]] = {}
+        groups: dict[tuple[str, str | None], list[Subscription]] = {}
         for one in subscriptions:
-            groups.setdefault(None if one.kind == "trade" else one.timeframe, []).append(one)
+            groups.setdefault((one.kind, one.timeframe), []).append(one)
         made: list[Command] = []
-        for timeframe, group in groups.items():
+        for (kind, timeframe), group in groups.items():
             for some in chunks(group, self.socket.args):
                 params: dict[str, Any] = {"channel": "trade", "symbol": [one.symbol for one in some]}
+                if kind == "quote":  # else it is pushed with trades only
+                    params |= {"channel": "ticker", "event_trigger": "bbo"}
                 if timeframe is not None:
                     params |= {"channel": "ohlc", "interval": int(_MINUTES[timeframe])}
                 if method == "subscribe":
@@ -174,6 +181,11 @@ class Kraken(Adapter):
                 if type(rows) is list and len(rows) == 1:
                     return [_candle(rows[0])]
                 return rows_of(listed(rows), _candle, frame)
+            if channel == "ticker":
+                rows = message["data"]
+                if type(rows) is list and len(rows) == 1:
+                    return [_pushed_quote(rows[0])]
+                return rows_of(listed(rows), _pushed_quote, frame)
             if channel == "trade":
                 return rows_of(listed(message["data"]), _pushed_trade, frame)
             if channel == "heartbeat":
@@ -200,6 +212,7 @@ class Kraken(Adapter):
                 if "wsname" not in row:
                     continue
                 symbol, status = _ours(row["wsname"]), str(row.get("status", "online"))
+                found.pairs[symbol] = symbol
                 if status in _NOT_TRADED:
                     found.halted[symbol] = status
                 else:
@@ -305,6 +318,13 @@ def _pushed_trade(row: dict[str, Any]) -> Trade:
     return made
 
 
+def _pushed_quote(row: dict[str, Any]) -> Quote:
+    """A ticker; it says when since 2025."""
+    moment = row.get("timestamp")
+    ts = NO_TIME if moment is None else iso_ms(moment)
+    return _row_quote("Kraken", _ours(row["symbol"]), row, ts)
+
+
 def _rest_trade(row: list[Any], symbol: str) -> Trade:
     """Of (price, volume, time, b or s, market or limit, miscellaneous, id), time in seconds with decimals."""
     made: Trade = _trade(
@@ -346,6 +366,8 @@ def _answer(message: dict[str, Any]) -> list[Event]:
     subscribed = None
     if result["channel"] == "trade":
         subscribed = Subscription("trade", symbol)
+    elif result["channel"] == "ticker":
+        subscribed = Subscription("quote", symbol)
     elif result["channel"] == "ohlc":
         subscribed = Subscription("kline", symbol, _TIMEFRAMES[result["interval"]])
     warnings = [str(one)[:300] for one in result.get("warnings") or [] if one != _EXPECTED_WARNING]

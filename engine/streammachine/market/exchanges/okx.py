@@ -50,10 +50,13 @@ from streammachine.market.exchanges.decode import (
     rows_of,
     trade_validator,
 )
+from streammachine.market.exchanges.quotes import book_quote, in_base
 from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.pair import Pair, delivery
+from streammachine.market.model.quote import Quote
 
 _BARS: Final = {
     "1s": "1s",
@@ -72,6 +75,7 @@ _BARS: Final = {
     "1w": "1Wutc",
     "1M": "1Mutc",
 }
+_BOOK: Final = "bbo-tbt"  # the best bid and ask, at each change, at most every 10 ms
 _CHANNELS: Final = {f"candle{bar}": name for name, bar in _BARS.items()}
 _NAMED: Final = {name: name for name in ("quote_volume", "is_closed")}  # see ``_named``
 _kline = kline_maker("OKX", _NAMED)
@@ -85,7 +89,7 @@ _SPOT_SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{2,20}")
 _LINEAR_SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}-USD([A-Z0-9]{1,4}|(_[A-Z0-9]{1,10}){1,3})-(SWAP|[0-9]{6})")
 _INVERSE_SYMBOL: Final = re.compile(r"[A-Z0-9]{1,20}-USD-(SWAP|[0-9]{6})")
 _QUOTES: Final = ("USDT", "USDC", "USD", "EUR", "BTC", "ETH")
-_MISSING: Final = re.compile(r"channel:(?P<channel>\w+),\s*instId:(?P<symbol>[\w-]+)")
+_MISSING: Final = re.compile(r"channel:(?P<channel>[\w-]+),\s*instId:(?P<symbol>[\w-]+)")
 
 # Codes of "later": 50001 service unavailable, 50004 timed out, 50011 too many requests, 50013 and 50026 busy, 50061
 # too many for the user, 60014 too many subscriptions, 63999 and 64003 internal or upgrading.
@@ -107,6 +111,7 @@ class OKX(Adapter):
     """OKX; ``market_type`` SPOT, LINEAR or INVERSE."""
 
     entry = ENTRIES["okx"]
+    kinds = ("kline", "trade", "quote")
     timeframes = _BARS
     default_urls = Urls(
         ws="wss://ws.okx.com:8443/ws/v5/public",
@@ -146,6 +151,9 @@ class OKX(Adapter):
         dashed, suffix = _dashed(made), _SUFFIX[self.market_type]
         raise self.wrong_symbol(symbol, dashed and dashed + suffix, self.symbol_example + suffix)
 
+    def usual_symbol(self, pair: Pair) -> str | None:
+        return f"{pair.base}-{pair.quote}{_SUFFIX[self.market_type]}"
+
     # -- the socket --
 
     def endpoint(self, kind: Kind, urls: Urls) -> str:
@@ -179,6 +187,11 @@ class OKX(Adapter):
             if "event" in message:
                 return [self._said(message)]
             arg = message["arg"]
+            if arg["channel"] == _BOOK:
+                symbol, rows = arg["instId"], message["data"]
+                if type(rows) is list and len(rows) == 1:
+                    return [self._quote(symbol, rows[0])]
+                return rows_of(listed(rows), lambda row: self._quote(symbol, row), frame)
             timeframe = _CHANNELS.get(arg["channel"])
             if timeframe is not None:
                 return _candles(listed(message["data"]), arg["instId"], timeframe, frame)
@@ -196,6 +209,13 @@ class OKX(Adapter):
             volume = as_number(row["sz"]) * size
             row["sz"] = volume if of_base else volume / as_number(row["px"])
         made: Trade = _trade(row)
+        return made
+
+    def _quote(self, symbol: str, row: dict[str, Any]) -> Quote:
+        made = book_quote("OKX", symbol, row["bids"], row["asks"], row["ts"])
+        if self.market_type != "SPOT":
+            size, of_base = self._contracts[symbol]
+            made = in_base(made, size, of_base=of_base)
         return made
 
     def _said(self, message: dict[str, Any]) -> Event:
@@ -221,17 +241,25 @@ class OKX(Adapter):
         kinds = {"SPOT" if self.market_type == "SPOT" else _contract_kind(symbol) for symbol in symbols}
         return [Request("/api/v5/public/instruments", {"instType": kind}, 2) for kind in sorted(kinds)]
 
+    def all_instruments(self) -> list[Request]:
+        kinds = ("SPOT",) if self.market_type == "SPOT" else ("FUTURES", "SWAP")
+        return [Request("/api/v5/public/instruments", {"instType": kind}, 2) for kind in kinds]
+
     def decode_instruments(self, body: bytes) -> Instruments:
         with understood("the instruments of OKX"):
             found = Instruments(set(), {})
             for row in listed(parsed(body)["data"]):
                 symbol, state = str(row["instId"]), str(row.get("state", "live"))
+                pair = _pair(symbol, row)
+                if pair is not None and pair.kind == self.market_type:  # FUTURES and SWAP hold both kinds of contracts
+                    found.pairs[symbol] = str(pair)
                 if state != "live":
                     found.halted[symbol] = state
                     continue
                 found.trading.add(symbol)
                 if _is_contract(symbol) and row.get("ctVal"):
                     size = float(row["ctVal"]) * float(row.get("ctMult") or 1)
+                    found.sizes[symbol] = size
                     self._contracts[symbol] = (size, row.get("ctValCcy") == symbol.split("-")[0])
             return found
 
@@ -281,17 +309,20 @@ class OKX(Adapter):
         return None
 
 
+_CHANNEL_OF: Final = {"trade": "trades", "quote": _BOOK}
 _SUFFIX: Final[dict[str, str]] = {"SPOT": "", "LINEAR": "-SWAP", "INVERSE": "-SWAP"}
 
 
 def _arg(subscription: Subscription) -> dict[str, str]:
-    channel = "trades" if subscription.kind == "trade" else f"candle{_BARS[str(subscription.timeframe)]}"
+    channel = _CHANNEL_OF.get(subscription.kind) or f"candle{_BARS[str(subscription.timeframe)]}"
     return {"channel": channel, "instId": subscription.symbol}
 
 
 def _subscription(channel: str, symbol: str) -> Subscription | None:
     if channel in ("trades", "trades-all"):
         return Subscription("trade", symbol)
+    if channel == _BOOK:
+        return Subscription("quote", symbol)
     timeframe = _CHANNELS.get(channel)
     return None if timeframe is None else Subscription("kline", symbol, timeframe)
 
@@ -344,3 +375,19 @@ def _dashed(symbol: str) -> str:
             if parts[0].endswith(quote) and len(parts[0]) > len(quote):
                 return f"{parts[0].removesuffix(quote)}-{quote}"
     return ""
+
+
+def _pair(symbol: str, row: Mapping[str, Any]) -> Pair | None:
+    """Our spelling; None: there is none. Contracts bear base and quote in their name only, X-Perps with more behind it
+    (BTC-USD_UM_XPERP-310404)."""
+    base, _, quote = symbol.partition("-")
+    quote, *rest = quote.split("-")
+    if not base or not quote:
+        return None
+    if not rest:
+        return Pair(base, quote)
+    quote = quote.partition("_")[0]
+    inverse = quote == "USD" and "_" not in symbol
+    settle = str(row.get("settleCcy") or (base if inverse else quote))
+    dated = rest[-1] if rest[-1].isdecimal() and len(rest[-1]) == 6 else delivery(row.get("expTime", ""))
+    return Pair(base, quote, settle, dated)

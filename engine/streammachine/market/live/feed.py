@@ -22,9 +22,11 @@ from streammachine.errors import ExchangeError, SymbolError
 from streammachine.market.exchanges.base import BadFrame, Numbered, Subscription, chunks
 from streammachine.market.healing.candle_ledger import CandleLedger
 from streammachine.market.healing.healer import Healer
+from streammachine.market.healing.quote_ledger import QuoteLedger
 from streammachine.market.healing.trade_ledger import TradeLedger, TradesHad
 from streammachine.market.live.feed_options import FeedOptions, FeedStats
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.quote import Quote
 from streammachine.market.model.rows import Row
 from streammachine.market.network.reconnector import Line
 from streammachine.market.network.websocket_session import State, WebSocketSession
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Ledger = CandleLedger | TradeLedger
+Ledger = CandleLedger | TradeLedger | QuoteLedger
 Deliver = Callable[[list[Row]], Awaitable[None]]
 
 BAD_FRAMES_LOGGED: Final = 5  # a minute
@@ -77,6 +79,7 @@ class Feed:
         self.options = options
         self._clock = clock
         self._kind = data_input.kind
+        self._every = data_input.every_ms
         symbols = list(dict.fromkeys(adapter.check_symbol(symbol) for symbol in data_input.symbols))
         self._timeframe = None
         if self._kind == "kline" and data_input.timeframe is not None:
@@ -167,7 +170,7 @@ class Feed:
             if kind is Numbered:
                 if session is not None and session.skipped(event.number):  # type: ignore[union-attr]
                     self._mark_possible_loss(session, now)
-            elif kind is Kline or isinstance(event, (Kline, Trade)):  # the first asks no metaclass
+            elif kind is Kline or isinstance(event, (Kline, Trade, Quote)):  # the first asks no metaclass
                 ledger = ledgers.get(event.__dict__["symbol"])
                 if ledger is None:
                     self._counts["unexpected"] += 1
@@ -272,7 +275,8 @@ class Feed:
     def refused(self, session: WebSocketSession, subscription: Subscription, reason: str) -> None:
         """A stream is not served: an error at the start, else its candles come from REST until it is."""
         symbol = subscription.symbol
-        what = f"{self.adapter.source} refused the {subscription.timeframe or 'trade'} stream of {symbol}: {reason}"
+        stream = f"{subscription.timeframe or subscription.kind} stream of {symbol}"
+        what = f"{self.adapter.source} refused the {stream}: {reason}"
         if symbol in self._served_once or self._ledgers[symbol].seen:
             log.error("%s; REST stands in for it until the next connection", what)
             return
@@ -354,6 +358,8 @@ class Feed:
             rows: list[Row] = []
             ledger.tick(now, rows)
             await self._publish(rows)
+            if isinstance(ledger, QuoteLedger):
+                continue  # nothing tells quotes of the past
             if ledger.healing and self._healer is not None and self._healer.admit(ledger):
                 workers.start_soon(self._healer.heal, ledger)
 
@@ -427,6 +433,8 @@ class Feed:
 
     def _ledger(self, symbol: str, after: Mapping[tuple[str, str | None], int | str | TradesHad]) -> Ledger:
         options, adapter = self.options, self.adapter
+        if self._kind == "quote":
+            return QuoteLedger(adapter.source, symbol, every=self._every, on_due_changed=self._on_due_changed)
         had = after.get((symbol, self._timeframe))
         if self._timeframe is None:
             return TradeLedger(

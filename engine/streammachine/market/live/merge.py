@@ -13,6 +13,7 @@ import anyio
 from streammachine.errors import DataInputError
 from streammachine.market.live.bounded_queue import Queue
 from streammachine.market.model.kline import Kline, Trade
+from streammachine.market.model.quote import Quote
 
 OnError = Callable[[Any, Exception], object]
 
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 async def merge_streams(
     *runners: Any, capacity: int = 10_000, on_error: OnError | None = None
-) -> AsyncGenerator[Kline | Trade]:
+) -> AsyncGenerator[Kline | Trade | Quote]:
     """Yield what any number of runners stream, each one's rows in its order, as they come.
 
     A runner that fails does not end the others. Its error is logged at once; ``on_error(runner, error)`` (plain or
@@ -41,11 +42,11 @@ async def merge_streams(
         raise DataInputError("merge_streams needs at least one runner")
     if len({id(runner) for runner in runners}) < len(runners):
         raise DataInputError("a runner is given twice: it can run once at a time")
-    queue: Queue[Kline | Trade] = Queue(capacity)
+    queue: Queue[Kline | Trade | Quote] = Queue(capacity)
     failed: list[Exception] = []
     left = len(sources)
 
-    async def drain(runner: Any, source: AsyncIterator[Kline | Trade]) -> None:
+    async def drain(runner: Any, source: AsyncIterator[Kline | Trade | Quote]) -> None:
         nonlocal left
         try:
             async for row in source:
@@ -79,12 +80,12 @@ async def merge_streams(
         raise failed[0] if len(failed) == 1 else ExceptionGroup("several runners failed", failed)
 
 
-def _source(runner: Any) -> AsyncIterator[Kline | Trade]:
+def _source(runner: Any) -> AsyncIterator[Kline | Trade | Quote]:
     stream = getattr(runner, "stream", None)
     made = stream() if callable(stream) else runner
     if not hasattr(made, "__aiter__"):
         raise DataInputError(f"{runner!r} cannot be merged: give runners")
-    iterator: AsyncIterator[Kline | Trade] = made.__aiter__()
+    iterator: AsyncIterator[Kline | Trade | Quote] = made.__aiter__()
     return iterator
 
 

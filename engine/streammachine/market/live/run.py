@@ -11,14 +11,15 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field
+from contextlib import AsyncExitStack, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 
 from streammachine.errors import EmitterError
 from streammachine.market.aggregation.pipeline import Pipeline
+from streammachine.market.clock.clock import SystemClock, VirtualClock
 from streammachine.market.emitters.base import DataEmitter
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.live import warmup
@@ -27,10 +28,14 @@ from streammachine.market.live.feed import Feed
 from streammachine.market.live.idle_closer import IdleCloser
 from streammachine.market.live.indicator_rows import IndicatorRows
 from streammachine.market.live.memory import Checkpoints, Memory, Remembered
-from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.kline import Gap, Kline, Trade, set_pair
+from streammachine.market.model.quote import Quote
 from streammachine.market.model.rows import Lane, Row, named
 from streammachine.market.network import rest_queries
-from streammachine.market.network.rest_client import RestClient
+from streammachine.market.network.recording import Recorder, RecordingRest
+from streammachine.market.network.replaying import Player, ReplayedRest
+from streammachine.market.network.rest_client import RestClient, client_for
+from streammachine.market.network.symbols import settled
 
 if TYPE_CHECKING:
     from streammachine.indicators import Indicator
@@ -73,6 +78,8 @@ class RunPlan:
     drain_timeout: float = 10.0
     verbose: bool = False
     memory: Memory | None = None
+    recorder: Recorder | None = None
+    player: Player | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +119,7 @@ class Run:
         queue: where the rows for ``stream`` go; None where nobody streams.
     """
 
-    def __init__(self, plan: RunPlan, queue: Queue[Kline | Trade] | None) -> None:
+    def __init__(self, plan: RunPlan, queue: Queue[Kline | Trade | Quote] | None) -> None:
         self.plan = plan
         self._queue = queue
         self._state: State = "new"
@@ -136,6 +143,7 @@ class Run:
         self._checkpoints: Checkpoints | None = None
         self._resume = dict(plan.resume)
         self._history_until = 0
+        self._pairs: dict[str, str] = {}
         self.task = asyncio.get_running_loop().create_task(self._main(), name=f"{plan.adapter.name} runner")
 
     # -- for the runner -----------------------------------------------------------------------
@@ -206,9 +214,15 @@ class Run:
     # -- the task -----------------------------------------------------------------------------
 
     async def _main(self) -> None:
+        plan = self.plan
         try:
             async with AsyncExitStack() as stack:
-                await self._run(stack)
+                if plan.recorder is not None:
+                    stack.callback(plan.recorder.close)
+                if plan.player is None:
+                    await self._run(stack)
+                else:
+                    await self._replay(plan.player, stack)
             self._state = "closed"
         except asyncio.CancelledError:
             self._state = "closed"
@@ -227,17 +241,35 @@ class Run:
             if self._queue is not None:
                 self._queue.end()
 
+    async def _replay(self, player: Player, stack: AsyncExitStack) -> None:
+        """As ``_run``, of a recording: to its end, in its own time."""
+        clock = self.plan.clock
+        group = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(group.cancel_scope.cancel)  # once the sinks are closed
+        if isinstance(clock, VirtualClock):
+            group.start_soon(clock.drive)
+        group.start_soon(player.run, clock)
+        group.start_soon(self._end_with, player)
+        await self._run(stack)
+
+    async def _end_with(self, player: Player) -> None:
+        await player.ended.wait()
+        self.stop()
+
     async def _run(self, stack: AsyncExitStack) -> None:
         plan = self.plan
         self._state = "checking"
-        rest = await stack.enter_async_context(RestClient(plan.adapter, plan.urls, clock=plan.clock))
-        await rest_queries.check_symbols(rest, plan.data_input.symbols)
+        rest = await stack.enter_async_context(_rest_client(plan))
+        symbols = await settled(rest, plan.data_input.symbols)
+        if symbols != plan.data_input.symbols:
+            plan = self.plan = replace(plan, data_input=replace(plan.data_input, symbols=symbols))
+        self._pairs = await rest_queries.check_symbols(rest, symbols)
         remembered = self._recall(stack)
         self._state = "connecting"
         for emitter in plan.emitters:
             outlet = Outlet(
                 emitter,
-                clock=plan.clock,
+                clock=plan.clock if plan.player is None else SystemClock(),
                 on_error=plan.on_error,
                 close_timeout=plan.drain_timeout,
                 expected=_lanes(plan),
@@ -252,7 +284,7 @@ class Run:
             if self._indicators is not None:
                 await self._indicators.load(rest, plan.data_input, self._resume)
             after |= await self._warm_up(rest)
-        self._feed = Feed(
+        self._feed = (plan.adapter.make_feed or Feed)(
             plan.adapter,
             plan.data_input,
             urls=plan.urls,
@@ -334,7 +366,7 @@ class Run:
     def _is_wanted(self, row: Row, live_from: int) -> bool:
         """Whether a row of the warm-up is emitted: what the sinks have is not, what they lack is."""
         plan = self.plan
-        timeframe = plan.data_input.timeframe if isinstance(row, Trade) else row.timeframe
+        timeframe = plan.data_input.timeframe if isinstance(row, (Trade, Quote)) else row.timeframe
         for known in (timeframe, plan.data_input.timeframe):
             had = self._resume.get((row.symbol, known or ""))
             if had is not None:
@@ -359,6 +391,11 @@ class Run:
         return rows if self._indicators is None else self._indicators.rows(rows)
 
     async def _hand_on(self, rows: list[Row]) -> None:
+        clock = self.plan.clock
+        with clock.held() if isinstance(clock, VirtualClock) else nullcontext():  # a replay waits for its sinks
+            await self._give(rows)
+
+    async def _give(self, rows: list[Row]) -> None:
         """Give rows to the sinks, those with room first: a slow one must not hold up what a fast one can take."""
         if self._history_until:
             rows = [row for row in rows if not self._is_history(row)]
@@ -366,6 +403,12 @@ class Run:
             rows = await self._note_gaps(rows)
         if not rows:
             return
+        pairs = self._pairs
+        for row in rows:
+            if isinstance(row, Quote):
+                row.__dict__["pair"] = pairs.get(row.symbol)
+            elif not isinstance(row, Gap):
+                set_pair(row, pairs.get(row.symbol))
         self._rate.add(len(rows))
         if self.plan.verbose:
             for row in rows:
@@ -393,7 +436,7 @@ class Run:
         base = self.plan.data_input.timeframe
         return isinstance(row, Kline) and row.timeframe == base and row.open_ts < self._history_until
 
-    def _streamed(self, rows: list[Row]) -> list[Kline | Trade]:
+    def _streamed(self, rows: list[Row]) -> list[Kline | Trade | Quote]:
         if self._pipeline.folder is None:
             return [row for row in rows if not isinstance(row, Gap)]
         return [row for row in rows if isinstance(row, Kline)]
@@ -426,10 +469,22 @@ class Ending:
             yield from asyncio.wait([self._run.task]).__await__()
 
 
+def _rest_client(plan: RunPlan) -> RestClient:
+    if plan.player is not None:
+        replayed = ReplayedRest(plan.adapter, plan.urls, clock=plan.clock)
+        replayed.player = plan.player
+        return replayed
+    if plan.recorder is not None:
+        recording = RecordingRest(plan.adapter, plan.urls, clock=plan.clock)
+        recording.writer = plan.recorder.writer
+        return recording
+    return client_for(plan.adapter, plan.urls, clock=plan.clock)
+
+
 def _lanes(plan: RunPlan) -> list[Lane]:
     """What is going to come to the emitters."""
     wanted = plan.data_input
-    kinds: list[str | None] = [wanted.timeframe, *wanted.aggregate_list]
+    kinds: list[str | None] = [wanted.timeframe, *wanted.aggregate_list] if wanted.kind != "quote" else ["quote"]
     if plan.emit_trades and wanted.kind == "trade":
         kinds.append(None)
     kinds = list(dict.fromkeys(kinds))

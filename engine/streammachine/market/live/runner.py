@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from streammachine.errors import DataInputError, EmitterError, MarketError
 from streammachine.indicators import parse_all
-from streammachine.market.clock.clock import Clock
+from streammachine.market.clock.clock import Clock, ScaledClock, VirtualClock
 from streammachine.market.clock.remote_clock import default_clock
 from streammachine.market.emitters.any_emitter import check_emitter
 from streammachine.market.emitters.logger import Logger
-from streammachine.market.exchanges.lookup import adapter_for, entry_for
+from streammachine.market.exchanges.lookup import adapter_for, bridged, entry_for, is_bridged
 from streammachine.market.exchanges.registry import ENTRIES, ExchangeEntry
 from streammachine.market.live.bounded_queue import Queue
 from streammachine.market.live.feed_options import FeedOptions
@@ -32,11 +32,16 @@ from streammachine.market.live.run import Ending, OnError, OnGap, Run, RunnerSta
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.quote import Quote
+from streammachine.market.network.frame_file import FramesHeader, FrameWriter, read_header
+from streammachine.market.network.recording import Recorder
+from streammachine.market.network.replaying import Player
+from streammachine.market.network.symbols import spelled
 
 if TYPE_CHECKING:
     from streammachine.market.exchanges.base import Adapter
 
-__all__ = ["Runner", "RunnerStats", "runner_for"]
+__all__ = ["CcxtRunner", "Runner", "RunnerStats", "runner_for"]
 
 _NO_EMITTER: Final = (
     "no emitter is registered, so the rows are logged: runner.register_emitter(...) sends them elsewhere"
@@ -57,6 +62,10 @@ class Runner:
         remember: keep in the data directory (True) or in a folder (a path) how far the emitters have come, and go on
             there at the next start: as ``resume``, without being told. What cannot be had is a Gap.
         fresh: with ``remember``: begin anew, whatever is remembered.
+        record: a new file in which everything that the exchange sends is noted, with its times (``frame_file``).
+        frames: such a file, which is played in place of the exchange through the same decode, healing and sinks; the
+            stream_input is then by default what was recorded. ``Runner(frames=...)`` is of the exchange that it is of.
+        speed: of ``frames``: its seconds in one of ours; None: as fast as it can be worked off.
         emit_only_closed_candles: False: also emit the running candles, and those aggregated, at each of their changes.
         market_type: "SPOT", or another kind that the exchange has: the class's docstring names them.
         verbose: log every row that is emitted (INFO).
@@ -103,6 +112,9 @@ class Runner:
         resume: Mapping[tuple[str, str], int] | None = None,
         remember: bool | str | os.PathLike[str] = False,
         fresh: bool = False,
+        record: str | os.PathLike[str] | None = None,
+        frames: str | os.PathLike[str] | None = None,
+        speed: float | None = None,
         on_gap: OnGap | None = None,
         emit_gap: bool = False,
         on_error: OnError | None = None,
@@ -116,10 +128,17 @@ class Runner:
         indicators: Sequence[str] = (),
         feed_options: FeedOptions | None = None,
     ) -> None:
-        if not self.exchange:
+        exchange = self.exchange
+        header = read_header(os.fspath(frames)) if frames is not None else None
+        if header is not None:
+            exchange = exchange or header.exchange
+            stream_input, market_type = _recorded_input(header, exchange, stream_input)
+            if speed is not None and not 0 < speed < 1e9:
+                raise DataInputError(f"speed={speed!r} is not accepted: give a number above 0, or None")
+        if not exchange:
             classes = ", ".join(entry.runner_class for entry in ENTRIES.values())
             raise MarketError(f"Runner itself has no exchange: use {classes}")
-        self.adapter: Adapter = adapter_for(self.exchange, market_type)
+        self.adapter: Adapter = adapter_for(exchange, market_type)
         self.urls = self.adapter.urls(
             ws_url=ws_url, ws_business_url=ws_business_url, rest_url=rest_url, bulk_url=bulk_url
         )
@@ -128,6 +147,9 @@ class Runner:
         self.resume = dict(resume or {})
         self.remember = remember
         self.fresh = fresh
+        self.record = record
+        self.frames = frames
+        self.speed = speed
         self.emit_only_closed_candles = emit_only_closed_candles
         self.verbose = verbose
         self.on_gap = on_gap
@@ -153,7 +175,8 @@ class Runner:
 
     @property
     def stream_input(self) -> DataInput | None:
-        """What is streamed, its symbols as the exchange writes them."""
+        """What is streamed, its symbols as the exchange writes them; a pair whose symbol is not known yet as it was
+        given, until the exchange has told."""
         return self._input
 
     @property
@@ -179,7 +202,8 @@ class Runner:
                 f"stream_input={stream_input!r} is not accepted: give a DataInput, e.g. "
                 f"DataInput(type='kline', symbols=['{self.adapter.symbol_example}'], timeframe='1m')"
             )
-        symbols = [self.adapter.check_symbol(symbol) for symbol in stream_input.symbols]
+        self.adapter.check_kind(stream_input.kind)
+        symbols = spelled(self.adapter, self.urls, stream_input.symbols)
         base = stream_input.timeframe
         if stream_input.kind == "kline" and base is not None:
             self.adapter.check_timeframe(base)
@@ -233,7 +257,7 @@ class Runner:
             await run.end()
         run.result()
 
-    async def stream(self) -> AsyncGenerator[Kline | Trade]:
+    async def stream(self) -> AsyncGenerator[Kline | Trade | Quote]:
         """Yield candles (trades, for type="trade" without a timeframe), until ``close()``. Emitters get them too.
 
         A consumer that is slower than the exchange holds it up, after ``capacity`` rows, and the emitters with it. When
@@ -244,7 +268,7 @@ class Runner:
         """
         if self._closed:
             return
-        queue: Queue[Kline | Trade] = Queue(self._capacity)
+        queue: Queue[Kline | Trade | Quote] = Queue(self._capacity)
         run = self._launch(queue, self._emitters)
         try:
             while rows := await queue.get():
@@ -271,7 +295,7 @@ class Runner:
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _launch(self, queue: Queue[Kline | Trade] | None, emitters: Sequence[Any]) -> Run:
+    def _launch(self, queue: Queue[Kline | Trade | Quote] | None, emitters: Sequence[Any]) -> Run:
         self._not_running()
         if self._input is None:
             raise DataInputError(
@@ -281,19 +305,29 @@ class Runner:
         data_input, from_trades = self._input, self._is_folded(self._input)
         if from_trades:
             data_input = replace(data_input, type="trade")
+        player = Player(os.fspath(self.frames)) if self.frames is not None else None
+        clock = self._clock
+        if player is not None:
+            began = player.header.began
+            clock = VirtualClock(began) if self.speed is None else ScaledClock(self.speed, began)
+        clock = clock if clock is not None else default_clock()
+        recorder = self._recorder(clock)
+        opener = player.open if player is not None else recorder.open if recorder is not None else None
         plan = RunPlan(
             adapter=self.adapter,
             urls=self.urls,
-            clock=self._clock if self._clock is not None else default_clock(),
+            clock=clock,
             data_input=data_input,
             emitters=tuple(emitters),
             gaps=self.gaps,
-            feed_options=replace(self._feed_options, open_candles=not self.emit_only_closed_candles),
+            feed_options=replace(self._feed_options, open_candles=not self.emit_only_closed_candles, opener=opener),
             outlet_options=self._outlet_options,
             active_warmup=self.active_warmup,
             emit_warmup=self.emit_warmup,
             resume=self.resume,
-            memory=self._memory(emitters),
+            memory=self._memory(emitters) if player is None else None,
+            recorder=recorder,
+            player=player,
             only_closed=self.emit_only_closed_candles,
             emit_trades=self.emit_trades and not from_trades,
             from_trades=from_trades,
@@ -319,9 +353,38 @@ class Runner:
         pushed = self.adapter.pushed
         return wanted.kind == "kline" and pushed is not None and wanted.timeframe not in pushed
 
+    def _recorder(self, clock: Clock) -> Recorder | None:
+        """What notes everything; the file is made now, so that a name that is taken is told at once."""
+        if self.record is None or self._input is None:
+            return None
+        wanted = self._input
+        header = FramesHeader(
+            self.adapter.name, self.adapter.market_type, wanted.kind, tuple(wanted.symbols), wanted.timeframe,
+            tuple(wanted.aggregate_list), clock.time_ms(),
+        )  # fmt: skip
+        return Recorder(FrameWriter(Path(self.record).expanduser(), header), clock)
+
     def _not_running(self) -> None:
         if self._run is not None and not self._run.task.done():
             raise MarketError(f"this {type(self).__name__} is running: close it first, or make another")
+
+
+class CcxtRunner(Runner):
+    """Streams from an exchange that ccxt speaks to (the extra ``[ccxt]``); see Runner.
+
+    ccxt's own loop, limits and reconnects are kept; ledgers, healing, aggregation and sinks are ours. Candles are
+    closed by the next one or by time. Where ccxt has no candles on the socket they are folded from its trades.
+
+    Args:
+        exchange: ccxt's id of it: "gate". The other arguments are Runner's; symbols are as ccxt writes them.
+
+    Raises:
+        MarketError: ccxt is not installed. UnknownExchangeError: it has no such exchange. As Runner.
+    """
+
+    def __init__(self, exchange: str, stream_input: DataInput | None = None, *arguments: Any, **options: Any) -> None:
+        self.exchange = bridged(exchange)  # type: ignore[misc]
+        super().__init__(stream_input, *arguments, **options)
 
 
 def runner_for(exchange: str, stream_input: DataInput | None = None, **options: Any) -> Runner:
@@ -330,6 +393,8 @@ def runner_for(exchange: str, stream_input: DataInput | None = None, **options: 
     Raises:
         UnknownExchangeError: there is none of this name; the text names the nearest.
     """
+    if is_bridged(exchange):
+        return CcxtRunner(exchange, stream_input, **options)
     return _RUNNERS[entry_for(exchange).name](stream_input, **options)
 
 
@@ -345,6 +410,18 @@ def _runner_class(entry: ExchangeEntry) -> type[Runner]:
 _RUNNERS: Final[Mapping[str, type[Runner]]] = {entry.name: _runner_class(entry) for entry in ENTRIES.values()}
 globals().update({made.__name__: made for made in _RUNNERS.values()})
 __all__ += [made.__name__ for made in _RUNNERS.values()]
+
+
+def _recorded_input(header: FramesHeader, exchange: str, wanted: DataInput | None) -> tuple[DataInput, Any]:
+    """What a runner of a recording streams, and of which market."""
+    if exchange != header.exchange:
+        raise DataInputError(f"the recording is of {header.exchange}, not of {exchange}: use Runner(frames=...)")
+    made = wanted or DataInput(header.type, list(header.symbols), header.timeframe, list(header.aggregate_list))
+    if made.kind != header.type or (made.kind == "kline" and made.timeframe != header.timeframe):
+        raise DataInputError(
+            f"the recording is of {header.type} {header.timeframe or ''}: give that, or no stream_input"
+        )
+    return made, header.market_type
 
 
 def _rename(emitter: Any, names: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ Times are UTC epoch milliseconds, prices and volumes floats (the nearest to the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
@@ -67,6 +67,12 @@ class Kline(BaseModel):
         return self
 
     @property
+    def pair(self) -> str | None:
+        """The market in our spelling, such as BTC/USDT or BTC/USDT:USDT, where a runner or a backfill has said it. It
+        is no field: rows of sinks do not hold it."""
+        return _pair_of(self)
+
+    @property
     def key(self) -> tuple[str | None, str, str, int]:
         """What makes a candle one: source, symbol, timeframe, open_ts."""
         return self.source, self.symbol, self.timeframe, self.open_ts
@@ -103,6 +109,25 @@ class Trade(BaseModel):
     trade_id: str
     side: Literal["buy", "sell"] | None = None
     fills: int = Field(1, exclude=True, repr=False)
+
+    @property
+    def pair(self) -> str | None:
+        """As ``Kline.pair``."""
+        return _pair_of(self)
+
+
+def set_pair(row: Kline | Trade, pair: str | None) -> None:
+    """Say how we spell a row's market. Kept apart from the fields, whose ``__dict__`` sinks write."""
+    if pair is not None:
+        object.__setattr__(row, "__pydantic_private__", {_PAIR: pair})
+
+
+def _pair_of(row: Kline | Trade) -> str | None:
+    private = getattr(row, "__pydantic_private__", None)
+    return None if private is None else private.get(_PAIR)
+
+
+_PAIR: Final = "_pair"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streammachine.market.model.kline import Gap, Kline, Trade
+from streammachine.market.model.quote import Quote
 
-Row = Kline | Trade | Gap
+Row = Kline | Trade | Gap | Quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,7 @@ class Lane:
     """Rows that are going to come.
 
     Attributes:
-        timeframe: of the candles; None: trades.
+        timeframe: of the candles; None: trades; "quote": quotes.
         start: epoch ms before which none of them begins, where they are of the past and new to the emitter.
     """
 
@@ -28,6 +29,8 @@ def named(row: object) -> str:
     """A row in words, for messages."""
     if isinstance(row, Trade):
         return f"the trade {row.trade_id} of {row.symbol}"
+    if isinstance(row, Quote):
+        return f"the quote of {row.symbol} at {row.ts}"
     if isinstance(row, Gap):
         return f"the gap of {row.symbol} {row.timeframe} at {row.start}"
     if isinstance(row, Kline):

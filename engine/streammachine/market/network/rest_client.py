@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, BinaryIO, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 import anyio
@@ -43,6 +43,12 @@ SLOW_DOWNS: Final = 2  # times the attempts: how often an answer may say "slow d
 MAX_BODY: Final = 64 * 1024 * 1024  # bytes; the largest real answer (all of Binance's instruments) is about 15 MB
 MAX_FILE: Final = 8 * 1024**3  # bytes; a month of Binance trades is about 3 GB
 USED_WEIGHT: Final = "x-mbx-used-weight-1m"  # Binance: the weight it counted for this address in this minute
+
+
+def client_for(adapter: Adapter, urls: Urls, **options: Any) -> RestClient:
+    """The client of an exchange; the options are those of ``RestClient``."""
+    made: RestClient = (adapter.make_client or RestClient)(adapter, urls, **options)
+    return made
 
 
 class MissingFileError(ExchangeError):

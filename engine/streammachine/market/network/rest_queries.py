@@ -154,8 +154,8 @@ def marked(kline: Kline, **fields: Any) -> Kline:
     return kline
 
 
-async def check_symbols(rest: RestClient, symbols: Sequence[str]) -> None:
-    """Do nothing if the exchange trades them all.
+async def check_symbols(rest: RestClient, symbols: Sequence[str]) -> dict[str, str]:
+    """Our spelling of each of the exchange's own symbols that it tells one of, if it trades them all.
 
     Raises:
         SymbolError: a symbol's form is wrong, or there is none of the name; the text names near ones.
@@ -164,29 +164,39 @@ async def check_symbols(rest: RestClient, symbols: Sequence[str]) -> None:
     adapter = rest.adapter
     names = [adapter.check_symbol(symbol) for symbol in symbols]
     try:
-        known = await _instruments(rest, names)
+        known = await instruments_of(rest, adapter.instruments(names), names)
     except ExchangeError:
         if len(names) == 1:
             raise
+        told: dict[str, str] = {}
         for name in names:  # some exchanges refuse the whole question for one unknown name
-            await check_symbols(rest, [name])
-        return
+            told |= await check_symbols(rest, [name])
+        return told
     for name in names:
         if name not in known.trading:
             raise unknown_symbol(rest, name, known.trading, known.halted.get(name) or await _status(rest, name))
+    return {name: known.pairs[name] for name in names if name in known.pairs}
 
 
-async def _instruments(rest: RestClient, names: Sequence[str]) -> Instruments:
-    """What the exchange lists, as far as it must be read until the names are found."""
+async def instruments_of(
+    rest: RestClient, requests: Sequence[Request], names: Sequence[str] | None = None
+) -> Instruments:
+    """What the exchange lists, as far as it must be read until the names are found; None: all.
+
+    Raises:
+        ExchangeError, ExchangeUnavailableError: see ``RestClient.ask``.
+    """
     adapter = rest.adapter
     found = Instruments(set(), {})
-    for first in adapter.instruments(names):
+    for first in requests:
         request: Request | None = first
         while request is not None:
             page, request = await rest.ask(request, partial(_instruments_page, adapter, request))
             found.trading.update(page.trading)
             found.halted.update(page.halted)
-            if found.trading.issuperset(names):
+            found.pairs.update(page.pairs)
+            found.sizes.update(page.sizes)
+            if names is not None and found.trading.issuperset(names):
                 return found
     return found
 

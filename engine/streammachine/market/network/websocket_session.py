@@ -8,10 +8,10 @@ watchdogs: no frame at all (pongs count) for ``adapter.socket.silent`` means a d
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 import websockets
@@ -31,6 +31,9 @@ ATTEMPTS: Final = 2  # how often one subscription is asked for on one connection
 HEARTBEAT_GAP: Final = 4.0  # seconds; exchanges with a heartbeat send it every second
 BUSY: Final = 5.0  # seconds until a subscription is repeated that the exchange was too busy for
 REFUSED_AGAIN: Final = 60.0  # and one that it refused for another reason
+
+
+Opener = Callable[["WebSocketSession", "Clock", float], Awaitable[Any]]
 
 
 class State(Enum):
@@ -70,11 +73,13 @@ class SessionOptions:
     Attributes:
         open_timeout: for the opening handshake. ack_timeout: for one acknowledgement.
         stale_after: without data for so long an open connection is given up.
+        opener: opens a session's socket in place of ``open_socket``: a recorder, or a recording that is played.
     """
 
     open_timeout: float = 10.0
     ack_timeout: float = 10.0
     stale_after: float = 60.0
+    opener: Opener | None = None
 
 
 @dataclass
@@ -227,6 +232,9 @@ class WebSocketSession:
 
     async def _open(self) -> ClientConnection | None:
         try:
+            if self._options.opener is not None:
+                found: ClientConnection = await self._options.opener(self, self._clock, self._options.open_timeout)
+                return found
             return await open_socket(self.url, self.adapter.socket, self._clock, self._options.open_timeout)
         except NotOpenedError as error:
             self.reason, self.not_found = error.reason, error.not_found

@@ -40,7 +40,8 @@ class TooManyError(MarketError):
 @dataclass(frozen=True)
 class RunnerSpec:
     """A runner. ``emit``: sinks as the MCP tools name them. ``history``: how much of the past it writes first,
-    in the words that asked for it, and ``history_from_ms``: from when on."""
+    in the words that asked for it, and ``history_from_ms``: from when on. ``every``: see
+    ``DataInput``."""
 
     name: str
     exchange: str
@@ -53,6 +54,7 @@ class RunnerSpec:
     created_ms: int = 0
     history: str = ""
     history_from_ms: int = 0
+    every: str | None = None
 
 
 @dataclass(frozen=True)

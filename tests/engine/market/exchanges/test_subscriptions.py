@@ -313,7 +313,7 @@ def test_binance_announces_a_shutdown_of_its_server(wrapped: bool) -> None:
         ("okx", {"arg": {"channel": "books", "instId": "BTC-USDT"}, "data": [{}]}),
         ("okx", {"event": "channel-conn-count", "channel": "trades", "connCount": "1"}),
         ("kraken", {"channel": "book", "type": "snapshot", "data": [{}]}),
-        ("bybit", {"topic": "orderbook.1.BTCUSDT", "data": {}}),
+        ("bybit", {"topic": "orderbook.50.BTCUSDT", "data": {}}),
     ],
 )
 def test_data_nobody_asked_for_is_a_notice(exchange: str, message: dict[str, Any]) -> None:

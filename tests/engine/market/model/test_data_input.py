@@ -48,7 +48,7 @@ def test_the_lists_of_the_caller_are_not_kept() -> None:
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
-        ({"type": "depth"}, "type='depth' is not accepted: give kline, candle, ohlc or trade"),
+        ({"type": "depth"}, "type='depth' is not accepted: give kline, candle, ohlc, trade or quote"),
         ({"type": None}, "type=None"),
         ({"symbols": "BTCUSDT"}, "give a list"),
         ({"symbols": []}, "symbols is empty"),

@@ -18,6 +18,7 @@ import orjson
 from streammachine.market.model.timeframe import HOUR
 from streammachine.market.simulator.protocols.binance_bulk import BulkFiles
 from streammachine.market.simulator.protocols.binance_rows import CONTRACT, amounts, kline_row, padded
+from streammachine.market.simulator.tape.book import book_behind
 from streammachine.market.simulator.tape.candles import UTC, Bar
 from streammachine.market.simulator.tape.tape import TapeTrade, trimmed
 from streammachine.market.simulator.venue.exchange import Exchange, number
@@ -166,7 +167,7 @@ class BinanceExchange(Exchange):
         symbol = self.ours(native, market)
         if symbol is None:
             return None
-        if stream in ("trade", "aggTrade"):
+        if stream in ("trade", "aggTrade", "bookTicker"):
             return StreamTopic(name, symbol, native, market, kind=stream)
         kind, _, interval = stream.partition("_")
         if kind == "kline" and interval in UTC:
@@ -201,6 +202,9 @@ class BinanceExchange(Exchange):
         return padded(topic.market, bar.price_text(value))
 
     def trade_frames(self, topic: StreamTopic, trades: list[TapeTrade]) -> Iterable[tuple[str, str]]:
+        if topic.kind == "bookTicker":
+            yield from self._book_frames(topic, trades)
+            return
         for trade in trades:
             price, quantity = padded(topic.market, trade.price), self._size(topic.symbol, topic.market, trade)
             told: dict[str, object] = {"e": topic.kind, "E": self.now(), "s": topic.native}
@@ -211,10 +215,26 @@ class BinanceExchange(Exchange):
             told |= {"T": trade.ts, "m": trade.side == "sell", "M": True}
             yield _json(told), price
 
+    def _book_frames(self, topic: StreamTopic, trades: list[TapeTrade]) -> Iterable[tuple[str, str]]:
+        """Spot's do not say when."""
+        for book in map(book_behind, trades):
+            sides = [
+                (padded(topic.market, price), self._amount(topic.symbol, topic.market, price, size))
+                for price, size in ((book.bid, book.bid_size), (book.ask, book.ask_size))
+            ]
+            told: dict[str, object] = {"u": 400_000_000 + book.id, "s": topic.native}
+            told |= dict(zip("bBaA", (*sides[0], *sides[1]), strict=True))
+            if topic.market != "SPOT":
+                told = {"e": "bookTicker", **told, "T": book.ts, "E": self.now()}
+            yield _json(told), sides[0][0]
+
     def _size(self, symbol: str, market: str, trade: TapeTrade) -> str:
+        return self._amount(symbol, market, trade.price, trade.quantity)
+
+    def _amount(self, symbol: str, market: str, price: str, quantity: str) -> str:
         if market != "COINM":
-            return padded(market, trade.quantity)
-        dollars = Decimal(trade.price) * Decimal(trade.quantity)
+            return padded(market, quantity)
+        dollars = Decimal(price) * Decimal(quantity)
         return trimmed(f"{dollars / CONTRACT.get(symbol.partition('/')[0], 10):f}")
 
     def announce(self, session: ClientSession) -> None:
@@ -360,6 +380,9 @@ class BinanceExchange(Exchange):
             if market == "SPOT" and request.query.get("symbolStatus", status) != status:
                 continue
             row: dict[str, object] = {"symbol": native, "baseAsset": base, "quoteAsset": quote}
+            if market != "SPOT":
+                margin = base if market == "COINM" else quote
+                row |= {"marginAsset": margin, "contractType": "PERPETUAL", "deliveryDate": 4_133_404_800_000}
             if market == "COINM":
                 contract = {"contractType": "PERPETUAL", "contractSize": CONTRACT.get(base, 10)}
                 row |= {"pair": f"{base}USD", "contractStatus": status, "quoteAsset": "USD", **contract}

@@ -13,12 +13,13 @@ from typing import Any, Final
 
 import orjson
 
+from streammachine.market.simulator.tape.book import book_behind
 from streammachine.market.simulator.tape.candles import UTC, Bar, Grid
 from streammachine.market.simulator.tape.tape import TapeTrade, trimmed
 from streammachine.market.simulator.venue.exchange import Exchange, number
 from streammachine.market.simulator.venue.rules import Rules
 from streammachine.market.simulator.venue.session import ClientSession
-from streammachine.market.simulator.venue.topics import StreamTopic
+from streammachine.market.simulator.venue.topics import PushFrame, StreamTopic
 from streammachine.market.simulator.venue.transport import Answer, HttpRequest
 
 INTERVALS: Final[dict[str, tuple[str, Grid]]] = {
@@ -123,6 +124,8 @@ class BybitExchange(Exchange):
             return None
         if parts[0] == "publicTrade" and len(parts) == 2:
             return StreamTopic(name, symbol, parts[1], market, kind="trade")
+        if parts[:2] == ["orderbook", "1"] and len(parts) == 3:
+            return StreamTopic(name, symbol, parts[2], market, kind="quote")
         if parts[0] == "kline" and len(parts) == 3 and parts[1] in INTERVALS:
             timeframe, grid = INTERVALS[parts[1]]
             return StreamTopic(name, symbol, parts[2], market, timeframe, grid, parts[1])
@@ -147,6 +150,16 @@ class BybitExchange(Exchange):
         return _json({"topic": topic.name, "data": [row], "ts": now, "type": "snapshot"})
 
     def trade_frames(self, topic: StreamTopic, trades: list[TapeTrade]) -> Iterable[tuple[str, str]]:
+        if topic.kind == "quote":
+            for book in map(book_behind, trades):
+                bid, ask = (
+                    [price, _counted(topic.market, price, size)]
+                    for price, size in ((book.bid, book.bid_size), (book.ask, book.ask_size))
+                )
+                told_book = {"s": topic.native, "b": [bid], "a": [ask], "u": book.id, "seq": 7_000_000_000 + book.id}
+                times = {"ts": book.ts, "cts": book.ts}
+                yield _json({"topic": topic.name, "type": "snapshot", **times, "data": told_book}), book.bid
+            return
         rows = [
             {
                 "i": self._trade_id(topic.market, topic.symbol, trade),
@@ -166,6 +179,12 @@ class BybitExchange(Exchange):
                 row["L"] = "ZeroPlusTick"
         told = {"topic": topic.name, "ts": self.now(), "type": "snapshot", "data": rows}
         yield _json(told), trimmed(trades[-1].price)
+
+    def trade_greeting(self, topic: StreamTopic) -> Iterable[PushFrame]:
+        last = self.tape.last_before(topic.symbol, self.now() + 1)
+        if topic.kind == "quote" and last is not None:
+            for text, price in self.trade_frames(topic, [last]):
+                yield PushFrame(topic, text, price)
 
     def _trade_id(self, market: str, symbol: str, trade: TapeTrade) -> str:
         if market == "SPOT":
@@ -272,7 +291,12 @@ class BybitExchange(Exchange):
                 if (status == "PreLaunch") != (query.get("status") == "PreLaunch"):  # listed when asked for alone
                     continue
                 coins = {"baseCoin": base, "quoteCoin": "USD" if market == "INVERSE" else quote}
-                found.append({"symbol": native, **coins, "status": status})
+                row = {"symbol": native, **coins, "status": status}
+                if market != "SPOT":
+                    inverse = market == "INVERSE"
+                    row |= {"contractType": "InversePerpetual" if inverse else "LinearPerpetual", "deliveryTime": "0"}
+                    row["settleCoin"] = base if inverse else quote
+                found.append(row)
         if wanted is not None and not found and market != "SPOT":
             raise ParameterError("params error: symbol invalid")
         told = {"category": query.get("category", "linear")}
@@ -305,9 +329,13 @@ def _amounts(market: str, bar: Bar) -> tuple[str, ...]:
 
 
 def _size(market: str, trade: TapeTrade) -> str:
+    return _counted(market, trade.price, trade.quantity)
+
+
+def _counted(market: str, price: str, quantity: str) -> str:
     if market != "INVERSE":
-        return trimmed(trade.quantity)
-    return trimmed(f"{Decimal(trade.quantity) * Decimal(trade.price):f}")
+        return trimmed(quantity)
+    return trimmed(f"{Decimal(quantity) * Decimal(price):f}")
 
 
 def _json(value: object) -> str:

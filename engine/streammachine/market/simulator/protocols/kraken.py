@@ -15,9 +15,10 @@ from typing import Any, Final
 import orjson
 
 from streammachine.market.model.timeframe import DAY, SECOND
+from streammachine.market.simulator.tape.book import book_behind
 from streammachine.market.simulator.tape.candles import UTC, Bar, Grid
 from streammachine.market.simulator.tape.tape import TapeTrade, decimal_text, trimmed
-from streammachine.market.simulator.venue.channels import Channel, TradeFedChannel
+from streammachine.market.simulator.venue.channels import Channel, TradeChannel, TradeFedChannel
 from streammachine.market.simulator.venue.exchange import Exchange, number
 from streammachine.market.simulator.venue.host import Subscriber
 from streammachine.market.simulator.venue.rules import Rules
@@ -95,7 +96,7 @@ class KrakenExchange(Exchange):
             self._reply(session, request, {"method": "pong", **self._times()})
         elif method not in ("subscribe", "unsubscribe") or not isinstance(params, dict):
             self._refuse(session, request, "Method(s) not found")
-        elif params.get("channel") not in ("ohlc", "trade"):
+        elif params.get("channel") not in ("ohlc", "trade", "ticker"):
             self._refuse(session, request, "Channel name invalid")
         elif not isinstance(params.get("symbol"), list):
             self._refuse(session, request, "Symbol(s) not found")
@@ -129,7 +130,8 @@ class KrakenExchange(Exchange):
             self._refuse(session, request, "Already subscribed", native)
             return
         timeframe, grid = INTERVALS[interval] if candles else (None, UTC["1m"])
-        topic = StreamTopic(name, native, native, "SPOT", timeframe, grid, str(interval))
+        kind = "quote" if params["channel"] == "ticker" else "kline"
+        topic = StreamTopic(name, native, native, "SPOT", timeframe, grid, str(interval), kind)
         session.options[name] = params.get("snapshot", True)
         result["snapshot"] = params.get("snapshot", True)
         if candles:
@@ -163,6 +165,8 @@ class KrakenExchange(Exchange):
         return {"time_in": moment, "time_out": moment}
 
     def channel(self, topic: StreamTopic) -> Channel:
+        if topic.kind == "quote":
+            return TradeChannel(self, topic)
         return KrakenTrades(self, topic) if topic.timeframe is None else KrakenCandles(self, topic)
 
     def candle_update(self, kind: str, topic: StreamTopic, bars: list[Bar]) -> str:
@@ -200,6 +204,29 @@ class KrakenExchange(Exchange):
             for trade in trades
         ]
         return _json({"channel": "trade", "type": kind, "data": rows})
+
+    def trade_frames(self, topic: StreamTopic, trades: list[TapeTrade]) -> Iterable[tuple[str, str]]:
+        """The ticker (of quotes: the other channels have pushes of their own)."""
+        for trade in trades:
+            yield self._ticker("update", topic, trade), trimmed(book_behind(trade).bid)
+
+    def trade_greeting(self, topic: StreamTopic) -> Iterable[PushFrame]:
+        last = self.tape.last_before(topic.symbol, self.now() + 1)
+        if last is not None:
+            yield PushFrame(topic, self._ticker("snapshot", topic, last), trimmed(book_behind(last).bid))
+
+    def _ticker(self, kind: str, topic: StreamTopic, trade: TapeTrade) -> str:
+        book = book_behind(trade)
+        row = {
+            "symbol": topic.native,
+            "bid": _number(book.bid),
+            "bid_qty": _number(book.bid_size),
+            "ask": _number(book.ask),
+            "ask_qty": _number(book.ask_size),
+            "last": _number(trade.price),
+            "timestamp": _time(trade.ts, 6),
+        }
+        return _json({"channel": "ticker", "type": kind, "data": [row]})
 
     def heartbeat_frame(self) -> str:
         return '{"channel":"heartbeat"}'

@@ -15,12 +15,13 @@ from typing import Any, Final
 import orjson
 
 from streammachine.market.model.timeframe import DAY, HOUR
+from streammachine.market.simulator.tape.book import book_behind
 from streammachine.market.simulator.tape.candles import UTC, Bar, Grid
 from streammachine.market.simulator.tape.tape import TapeTrade, trimmed
 from streammachine.market.simulator.venue.exchange import Exchange, number
 from streammachine.market.simulator.venue.rules import Rules
 from streammachine.market.simulator.venue.session import ClientSession
-from streammachine.market.simulator.venue.topics import StreamTopic
+from streammachine.market.simulator.venue.topics import PushFrame, StreamTopic
 from streammachine.market.simulator.venue.transport import Answer, HttpRequest
 
 HONG_KONG: Final = -8 * HOUR
@@ -136,7 +137,7 @@ class OkxExchange(Exchange):
         if symbol is None:
             return None
         market = _market(native)
-        if channel == ("trades-all" if business else "trades"):
+        if channel == ("trades-all" if business else "trades") or (channel == "bbo-tbt" and not business):
             return StreamTopic(_name(arg), symbol, native, market, kind=channel)
         bar = channel.removeprefix("candle")
         if business and channel.startswith("candle") and bar in BARS:
@@ -150,6 +151,15 @@ class OkxExchange(Exchange):
 
     def trade_frames(self, topic: StreamTopic, trades: list[TapeTrade]) -> Iterable[tuple[str, str]]:
         arg = {"channel": topic.kind, "instId": topic.native}
+        if topic.kind == "bbo-tbt":
+            for book in map(book_behind, trades):
+                asks, bids = (
+                    [[price, _size(topic.native, Decimal(size), price), "0", "3"]]
+                    for price, size in ((book.ask, book.ask_size), (book.bid, book.bid_size))
+                )
+                told_book = {"asks": asks, "bids": bids, "ts": str(book.ts), "seqId": 79_000_000_000 + book.id}
+                yield _json({"arg": arg, "data": [told_book]}), book.bid
+            return
         groups = [[trade] for trade in trades] if topic.kind == "trades-all" else _orders(trades)
         for group in groups:
             last, price = group[-1], trimmed(group[-1].price)
@@ -167,6 +177,12 @@ class OkxExchange(Exchange):
             if topic.kind == "trades-all":
                 del told["count"], told["seqId"]
             yield _json({"arg": arg, "data": [told]}), price
+
+    def trade_greeting(self, topic: StreamTopic) -> Iterable[PushFrame]:
+        last = self.tape.last_before(topic.symbol, self.now() + 1)
+        if topic.kind == "bbo-tbt" and last is not None:
+            for text, price in self.trade_frames(topic, [last]):
+                yield PushFrame(topic, text, price)
 
     def announce(self, session: ClientSession) -> None:
         text = "The connection will soon be closed for a service upgrade. Please reconnect."
@@ -272,6 +288,8 @@ class OkxExchange(Exchange):
                 if kind != "SPOT":
                     value, currency = _contract(native)
                     row |= {"baseCcy": "", "quoteCcy": "", "ctVal": str(value), "ctMult": "1", "ctValCcy": currency}
+                    inverse = _market(native) == "INVERSE"
+                    row |= {"ctType": "inverse" if inverse else "linear", "settleCcy": base if inverse else quote}
                 found.append(row)
         if wanted is not None and not found:
             return _problem("51001", "Instrument ID, Instrument ID code, or Spread ID doesn't exist.")

@@ -1,0 +1,128 @@
+"""A feed whose sockets are ccxt's: one loop of its watch method for each symbol, and our ledgers behind it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from streammachine.market.bridge.adapter import ccxt_pro
+from streammachine.market.bridge.client import said
+from streammachine.market.exchanges.base import Subscription
+from streammachine.market.live.feed import Feed
+from streammachine.market.network.websocket_session import State
+
+if TYPE_CHECKING:
+    from streammachine.market.clock.clock import Clock
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE: Final = 0.25  # seconds after ccxt lost a stream; each next is twice as long
+LONGEST_PAUSE: Final = 30.0
+REFUSED_AGAIN: Final = 60.0
+
+
+class CcxtFeed(Feed):
+    """As ``Feed``; ``rest`` is the ``CcxtClient`` whose exchange object is watched."""
+
+    def __init__(self, adapter: Any, data_input: Any, *, rest: Any, clock: Clock, **options: Any) -> None:
+        super().__init__(adapter, data_input, rest=rest, clock=clock, **options)
+        streams = [Subscription(self._kind, symbol, self._timeframe) for symbol in self._ledgers]
+        self._lines = [CcxtLine(self, rest.exchange, streams, clock)]  # type: ignore[list-item]
+
+
+class CcxtSession:
+    """One symbol's stream, as a feed sees a connection."""
+
+    def __init__(self, line: CcxtLine, subscription: Subscription) -> None:
+        self.subscriptions = (subscription,)
+        self.state = State.OPENING
+        self.last_frame = self.last_data = line.clock.monotonic()
+        self.replaceable = anyio.Event()
+        self._line = line
+
+    def note_data(self, moment: float) -> None:
+        """A frame held data."""
+        self.last_data = moment
+
+    def control(self, event: object) -> None:
+        """What a frame said of the connection: nothing, here."""
+
+    def resubscribe(self, subscriptions: Sequence[Subscription]) -> None:
+        """The stream has died without a word: have ccxt open its connections anew."""
+        self._line.reconnect()
+
+
+class CcxtLine:
+    """The loops of a feed's symbols. ``connects``: how often all were lost together, and the first time."""
+
+    def __init__(self, feed: CcxtFeed, exchange: Any, streams: Sequence[Subscription], clock: Clock) -> None:
+        self.clock = clock
+        self.connects = 1
+        self._feed = feed
+        self._exchange = exchange
+        self._streams = streams
+        self._errors = ccxt_pro()
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Watch until cancelled or closed."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            for stream in self._streams:
+                tasks.start_soon(self._watch, stream)
+
+    async def close(self) -> None:
+        """End it."""
+        if self._tasks is not None:
+            self._tasks.cancel_scope.cancel()
+
+    def reconnect(self) -> None:
+        """Close ccxt's connections: its watch methods fail, and the loops open them again."""
+        if self._tasks is not None:
+            self._tasks.start_soon(self._close_sockets)
+
+    async def _close_sockets(self) -> None:
+        self.connects += 1
+        for client in list(self._exchange.clients.values()):
+            try:
+                await client.close()
+            except Exception as error:  # noqa: BLE001 - it is closed because it may be broken
+                log.info("%s: a connection could not be closed: %s", self._feed.adapter.source, said(error))
+
+    async def _watch(self, stream: Subscription) -> None:
+        feed, errors, source = self._feed, self._errors, self._feed.adapter.source
+        session: Any = CcxtSession(self, stream)
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                rows = await self._next(stream)
+            except (errors.BadSymbol, errors.NotSupported, errors.AuthenticationError) as error:
+                feed.refused(session, stream, f"{said(error)} (symbol {stream.symbol})")
+                await self.clock.sleep(REFUSED_AGAIN)
+                continue
+            except (errors.BaseError, OSError, TimeoutError) as error:
+                log.info("%s: the stream of %s was lost: %s", source, stream.symbol, said(error))
+                session.state = State.ENDED
+                feed.lost(session)
+                await self.clock.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+                continue
+            pause = FIRST_PAUSE
+            session.last_frame = self.clock.monotonic()
+            if session.state is not State.OPEN:
+                session.state = State.OPEN
+                feed.acknowledged(session, stream)
+            if feed.received(session, (stream.symbol, stream.timeframe, rows)):  # type: ignore[arg-type]
+                await feed.room()
+
+    async def _next(self, stream: Subscription) -> list[Any]:
+        """What came since the last call."""
+        found: list[Any]
+        if stream.timeframe is None:
+            found = await self._exchange.watch_trades(stream.symbol)
+        else:
+            found = await self._exchange.watch_ohlcv(stream.symbol, stream.timeframe)
+        return found

@@ -1,0 +1,173 @@
+"""Quotes by hand-written frames, as the exchanges' documents show them: what is made of them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streammachine.market.exchanges import adapter_for
+from streammachine.market.exchanges import quotes as made_of
+from streammachine.market.exchanges.base import BadFrame, Subscription
+from streammachine.market.model.quote import Quote
+
+BINANCE = {
+    "u": 400900217,
+    "s": "BNBUSDT",
+    "b": "25.35190000",
+    "B": "31.21000000",
+    "a": "25.36520000",
+    "A": "40.66000000",
+}
+FUTURES = {"e": "bookTicker", "E": 1568014460893, "T": 1568014460891}
+OKX = {
+    "arg": {"channel": "bbo-tbt", "instId": "BTC-USDT"},
+    "data": [{"asks": [["8476.98", "415", "0", "13"]], "bids": [["8476.97", "256", "0", "12"]], "ts": "1597026383085",
+              "seqId": 123456}],
+}  # fmt: skip
+KRAKEN = {
+    "channel": "ticker", "type": "update",
+    "data": [{"symbol": "XBT/USD", "bid": 0.10025, "bid_qty": 740.0, "ask": 0.10036, "ask_qty": 1361.44813783,
+              "last": 0.10035, "volume": 997038.98383185, "vwap": 0.10148, "timestamp": "2023-09-25T09:04:31.742648Z"}],
+}  # fmt: skip
+BYBIT = {
+    "topic": "orderbook.1.BTCUSDT", "type": "snapshot", "ts": 1672304484978,
+    "data": {"s": "BTCUSDT", "b": [["16493.50", "0.006"]], "a": [["16611.00", "0.029"]], "u": 18521288,
+             "seq": 7961638724},
+    "cts": 1672304484976,
+}  # fmt: skip
+
+CASES = {
+    "binance": ("binance", "SPOT", BINANCE, ("BNBUSDT", 25.3519, 31.21, 25.3652, 40.66, 0)),
+    "binance, combined": (
+        "binance", "SPOT", {"stream": "bnbusdt@bookTicker", "data": BINANCE},
+        ("BNBUSDT", 25.3519, 31.21, 25.3652, 40.66, 0),
+    ),
+    "binance usd-m": (
+        "binance", "USDM", FUTURES | BINANCE, ("BNBUSDT", 25.3519, 31.21, 25.3652, 40.66, 1568014460891),
+    ),
+    "binance coin-m": (
+        "binance", "COINM", FUTURES | BINANCE | {"s": "BNBUSD_PERP", "b": "20", "B": "4", "a": "25", "A": "5"},
+        ("BNBUSD_PERP", 20.0, 2.0, 25.0, 2.0, 1568014460891),
+    ),
+    "okx": ("okx", "SPOT", OKX, ("BTC-USDT", 8476.97, 256.0, 8476.98, 415.0, 1597026383085)),
+    "okx swap": (
+        "okx", "LINEAR", {**OKX, "arg": {"channel": "bbo-tbt", "instId": "BTC-USDT-SWAP"}},
+        ("BTC-USDT-SWAP", 8476.97, 2.56, 8476.98, 4.15, 1597026383085),
+    ),
+    "kraken": ("kraken", "SPOT", KRAKEN, ("BTC/USD", 0.10025, 740.0, 0.10036, 1361.44813783, 1695632671742)),
+    "bybit": ("bybit", "LINEAR", BYBIT, ("BTCUSDT", 16493.5, 0.006, 16611.0, 0.029, 1672304484978)),
+    "bybit inverse": (
+        "bybit", "INVERSE",
+        {**BYBIT, "topic": "orderbook.1.BTCUSD", "data": {"s": "BTCUSD", "b": [["100", "50"]], "a": [["200", "50"]]}},
+        ("BTCUSD", 100.0, 0.5, 200.0, 0.25, 1672304484978),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_frame_is_a_quote_with_sizes_in_the_base_currency(case: str) -> None:
+    name, market, frame, (symbol, bid, bid_size, ask, ask_size, ts) = CASES[case]
+    adapter = adapter_for(name, market)
+    [quote] = adapter.decode(json.dumps(frame))
+    assert isinstance(quote, Quote)
+    assert (quote.source, quote.symbol, quote.pair, quote.ts) == (adapter.source, symbol, None, ts)
+    assert (quote.bid, quote.bid_size, quote.ask) == pytest.approx((bid, bid_size, ask))
+    assert quote.ask_size == pytest.approx(ask_size)
+    assert Quote(**quote.model_dump()) == quote
+
+
+@pytest.mark.parametrize("name", ["okx", "bybit"])
+def test_a_side_without_orders_is_none_and_a_book_without_any_is_no_quote(name: str) -> None:
+    frame = json.loads(json.dumps(OKX if name == "okx" else BYBIT))
+    book: dict[str, Any] = frame["data"][0] if name == "okx" else frame["data"]
+    asks, bids = ("asks", "bids") if name == "okx" else ("a", "b")
+    book[asks] = []
+    [quote] = adapter_for(name).decode(json.dumps(frame))
+    assert isinstance(quote, Quote)
+    assert quote.bid is not None and quote.bid_size is not None
+    assert quote.ask is None and quote.ask_size is None and quote.mid is None
+    book[bids] = []
+    [bad] = adapter_for(name).decode(json.dumps(frame))
+    assert isinstance(bad, BadFrame)
+
+
+def test_a_delta_of_one_side_is_none() -> None:
+    frame = {**BYBIT, "type": "delta", "data": {"s": "BTCUSDT", "b": [["1", "2"]], "a": []}}
+    [bad] = adapter_for("bybit").decode(json.dumps(frame))
+    assert isinstance(bad, BadFrame)
+    assert "one side only" in bad.reason
+
+
+WRONG: list[Any] = [None, True, "", "x", "NaN", "-1", "0", 0, -1, "1e30", [], {}, "Infinity", "1" * 400]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda each: str(each)[:12] or "empty")
+@pytest.mark.parametrize("case", ["binance", "okx", "kraken", "bybit"])
+def test_a_price_that_is_none_is_a_bad_frame(case: str, wrong: Any) -> None:
+    name, market, frame, _ = CASES[case]
+    spoiled = json.loads(json.dumps(frame))
+    if name == "binance":
+        spoiled["b"] = wrong
+    elif name == "okx":
+        spoiled["data"][0]["bids"][0][0] = wrong
+    elif name == "kraken":
+        spoiled["data"][0]["bid"] = wrong
+    else:
+        spoiled["data"]["b"][0][0] = wrong
+    events = adapter_for(name, market).decode(json.dumps(spoiled))
+    assert [type(event) for event in events] == [BadFrame]
+
+
+def subscriptions(name: str) -> Iterator[str]:
+    adapter = adapter_for(name)
+    one = Subscription("quote", adapter.symbol_example)
+    for command in (*adapter.subscribe([one], 1), *adapter.unsubscribe([one], 2)):
+        yield command.frame
+
+
+@pytest.mark.parametrize(
+    ("name", "stream"),
+    [("binance", "btcusdt@bookTicker"), ("okx", "bbo-tbt"), ("kraken", "ticker"), ("bybit", "orderbook.1.BTCUSDT")],
+)
+def test_they_are_asked_for_by_the_exchanges_own_name(name: str, stream: str) -> None:
+    assert all(stream in frame for frame in subscriptions(name))
+
+
+numbers = st.one_of(
+    st.decimals(allow_nan=True, allow_infinity=True).map(str),
+    st.floats(),
+    st.integers(-10, 10**25),
+    st.sampled_from(WRONG),
+    st.text(max_size=6),
+)
+
+
+@given(st.lists(numbers, min_size=4, max_size=4), st.one_of(st.integers(-5, 10**16), st.booleans(), st.none()))
+def test_both_twins_make_the_same_or_refuse(values: list[Any], ts: Any) -> None:
+    results = []
+    for make in (made_of.quote, made_of.checked_quote):
+        try:
+            results.append(repr(make("X", "S", *values, ts)))
+        except (ValueError, TypeError, OverflowError):
+            results.append("refused")
+    assert results[0] == results[1]
+
+
+@given(
+    st.lists(st.one_of(st.lists(numbers, max_size=4), numbers), max_size=2),
+    st.lists(st.one_of(st.lists(numbers, max_size=4), numbers), max_size=2),
+    st.one_of(st.integers(-5, 10**16), st.integers(0, 10**13).map(str), st.text(max_size=4)),
+)
+def test_both_twins_read_a_book_alike(bids: list[Any], asks: list[Any], ts: Any) -> None:
+    results = []
+    for make in (made_of.book_quote, made_of.checked_book):
+        try:
+            results.append(repr(make("X", "S", bids, asks, ts)))
+        except (ValueError, TypeError, LookupError, OverflowError):
+            results.append("refused")
+    assert results[0] == results[1]
