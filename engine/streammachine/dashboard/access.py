@@ -73,9 +73,10 @@ class Gate:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                named = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-                own = {name for name, _ in named}
-                message = {**message, "headers": [*(pair for pair in message["headers"] if pair[0] not in own), *named]}
+                own = {name for name, _ in message["headers"]}  # the status page has a policy of its own
+                more = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                more = [pair for pair in more if pair[0] not in own]
+                message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 
         await self._app(scope, receive, guarded)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from streammachine.dashboard.board import PAGE, Board, cut, matching
+from streammachine.dashboard.board import PAGE, Dashboard, cut, matching
 from streammachine.errors import SettingsError
 from streammachine.masking import mask_url
 from streammachine.redis import streams
@@ -22,7 +22,7 @@ from streammachine.runtime.alerts.alert import (
 TEXTS = ("name", "source", "condition", "on", "stream", "webhook")
 
 
-async def alerts_view(board: Board, query: dict[str, str]) -> dict[str, Any]:
+async def alerts_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any]:
     """All alerts with their states, and what they told last, the newest first."""
     connection = await board.connection()
     alerts, states = await all_alerts(connection), await alert_states(connection)
@@ -63,7 +63,7 @@ async def alerts_view(board: Board, query: dict[str, str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def create(board: Board, given: dict[str, Any]) -> str:
+async def create(board: Dashboard, given: dict[str, Any]) -> str:
     """Create an alert of what the form says."""
     texts = {name: str(given.get(name) or "").strip()[:2000] for name in TEXTS}
     try:
@@ -82,7 +82,7 @@ async def create(board: Board, given: dict[str, Any]) -> str:
     )
 
 
-async def delete(board: Board, given: dict[str, Any]) -> str:
+async def delete(board: Dashboard, given: dict[str, Any]) -> str:
     """Delete an alert; what it told stays."""
     name = str(given.get("name", ""))
     if not await delete_alert(await board.connection(), name):

@@ -25,7 +25,7 @@ SHARE = 60  # looking at everything may take a sixtieth of the time
 CHUNK = 100  # streams asked about at once; the loop is free between two chunks
 
 
-class Board:
+class Dashboard:
     """The one object that every view is given.
 
     Args:
@@ -99,7 +99,7 @@ class Board:
 class Index:
     """The names of all streams, walked through with SCAN, and again when that was long ago."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Dashboard) -> None:
         self._board = board
         self._lock = anyio.Lock()
         self._names: list[str] = []
@@ -124,7 +124,7 @@ class Index:
 class Survey:
     """The groups of all streams, looked at one after another, so that the furthest behind can stand first."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Dashboard) -> None:
         self._board = board
         self._asked = 0.0
         self._ask = anyio.Event()

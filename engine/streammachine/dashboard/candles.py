@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from streammachine.dashboard.board import Board, cut, matching
+from streammachine.dashboard.board import Dashboard, cut, matching
 from streammachine.errors import StreamMachineError
 from streammachine.redis import streams
 from streammachine.runtime.alerts.rows import Row, row_of
@@ -19,7 +19,7 @@ MOST_INDICATORS = 5
 PRICES = ("open", "high", "low", "close", "volume")
 
 
-async def candles_view(board: Board, query: dict[str, str]) -> dict[str, Any]:
+async def candles_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any]:
     """The series that there are; of the chosen one the newest candles, oldest first, with indicators.
 
     Of a candle's states the last one counts; the newest may still be open.

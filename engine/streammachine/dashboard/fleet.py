@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from streammachine.dashboard.board import PAGE, Board, cut, matching, number, page_of
+from streammachine.dashboard.board import PAGE, Dashboard, cut, matching, number, page_of
 from streammachine.dashboard.streams import group_facts, shown_fields
 from streammachine.errors import SettingsError
 from streammachine.redis import streams
@@ -22,7 +22,7 @@ MOST_REDRIVEN = 1000  # letters that one press of a button gives back
 WRONG = ("failing", "lost")
 
 
-async def agents_view(board: Board, query: dict[str, str]) -> dict[str, Any]:
+async def agents_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any]:
     """A page of the agents, what has a problem first, and the timers."""
     connection = await board.connection()
     wanted = query.get("q", "").lower()
@@ -90,7 +90,7 @@ async def _timers(connection: RedisConnection) -> list[dict[str, Any]]:
     return sorted(rows.values(), key=lambda row: row["name"])
 
 
-async def pause(board: Board, given: dict[str, Any]) -> str:
+async def pause(board: Dashboard, given: dict[str, Any]) -> str:
     """Pause or resume an agent or a timer in every process."""
     name, paused = str(given.get("name", "")), given.get("paused") is True
     connection = await board.connection()
@@ -106,7 +106,7 @@ async def pause(board: Board, given: dict[str, Any]) -> str:
 # -- runners and backfills --------------------------------------------------------------------
 
 
-async def market_view(board: Board, query: dict[str, str]) -> dict[str, Any]:
+async def market_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any]:
     """Runners and backfills: state, rows, gaps healed, the age of the data, progress."""
     connection = await board.connection()
     runners = await _jobs(connection, RUNNERS, query)
@@ -162,7 +162,7 @@ def _data_age(status: dict[str, Any]) -> float | None:
 # -- dead letters -----------------------------------------------------------------------------
 
 
-async def letters_view(board: Board, query: dict[str, str]) -> dict[str, Any]:
+async def letters_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any]:
     """The streams that have dead letters; of a chosen one a page of letters, the newest first."""
     connection = await board.connection()
     names = [name for name in await board.names.get(own=True) if name.endswith(":dlq") and streams.is_own(name)]
@@ -199,7 +199,7 @@ def _origin(key: str) -> str:
     return name[1:-1] if name.startswith("{") and name.endswith("}") and "{" not in name[1:-1] else name
 
 
-async def redrive(board: Board, given: dict[str, Any]) -> str:
+async def redrive(board: Dashboard, given: dict[str, Any]) -> str:
     """Give letters back to the groups that failed on them: those named, or with ``all`` the oldest 1,000."""
     connection = await board.connection()
     letters = await DeadLetters.open(connection, str(given.get("stream", "")))
@@ -219,7 +219,7 @@ async def redrive(board: Board, given: dict[str, Any]) -> str:
     return told + (f" {left:,} are left." if given.get("all") is True and left else "")
 
 
-async def purge(board: Board, given: dict[str, Any]) -> str:
+async def purge(board: Dashboard, given: dict[str, Any]) -> str:
     """Delete letters up to an id; those that came after the question was asked stay."""
     up_to = str(given.get("up_to", ""))
     if not up_to or len(up_to) > 60:

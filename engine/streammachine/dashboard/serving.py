@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from streammachine.dashboard.access import LOOPBACK, Gate
-from streammachine.dashboard.board import Board
+from streammachine.dashboard.board import Dashboard
 from streammachine.dashboard.web import dashboard_app
 from streammachine.runtime.observability.status_page import status_routes
 from streammachine.runtime.observability.web_server import serve_web
@@ -35,7 +35,7 @@ async def serve_app(app: RunningApp) -> None:
         return app.redis
 
     config = app.config
-    board = Board(connect, config.dashboard_refresh_interval)
+    board = Dashboard(connect, config.dashboard_refresh_interval)
     web = Starlette(routes=[*status_routes(app), Mount("/", dashboard_app(board))])
     await serve(web, board, config.dashboard_host, config.dashboard_port, config.dashboard_token)
 
@@ -54,7 +54,7 @@ async def serve_alone(connection: RedisConnection, host: str, port: int, interva
     async def connect() -> RedisConnection:
         return connection
 
-    board = Board(connect, interval, read_only=settings.read_only)
+    board = Dashboard(connect, interval, read_only=settings.read_only)
     token = settings.dashboard_token.get_secret_value() if settings.dashboard_token is not None else None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(AlertHost(connection).run)
@@ -62,7 +62,7 @@ async def serve_alone(connection: RedisConnection, host: str, port: int, interva
         tasks.cancel_scope.cancel()
 
 
-async def serve(web: Starlette, board: Board, host: str, port: int, token: str | None) -> None:
+async def serve(web: Starlette, board: Dashboard, host: str, port: int, token: str | None) -> None:
     """Serve behind the gate, and print the address with the token once, to stderr."""
     token = token or new_token()
     gate = Gate(web, token, LOOPBACK if host in LOOPBACK else None, OPENED)

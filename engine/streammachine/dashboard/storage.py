@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio.to_thread
 
-from streammachine.dashboard.board import PAGE, Board, cut, matching, page_of
+from streammachine.dashboard.board import PAGE, Dashboard, cut, matching, page_of
 from streammachine.errors import StreamMachineError
 from streammachine.redis.storage import Storage
 
@@ -15,7 +15,7 @@ MOST_BYTES = 1 << 20  # of a value that is opened
 MOST_TEXT = 20_000  # characters of it that are shown
 
 
-async def storage_view(board: Board, query: dict[str, str]) -> dict[str, Any]:
+async def storage_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any]:
     """A page of the keys, with the sizes of their values; of a chosen key its value."""
     storage = Storage(await board.connection())
     names = matching(sorted(await storage.keys()), query)

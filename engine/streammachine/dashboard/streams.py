@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from streammachine.dashboard.board import Board, ask, cut, matching, number, page_of, text
+from streammachine.dashboard.board import Dashboard, ask, cut, matching, number, page_of, text
 from streammachine.redis import streams
 from streammachine.runtime.delivery.keys import Companions, dead_letters
 
@@ -22,7 +22,7 @@ _counted: dict[
 ] = {}  # lags that the server does not know, and when they were counted
 
 
-async def streams_view(board: Board, query: dict[str, str]) -> dict[str, Any]:
+async def streams_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any]:
     """A page of the streams: rate, length, memory, groups, dead letters."""
     names = matching(await board.names.get(), query)
     connection = await board.connection()
@@ -42,7 +42,7 @@ async def _by_size(connection: RedisConnection, names: Sequence[str], what: str)
     return sorted(names, key=lambda name: (-sizes[name], name))
 
 
-async def _rows(board: Board, connection: RedisConnection, names: Sequence[str]) -> list[dict[str, Any]]:
+async def _rows(board: Dashboard, connection: RedisConnection, names: Sequence[str]) -> list[dict[str, Any]]:
     kinds = ("XLEN", "MEMORY", "XINFO", "dead")
     commands: list[tuple[str | int, ...]] = []
     for name in names:
@@ -72,7 +72,7 @@ async def _rows(board: Board, connection: RedisConnection, names: Sequence[str])
     return rows
 
 
-async def groups_view(board: Board, query: dict[str, str]) -> dict[str, Any]:
+async def groups_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any]:
     """A page of the groups, the furthest behind first: lag, pending, the oldest message under way."""
     found = await board.survey.get()
     wanted = query.get("q", "").lower()
@@ -135,7 +135,7 @@ async def _count_lag(connection: RedisConnection, place: tuple[str, str], facts:
     return _counted[place][1]
 
 
-async def entries_view(board: Board, query: dict[str, str]) -> dict[str, Any]:
+async def entries_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any]:
     """The newest entries of one stream, the newest first."""
     connection = await board.connection()
     stream = query.get("stream", "")

@@ -24,7 +24,7 @@ from starlette.routing import Route
 from streammachine.dashboard import alerts, candles, fleet, storage
 from streammachine.dashboard import streams as stream_views
 from streammachine.dashboard.access import Gate
-from streammachine.dashboard.board import Board, cut
+from streammachine.dashboard.board import Dashboard, cut
 from streammachine.errors import StreamMachineError
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-View = Callable[[Board, dict[str, str]], Awaitable[dict[str, Any]]]
-Action = Callable[[Board, dict[str, Any]], Awaitable[str]]
+View = Callable[[Dashboard, dict[str, str]], Awaitable[dict[str, Any]]]
+Action = Callable[[Dashboard, dict[str, Any]], Awaitable[str]]
 VIEWS: dict[str, View] = {
     "streams": stream_views.streams_view,
     "entries": stream_views.entries_view,
@@ -64,7 +64,7 @@ VIEW_WAIT = 10.0  # seconds for a view
 KEEP_ALIVE = 10.0  # seconds after which an unchanged view says that it is there
 
 
-def dashboard_app(board: Board) -> Starlette:
+def dashboard_app(board: Dashboard) -> Starlette:
     """The application, without its gate."""
 
     async def page(request: Request) -> Response:
@@ -119,7 +119,7 @@ def dashboard_app(board: Board) -> Starlette:
     )
 
 
-def guarded(board: Board, token: str, hosts: Collection[str] | None) -> ASGIApp:
+def guarded(board: Dashboard, token: str, hosts: Collection[str] | None) -> ASGIApp:
     """The application behind its gate."""
     return Gate(dashboard_app(board), token, hosts)
 
@@ -127,7 +127,7 @@ def guarded(board: Board, token: str, hosts: Collection[str] | None) -> ASGIApp:
 class Events:
     """Server-sent events of one view (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
 
-    def __init__(self, board: Board, view: View, query: dict[str, str]) -> None:
+    def __init__(self, board: Dashboard, view: View, query: dict[str, str]) -> None:
         self._board = board
         self._view = view
         self._query = query

@@ -23,7 +23,7 @@ export class Table {
     this.body = make("tbody", { role: "rowgroup" });
     const heads = columns.map((column) =>
       make("th", { scope: "col", role: "columnheader", class: column.text ? "text" : null }, column.head));
-    this.node = make("table", { role: "table", "aria-label": label },
+    this.node = make("table", { role: "table", class: "grid", "aria-label": label },
       make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, ...heads)), this.body);
   }
 
@@ -84,11 +84,13 @@ export function pill(cell, text, kind, why = "") {
 }
 
 const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+const small = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 2 });
 const tenth = new Intl.NumberFormat("en-US", { maximumFractionDigits: 1 });
 
 export function number(value) {
   if (value === null || value === undefined) return "–";
-  return Number.isInteger(value) ? whole.format(value) : tenth.format(value);
+  if (Number.isInteger(value)) return whole.format(value);
+  return Math.abs(value) < 1 ? small.format(value) : tenth.format(value);
 }
 
 export function bytes(value) {
