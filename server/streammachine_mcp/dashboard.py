@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from starlette.routing import Mount
@@ -40,7 +40,7 @@ def add_dashboard(
     outer = app.router.lifespan_context
 
     @asynccontextmanager
-    async def lifespan(running: Starlette) -> AsyncIterator[object]:
+    async def lifespan(running: Starlette) -> AsyncIterator[Any]:
         async with outer(running) as state, anyio.create_task_group() as tasks:
             tasks.start_soon(board.run)
             yield state

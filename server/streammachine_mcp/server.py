@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastmcp import FastMCP
 
 import streammachine
-from streammachine.redis.connection import RedisConnection
 from streammachine.settings import Settings
 from streammachine_mcp.catalogue import declare_static
 from streammachine_mcp.live_protocol import declare_live
@@ -19,6 +18,9 @@ from streammachine_mcp.safety import FriendlyErrors
 from streammachine_mcp.state import ServerState
 from streammachine_mcp.tools.families import all_tools
 from streammachine_mcp.tools.health import health_route
+
+if TYPE_CHECKING:
+    from streammachine.redis.connection import RedisConnection
 
 INSTRUCTIONS = """StreamMachine: market data on Redis Streams, and candles from it.
 Streams hold messages (fields of text) in time order: stream_list finds them, stream_info describes one, stream_read
