@@ -56,7 +56,7 @@ async def alerts_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any]
         for entry in reversed(told)
     ]
     evaluated = await is_evaluated(connection)
-    names = [name for name in await board.names.get() if name.startswith(("kline:", "trades:"))]
+    names = [name for name in await board.names.get() if "kline:" in name or "trades:" in name]
     sources = [name for name in names if ":archive:" not in name][:100]
     return {
         "total": len(alerts), "first": 0, "rows": rows, "fired": fired, "evaluated": evaluated, "sources": sources,

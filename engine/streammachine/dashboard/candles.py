@@ -25,7 +25,7 @@ async def candles_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any
     Of a candle's states the last one counts; the newest may still be open.
     """
     names = await board.names.get()
-    series = [name for name in names if name.startswith("kline:") and ":archive:" not in name] or [
+    series = [name for name in names if "kline:" in name and ":archive:" not in name] or [
         name for name in names if "ohlc" in name.lower() or "candle" in name.lower()
     ]
     chosen = query.get("stream", "") or next(iter(series), "")

@@ -123,7 +123,8 @@ def test_nothing_of_it_is_imported_unless_it_is_on() -> None:
         "import streammachine_mcp.server, streammachine_mcp.entry, streammachine.cli.main\n"
         "from streammachine.runtime.app.app import App\n"
         "App('x', dashboard_enabled=False)\n"
-        "print([name for name in sys.modules if name.startswith(('streammachine.dashboard', 'streammachine_mcp.dashboard'))])"
+        "ours = ('streammachine.dashboard', 'streammachine_mcp.dashboard')\n"
+        "print([name for name in sys.modules if name.startswith(ours)])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

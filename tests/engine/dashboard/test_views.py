@@ -10,6 +10,7 @@ import pytest
 
 from streammachine.dashboard.board import PAGE, Dashboard
 from streammachine.dashboard.web import VIEWS, Events
+from streammachine.market.emitters.redis import _index
 from streammachine.redis.connection import RedisConnection
 from streammachine.redis.storage import Storage
 from streammachine.redis.transport.raw_connection import encode_command
@@ -30,7 +31,7 @@ async def look(board: Dashboard, view: str, **query: str) -> dict[str, Any]:
     """A view as the page gets it."""
     text = await Events(board, VIEWS[view], query)._look()
     assert len(text) < MOST
-    found: dict[str, Any] = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    found: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
     return found
 
 
@@ -113,12 +114,10 @@ async def test_candles_come_once_each_with_their_last_state_and_their_archive(re
 
     async def write(stream: str, minute: int, close: float, closed: bool) -> None:
         candle = {"open_ts": minute * 60_000, "open": 1, "high": 9, "low": 0.5, "close": close, "volume": 2}
-        fields = [part for pair in candle.items() for part in pair]
+        fields = [str(part) for pair in candle.items() for part in pair]
         await redis.command("XADD", stream, "*", *fields, "is_closed", "true" if closed else "false")
 
     await write(f"{key}:archive:1", 1, 1.5, True)
-    from streammachine.market.emitters.redis import _index
-
     await redis.command("ZADD", _index(key), 1, f"{key}:archive:1")
     await write(key, 2, 2.0, False)
     await write(key, 2, 2.5, True)
