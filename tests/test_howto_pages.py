@@ -35,7 +35,7 @@ def market() -> Iterator[dict[str, str]]:
 def folder() -> Iterator[Path]:
     """Short, since the path of a socket has 104 bytes at the most."""
     path = Path(tempfile.mkdtemp(prefix="smp-"))
-    activate = path / "streammachine" / "bin" / "activate"  # as `python3 -m venv ~/streammachine` leaves it
+    activate = path / "streammachine-env" / "bin" / "activate"  # as `python3 -m venv ~/streammachine-env` leaves it
     activate.parent.mkdir(parents=True)
     activate.touch()
     yield path

@@ -22,7 +22,7 @@ from support.servers import until
 
 SHOWN = re.compile(r"# -> (.*)$", re.MULTILINE)
 MARKS = {"", "stays", "not run"}
-DEADLINE = 40.0
+DEADLINE = 100.0
 
 
 def follow(page: Path, folder: Path, env: Mapping[str, str], languages: Sequence[str] = ("sh", "python")) -> None:
