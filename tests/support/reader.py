@@ -72,13 +72,18 @@ class _Reader:
 
     def type(self, block: Block) -> None:
         script = f"set -e\n{block.code}\nenv -0 > {self._exported}\n"
-        done = subprocess.run(
+        with subprocess.Popen(
             ["bash", "-c", script],
             cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=DEADLINE, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{block}: {done.stdout}"
-        assert [wanted for wanted in SHOWN.findall(block.code) if wanted not in done.stdout] == [], done.stdout
+            text=True, start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                output, _ = process.communicate(timeout=DEADLINE)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # what it started too
+                raise
+        assert process.returncode == 0, f"{block}: {output}"
+        assert [wanted for wanted in SHOWN.findall(block.code) if wanted not in output] == [], output
         pairs = self._exported.read_text(encoding="utf-8").rstrip("\0").split("\0")
         self.env = dict(pair.split("=", 1) for pair in pairs)
 
