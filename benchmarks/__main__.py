@@ -25,6 +25,7 @@ SUBJECTS = {
     "app": "The App beside its peers",
     "handlers": "Typed handlers beside record.model(M)",
     "ohlc_consumer": "Ticks of a stream to candle streams",
+    "latency": "From XADD to the committed candle",
     "mcp": "The MCP server beside an empty one",
     "mcp_http": "The MCP server over HTTP beside an empty one",
     "market": "Frames of exchanges to Klines",
