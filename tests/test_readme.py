@@ -50,7 +50,7 @@ def test_a_python_block_runs_and_shows_what_it_says(code: str, env: dict[str, st
 
 def test_only_pages_with_a_test_of_their_own_show_files() -> None:
     shown = {page.name for page in PAGES if any(block.file for block in blocks(page))}
-    assert shown == {"alerts.md", "app.md"}  # test_alerts_page.py, test_app_page.py
+    assert shown == {"alerts.md", "app.md", "tutorial.md"}  # and their own tests
 
 
 @pytest.mark.parametrize("code", every("json"))
