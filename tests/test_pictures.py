@@ -1,22 +1,39 @@
-"""docs/pictures.py draws the chart that the README shows."""
+"""docs/pictures.py and docs/dashboard_picture.py make the pictures that the README shows."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
 from pathlib import Path
+from types import ModuleType
 
 import anyio
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_chart_of_the_readme_is_the_one_that_is_drawn() -> None:
-    spec = importlib.util.spec_from_file_location("pictures", ROOT / "docs" / "pictures.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
-    pictures = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pictures)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def test_the_dashboard_of_the_readme_is_one_that_is_taken() -> None:
+    pictures = script("dashboard_picture")
+    if pictures.CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    kept = pictures.DASHBOARD.read_bytes()
+    assert len(kept) < 60_000
+    with Image.open(io.BytesIO(kept)) as shown, Image.open(io.BytesIO(pictures.taken())) as taken:
+        assert shown.size == taken.size
+
+
+def test_the_chart_of_the_readme_is_the_one_that_is_drawn() -> None:
+    pictures = script("pictures")
     kept = pictures.CHART.read_bytes()
     assert len(kept) < 60_000
     with Image.open(io.BytesIO(kept)) as shown, Image.open(io.BytesIO(anyio.run(pictures.draw))) as drawn:
