@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib.util
 import json
-import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
 from benchmarks.measuring import keep
+from benchmarks.published import built, published_wheel
 from streammachine.ohlc import reference, threads
 from streammachine.ohlc.aggregator import IMPLEMENTATION, FastOHLC
 
@@ -36,7 +34,6 @@ INTERVALS = [60_000, 300_000, 900_000]
 SYMBOLS = [f"SYM{k:02d}".encode() for k in range(50)]
 START_MS = 1_700_000_000_000
 REPLY_ENTRIES = 1_000
-PEER = "streammachine==0.1.0"
 
 FLOOR = """
 # cython: language_level=3
@@ -248,33 +245,12 @@ def make_ticks(count: int) -> list[tuple[bytes, float, float, int]]:
 
 def published_peer(folder: Path) -> ModuleType | None:
     """The published FastOHLC, compiled; None where it cannot be had."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", PEER]
-    done = subprocess.run([*command, "--dest", str(folder)], capture_output=True, text=True, check=False)
-    wheels = list(folder.glob("streammachine-*.whl"))
-    if done.returncode or not wheels:
-        print(f"{PEER} cannot be downloaded: left out.", file=sys.stderr)
+    wheel = published_wheel(folder)
+    if wheel is None:
         return None
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        source = wheel.read("streammachine/cython/fast_ohlc.pyx").decode()
+    with zipfile.ZipFile(wheel) as packed:
+        source = packed.read("streammachine/cython/fast_ohlc.pyx").decode()
     return built("sm_bench_published", source, folder)
-
-
-def built(name: str, source: str, folder: Path) -> ModuleType | None:
-    """Compile a Cython source at -O3 and import it under a name of its own."""
-    path = folder / f"{name}.pyx"
-    path.write_text(source)
-    command = [sys.executable, "-m", "Cython.Build.Cythonize", "-i", "-q", "-3", path.name]
-    environment = {**os.environ, "CFLAGS": "-O3 -ffp-contract=off"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    libraries = [file for file in folder.glob(f"{name}.*") if file.suffix in (".so", ".pyd")]
-    if done.returncode or not libraries:
-        print(f"{name} cannot be compiled (Cython and a C compiler are needed): left out.", file=sys.stderr)
-        return None
-    spec = importlib.util.spec_from_file_location(name, libraries[0])
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

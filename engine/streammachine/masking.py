@@ -26,11 +26,15 @@ _FOREIGN = re.compile(r"[=;]")  # in no host's name: "h:6379,password=secret", "
 _IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _TABLE = re.compile(r"[A-Za-z_]\w*")
 _SECRET_NAME = re.compile("pass|pw|auth|token|secret|key|user", re.IGNORECASE)
-# In the midst of a text: what is assigned to a password, and what may be a URL, or user:password@host.
+# In the midst of a text: what is assigned to a password, and what may be a URL, or user:password@host. Each takes time
+# that grows with the text and no faster, since texts of strangers are logged. A confirm_token is no secret.
 _PASSWORD = re.compile(
-    r"(\b(?:password|passwd|pwd|pass|secret|token)\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s,;&'\"]+)", re.IGNORECASE
+    r"((?<![a-z0-9])(?:password|passwd|pwd|pass|secret|(?<!confirm_)token|api[_-]?key|secret[_-]access[_-]key)"
+    r"(?:\s*=|[\"']\s*:)\s*)('[^']*'|\"[^\"]*\"|[^\s,;&'\"]+)",
+    re.IGNORECASE,
 )
-_PLACE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/[^\s'\"<>]+|[^\s'\"<>(]+:[^\s'\"<>]*@[^\s'\"<>]+")
+_BEARER = re.compile(r"\b(bearer\s+)[\w.~+/=-]{12,}", re.IGNORECASE)
+_PLACE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:/[^\s'\"<>]+|(?<![^\s'\"<>])[^\s'\"<>:]*:[^\s'\"<>]*@[^\s'\"<>]+")
 
 
 def mask_url(text: str) -> str:
@@ -64,7 +68,7 @@ def mask_url(text: str) -> str:
 
 def mask_text(text: str) -> str:
     """A text (an error of a library, a log line) with the passwords in it masked: in URLs, and in ``password=...``."""
-    return _PASSWORD.sub(rf"\1{HIDDEN}", _PLACE.sub(_masked, text))
+    return _BEARER.sub(rf"\1{HIDDEN}", _PASSWORD.sub(rf"\1{HIDDEN}", _PLACE.sub(_masked, text)))
 
 
 def _masked(found: re.Match[str]) -> str:

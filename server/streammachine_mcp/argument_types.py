@@ -154,9 +154,10 @@ Position = Annotated[str, BeforeValidator(position)]
 History = Annotated[str, BeforeValidator(history)]
 StreamName = Annotated[str, Field(description="Stream name", min_length=1, max_length=512)]
 Interval = Annotated[int, BeforeValidator(interval_ms)]
-Timeframe = Annotated[str, BeforeValidator(timeframe), Field(description=" ".join(timeframes.TIMEFRAMES))]
+OneTimeframe = Annotated[str, BeforeValidator(timeframe)]
+Timeframe = Annotated[OneTimeframe, Field(description="1s, 1m, 15m, 1h, 1d ... 1M (month)")]
 Exchange = Annotated[
-    str, BeforeValidator(exchange_name), Field(description=f"{', '.join(EXCHANGES)}, or ccxt:NAME of ccxt (ccxt:gate)")
+    str, BeforeValidator(exchange_name), Field(description=f"{', '.join(EXCHANGES)}, or of ccxt: ccxt:gate")
 ]
 
 

@@ -20,7 +20,7 @@ DIGITS = 12  # of an indicator's value: TA-Lib's own are no better for having mo
 _VALUE = 0.1234567890123  # as long in JSON as an indicator's value is
 
 # The descriptions are short: four tools have these, and every client pays for each.
-Indicators = Annotated[list[str] | None, Field(description='"sma:20", "rsi:14", "macd:12,26,9"...')]
+Indicators = Annotated[list[str] | None, Field(description="'sma:20', 'rsi:14', 'macd:12,26,9'...")]
 Fields = Annotated[list[str] | None, Field(description="Only these columns")]
 Form = Annotated[Literal["columns", "rows"], Field(description="rows: twice as long")]
 CandleValue = float | int | bool | None

@@ -40,8 +40,8 @@ _MOST_PROBLEMS = 4  # of a call's arguments that one error names
 ASK_TIMEOUT = 40.0  # seconds for the user's answer, below the tool's own 45 s
 
 # The two arguments of every tool that is confirmed.
-Confirm = Annotated[bool, pydantic.Field(description="true deletes at once; only when the user has agreed")]
-ConfirmToken = Annotated[str | None, pydantic.Field(description="The token of the plan that the user agreed to")]
+Confirm = Annotated[bool, pydantic.Field(description="Only if the user has agreed")]
+ConfirmToken = Annotated[str | None, pydantic.Field(description="Of the plan agreed to")]
 
 _QUESTION: dict[str, Any] = {
     "type": "object",

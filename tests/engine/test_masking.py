@@ -259,3 +259,24 @@ def _session(folder: Path, settings: Settings) -> None:
     assert any("127.0.0.1" in text for text in texts)
     for text in texts:
         assert SECRET not in text, text[max(0, text.index(SECRET) - 300) : text.index(SECRET) + 100]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("motherduck_token=abcd", "motherduck_token=***"),
+        ("{'api_key': 'abcd', 'n': 1}", "{'api_key': ***, 'n': 1}"),
+        ("apiKey=abcd", "apiKey=***"),
+        ("Authorization: Bearer abcd.efgh-ijkl", "Authorization: Bearer ***"),
+        ("call again with confirm_token=abcd", "call again with confirm_token=abcd"),
+        ("(me:abcd@h)", "(me:***@h)"),
+    ],
+)
+def test_secrets_in_the_midst_of_a_text(text: str, shown: str) -> None:
+    assert mask_text(text) == shown
+
+
+@pytest.mark.parametrize("part", ["x", "a-", "a:", "(a:b", "password", "pass ", "http://", "@:", "x=:/", "bearer "])
+def test_masking_a_long_text_takes_time_that_grows_with_it_only(part: str) -> None:
+    """Were it the square of its length, this would take ten minutes and meet the time limit of a test."""
+    assert mask_text(part * (300_000 // len(part)))

@@ -163,10 +163,10 @@ async def test_each_write_is_one_line_with_the_tokens_name(server: HttpServer) -
     until(lambda: "tool=storage_delete kind=delete refused" in server.log, "the last line")
     lines = [line.partition("streammachine_mcp.audit: ")[2] for line in server.log.splitlines()]
     assert not [line for line in lines if "audited" in line]  # no data
-    assert lines.count("token=owner tool=storage_write kind=write done") == 1
-    assert lines.count("token=owner tool=storage_delete kind=delete done") == 1
-    assert lines.count("token=reader tool=storage_delete kind=delete refused") == 1
-    assert lines.count("token=owner tool=storage_clear kind=delete asks first") == 1
+    assert lines.count("caller=owner tool=storage_write kind=write done") == 1
+    assert lines.count("caller=owner tool=storage_delete kind=delete done") == 1
+    assert lines.count("caller=reader tool=storage_delete kind=delete refused") == 1
+    assert lines.count("caller=owner tool=storage_clear kind=delete asks first") == 1
     assert not [line for line in lines if "storage_read" in line]
 
 
@@ -271,7 +271,7 @@ def test_without_tokens_writes_on_loopback_are_written_down_too(server_env: dict
         connection.request("POST", "/mcp", body, headers)
         assert connection.getresponse().status == 200
         connection.close()
-        until(lambda: "audit: token=- tool=storage_write kind=write done" in server.log, "the line")
+        until(lambda: "audit: caller=- tool=storage_write kind=write done" in server.log, "the line")
 
 
 @pytest.mark.parametrize(

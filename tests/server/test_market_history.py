@@ -200,3 +200,22 @@ def test_a_history_is_how_far_back_or_since_when() -> None:
         history_start("2025-07-21", now)
     with pytest.raises(StreamIdError, match="not a position"):
         history_start("a week", now)
+
+
+def test_a_runner_s_indicators_are_further_fields_of_its_candles(env: dict[str, str], database: Any) -> None:
+    with RawClient(env=env) as client:
+        started = client.call("runner_start", exchange="binance", symbols=["BTCUSDT"], indicators=["sma:3", "macd"])
+        assert client.call("runner_list")["runners"][0]["indicators"] == ["sma:3", "macd"]
+        until(lambda: database.xlen(SERIES) >= 4)
+        entries = [fields for _, fields in database.xrange(SERIES)]
+        closes = [float(fields["close"]) for fields in entries]
+        for place in range(2, len(entries)):
+            assert float(entries[place]["sma3"]) == pytest.approx(sum(closes[place - 2 : place + 1]) / 3)
+        assert all(float(fields["macd12_26_9_signal"]) for fields in entries)  # the candles before them were fetched
+        page = client.call("candles_read", exchange="binance", symbol="BTCUSDT", limit=2)
+        assert page["count"] == 2
+        with pytest.raises(ToolFailure, match="no indicator"):
+            client.call("runner_start", exchange="binance", symbols=["BTCUSDT"], indicators=["smma:3"])
+        with pytest.raises(ToolFailure, match="are of candles"):
+            client.call("runner_start", exchange="binance", symbols=["BTCUSDT"], type="trade", indicators=["sma:3"])
+        client.call("runner_stop", name=started["name"])

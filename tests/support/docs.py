@@ -13,18 +13,24 @@ from pathlib import Path
 from streammachine.redis.embedded.server import EmbeddedServer
 from support.mcp import clean_environment
 
-_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"(?:^<!-- ([a-z ]+): ([^\n]*) -->\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"# (\w+\.py)\n")
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block of a page. ``file`` is the name in its first line, where it is a file to be saved."""
+    """One block of a page. ``file`` is the name in its first line, where it is a file to be saved.
+
+    Attributes:
+        mark: of the comment in the line before the block, ``<!-- MARK: SAID -->``; "" without one.
+    """
 
     page: str
     line: int
     language: str
     code: str
+    mark: str = ""
+    said: str = ""
 
     @property
     def file(self) -> str | None:
@@ -39,7 +45,8 @@ def blocks(page: Path, language: str | None = None) -> list[Block]:
     """A page's blocks, of one language if it is given."""
     text = page.read_text(encoding="utf-8")
     found = [
-        Block(page.name, text.count("\n", 0, match.start()) + 1, match[1], match[2]) for match in _BLOCK.finditer(text)
+        Block(page.name, text.count("\n", 0, match.start()) + 1, match[3], match[4], match[1] or "", match[2] or "")
+        for match in _BLOCK.finditer(text)
     ]
     return [block for block in found if language in (None, block.language)]
 
@@ -65,5 +72,5 @@ def run_python(
         [sys.executable, *arguments], env=env, cwd=cwd, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [line for line in done.stderr.splitlines() if logs not in line] == []
+    assert [line for line in done.stderr.splitlines() if logs not in line] == [], done.stderr
     return done.stdout

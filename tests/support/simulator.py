@@ -26,9 +26,13 @@ class Exchange:
 
 @contextmanager
 def exchange(
-    *names: str, speed: float = 60.0, symbols: Sequence[str] = ("BTC/USDT", "ETH/USDT"), faults: Sequence[Fault] = ()
+    *names: str,
+    speed: float = 60.0,
+    symbols: Sequence[str] = ("BTC/USDT", "ETH/USDT"),
+    faults: Sequence[Fault] = (),
+    start_ms: int = START,
 ) -> Iterator[Exchange]:
-    """Run the simulator in a thread of its own, ``speed`` times as fast as the day."""
+    """Run the simulator in a thread of its own, ``speed`` times as fast as the day, from ``start_ms`` on."""
     ready: threading.Event = threading.Event()
     found: list[Exchange] = []
     failed: list[BaseException] = []
@@ -36,8 +40,8 @@ def exchange(
     stop = asyncio.Event()
 
     async def serve() -> None:
-        clock = ScaledClock(speed, START)
-        tape = Tape.generate(7, symbols=symbols, start_ms=START)
+        clock = ScaledClock(speed, start_ms)
+        tape = Tape.generate(7, symbols=symbols, start_ms=start_ms)
         async with Simulator(tape, exchanges=names, clock=clock, faults=faults) as simulator:
             rest = simulator.urls(names[0]).rest
             env = {**simulator.environment(), "STREAMMACHINE_CLOCK_URL": f"{rest}/clock"}

@@ -1,11 +1,13 @@
 """``streammachine demo``: a simulated exchange's socket to candles, then trades into a stream and the stream into
 candles through the real MCP server.
 
-It runs on a private embedded Valkey in a temporary folder, never on the user's Redis, and leaves nothing behind.
+It runs on a private embedded Valkey in a temporary folder, never on the user's Redis, and leaves nothing behind but the
+chart that it ends with.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -22,8 +24,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from streammachine.cli.exchange_demo import show_socket_to_candles
-from streammachine.cli.peer import call, open_server, private_environment
+from streammachine.cli.peer import call, call_for_picture, open_server, private_environment
 from streammachine.cli.single_error import single_error
+from streammachine.cli.terminal_picture import escape_sequence, protocol_of
 from streammachine.cli.trades import DemoTrade, generated, recorded
 from streammachine.errors import StreamMachineError
 from streammachine.settings import Settings
@@ -35,10 +38,17 @@ BATCH = 1000
 INTERVALS = {"1m": 60_000, "5m": 300_000}
 AGGREGATOR = "demo"
 ROWS = 10
+CHARTED = 60  # the most candles of the picture
 
 
-def run_demo(trades: Path | None, count: int | None) -> int:
-    """Run the demo; 0 when every trade that went in is in the candles."""
+def run_demo(trades: Path | None, count: int | None, chart: Path) -> int:
+    """Run the demo; 0 when every trade that went in is in the candles.
+
+    Args:
+        trades: recorded trades to play; generated ones without.
+        count: how many of them.
+        chart: where the picture of the candles is written.
+    """
     console = Console(highlight=False)
     if trades is None:
         source = list(generated(count or Settings().records))
@@ -52,7 +62,7 @@ def run_demo(trades: Path | None, count: int | None) -> int:
     with _private_folder() as folder:
         with single_error():
             seen = anyio.run(show_socket_to_candles, console, trades, folder)
-        return max(seen, anyio.run(_demo, console, source, folder))
+        return max(seen, anyio.run(_demo, console, source, folder, chart))
 
 
 @contextmanager
@@ -69,7 +79,7 @@ def _private_folder() -> Iterator[Path]:
                 left.release()
 
 
-async def _demo(console: Console, source: list[DemoTrade], folder: Path) -> int:
+async def _demo(console: Console, source: list[DemoTrade], folder: Path, chart: Path) -> int:
     began = time.perf_counter()
     symbol = source[0].symbol
     async with open_server(private_environment(folder / "data"), folder / "server.log") as client:
@@ -98,7 +108,8 @@ async def _demo(console: Console, source: list[DemoTrade], folder: Path) -> int:
             f"Health: {health['status']}; Redis {health['redis']}, {health.get('latency_ms', '?')} ms; "
             f"embedded Valkey, fsync {health.get('embedded', {}).get('fsync', '?')}"
         )
-    console.print("[green]Every trade is in the candles.[/]" if complete else "[red]Trades are missing.[/]")
+        console.print("[green]Every trade is in the candles.[/]" if complete else "[red]Trades are missing.[/]")
+        await _draw(console, client, symbol, chart)
     return 0 if complete else 1
 
 
@@ -164,6 +175,31 @@ async def _candles(client: Client[Any], symbol: str, interval: int) -> list[dict
         if not page["truncated"]:
             return candles
         end = candles[0]["candle_start_ms"]
+
+
+async def _draw(console: Console, client: Client[Any], symbol: str, chart: Path) -> None:
+    """Write the picture that ``candles_chart`` gives to a chat, and show it where the terminal can."""
+    with console.status("Drawing the candles"):
+        summary, png = await call_for_picture(
+            client, "candles_chart", name=AGGREGATOR, symbol=symbol, interval=INTERVALS["1m"], limit=CHARTED
+        )
+    if png is None:
+        console.print(f"No chart: {summary.get('picture_problem', 'the tool gave no picture')}", soft_wrap=True)
+        return
+    _keep(console, chart, png)
+
+
+def _keep(console: Console, chart: Path, png: bytes) -> None:
+    try:
+        chart.write_bytes(png)
+    except OSError as error:
+        console.print(f"The chart could not be written: {error}", soft_wrap=True, markup=False)
+    else:
+        console.print(f"The chart that a chat is given: {chart.absolute()}", soft_wrap=True, markup=False)
+    protocol = protocol_of(os.environ) if console.is_terminal else None
+    if protocol is not None:
+        console.file.write(escape_sequence(png, protocol))
+        console.file.flush()
 
 
 def _show(console: Console, title: str, candles: list[dict[str, Any]]) -> None:

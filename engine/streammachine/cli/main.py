@@ -40,7 +40,12 @@ app.command(dlq)
 
 
 @app.command(group=BEGIN)
-def demo(*, trades: Path | None = None, count: Annotated[int | None, Parameter(validator=Number(gte=1))] = None) -> int:
+def demo(
+    *,
+    trades: Path | None = None,
+    count: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    chart: Path = Path("streammachine-demo.png"),
+) -> int:
     """From trades to candles through the real MCP server, on a private embedded Valkey.
 
     Parameters
@@ -50,20 +55,22 @@ def demo(*, trades: Path | None = None, count: Annotated[int | None, Parameter(v
         Without it the trades are generated from a seed.
     count
         How many trades to generate (default STREAMMACHINE_RECORDS), or to play of the file (default all).
+    chart
+        Where the picture of the candles is written; terminals of iTerm2's and kitty's kind show it too.
     """
     from streammachine.cli.demo import run_demo
 
-    return run_demo(trades, count)
+    return run_demo(trades, count, chart)
 
 
 @app.command(group=BEGIN)
-def doctor() -> int:
+def doctor(*, json: Json = False) -> int:
     """Check this installation: build, names, Redis, and a real MCP handshake. Says what is wrong and the mend."""
     import anyio
 
     from streammachine.cli.doctor import run_doctor
 
-    return anyio.run(run_doctor)
+    return anyio.run(run_doctor, json)
 
 
 @install.command(name="claude-desktop")
@@ -249,6 +256,7 @@ def stream(
     candles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     seconds: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     fresh: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Stream an exchange's live candles into sinks, with a live table, until Ctrl-C. Goes on where it stopped.
 
@@ -272,6 +280,8 @@ def stream(
         End after so long.
     fresh
         Begin anew. Else what the sinks lack since the last run of the same command is loaded first, or named as a gap.
+    json
+        One JSON object a line for each closed candle, trade or quote as it comes, then one of how it ended.
     """
     from streammachine.cli.stream import StreamOptions, run_stream
 
@@ -291,6 +301,7 @@ def stream(
             seconds,
             fresh,
             every=every,
+            as_json=json,
         )
     )
 
@@ -358,6 +369,7 @@ def backfill(
     parallel: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     again: Annotated[bool, Parameter(negative="")] = False,
     simulated: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
 ) -> int:
     """Load an exchange's candles of the past into sinks, with a progress bar. Goes on where a killed run ended.
 
@@ -377,7 +389,7 @@ def backfill(
     from streammachine.cli.backfill import BackfillOptions, run_backfill
 
     return run_backfill(
-        BackfillOptions(exchange, symbols, timeframe, from_, to or (), market, parallel, again, simulated)
+        BackfillOptions(exchange, symbols, timeframe, from_, to or (), market, parallel, again, simulated, json)
     )
 
 
@@ -389,6 +401,7 @@ def candles(
     to: Sinks = None,
     symbol: str | None = None,
     exchange: str | None = None,
+    json: Json = False,
 ) -> int:
     """Build candles from trade files (CSV, .gz, .zip, Parquet; the exchanges' bulk layouts) into sinks.
 
@@ -405,7 +418,7 @@ def candles(
     """
     from streammachine.cli.candles import run_candles
 
-    return run_candles(files, timeframes or ["1m"], to or (), symbol, exchange)
+    return run_candles(files, timeframes or ["1m"], to or (), symbol, exchange, json)
 
 
 @app.command(group=MARKET)
@@ -419,6 +432,7 @@ def simulate(
     symbols: Commas = None,
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_532))] = 0,
     frames: Path | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Simulate exchanges on this machine: their real protocols over one market, for other processes, until Ctrl-C.
 
@@ -440,10 +454,14 @@ def simulate(
         Of the first exchange, the next ones follow (default: any that are free).
     frames
         A file of `streammachine record`, played as it came, in place of the made-up market.
+    json
+        One JSON object a line: where each exchange listens and its variables, then what happens.
     """
     from streammachine.cli.simulate import SimulateOptions, run_simulate
 
-    return run_simulate(SimulateOptions(exchange or (), speed, fault or (), tape, seed, symbols or (), port, frames))
+    return run_simulate(
+        SimulateOptions(exchange or (), speed, fault or (), tape, seed, symbols or (), port, frames, json)
+    )
 
 
 def main() -> None:

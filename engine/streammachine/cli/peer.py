@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -74,6 +75,21 @@ async def call(client: Client[Any], tool: str, **arguments: Any) -> dict[str, An
     Raises:
         StreamMachineError: with the text of the tool's error, or because the server is gone.
     """
+    return dict((await _result(client, tool, arguments)).structured_content or {})
+
+
+async def call_for_picture(client: Client[Any], tool: str, **arguments: Any) -> tuple[dict[str, Any], bytes | None]:
+    """Call a tool; its structured result, and the first picture in its content.
+
+    Raises:
+        StreamMachineError: as ``call``.
+    """
+    result = await _result(client, tool, arguments)
+    pictures = [part.data for part in result.content if part.type == "image"]
+    return dict(result.structured_content or {}), base64.b64decode(pictures[0]) if pictures else None
+
+
+async def _result(client: Client[Any], tool: str, arguments: dict[str, Any]) -> Any:
     from mcp import MCPError
 
     try:
@@ -83,4 +99,4 @@ async def call(client: Client[Any], tool: str, **arguments: Any) -> dict[str, An
     if result.is_error:
         text = " ".join(getattr(part, "text", "") for part in result.content)
         raise StreamMachineError(f"{tool} failed: {text}")
-    return dict(result.structured_content or {})
+    return result

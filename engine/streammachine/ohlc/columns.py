@@ -62,9 +62,14 @@ def columns_of(symbols: Any, prices: Any, volumes: Any, timestamps: Any) -> Colu
     )
     if isinstance(symbols, (str, bytes)):
         return Columns(symbols, *numbers)
-    categories = getattr(getattr(symbols, "dtype", None), "categories", None)
+    categories: Any = getattr(getattr(symbols, "dtype", None), "categories", None)
+    if hasattr(categories, "to_series"):  # those of polars' Categorical; of its Enum they are a Series
+        categories = categories.to_series()
     if hasattr(symbols, "codes") or hasattr(getattr(symbols, "cat", None), "codes"):
         return Columns(_codes(symbols), *numbers, list(categories if categories is not None else ()))
+    polars_codes = _polars_codes(symbols, categories)
+    if polars_codes is not None:
+        return Columns(polars_codes, *numbers, categories.to_list())
     text = _arrow_text(symbols)
     return Columns(_column(symbols, "symbols", "USO", "text") if text is None else text, *numbers)
 
@@ -130,6 +135,23 @@ def _column(values: Any, name: str, kinds: str, wanted: str) -> Column:
     if array.dtype.kind not in kinds:
         raise TickError(f"{name} is refused: its dtype is {array.dtype}, and must be {wanted}.")
     return array
+
+
+def _polars_codes(symbols: Any, categories: Any) -> NDArray[Any] | None:
+    """The codes of a Categorical or Enum of polars, without a copy where they lie in one piece.
+
+    For its Arrow stream polars makes the dictionary anew. None where there are no codes, where a row has no symbol, and
+    where there are more categories than rows: those of a Categorical are shared by the whole process.
+    """
+    if not hasattr(symbols, "to_physical") or not hasattr(categories, "to_list"):
+        return None
+    if symbols.null_count() or len(categories) > len(symbols):
+        return None
+    codes: NDArray[Any] = symbols.to_physical().to_numpy()
+    if codes.dtype.kind != "u":
+        return None
+    signed = f"i{codes.dtype.itemsize}"
+    return codes.view(signed) if len(categories) <= 1 << (8 * codes.dtype.itemsize - 1) else codes.astype("i8")
 
 
 def _codes(symbols: Any) -> NDArray[Any]:

@@ -255,6 +255,7 @@ async def run_runner(connection: RedisConnection, job: Job) -> None:
     had = {place: max(had.get(place, 0), written.get(place, 0)) for place in {**had, **written}}
     runner = runner_for(
         spec.exchange, wanted, market_type=spec.market_type, active_warmup=bool(spec.aggregate), resume=had,
+        indicators=spec.indicators,
         remember="redis" not in spec.emit and exports(connection.settings).parent / "runners",
     )  # fmt: skip
     for text in spec.emit:

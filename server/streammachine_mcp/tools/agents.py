@@ -14,7 +14,7 @@ from streammachine.errors import WrongTypeError
 from streammachine.redis import streams
 from streammachine_mcp.results import cut_text, fit
 from streammachine_mcp.safety import Confirm, ConfirmToken, Plan, Unconfirmed
-from streammachine_mcp.tools.family import Family, tool
+from streammachine_mcp.tools.family import BRIEF, Family, tool
 
 if TYPE_CHECKING:  # the runtime is loaded by the first call that needs it: it would delay the first tools/list
     from streammachine.redis.connection import RedisConnection
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # the runtime is loaded by the first call that needs it: it w
 
 PROBLEM_CHARS = 1000
 
-AgentName = Annotated[str, Field(description="Agent name, as agent_list gives it", min_length=1, max_length=512)]
+AgentName = Annotated[str, Field(description="As agent_list gives it", min_length=1, max_length=512)]
 
 
 class AgentRow(TypedDict):
@@ -43,7 +43,7 @@ class AgentRow(TypedDict):
 
 
 class Agents(TypedDict):
-    agents: list[AgentRow]
+    agents: list[Annotated[AgentRow, BRIEF]]
     count: int
     truncated: bool
     hint: NotRequired[str]
@@ -85,10 +85,10 @@ class AgentTools(Family):
     @tool("agent_list", "List agents", reads=True)
     async def find(
         self,
-        after: Annotated[str | None, Field(description="To go on: the last one you got")] = None,
+        after: Annotated[str | None, Field(description="To go on: the last you got")] = None,
     ) -> Agents:
-        """List the agents that work on streams: handlers of running Apps (on any machine) and declared ones, with
-        lag (messages to come), pending (under way) and rate (a second). FastOHLCConsumers too."""
+        """List the agents that work on streams: declared ones, FastOHLCConsumers, handlers of running Apps on any
+        machine; with lag (messages to come), pending (under way) and rate (a second)."""
         from streammachine.runtime.admin import agents as fleet
 
         connection = await self.state.redis()
@@ -108,8 +108,8 @@ class AgentTools(Family):
 
     @tool("agent_stats", "Describe an agent", reads=True)
     async def stats(self, name: AgentName) -> AgentStats:
-        """One agent in full: backlog, messages delayed for a retry, dead letters, counters since its processes
-        started, those processes, and the definition of a declared one."""
+        """One agent in full: backlog, retries to come, dead letters, its processes and their counters, the definition
+        of a declared one."""
         from streammachine.runtime.admin import agents as fleet
 
         connection = await self.state.redis()
@@ -134,8 +134,8 @@ class AgentTools(Family):
 
     @tool("agent_pause", "Pause an agent", idempotent=True)
     async def pause(self, name: AgentName) -> AgentPaused:
-        """Have an agent read nothing more, in all processes within two seconds and after restarts too; what is under
-        way is finished. To let it go on where it was: agent_resume."""
+        """Have an agent read nothing more, in all its processes and after restarts; what is under way is finished.
+        agent_resume lets it go on."""
         return await self._pause(name, True)
 
     @tool("agent_resume", "Resume an agent", idempotent=True)
@@ -157,11 +157,11 @@ class AgentTools(Family):
         select: Annotated[
             str | None, Field(description="CEL map of the fields to send, e.g. {'s': msg.symbol, 'v': num.price * 2.0}")
         ] = None,
-        new_only: Annotated[bool, Field(description="Begin with new messages, not at the stream's start")] = False,
+        new_only: Annotated[bool, Field(description="Skip what is there already")] = False,
     ) -> AgentCreated:
-        """Declare an agent that filters a stream into another one, each message once; it survives restarts. CEL
-        sees msg (fields as text), num (numbers as doubles: write 2.0), topic, id, sent (ms); has(msg.x)
-        tells if there is a field. What it fails on becomes a dead letter."""
+        """Declare an agent that filters a stream into another, each message once, also after restarts. CEL sees msg
+        (fields as text), num (numbers as doubles: write 2.0), topic, id, sent (ms); has(msg.x) tests a field. What it
+        fails on becomes a dead letter."""
         from streammachine.runtime.declared import agents as declared
 
         connection = await self.state.redis()
@@ -190,8 +190,8 @@ class AgentTools(Family):
         confirm_token: ConfirmToken = None,
         ctx: Context = CurrentContext(),
     ) -> AgentDeleted | InputRequiredResult:
-        """Delete a declared agent and its place in the stream; what it sent stays. Without confirm the user is asked,
-        or you get a plan and a token."""
+        """Delete a declared agent and its place in the stream; what it sent stays. Asks the user, or gives a plan and a
+        token."""
         from streammachine.runtime.admin import agents as fleet
         from streammachine.runtime.declared import agents as declared
 

@@ -71,7 +71,7 @@ class AlertTools(Family):
         webhook: Annotated[str | None, Field(description="Also post to this https URL")] = None,
     ) -> AlertCreated:
         """Watch a condition over the candles that a runner streams. Fires once each time it becomes true; event_wait
-        hears it as alert.fired. Survives restarts."""
+        hears it as alert.fired."""
         from streammachine.runtime.alerts.alert import Alert, create_alert
 
         native = exchange_symbol(exchange, symbol)
@@ -98,9 +98,9 @@ class AlertTools(Family):
     @tool("alert_list", "List alerts", reads=True)
     async def find(
         self,
-        after: Annotated[str | None, Field(description="To go on: the last one you got")] = None,
+        after: Annotated[str | None, Field(description="To go on: the last you got")] = None,
     ) -> Alerts:
-        """All alerts: whether each condition holds now, how often it fired, and the last time (epoch ms)."""
+        """All alerts: whether each holds now, how often it fired, and when last (epoch ms)."""
         from streammachine.runtime.alerts.alert import AlertState, alert_states, all_alerts, is_evaluated
 
         connection = await self.state.redis()
@@ -157,7 +157,7 @@ def _name(symbol: str, source: str, condition: str, on: str) -> str:
 
 
 def _row(alert: "Alert", state: "AlertState") -> dict[str, Any]:
-    from streammachine.masking import mask_url
+    from streammachine.runtime.alerts.alert import shown_webhook
 
     row: dict[str, Any] = {
         "name": alert.name,
@@ -174,7 +174,7 @@ def _row(alert: "Alert", state: "AlertState") -> dict[str, Any]:
     if alert.stream:
         row["output_stream"] = alert.stream
     if alert.webhook:
-        row["webhook"] = mask_url(alert.webhook)
+        row["webhook"] = shown_webhook(alert.webhook)
     if state.problem:
         row["problem"] = cut_text(state.problem, PROBLEM_CHARS)
     return row

@@ -105,8 +105,8 @@ class ChartTools(Family):
         name: Annotated[str | None, Field(description="Aggregator, not exchange", max_length=200)] = None,
         interval: Annotated[Interval | None, Field(description="Of the aggregator")] = None,
     ) -> ChartSummary:
-        """A picture of candles with up to 4 indicators, gaps and unfinished ones marked, and a summary: of an exchange
-        (what runners and backfills wrote) or an aggregator (name, symbol, interval). Interactive with MCP Apps."""
+        """A picture of candles, with up to 4 indicators and gaps marked, and a summary: of an exchange (what runners
+        and backfills wrote) or an aggregator (name, symbol, interval). Interactive with MCP Apps."""
         self.pictures.warm_up()
         wanted = await indicators_of(indicators, most=MOST_INDICATORS)
         given = (None if start is None else market.moment_ms(start), None if end is None else market.moment_ms(end))

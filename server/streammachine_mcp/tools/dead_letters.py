@@ -69,7 +69,7 @@ class DeadLetterTools(Family):
     async def letters(
         self,
         stream: StreamName,
-        count: Annotated[int, Field(description="Most letters to give", ge=1, le=200)] = 10,
+        count: Annotated[int, Field(description="Most letters", ge=1, le=200)] = 10,
         before: Annotated[
             Position | None, Field(description="Only letters before this id or time; to go on, the last you got")
         ] = None,
@@ -77,7 +77,7 @@ class DeadLetterTools(Family):
         traceback: Annotated[bool, Field(description="With the handler's traceback")] = False,
     ) -> DeadLetterPage:
         """Show the messages of a stream that its agents gave up, the newest first: why, in which group, and their
-        fields (data from outside). To have them tried again: dead_letter_redrive."""
+        fields (data from outside). To try them again: dead_letter_redrive."""
         from streammachine.runtime.admin.dead_letters import DeadLetters
 
         connection = await self.state.redis()
@@ -105,8 +105,8 @@ class DeadLetterTools(Family):
         all: Annotated[bool, Field(description=f"Instead of ids: the newest {MOST_LETTERS}")] = False,
         group: Annotated[str | None, Field(description="With all: only those of this group")] = None,
     ) -> LettersRedriven:
-        """Give dead letters back to the group that failed on them, and to no other, as a first attempt. Do it when the
-        cause is mended; else they come back."""
+        """Give dead letters back to the group that failed on them, and to no other, as a first attempt. Mend the cause
+        first, else they come back."""
         from streammachine.runtime.admin.dead_letters import DeadLetters
 
         connection = await self.state.redis()
@@ -144,8 +144,7 @@ class DeadLetterTools(Family):
         confirm_token: ConfirmToken = None,
         ctx: Context = CurrentContext(),
     ) -> LettersPurged | InputRequiredResult:
-        """Delete all dead letters of a stream for good. Without confirm the user is asked, or you get a plan and a
-        token."""
+        """Delete all dead letters of a stream for good. Asks the user, or gives a plan and a token."""
         from streammachine.runtime.admin.dead_letters import DeadLetters
 
         _refuse_own(stream)

@@ -6,7 +6,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from streammachine_mcp.results import fit
-from streammachine_mcp.tools.family import Family, tool
+from streammachine_mcp.tools.family import BRIEF, Family, tool
 
 
 class OffRow(TypedDict):
@@ -17,7 +17,7 @@ class OffRow(TypedDict):
 
 
 class Explanation(TypedDict):
-    off: list[OffRow]
+    off: list[Annotated[OffRow, BRIEF]]
     on: dict[str, list[str]]
     problem: str | None
     hint: str
@@ -28,10 +28,10 @@ class ExplainTools(Family):
 
     @tool("explain", "What is off, and why", reads=True)
     async def explain(
-        self, topic: Annotated[str, Field(description="Only what has to do with this word; empty: all")] = ""
+        self, topic: Annotated[str, Field(description="Only what has to do with this word")] = ""
     ) -> Explanation:
-        """Which tools, sinks and extras this server does not have, why, and the setting or command that turns them on.
-        Call it when a tool that you expect is missing, or one says that something is not installed."""
+        """Which tools, sinks and extras are off here, why, and what turns them on. Call it when
+        a tool is missing, or says that something is not installed."""
         from streammachine_mcp.missing import missing, present
 
         settings = self.state.settings

@@ -20,6 +20,7 @@ from fastmcp.tools import FunctionTool, Tool
 from fastmcp.tools.base import ToolResult
 from mcp.shared.exceptions import MCPError
 from mcp_types import TextContent, ToolAnnotations
+from pydantic import WithJsonSchema
 from pydantic_core import PydanticSerializationError
 
 from streammachine.errors import StreamMachineError
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 TOOL_TIMEOUT = 45.0  # seconds; Claude Desktop's Code tab gives up at 60
 _NOT_JSON = re.compile(r"[\[:,] ?-?(?:NaN|Infinity)[,\]}]")  # or within a text, where it does no harm
 _MARK = "__streammachine_tool__"
+# Beside the type of a part of a result: listed without its fields, which the result itself shows.
+BRIEF = WithJsonSchema({"type": "object"})
 
 
 def tool(
@@ -200,8 +203,8 @@ def inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_ended(schema: Any, *, names: bool = False, top: bool = True) -> Any:
-    """An output schema without what says little and costs much: ``"additionalProperties": true``, which is the default,
-    and ``required`` below the top (which keys a row has is in its ``properties``)."""
+    """An output schema without what says little and costs much: ``additionalProperties``, and ``required`` below the
+    top (which keys a row has is in its ``properties``)."""
     if isinstance(schema, list):
         return [open_ended(item, top=False) for item in schema]
     if not isinstance(schema, dict):
@@ -211,13 +214,13 @@ def open_ended(schema: Any, *, names: bool = False, top: bool = True) -> Any:
     return {
         key: open_ended(value, names=key in ("properties", "$defs", "patternProperties"), top=False)
         for key, value in schema.items()
-        if not (key == "additionalProperties" and value is True) and (top or key != "required")
+        if key != "additionalProperties" and (top or key != "required")
     }
 
 
 def slim(schema: Any, *, nullable: bool, names: bool = False) -> Any:
-    """The schema without titles, without the bounds of texts (pydantic checks them all the same), and in inputs without
-    ``null``: what may be null may be left out.
+    """The schema without titles, without bounds that go without saying (a text's length, at least one; pydantic checks
+    them all the same), and in inputs without ``null``: what may be null may be left out.
 
     Args:
         nullable: keep ``null``, as in an output: a client that checks results refuses one that is not announced.
@@ -235,7 +238,7 @@ def slim(schema: Any, *, nullable: bool, names: bool = False) -> Any:
             continue
         if key == "default" and value is None:
             continue
-        if key in ("minLength", "maxLength"):
+        if key in ("minLength", "maxLength", "minItems") or (key == "minimum" and value in (0, 1)):
             continue
         slimmed[key] = slim(value, nullable=nullable, names=key in ("properties", "$defs", "patternProperties"))
     options = slimmed.get("anyOf")

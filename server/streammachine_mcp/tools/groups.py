@@ -162,8 +162,8 @@ class GroupTools(Family):
         confirm_token: ConfirmToken = None,
         ctx: Context = CurrentContext(),
     ) -> GroupAcknowledged | InputRequiredResult:
-        """End pending messages of a group as if they had been handled: it will not see them again. Without confirm the
-        user is asked, or you get a plan and a token."""
+        """End pending messages of a group as if they had been handled: it will not see them again. Asks the user, or
+        gives a plan and a token."""
         from streammachine.runtime.admin.groups import acknowledge_by_hand
 
         connection, chosen = await self._chosen(stream, group, ids)
@@ -193,7 +193,7 @@ class GroupTools(Family):
         ctx: Context = CurrentContext(),
     ) -> GroupClaimed | InputRequiredResult:
         """Give pending messages of a group to another of its consumers. One that still works on them may handle them
-        too. Without confirm the user is asked, or you get a plan and a token."""
+        too. Asks the user, or gives a plan and a token."""
         from streammachine.runtime.admin.groups import claim
 
         connection, chosen = await self._chosen(stream, group, ids)
@@ -223,8 +223,8 @@ class GroupTools(Family):
         confirm_token: ConfirmToken = None,
         ctx: Context = CurrentContext(),
     ) -> GroupMoved | InputRequiredResult:
-        """Move a group back, to see messages again, or forward, to skip some; what is pending stays so. Without confirm
-        the user is asked, or you get a plan and a token."""
+        """Move a group back, to see messages again, or forward, to skip some; what is pending stays so. Asks the user,
+        or gives a plan and a token."""
         from streammachine.runtime.admin.groups import group_of, move
 
         streams.refuse_own(stream)

@@ -7,7 +7,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from streammachine.errors import StreamMachineError
-from streammachine_mcp.tools.family import Family, tool
+from streammachine_mcp.tools.family import BRIEF, Family, tool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,7 +34,7 @@ class Health(TypedDict):
     url: NotRequired[str]
     origin: NotRequired[str]
     why: NotRequired[str]
-    embedded: NotRequired[Embedded]
+    embedded: NotRequired[Annotated[Embedded, BRIEF]]
     problem: NotRequired[str]
     apps: NotRequired[list[dict[str, Any]]]
     uptime_s: float
@@ -66,7 +66,7 @@ class HealthTools(Family):
     @tool("health_check", "Check health", reads=True)
     async def check(self) -> Health:
         """Whether Redis answers, which one it is and why it was chosen. Call it first when another tool fails;
-        `problem` says what to mend. `apps` is what this server runs: its --app, and declared agents."""
+        `problem` says what to mend. `apps`: what this server runs."""
         return await self.state.health()  # type: ignore[return-value]
 
     @tool("redis_info", "Redis facts", reads=True)

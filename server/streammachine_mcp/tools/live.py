@@ -55,8 +55,8 @@ class LiveTools(Family):
         cursor: Annotated[str | None, Field(description="Of the last answer, or a time; default: now")] = None,
         timeout_s: Annotated[float, Field(description="At most", ge=0, le=LONGEST_WAIT)] = 25,
     ) -> EventPage:
-        """Wait until one of the events happens. To go on, call again with cursor and the same events: nothing is missed
-        in between. With timed_out nothing happened yet."""
+        """Wait until one of the events happens. To go on, call again with cursor and the same events: nothing is
+        missed. With timed_out nothing happened yet."""
         wanted = [await self.state.live.subscribe(each["name"], each.get("arguments") or {}) for each in events]
         found = await self.state.live.wait(wanted, cursor, timeout_s)
         page: EventPage = {

@@ -15,7 +15,7 @@ from streammachine.errors import DataInputError, ExchangeUnavailableError
 from streammachine.market.emitters.registry import hosted_forms
 from streammachine.market.exchanges import registry as exchanges
 from streammachine.redis import streams
-from streammachine_mcp.argument_types import Exchange, History, Moment, Timeframe
+from streammachine_mcp.argument_types import Exchange, History, Moment, OneTimeframe, Timeframe
 from streammachine_mcp.candle_series import COLUMNS, exists, history, read_series
 from streammachine_mcp.candle_table import CandleTable, Fields, Form, Indicators, indicators_of
 from streammachine_mcp.results import fit
@@ -37,8 +37,9 @@ DAY = 86_400_000
 SKEW = 60_000  # milliseconds that a caller's clock may be ahead of ours
 _SPAN = re.compile(r"[0-9]+(\.[0-9]+)?\s*((?i:ms)|[smhdwSHDWM])", re.ASCII)
 
-Symbol = Annotated[str, Field(description=f"As the exchange writes it: {exchanges.symbols_text()}")]
-_SINKS = ", ".join(f'"{form}"' for form in hosted_forms()).replace('"redis"', '"redis" (default)')
+_AS_WRITTEN = f"{exchanges.symbols_text()}"
+Symbol = Annotated[str, Field(description=_AS_WRITTEN)]
+_SINKS = ", ".join(hosted_forms()).replace("redis", "redis (default)", 1)
 Emit = Annotated[
     list[str] | None,
     Field(description=f"Sinks: {_SINKS}"),
@@ -89,9 +90,9 @@ class MarketTools(Family):
     async def start(
         self,
         exchange: Exchange,
-        symbols: Annotated[list[Symbol], Field(description="Symbols", min_length=1, max_length=MOST_SYMBOLS)],
+        symbols: Annotated[list[str], Field(description=_AS_WRITTEN, min_length=1, max_length=MOST_SYMBOLS)],
         timeframe: Timeframe = "1m",
-        aggregate: Annotated[list[Timeframe] | None, Field(description="Higher timeframes to build too")] = None,
+        aggregate: Annotated[list[OneTimeframe] | None, Field(description="Higher timeframes to build too")] = None,
         emit: Emit = None,
         market_type: Market = "SPOT",
         history: Annotated[History | None, Field(description="Past to write first: 7d, 12h, or a UTC date")] = None,
@@ -99,26 +100,29 @@ class MarketTools(Family):
             Literal["kline", "trade", "quote"], Field(description="Candles, trades, or best bid and ask")
         ] = "kline",
         every: Annotated[str | None, Field(description="Of quotes: one in so long, e.g. 100ms")] = None,
+        indicators: Indicators = None,
     ) -> Started:
-        """Start a runner in the background: live closed candles of an exchange go to the sinks, gaps healed; it goes on
-        after restarts, until runner_stop. Read them with candles_read; trades and quotes (never healed) with
-        stream_read."""
+        """Start a runner: live closed candles of an exchange go to the sinks, gaps healed, also after restarts, until
+        runner_stop. Read them with candles_read; trades and quotes (never healed) with stream_read."""
         from streammachine.market.model.data_input import DataInput
         from streammachine.runtime.admin.remembered import RUNNERS, RunnerSpec, name_for
         from streammachine_mcp.hosting import sinks
 
         unit = timeframe if type == "kline" else None
-        if unit is None and (aggregate or history):
-            raise DataInputError(f"aggregate and history are of candles: leave them away with type={type!r}")
+        if unit is None and (aggregate or history or indicators):
+            raise DataInputError(
+                f"aggregate, history and indicators are of candles: leave them away with type={type!r}"
+            )
+        await indicators_of(indicators)
         wanted = DataInput(type, symbols, unit, aggregate or [], every)
         adapter, names = await _checked(exchange, market_type, wanted)
         emitters = sinks.check(["redis"] if emit is None else emit)
         words = [exchange, unit or type, sorted(names), sorted(aggregate or []), emitters, adapter.market_type]
-        name = name_for(*words, *([every] if every else []))
+        name = name_for(*words, *([every] if every else []), *([indicators] if indicators else []))
         now = int(time.time() * 1000)
         spec = RunnerSpec(
             name, exchange, names, unit, list(aggregate or []), emitters, type=type, every=every,
-            market_type=adapter.market_type, created_ms=now,
+            indicators=list(indicators or []), market_type=adapter.market_type, created_ms=now,
             history=history or "", history_from_ms=history_start(history, now) if history else 0,
         )  # fmt: skip
         connection = await self.state.redis()
@@ -162,7 +166,8 @@ class MarketTools(Family):
             silent = status.pop("silent_s", 0.0)
             if silent > SILENT:
                 status = {"state": "lost", "problem": f"no word from its host for {silent:.0f} s", **_without(status)}
-            rows.append({**_shown(spec, "symbols", "aggregate"), **status})
+            names = ("symbols", "aggregate", *(["indicators"] if spec.indicators else []))
+            rows.append({**_shown(spec, *names), **status})
         kept, cut = fit(rows)
         return {"runners": kept, "count": len(rows), "truncated": cut}
 
@@ -171,14 +176,14 @@ class MarketTools(Family):
         self,
         exchange: Exchange,
         symbol: Symbol,
-        start: Annotated[Moment, Field(description="UTC date or time, 2024-01-31 or 2024-01-31T12:00, or now-7d")],
-        end: Annotated[Moment, Field(description="The same; a date's whole day is included")] = "now",
+        start: Annotated[Moment, Field(description="UTC date or time (2024-01-31T12:00), or now-7d")],
+        end: Annotated[Moment, Field(description="The same; of a date, the whole day")] = "now",
         timeframe: Timeframe = "1m",
         emit: Emit = None,
         market_type: Market = "SPOT",
     ) -> Started:
-        """Fetch past candles in the background (backfill_status shows how far); it goes on after restarts. Candles
-        older than those of a runner go to the archive of the same series: candles_read reads across both."""
+        """Fetch past candles in the background (backfill_status shows how far), also after restarts. candles_read reads
+        them together with a runner's."""
         from streammachine.market.model.data_input import DataInput
         from streammachine.runtime.admin.remembered import BACKFILLS, BackfillSpec, name_for
         from streammachine_mcp.hosting import sinks

@@ -71,7 +71,7 @@ class ObjectTools(Family):
     async def find(
         self,
         pattern: Annotated[str, Field(description="Glob, e.g. 'model:*'")] = "*",
-        after: Annotated[str | None, Field(description="To go on: the last one you got")] = None,
+        after: Annotated[str | None, Field(description="To go on: the last you got")] = None,
     ) -> ObjectKeys:
         """List the keys of stored objects, sorted."""
         names = await (await self.state.objects()).list_keys(pattern)
@@ -84,13 +84,13 @@ class ObjectTools(Family):
     @tool("obj_delete", "Delete objects", destructive=True, idempotent=True)
     async def delete(
         self,
-        pattern: Annotated[str, Field(description="Glob of the objects to delete", min_length=1)],
+        pattern: Annotated[str, Field(description="Glob of object keys", min_length=1)],
         confirm: Confirm = False,
         confirm_token: ConfirmToken = None,
         ctx: Context = CurrentContext(),
     ) -> ObjectsDeleted | InputRequiredResult:
-        """Delete the stored objects that match; no other Redis key is touched. Without confirm the user is asked,
-        or you get a plan and a token."""
+        """Delete the stored objects that match; no other Redis key is touched. Asks the user, or gives a plan and a
+        token."""
         objects = await self.state.objects()
         connection = await self.state.redis()
         names = await objects.list_keys(pattern)

@@ -15,16 +15,16 @@ from streammachine.redis.streams import nearest
 from streammachine_mcp.argument_types import Interval, TimeMs, TimeMsOrNow
 from streammachine_mcp.candle_table import CandleTable, Fields, Form, Indicators, indicators_of
 from streammachine_mcp.results import MAX_BATCH, MAX_RESULT_BYTES, fit
-from streammachine_mcp.tools.family import Family, tool
+from streammachine_mcp.tools.family import BRIEF, Family, tool
 
 COLUMNS = ("candle_start_ms", "open", "high", "low", "close", "volume", "timestamp_ms", "trade_count")
 SYMBOL_BYTES = 20_000  # of the symbols that ohlc_stats lists
 
 Name = Annotated[str, Field(description="Aggregator name", min_length=1, max_length=200)]
 Symbol = Annotated[str, Field(description="Symbol, e.g. BTCUSDT", min_length=1, max_length=200)]
-IntervalMs = Annotated[Interval, Field(description="One of the aggregator's candle lengths: 60000 or '1m'")]
+IntervalMs = Annotated[Interval, Field(description="Candle length: 60000 or '1m'")]
 BeforeMs = Annotated[TimeMsOrNow, Field(description="Candles that end by this time; 0 = now")]
-Limit = Annotated[int, Field(description="Most candles to give, the newest", ge=1, le=1000)]
+Limit = Annotated[int, Field(description="Most candles, the newest", ge=1, le=1000)]
 
 
 class TickIn(TypedDict):
@@ -101,7 +101,7 @@ class Listed(TypedDict):
 
 class Aggregators(TypedDict):
     aggregators: list[str]
-    details: list[Listed]
+    details: list[Annotated[Listed, BRIEF]]
     count: int
     truncated: bool
     hint: NotRequired[str]
@@ -119,8 +119,8 @@ class OhlcTools(Family):
             Field(description="Candle lengths: 60000 or '1m'; default [60000, 300000]", min_length=1, max_length=20),
         ] = None,
     ) -> AggregatorCreated:
-        """Create a durable aggregator that turns ticks into OHLC candles, or get the one of that name with the same
-        intervals. Then feed it with ohlc_update."""
+        """Create a durable aggregator that turns ticks into OHLC candles, or get the one of that name and intervals.
+        Feed it with ohlc_update."""
         aggregator, new = await (await self.state.aggregators()).create(name, intervals)
         return {
             "name": name,
@@ -139,12 +139,10 @@ class OhlcTools(Family):
         timestamp_ms: Annotated[
             TimeMs | None, Field(description="Time of the trade: epoch ms, ISO; default now")
         ] = None,
-        ticks: Annotated[
-            list[TickIn] | None, Field(description=f"Instead of one trade: up to {MAX_BATCH}", max_length=MAX_BATCH)
-        ] = None,
+        ticks: Annotated[list[TickIn] | None, Field(description="Instead of one trade", max_length=MAX_BATCH)] = None,
     ) -> Updated:
-        """Add one trade (symbol, price, volume) or a batch (ticks). It is answered when it is safe in Redis; a refused
-        tick refuses the whole call."""
+        """Add one trade (symbol, price, volume) or a batch (ticks). Answered when it is safe in Redis; a refused tick
+        refuses the whole call."""
         batch = _ticks(symbol, price, volume, timestamp_ms, ticks)
         aggregator = await self._get(name)
         count = await aggregator.update(batch)
@@ -162,7 +160,7 @@ class OhlcTools(Family):
         fields: Fields = None,
         format: Form = "columns",
     ) -> AggregatorCandles:
-        """Candles of a symbol, oldest first, the open one included, as columns. A volume too large to add up is null.
+        """Candles of a symbol, oldest first, the open one included, as columns. A volume too large is null.
         For older ones give the first candle_start_ms as end_ms."""
         table = CandleTable(COLUMNS, fields, format, await indicators_of(indicators))
         aggregator = await self._get(name)
@@ -260,7 +258,7 @@ class OhlcTools(Family):
     @tool("ohlc_list", "List aggregators", reads=True)
     async def find(
         self,
-        after: Annotated[str | None, Field(description="To go on: the last one you got")] = None,
+        after: Annotated[str | None, Field(description="To go on: the last you got")] = None,
     ) -> Aggregators:
         """List the aggregators and their intervals, sorted."""
         found = await (await self.state.aggregators()).list()

@@ -25,7 +25,7 @@ class QueryTools(Family):
     async def query(
         self,
         sql: Annotated[str, Field(description='One SELECT, e.g. SELECT symbol, sum(volume) FROM "trades" GROUP BY 1')],
-        limit: Annotated[int, Field(description="Most rows to give", ge=1, le=1000)] = 100,
+        limit: Annotated[int, Field(description="Most rows", ge=1, le=1000)] = 100,
     ) -> QueryResult:
         """Read-only SQL (DuckDB) over streams: FROM "name" (columns: id, timestamp_ms and the fields) or
         stream('name', 'now-1d'); candles('binance', 'BTCUSDT', '1m', 'now-7d'); aggregator('name', 'SYMBOL', '1m');

@@ -101,7 +101,7 @@ class StorageTools(Family):
             bool | None, Field(description="true: value is JSON text (5, true, null); false: text as it stands")
         ] = None,
     ) -> ValueWritten:
-        """Write one value; it replaces what was there and survives restarts."""
+        """Write one value in place of what was there."""
         value, note = _value(value, as_json)
         size = json_size(value)
         if size > MAX_SEND_BYTES:
@@ -123,7 +123,7 @@ class StorageTools(Family):
     @tool("storage_keys", "List keys", reads=True)
     async def keys(
         self,
-        after: Annotated[str | None, Field(description="To go on: the last one you got")] = None,
+        after: Annotated[str | None, Field(description="To go on: the last you got")] = None,
     ) -> StorageKeys:
         """List all keys of the shared storage, sorted."""
         names = await (await self.state.storage()).keys()
@@ -140,8 +140,7 @@ class StorageTools(Family):
         confirm_token: ConfirmToken = None,
         ctx: Context = CurrentContext(),
     ) -> StorageCleared | InputRequiredResult:
-        """Delete every value of the shared storage. Without confirm the user is asked, or you get a plan and a
-        token."""
+        """Delete every value of the shared storage. Asks the user, or gives a plan and a token."""
         storage, connection = await self.state.storage(), await self.state.redis()
         values = await planned.field_digests(connection, storage.key)
         plan = Plan(

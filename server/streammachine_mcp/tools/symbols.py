@@ -43,8 +43,8 @@ class SymbolTools(Family):
         ] = "SPOT",
         limit: Annotated[int, Field(description="Most symbols", ge=1, le=500)] = 50,
     ) -> ListedSymbols:
-        """What can be traded: the exchange's symbol and the common pair, either of which other tools take. count is of
-        all that match; halted names a status."""
+        """What can be traded: the exchange's symbol and the common pair; other tools take both. count: all that match;
+        halted names a status."""
         from streammachine.market.network.listing import find_symbols
 
         with anyio.move_on_after(WAIT) as scope:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import gzip
 import os
@@ -16,19 +17,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from streammachine.cli.terminal_picture import escape_sequence, protocol_of
 
 RECORDED = Path(__file__).parents[4] / "shared/data/binance_spot_btcusdt_trades_20240808-09.csv.gz"
 DEADLINE = 60.0
 
 
+def demo(cli, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    return cli("demo", "--chart", str(cli.folder / "chart.png"), *arguments, **extra)
+
+
 def test_generated_trades_become_candles_and_nothing_is_left(cli) -> None:
-    done = cli("demo", "--count", "3000")
+    done = demo(cli, "--count", "3000")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3,000 generated trades" in done.stdout
     assert "3000/3000" in done.stdout
     assert re.search(r"[\d,]+ ticks/s", done.stdout)
     assert "Health: healthy; Redis connected" in done.stdout
-    assert "Every trade is in the candles." in done.stdout
+    *_, complete, last = done.stdout.splitlines()
+    assert complete == "Every trade is in the candles."
+    assert last == f"The chart that a chat is given: {cli.folder / 'chart.png'}"
+    with Image.open(cli.folder / "chart.png") as picture:
+        assert picture.format == "PNG"
+        assert len(picture.getcolors(256)) > 8  # candles are drawn
     assert done.stderr == ""
     assert cli.processes() == []
     assert list(cli.temporary.iterdir()) == []
@@ -36,7 +49,7 @@ def test_generated_trades_become_candles_and_nothing_is_left(cli) -> None:
 
 
 def test_the_output_fits_a_terminal_of_80_columns_and_cuts_nothing(cli) -> None:
-    done = cli("demo", "--count", "3000")
+    done = demo(cli, "--count", "3000")
     lines = done.stdout.splitlines()
     assert max(len(line.rstrip()) for line in lines) <= 80
     assert "…" not in done.stdout
@@ -48,7 +61,7 @@ def test_the_output_fits_a_terminal_of_80_columns_and_cuts_nothing(cli) -> None:
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="the recorded trades are not beside the project")
 def test_the_recorded_trades_give_the_candles_of_a_plain_count(cli) -> None:
-    done = cli("demo", "--trades", str(RECORDED))
+    done = demo(cli, "--trades", str(RECORDED))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "19,904 recorded trades" in done.stdout
     assert "Every trade is in the candles." in done.stdout
@@ -62,8 +75,40 @@ def test_the_recorded_trades_give_the_candles_of_a_plain_count(cli) -> None:
     assert minute[2:] == [*ohlc, f"{volume:,.3f}", f"{len(rows):,}"]
 
 
+def test_a_chart_that_cannot_be_written_is_said_and_the_demo_goes_on(cli) -> None:
+    done = cli("demo", "--count", "100", "--chart", str(cli.folder / "nowhere" / "chart.png"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The chart could not be written: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("env", "protocol"),
+    [
+        ({"TERM": "xterm-kitty"}, "kitty"),
+        ({"TERM": "xterm-256color", "TERM_PROGRAM": "ghostty"}, "kitty"),
+        ({"TERM_PROGRAM": "iTerm.app"}, "iterm2"),
+        ({"LC_TERMINAL": "iTerm2"}, "iterm2"),
+        ({"TERM": "xterm-256color"}, None),
+        ({"TERM": "tmux-256color", "KITTY_WINDOW_ID": "1", "TMUX": "socket"}, None),
+    ],
+)
+def test_terminals_that_show_pictures_are_told_by_the_environment(env: dict[str, str], protocol: str | None) -> None:
+    assert protocol_of(env) == protocol
+
+
+@pytest.mark.parametrize("size", [1, 3072, 3073, 100_000])  # one sequence of kitty's holds 3,072 bytes
+def test_a_picture_is_whole_in_both_protocols(size: int) -> None:
+    png = bytes(number % 251 for number in range(size))
+    parts = re.findall(r"\x1b_G([^;]*);([^\x1b]*)\x1b\\", escape_sequence(png, "kitty"))
+    assert base64.b64decode("".join(data for _, data in parts)) == png
+    assert max(len(data) for _, data in parts) <= 4096
+    assert [head[-3:] for head, _ in parts] == ["m=1"] * (len(parts) - 1) + ["m=0"]
+    (found,) = re.findall(r"\x1b]1337;File=inline=1;[^:]*:([^\a]*)\a", escape_sequence(png, "iterm2"))
+    assert base64.b64decode(found) == png
+
+
 def test_the_users_redis_and_settings_are_left_alone(cli) -> None:
-    done = cli("demo", "--count", "100", REDIS_URL="redis://127.0.0.1:1", STREAMMACHINE_READ_ONLY="true")
+    done = demo(cli, "--count", "100", REDIS_URL="redis://127.0.0.1:1", STREAMMACHINE_READ_ONLY="true")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Redis: connected (embedded)" in done.stdout
 
@@ -73,7 +118,7 @@ def test_a_bad_file_is_one_clear_line(cli, content: str | None) -> None:
     path = cli.folder / "trades.csv"
     if content is not None:
         path.write_text(content)
-    done = cli("demo", "--trades", str(path))
+    done = demo(cli, "--trades", str(path))
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -88,7 +133,7 @@ def test_a_server_that_does_not_start_is_one_line_with_its_last_words(cli, impor
         "    print('the disk is on fire', file=sys.stderr, flush=True)\n"
         "    os._exit(3)\n",
     )
-    done = cli("demo", "--count", "10")
+    done = demo(cli, "--count", "10")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("streammachine: The MCP server did not start")

@@ -69,6 +69,10 @@ SYMBOL_COLUMNS: dict[str, Any] = {
     "polars slice": pl.Series(["x", *SYMBOLS, "y"])[1:-1],
     "polars chunks": pl.concat([pl.Series(SYMBOLS[:2]), pl.Series(SYMBOLS[2:])], rechunk=False),
     "polars Categorical": pl.Series(SYMBOLS, dtype=pl.Categorical),
+    "polars Categorical in chunks": pl.concat(
+        [pl.Series(part, dtype=pl.Categorical) for part in (SYMBOLS[:2], SYMBOLS[2:])], rechunk=False
+    ),
+    "polars Enum of more categories": pl.Series(SYMBOLS, dtype=pl.Enum([*map(str, range(200)), "C", "B", "A"])),
     "polars Enum": pl.Series(SYMBOLS, dtype=pl.Enum(["C", "B", "A"])),
 }
 

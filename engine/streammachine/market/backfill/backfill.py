@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, overload
 
 import anyio
 
-from streammachine.errors import DataInputError, EmitterError, ExchangeError, SymbolError
+from streammachine.errors import DataInputError, EmitterError
+from streammachine.market.backfill import request
 from streammachine.market.backfill.collector import Collector, by_rows
 from streammachine.market.backfill.progress import Show, bar, silent
 from streammachine.market.backfill.sink import CHECKPOINT_ROWS, Sink, request_key
@@ -38,7 +39,6 @@ from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.kline import Gap, Kline, set_pair
 from streammachine.market.model.rows import Lane
 from streammachine.market.model.timespan import Moment, Timespan, timespan
-from streammachine.market.network import rest_queries
 from streammachine.market.network.rest_client import RestClient, client_for
 from streammachine.market.network.symbols import settled, spelled
 
@@ -102,12 +102,7 @@ class Backfilling:
         data_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self._adapter = adapter_for(self.exchange, market_type)
-        if str(data_type).lower() not in ("kline", "klines", "candle", "candles", "ohlc", "ohlcv"):
-            raise DataInputError(f"data_type={data_type!r} is not accepted: backfills are of klines")
-        if not isinstance(symbol, str) or not symbol.strip():
-            raise DataInputError(f"symbol={symbol!r} is not accepted: give one, e.g. {self._adapter.symbol_example!r}")
-        if parallel is not None and parallel < 1:
-            raise DataInputError(f"parallel={parallel} is not accepted: give 1 or more")
+        request.check(self._adapter, symbol, data_type, parallel)
         self.timeframe = self._adapter.check_timeframe(timeframes.check(timeframe))
         self._urls = self._adapter.urls(rest_url=rest_url, bulk_url=bulk_url)
         (self.symbol,) = spelled(self._adapter, self._urls, [symbol])
@@ -177,11 +172,7 @@ class Backfilling:
         """The CSV that is written where no emitter is registered."""
         if self._file_path is not None:
             return self._file_path
-        symbol = self.symbol.replace("/", "").replace(":", "")
-        entry = self._adapter.entry
-        is_told = len(entry.market_types) == 1 or entry.symbols_tell_market
-        kind = "" if is_told else f"-{self._adapter.market_type}"
-        return Path(f"{self._adapter.source.title()}-{symbol}{kind}-{self.timeframe}-{self._timespan().label}.csv")
+        return Path(request.file_name(self._adapter, self.symbol, self.timeframe, self._timespan()))
 
     # -- running --
 
@@ -373,20 +364,8 @@ class Backfilling:
             self._adapter, self._urls, clock=self._time(), parallel=self._parallel, attempts=ATTEMPTS
         ) as rest:
             self._rest = rest
-            await self._check_symbol(rest)
+            self._pair = await request.find_pair(rest, self.symbol, self.timeframe, self._span)
             yield rest
-
-    async def _check_symbol(self, rest: RestClient) -> None:
-        try:
-            self._pair = (await rest_queries.check_symbols(rest, [self.symbol])).get(self.symbol)
-        except SymbolError as error:  # one that is no longer traded may have a past
-            span = self._span
-            try:
-                first = await rest_queries.first_candle(rest, self.symbol, self.timeframe, span.start, span.end)
-            except ExchangeError:
-                first = None
-            if first is None:
-                raise error from None
 
     def _collect(self, rest: RestClient, position: int, deliver: Any, close: float | None = None) -> Collector:
         self._began = (self._time().monotonic(), position)

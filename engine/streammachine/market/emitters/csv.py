@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio.to_thread
-from pydantic import ValidationError
 
 from streammachine.errors import EmitterError, EmitterUnavailableError
+from streammachine.market.emitters import csv_lines
 from streammachine.market.emitters.base import DataEmitter, RowsRefusedError, Transformer, values_of
 from streammachine.market.emitters.sink_text import SinkText
 from streammachine.market.model.kline import Gap, Kline, Trade
@@ -40,8 +40,6 @@ except ImportError:  # Windows: no lock between processes there
 log = logging.getLogger(__name__)
 
 TAIL = 1 << 20  # bytes of a file's end that are looked at for rows that come again
-LONGEST = 1 << 20  # bytes of one line
-BLOCK = 65_536  # bytes read at once when looking for the last line
 _KINDS: dict[str, tuple[str, ...]] = {
     "candle": tuple(Kline.model_fields),
     "trade": tuple(Trade.model_fields),
@@ -213,7 +211,7 @@ class CSVEmitter(DataEmitter):
                     continue
                 if key is not None:
                     added.add(key)
-                writer.writerow([_cell(values[column]) for column in columns])
+                writer.writerow([csv_lines.cell(values[column]) for column in columns])
             self._write(file, text.getvalue().encode(), size)
             if self.dedupe:
                 self._kept |= added
@@ -234,13 +232,13 @@ class CSVEmitter(DataEmitter):
                 was_empty = file.seek(0, io.SEEK_END) == 0
             if set(header) != set(_KINDS["candle"]):
                 raise EmitterError(self._mismatch("a candle", _KINDS["candle"]))
-            text = await anyio.to_thread.run_sync(_lines, columns, header, end)  # the file is free meanwhile
+            text = await anyio.to_thread.run_sync(csv_lines.lines, columns, header, end)  # the file is free meanwhile
             with self._locked() as file:
                 size = file.seek(0, io.SEEK_END)
                 if was_empty and size:  # another emitter began it, perhaps with its columns in another order
                     self._columns = None
                     continue
-                self._write(file, text if size else _line(header, end) + text, size)
+                self._write(file, text if size else csv_lines.line(header, end) + text, size)
                 return
 
     async def flush(self) -> None:
@@ -261,15 +259,17 @@ class CSVEmitter(DataEmitter):
         if self._path is None or not self._path.exists():
             return None
         with self._path.open("rb") as file:
-            header = file.readline(LONGEST)
-            columns = _cells(header)
+            header = file.readline(csv_lines.LONGEST)
+            columns = csv_lines.cells(header)
             end = file.seek(0, io.SEEK_END)
-            start = _line_start(file, end)
-            if start == end or not _is_whole(_read(file, start, end), columns):  # behind the last line's end
-                end, start = start, _line_start(file, start - 1)
+            start = csv_lines.line_start(file, end)
+            if start == end or not csv_lines.is_whole(
+                csv_lines.read(file, start, end), columns
+            ):  # behind the last line's end
+                end, start = start, csv_lines.line_start(file, start - 1)
             if not header.endswith(b"\n") or start < len(header):
                 return None
-            return dict(zip(columns, _cells(_read(file, start, end)), strict=False))
+            return dict(zip(columns, csv_lines.cells(csv_lines.read(file, start, end)), strict=False))
 
     def resuming(self) -> None:
         """Leave out those of the coming rows that stand at the file's end."""
@@ -283,7 +283,7 @@ class CSVEmitter(DataEmitter):
             return set()
         with self._path.open("rb") as file:
             end = file.seek(0, io.SEEK_END)
-            text = _read(file, max(0, end - TAIL), end).decode("utf-8", "replace")
+            text = csv_lines.read(file, max(0, end - TAIL), end).decode("utf-8", "replace")
         rows = csv.DictReader(io.StringIO(text.partition("\n")[2], newline=""), fieldnames=columns)
         found = (row for row in rows if row.get("is_closed") != "false")
         return {tuple(row[column] or "" for column in key) for row in found}
@@ -346,20 +346,22 @@ class CSVEmitter(DataEmitter):
 
     def _look(self, file: io.FileIO) -> None:
         """See what the file holds, and refuse one with other columns: with a transformer, at the first row."""
-        header, (_, rest) = _first_line(file), _tail(file)
+        header, (_, rest) = csv_lines.first_line(file), csv_lines.last_line(file)
         if any(b"\r" in line.rstrip(b"\r\n") for line in (header, rest)):
             raise EmitterError(
                 f"{self._path} has lines that end with a carriage return only (CR), and cannot be continued: save it "
                 "with LF or CRLF line ends, or give another file_path"
             )
-        if len(header) >= LONGEST or len(rest) >= LONGEST:
-            raise EmitterError(f"{self._path} has a line of more than {LONGEST} bytes: give another file_path")
-        self._columns = _cells(header) or None
+        if len(header) >= csv_lines.LONGEST or len(rest) >= csv_lines.LONGEST:
+            raise EmitterError(
+                f"{self._path} has a line of more than {csv_lines.LONGEST} bytes: give another file_path"
+            )
+        self._columns = csv_lines.cells(header) or None
         self._ends_with_line = not rest
         self._line_end = "\r\n" if header.endswith(b"\r\n") else "\n"
         if self._columns is None or self.transformer is not None or set(self._columns) in map(set, _KINDS.values()):
             return
-        if header != rest or not any(_is_piece(header, kind) for kind in _KINDS.values()):
+        if header != rest or not any(csv_lines.is_piece(header, kind) for kind in _KINDS.values()):
             raise EmitterError(self._mismatch("a candle", _KINDS["candle"]))
         self._columns = None
 
@@ -371,12 +373,12 @@ class CSVEmitter(DataEmitter):
         """
         if self._columns is not None and self._ends_with_line:
             return self._columns
-        header, (start, rest) = _first_line(file), _tail(file)
-        is_piece = header == rest and _is_piece(header, made[0])
-        columns = self._columns = made[0] if is_piece else _cells(header) or made[0]
+        header, (start, rest) = csv_lines.first_line(file), csv_lines.last_line(file)
+        is_piece = header == rest and csv_lines.is_piece(header, made[0])
+        columns = self._columns = made[0] if is_piece else csv_lines.cells(header) or made[0]
         if rest and not any(set(one) == set(columns) for one in made):
             return columns  # every row is going to be refused: the file is another's
-        if rest and (_cells(rest) == columns if start == 0 else _is_whole(rest, columns)):
+        if rest and (csv_lines.cells(rest) == columns if start == 0 else csv_lines.is_whole(rest, columns)):
             file.write(b"\n" if rest.endswith(b"\r") else self._line_end.encode())
         elif rest:
             log.warning("%s ended in the middle of a line, which was cut off: %r", self._path, rest[:500])
@@ -415,91 +417,7 @@ def _key(row: Any) -> tuple[str, ...] | None:
         names = _CANDLE_KEY
     elif isinstance(row, Trade):
         names = _TRADE_KEY
-    return tuple(_cell(getattr(row, name)) for name in names) or None
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return repr(value) if isinstance(value, float) else str(value)
-
-
-def _line(values: Sequence[str], end: str) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator=end).writerow(values)
-    return text.getvalue().encode()
-
-
-def _lines(columns: KlineColumns, header: Sequence[str], end: str) -> bytes:
-    """The lines of candles in columns."""
-    from streammachine.market.model import kline_columns as made
-
-    cells: list[made.Text] = []
-    for name in header:
-        value = columns.column(name)
-        is_same = value is None or isinstance(value, (str, bool))
-        cells.append((_line([_cell(value), ""], "")[:-1],) if is_same else made.number_texts(value, shortest=True))
-    return made.lines(cells, len(columns), b",", end.encode())
-
-
-def _cells(line: bytes) -> tuple[str, ...]:
-    return tuple(next(csv.reader([line.decode("utf-8-sig", "replace")]), ()))
-
-
-def _is_whole(line: bytes, columns: tuple[str, ...]) -> bool:
-    """Whether a line without its end has all the values of a row, those of ours being such that we would write them."""
-    try:
-        values = tuple(next(csv.reader([line.decode()], strict=True), ()))
-    except (csv.Error, UnicodeDecodeError):
-        return False
-    if len(values) != len(columns):
-        return False
-    named = {name: value for name, value in zip(columns, values, strict=True) if value}
-    for model in (Kline, Trade, Quote):
-        if set(columns) == set(model.model_fields):
-            with contextlib.suppress(ValidationError):
-                model.model_validate(named)
-                return True
-            return False
-    return True
-
-
-def _first_line(file: io.FileIO) -> bytes:
-    with open(os.dup(file.fileno()), "rb") as copy:  # noqa: PTH123 - a descriptor
-        copy.seek(0)
-        return copy.readline(LONGEST)
-
-
-def _tail(file: io.FileIO) -> tuple[int, bytes]:
-    """Where the last line begins that has no end yet, and what of it is there."""
-    size = file.seek(0, io.SEEK_END)
-    start = _line_start(file, size)
-    return start, _read(file, start, min(size, start + LONGEST))
-
-
-def _read(file: Any, start: int, end: int) -> bytes:
-    file.seek(start)
-    found: bytes = file.read(end - start)
-    return found
-
-
-def _is_piece(line: bytes, columns: Sequence[str]) -> bool:
-    """Whether a process that wrote the header may have been killed at that."""
-    return ",".join(columns).encode().startswith(line)
-
-
-def _line_start(file: Any, before: int) -> int:
-    """Where the line begins that the byte in front of ``before`` belongs to (a line's end belongs to the next)."""
-    while before > 0:
-        start = max(0, before - BLOCK)
-        file.seek(start)
-        at = file.read(before - start).rfind(b"\n")
-        if at >= 0:
-            return int(start + at + 1)
-        before = start
-    return 0
+    return tuple(csv_lines.cell(getattr(row, name)) for name in names) or None
 
 
 def from_text(text: SinkText) -> CSVEmitter:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AsyncExitStack, nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, replace
+from typing import Any
 
 import anyio
 
@@ -27,89 +26,17 @@ from streammachine.market.live.bounded_queue import Queue, RowRate
 from streammachine.market.live.feed import Feed
 from streammachine.market.live.idle_closer import IdleCloser
 from streammachine.market.live.indicator_rows import IndicatorRows
-from streammachine.market.live.memory import Checkpoints, Memory, Remembered
+from streammachine.market.live.memory import Checkpoints, Remembered
+from streammachine.market.live.run_plan import RunnerStats, RunPlan, State, lanes, rest_client
 from streammachine.market.model.kline import Gap, Kline, Trade, set_pair
 from streammachine.market.model.quote import Quote
-from streammachine.market.model.rows import Lane, Row, named
+from streammachine.market.model.rows import Row, named
 from streammachine.market.network import rest_queries
-from streammachine.market.network.recording import Recorder, RecordingRest
-from streammachine.market.network.replaying import Player, ReplayedRest
-from streammachine.market.network.rest_client import RestClient, client_for
+from streammachine.market.network.replaying import Player
+from streammachine.market.network.rest_client import RestClient
 from streammachine.market.network.symbols import settled
 
-if TYPE_CHECKING:
-    from streammachine.indicators import Indicator
-    from streammachine.market.clock.clock import Clock
-    from streammachine.market.exchanges.base import Adapter, Urls
-    from streammachine.market.live.feed_options import FeedOptions
-    from streammachine.market.model.data_input import DataInput
-
 log = logging.getLogger(__name__)
-
-OnGap = Callable[[Gap], object]
-OnError = Callable[[Any, Exception], object]
-State = Literal["new", "checking", "connecting", "warming up", "running", "draining", "closed", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class RunPlan:
-    """What a run does; see ``Runner`` for the arguments of the same names. ``from_trades``: candles were asked for, and
-    are folded from trades; those of the candle that is running are loaded first, so that it is complete too."""
-
-    adapter: Adapter
-    urls: Urls
-    clock: Clock
-    data_input: DataInput
-    emitters: Sequence[Any]
-    gaps: deque[Gap]
-    feed_options: FeedOptions
-    outlet_options: Mapping[str, Any]
-    active_warmup: bool = False
-    emit_warmup: bool = False
-    resume: warmup.Resume = field(default_factory=dict)
-    from_trades: bool = False
-    only_closed: bool = True
-    emit_trades: bool = False
-    indicators: Sequence[Indicator] = ()
-    emit_gap: bool = False
-    on_gap: OnGap | None = None
-    on_error: OnError | None = None
-    close_grace: float = 2.0
-    drain_timeout: float = 10.0
-    verbose: bool = False
-    memory: Memory | None = None
-    recorder: Recorder | None = None
-    player: Player | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerStats:
-    """Numbers of a run, plain values.
-
-    Attributes:
-        state: new, checking, connecting, warming up, running, draining, closed, or failed.
-        error: why it failed. seconds: since it was started.
-        rows, rate: rows that went to the sinks; per second over the last minute.
-        duplicates: candles left out. late: trades that came behind their candle. gap_count: Gaps so far.
-        last: the last closed candle of each symbol and timeframe: symbol, timeframe, open_ts, close, is_complete.
-        feed: the feed's own numbers (connections, frames, bad frames, reconnects, healed, gaps).
-        emitters: each outlet's.
-    """
-
-    exchange: str
-    market_type: str
-    state: State = "new"
-    error: str | None = None
-    symbols: Sequence[str] = ()
-    seconds: float = 0.0
-    rows: int = 0
-    rate: float = 0.0
-    duplicates: int = 0
-    late: int = 0
-    gap_count: int = 0
-    last: Sequence[Mapping[str, Any]] = ()
-    feed: Mapping[str, Any] = field(default_factory=dict)
-    emitters: Sequence[Mapping[str, Any]] = ()
 
 
 class Run:
@@ -259,7 +186,7 @@ class Run:
     async def _run(self, stack: AsyncExitStack) -> None:
         plan = self.plan
         self._state = "checking"
-        rest = await stack.enter_async_context(_rest_client(plan))
+        rest = await stack.enter_async_context(rest_client(plan))
         symbols = await settled(rest, plan.data_input.symbols)
         if symbols != plan.data_input.symbols:
             plan = self.plan = replace(plan, data_input=replace(plan.data_input, symbols=symbols))
@@ -272,7 +199,7 @@ class Run:
                 clock=plan.clock if plan.player is None else SystemClock(),
                 on_error=plan.on_error,
                 close_timeout=plan.drain_timeout,
-                expected=_lanes(plan),
+                expected=lanes(plan),
                 **plan.outlet_options,
             )
             self._outlets.append(await stack.enter_async_context(outlet))
@@ -467,28 +394,6 @@ class Ending:
     def __await__(self) -> Generator[Any, None, None]:
         if self._run is not None and not self._run.task.done():
             yield from asyncio.wait([self._run.task]).__await__()
-
-
-def _rest_client(plan: RunPlan) -> RestClient:
-    if plan.player is not None:
-        replayed = ReplayedRest(plan.adapter, plan.urls, clock=plan.clock)
-        replayed.player = plan.player
-        return replayed
-    if plan.recorder is not None:
-        recording = RecordingRest(plan.adapter, plan.urls, clock=plan.clock)
-        recording.writer = plan.recorder.writer
-        return recording
-    return client_for(plan.adapter, plan.urls, clock=plan.clock)
-
-
-def _lanes(plan: RunPlan) -> list[Lane]:
-    """What is going to come to the emitters."""
-    wanted = plan.data_input
-    kinds: list[str | None] = [wanted.timeframe, *wanted.aggregate_list] if wanted.kind != "quote" else ["quote"]
-    if plan.emit_trades and wanted.kind == "trade":
-        kinds.append(None)
-    kinds = list(dict.fromkeys(kinds))
-    return [Lane(plan.adapter.source, symbol, kind) for symbol in wanted.symbols for kind in kinds]
 
 
 def single(error: BaseException) -> BaseException:

@@ -28,7 +28,8 @@ from streammachine.market.exchanges.registry import ENTRIES, ExchangeEntry
 from streammachine.market.live.bounded_queue import Queue
 from streammachine.market.live.feed_options import FeedOptions
 from streammachine.market.live.memory import Memory
-from streammachine.market.live.run import Ending, OnError, OnGap, Run, RunnerStats, RunPlan
+from streammachine.market.live.run import Ending, Run
+from streammachine.market.live.run_plan import OnError, OnGap, RunnerStats, RunPlan
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Gap, Kline, Trade

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 import anyio
 
 from streammachine.errors import ExchangeError
-from streammachine.market.network.websocket_session import SessionOptions, SessionOwner, State, WebSocketSession
+from streammachine.market.network.session_options import SessionOptions
+from streammachine.market.network.websocket_session import SessionOwner, State, WebSocketSession
 
 if TYPE_CHECKING:
     from streammachine.market.clock.clock import Clock

@@ -8,10 +8,10 @@ watchdogs: no frame at all (pongs count) for ``adapter.socket.silent`` means a d
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 import websockets
@@ -20,6 +20,7 @@ from websockets.asyncio.client import ClientConnection
 from streammachine.market.exchanges.base import Ack, Adapter, Alive, Command, Notice, Refused, Subscription
 from streammachine.market.network.opening import NotOpenedError, error_text, open_socket
 from streammachine.market.network.rate_budget import Budget
+from streammachine.market.network.session_options import SessionOptions
 
 if TYPE_CHECKING:
     from streammachine.market.clock.clock import Clock
@@ -31,9 +32,6 @@ ATTEMPTS: Final = 2  # how often one subscription is asked for on one connection
 HEARTBEAT_GAP: Final = 4.0  # seconds; exchanges with a heartbeat send it every second
 BUSY: Final = 5.0  # seconds until a subscription is repeated that the exchange was too busy for
 REFUSED_AGAIN: Final = 60.0  # and one that it refused for another reason
-
-
-Opener = Callable[["WebSocketSession", "Clock", float], Awaitable[Any]]
 
 
 class State(Enum):
@@ -64,22 +62,6 @@ class SessionOwner(Protocol):
 
     def has_data_since(self, subscription: Subscription, since_ms: int) -> bool:
         """Whether data of the stream came since the moment."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionOptions:
-    """Times of a connection, in seconds.
-
-    Attributes:
-        open_timeout: for the opening handshake. ack_timeout: for one acknowledgement.
-        stale_after: without data for so long an open connection is given up.
-        opener: opens a session's socket in place of ``open_socket``: a recorder, or a recording that is played.
-    """
-
-    open_timeout: float = 10.0
-    ack_timeout: float = 10.0
-    stale_after: float = 60.0
-    opener: Opener | None = None
 
 
 @dataclass

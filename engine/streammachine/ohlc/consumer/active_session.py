@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 import anyio
+from anyio.abc import TaskGroup
 
 from streammachine.backoff import Backoff
 from streammachine.errors import RedisUnavailableError, StreamMachineError, WrongTypeError
@@ -52,6 +54,16 @@ class _Read(NamedTuple):
     fold: Callable[[float], None]
     as_of: float = 0.0
     size: int = 0  # bytes, where they were counted
+
+
+class _Commit(NamedTuple):
+    """One commit, encoded: the position it reaches, the totals with it, and whether it writes more than the lease."""
+
+    payload: bytes
+    position: bytes
+    bad: int
+    candles: int
+    writes: bool
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,9 @@ class ActiveSession:
         self._last_commit = self._now()
         self._next_read: _Read | None = None
         self._behind = False  # whether the stream had more than the last read took
-        self._arrived, self._taken = anyio.Event(), anyio.Event()
+        self._arrived, self._taken, self._settled = anyio.Event(), anyio.Event(), anyio.Event()
+        self._committing = False  # folding goes on meanwhile; the next commit waits for the one under way
+        self._failure: Exception | None = None  # of a commit
 
     def counts(self) -> dict[str, Any]:
         """See ``FastOHLCConsumer.stats``."""
@@ -124,7 +138,7 @@ class ActiveSession:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._read)
             try:
-                await self._fold(stop)
+                await self._fold(stop, tasks)
             except Exception as error:  # noqa: BLE001 - raised below, out of the group
                 failure = error
             tasks.cancel_scope.cancel()
@@ -202,7 +216,7 @@ class ActiveSession:
 
     # -- folding ------------------------------------------------------------------------------
 
-    async def _fold(self, stop: anyio.Event) -> None:
+    async def _fold(self, stop: anyio.Event, tasks: TaskGroup) -> None:
         book = self._book
         lease_ms = int(self._job.lease * 1000)
         while True:
@@ -220,31 +234,55 @@ class ActiveSession:
                 if read.as_of > self._next_idle_check:
                     book.close_idle(read.as_of)
                     self._next_idle_check = read.as_of + IDLE_CHECK_MS
+            if stop.is_set() or self._full() or self._failure is not None:
+                await self._settle()
             if stop.is_set():
-                await self._commit(lease_ms=0)
+                await self._send(self._prepare(lease_ms=0))
                 return
             if self._wait() <= 0:
-                await self._commit(lease_ms)
+                self._committing, self._settled = True, anyio.Event()
+                tasks.start_soon(self._commit, self._prepare(lease_ms))
+
+    def _full(self) -> bool:
+        """Whether the book holds as much as one commit may write."""
+        return self._book.folded >= COMMIT_ENTRIES or self._book.closed >= COMMIT_CANDLES
 
     def _wait(self) -> float:
-        """Seconds until the next commit is due."""
+        """Seconds until the next commit is due; while one is under way its end is waited for."""
+        if self._committing:
+            return math.inf
         book, since = self._book, (self._now() - self._last_commit) / 1000
-        if book.folded >= COMMIT_ENTRIES or book.closed >= COMMIT_CANDLES:
+        if self._full():
             return 0.0
-        if book.closed and self._next_read is None and not self._behind:
-            return 0.0
+        if (book.closed or book.folded >= READ_COUNT) and self._next_read is None and not self._behind:
+            return 0.0  # nothing more stands in the stream: what was caught up with is committed without delay
         if book.folded:
             return COMMIT_SECONDS - since
         return self._job.lease / 3 - since
 
-    async def _commit(self, lease_ms: int) -> None:
-        """Write what the book has finished; with nothing finished, only renew the lease.
+    async def _settle(self) -> None:
+        """Wait for the end of the commit that is under way, if any.
 
         Raises:
-            LeaseLostError: it was not done.
-            RedisUnavailableError: whether it was done, the state tells.
-            WrongTypeError: a key holds another type of value; nothing was written.
+            What broke it.
         """
+        if self._committing:
+            await self._settled.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _commit(self, commit: _Commit) -> None:
+        """Write while folding goes on; what breaks it is kept for the task that folds."""
+        try:
+            await self._send(commit)
+        except Exception as error:  # noqa: BLE001 - raised by _settle
+            self._failure = error
+        self._committing = False
+        self._settled.set()
+        self._arrived.set()
+
+    def _prepare(self, lease_ms: int) -> _Commit:
+        """Take what the book has finished; with nothing finished, only the lease is renewed."""
         job = self._job
         finished = self._book.take()
         states, outputs = finished.encoded_states(), finished.encoded_candles(job.intervals)
@@ -266,16 +304,27 @@ class ActiveSession:
             parts += (encode_arguments([output.count]), output.arguments)
         payload = b"".join((*parts, encode_arguments(letters)))
         self._last_commit = self._now()
-        outcome, *detail = await self._connection.encoded(payload, "EVAL", "", len(job.keys), *job.keys)
+        return _Commit(payload, self._folded, bad, candles, bool(finished.entries or states.count or totals))
+
+    async def _send(self, commit: _Commit) -> None:
+        """Have the server do it.
+
+        Raises:
+            LeaseLostError: it was not done.
+            RedisUnavailableError: whether it was done, the state tells.
+            WrongTypeError: a key holds another type of value; nothing was written.
+        """
+        job = self._job
+        outcome, *detail = await self._connection.encoded(commit.payload, "EVAL", "", len(job.keys), *job.keys)
         if outcome == -2:
             raise WrongTypeError(f"The key {detail[0].decode()!r} is a {detail[1].decode()}; remove or rename it.")
         if outcome == -3:
             raise RedisUnavailableError(f"The stream {job.stream!r} was deleted; it is read from its start.")
         if outcome != 1:
             raise LeaseLostError("Another instance took over, or this one was paused beyond its lease.")
-        self._committed = self._folded
-        self._bad, self._candles = bad, candles
-        self._commits += bool(finished.entries or states.count or totals)
+        self._committed = commit.position
+        self._bad, self._candles = commit.bad, commit.candles
+        self._commits += commit.writes
 
     def _dead_letter(self, identifier: bytes, fields: dict[bytes, bytes], error: Exception) -> list[Any]:
         """The dead letter of a refused tick: its own fields, and the rest in ``sm-`` fields."""

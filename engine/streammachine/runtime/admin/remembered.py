@@ -41,7 +41,7 @@ class TooManyError(MarketError):
 class RunnerSpec:
     """A runner. ``emit``: sinks as the MCP tools name them. ``history``: how much of the past it writes first,
     in the words that asked for it, and ``history_from_ms``: from when on. ``every``: see
-    ``DataInput``."""
+    ``DataInput``. ``indicators``: see ``Runner``."""
 
     name: str
     exchange: str
@@ -55,6 +55,7 @@ class RunnerSpec:
     history: str = ""
     history_from_ms: int = 0
     every: str | None = None
+    indicators: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

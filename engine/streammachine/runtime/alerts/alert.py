@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -12,7 +13,8 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from streammachine.errors import SettingsError, StreamMachineError, StreamNotFoundError
+from streammachine.errors import SettingsError, StreamMachineError, StreamNotFoundError, text_of
+from streammachine.masking import HIDDEN
 from streammachine.redis import streams
 from streammachine.redis.lease import is_leased
 from streammachine.redis.scripts import LuaScript
@@ -182,14 +184,28 @@ def check_webhook(url: str, *, insecure: bool) -> None:
     Raises:
         SettingsError: it is neither https nor on this machine, or no URL at all.
     """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme not in ("http", "https") or not host or len(url) > 2000 or parts.username or parts.password:
+    import httpx2
+
+    host = ""
+    if len(url) <= 2000 and url.isprintable() and " " not in url:
+        with contextlib.suppress(ValueError, httpx2.InvalidURL):
+            parts = urlsplit(url)
+            if parts.scheme in ("http", "https") and parts.port != 0 and not (parts.username or parts.password):
+                httpx2.URL(url)  # what will post it must understand it too
+                host = parts.hostname or ""
+    if not host:
         raise SettingsError("webhook is not accepted: give https://HOST/PATH, without a user and password.")
     if parts.scheme == "http" and not insecure and not _is_loopback(host):
         raise SettingsError(
             f"webhook: http to {host!r} could be read and changed on its way. Give https, or http to this machine."
         )
+
+
+def shown_webhook(url: str) -> str:
+    """A webhook for people: its path may be a secret, as that of a chat's webhook is."""
+    parts = urlsplit(url)
+    bare = parts.path in ("", "/") and not parts.query
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" + ("" if bare else f"/{HIDDEN}")
 
 
 def _is_loopback(host: str) -> bool:
@@ -352,6 +368,9 @@ def evaluated(condition: AlertCondition, window: Window) -> tuple[bool, dict[str
         return (values is not None and condition.holds(values)), values or {}, ""
     except ConditionError as error:
         return False, {}, str(error)
+    except Exception as error:
+        log.exception("A condition cannot be evaluated")  # of a library: it stops no other alert
+        return False, {}, text_of(error)
 
 
 async def _first_state(connection: RedisConnection, alert: Alert, condition: AlertCondition) -> AlertState:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
 
-from streammachine.errors import StreamMachineError
-from streammachine.masking import mask_url
+from streammachine.errors import RedisCommandError, StreamMachineError, WrongTypeError
 from streammachine.redis.stream_watch import id_parts
-from streammachine.runtime.alerts.alert import OUTBOX
+from streammachine.runtime.alerts.alert import OUTBOX, shown_webhook
 from streammachine.runtime.delivery.send_once import send_once
 from streammachine.runtime.model.headers import SENT
 
@@ -32,6 +32,9 @@ POST_WAIT = 10.0  # seconds for one post
 FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0  # seconds between two tries
 LONGEST_TRY = 3600.0  # seconds after which a post that never arrived is given up
 AT_ONCE = 8  # posts under way
+
+
+_posting: ContextVar[bool] = ContextVar("posting to a webhook", default=False)
 
 
 class Deliveries:
@@ -67,14 +70,18 @@ class Deliveries:
 
     async def _send(self, identifier: str, text: bytes) -> None:
         try:
-            await self._deliver(identifier, json.loads(text))
+            try:
+                await self._deliver(identifier, json.loads(text))
+            except StreamMachineError as error:
+                if not _is_old(identifier):
+                    raise
+                log.error("What an alert told (%s) is given up: %s", identifier, error)
+            except Exception:  # of any kind: what cannot be sent holds nothing else up
+                log.exception("What an alert told (%s) cannot be sent on", identifier)
             await self._connection.command("HDEL", OUTBOX, identifier, repeatable=True)
         except StreamMachineError as error:
             log.warning("Sending on what an alert told (%s): %s", identifier, error)
             await anyio.sleep(FIRST_PAUSE)
-        except (ValueError, KeyError, TypeError):
-            log.exception("What an alert told cannot be sent on")
-            await self._connection.command("HDEL", OUTBOX, identifier, repeatable=True)
         finally:
             self._under_way.discard(identifier)
 
@@ -84,7 +91,10 @@ class Deliveries:
             now = {SENT: str(time.time_ns() // 1_000_000).encode()}
             record = now | {name.encode(): value.encode() for name, value in fields.items()}
             key, maxlen = f"alert:{identifier}", self._connection.settings.stream_maxlen
-            await send_once(self._connection, stream, record, key, ONCE, maxlen)
+            try:
+                await send_once(self._connection, stream, record, key, ONCE, maxlen)
+            except (WrongTypeError, RedisCommandError) as error:  # it stays in FIRED; the webhook is told all the same
+                log.error("What the alert %s told cannot be sent into %r: %s", told["alert"], stream, error)
         if url := told.get("webhook"):
             await self._post_until_taken(url, identifier, {"id": identifier, "alert": told["alert"], "data": fields})
 
@@ -95,18 +105,29 @@ class Deliveries:
                 said = await _post(url, identifier, body)
             if not said:
                 return
-            if time.time() - id_parts(identifier)[0] / 1000 > LONGEST_TRY:
-                log.error("The webhook %s of the alert %s is given up: %s", mask_url(url), body["alert"], said)
+            if _is_old(identifier):
+                log.error("The webhook %s of the alert %s is given up: %s", shown_webhook(url), body["alert"], said)
                 return
-            log.warning("The webhook %s of the alert %s: %s", mask_url(url), body["alert"], said)
+            log.warning("The webhook %s of the alert %s: %s", shown_webhook(url), body["alert"], said)
             await anyio.sleep(pause)
             pause = min(pause * 2, LAST_PAUSE)
+
+
+def _is_old(identifier: str) -> bool:
+    return time.time() - id_parts(identifier)[0] / 1000 > LONGEST_TRY
+
+
+def _is_loud(_: logging.LogRecord) -> bool:
+    """A filter of httpx2's log, which names the URL of each request: a webhook's path is a secret."""
+    return not _posting.get()
 
 
 async def _post(url: str, identifier: str, body: dict[str, Any]) -> str:
     """Post once; gives what went wrong, "" where it was taken."""
     import httpx2
 
+    logging.getLogger("httpx2").addFilter(_is_loud)  # once, however often
+    _posting.set(True)  # of this task
     headers = {"Idempotency-Key": f'"{identifier}"', "User-Agent": "streammachine"}
     try:
         with anyio.fail_after(POST_WAIT):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from streammachine.errors import StreamMachineError, single
+from streammachine.errors import RedisCommandError, StreamMachineError, WrongTypeError, single
 from streammachine.redis import streams
 from streammachine.redis.lease import Lease
 from streammachine.redis.stream_watch import StreamWatch, id_parts
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 LEASE = 6.0  # seconds that the alerts belong to a host; renewed every third of it
 LOOK_PERIOD = 0.5  # seconds between two reads of which alerts there are
 MOST_TEXT = 300  # characters of a problem
+OF_THE_SOURCE = (WrongTypeError, RedisCommandError)  # it is no stream any more, or not ours to read
 
 
 class AlertHost:
@@ -181,11 +182,22 @@ class AlertHost:
             self._refused[name] = text
             self.problems[name] = str(error)[:MOST_TEXT]
             return None
-        self.problems.pop(name, None)
         state = state_of(before) or AlertState()
         run = _Run(alert, text, bytes(before or b"").decode(), state, condition)
-        await fill(self._connection, alert, run.window, state.at)
+        try:
+            await fill(self._connection, alert, run.window, state.at)
+        except OF_THE_SOURCE as error:
+            self._put_off(name, error)
+            return None
+        self.problems.pop(name, None)
         return run
+
+    def _put_off(self, name: str, error: Exception) -> None:
+        """An alert whose source cannot be read, which is no fault of the others: it is tried again at each look."""
+        text = str(error)[:MOST_TEXT]
+        if self.problems.get(name) != text:
+            log.warning("The alert %s cannot be evaluated: %s", name, error)
+        self.problems[name] = text
 
     async def _read(self, source: str, deliveries: Deliveries) -> bool:
         """Evaluate what came into a source; whether there is more."""
@@ -193,7 +205,13 @@ class AlertHost:
         if not runs:
             return False
         first = min((run.state.at for run in runs), key=id_parts)
-        entries = await streams.read_from(self._connection, source, f"({first}", count=PAGE)
+        try:
+            entries = await streams.read_from(self._connection, source, f"({first}", count=PAGE)
+        except OF_THE_SOURCE as error:
+            for run in runs:
+                self._put_off(run.alert.name, error)
+                self._drop(run.alert.name)
+            return False
         for run in runs:
             if not await run.take(self._connection, entries, deliveries):
                 self._drop(run.alert.name)
@@ -258,7 +276,7 @@ class _Run:
 
     def _is_cool(self, row: Row) -> bool:
         last = self.state.last_ms
-        return not last or row[1] - last >= self.alert.cooldown_s * 1000
+        return not last or not self.alert.cooldown_s or row[1] - last >= self.alert.cooldown_s * 1000
 
     async def _move(self, connection: RedisConnection, fields: dict[str, str] | None = None) -> bool:
         reply = await move(connection, self.alert, self.stored, self._before, self.state, fields)

@@ -147,16 +147,20 @@ def test_one_odd_line_costs_its_neighbours_only() -> None:
 
 
 @native
-def test_prices_and_volumes_are_those_that_polars_reads() -> None:
+def test_prices_and_volumes_are_those_that_duckdb_and_polars_read(tmp_path: Path) -> None:
     lines = [line(number, c5=f"{number}.12345678", c7=f"{number * 999_999}.87654321") for number in range(2000)]
     lines[7] = line(7, c5="0.00000001", c7="98765432109876543210.12345678")
     text = "\n".join(lines).encode()
+    (tmp_path / "plain.csv").write_bytes(text)
     frame = pl.read_csv(text, has_header=False)
+    table = duckdb.read_csv(str(tmp_path / "plain.csv"), header=False).fetchnumpy()
     found, _, columns = read(zipped(lines))
     assert columns == 2000
     names = ("open_ts", "open", "high", "low", "close", "volume", "end_ts", "quote_volume", "n_trades")
     for at, name in enumerate(names):
-        assert [getattr(row, name) for row in found] == frame.to_series(at).to_list()
+        ours = [getattr(row, name) for row in found]
+        assert ours == frame.to_series(at).to_list()
+        assert ours == list(table.values())[at].tolist()
 
 
 @native

@@ -92,7 +92,8 @@ def test_a_socks_proxy_without_the_extra_is_one_line_that_names_it(missing: str)
     else:  # the REST side has what it needs
         command = """
 import anyio
-from streammachine.market.network.websocket_session import WebSocketSession, SessionOptions
+from streammachine.market.network.session_options import SessionOptions
+from streammachine.market.network.websocket_session import WebSocketSession
 from streammachine.market.exchanges import adapter_for
 from streammachine.market.clock.clock import SystemClock
 from streammachine.errors import ExchangeError

@@ -21,7 +21,8 @@ from streammachine.market.exchanges import adapter_for
 from streammachine.market.exchanges.base import Ack, Adapter, Alive, BadFrame, Notice, Refused, Subscription
 from streammachine.market.model.kline import Kline, Trade
 from streammachine.market.network.reconnector import Line, LineOptions
-from streammachine.market.network.websocket_session import HEARTBEAT_GAP, SessionOptions, State, WebSocketSession
+from streammachine.market.network.session_options import SessionOptions
+from streammachine.market.network.websocket_session import HEARTBEAT_GAP, State, WebSocketSession
 
 pytestmark = pytest.mark.anyio
 

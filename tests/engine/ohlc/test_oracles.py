@@ -1,31 +1,23 @@
-"""Against an engine that is not ours: DuckDB's GROUP BY, on random ticks and on recorded trades."""
+"""Against engines that are not ours: DuckDB and polars, on random ticks in columns of all kinds and recorded trades."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import duckdb
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
+
+from streammachine.ohlc import threads
+from support.oracles import assert_agree, by_duckdb, by_polars
 
 RECORDED = Path(__file__).parents[4] / "shared/data/binance_spot_btcusdt_trades_20240808-09.csv.gz"
 MINUTE = 60_000
-
-# Ties at one time are settled by arrival, which is `row`: the first opens, the last closes.
-CANDLES = """
-    SELECT symbol, ms - ms % {interval} AS start, arg_min(price, (ms, row)) AS open, max(price) AS high,
-        min(price) AS low, arg_max(price, (ms, row)) AS close, fsum(volume) AS volume, max(ms) AS last, count(*) AS n
-    FROM ticks GROUP BY ALL ORDER BY symbol, start
-"""
-
-
-def from_duckdb(ticks: pd.DataFrame, interval: int) -> pd.DataFrame:
-    with duckdb.connect(config={"threads": 2}) as connection:
-        connection.register("ticks", ticks)
-        return connection.sql(CANDLES.format(interval=interval)).df()
 
 
 def from_ours(agg: Any, interval: int) -> pd.DataFrame:
@@ -37,19 +29,18 @@ def from_ours(agg: Any, interval: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["symbol", "start", "open", "high", "low", "close", "volume", "last", "n"])
 
 
-def assert_agree(agg: Any, ticks: pd.DataFrame, intervals: list[int]) -> None:
+def assert_all_agree(agg: Any, ticks: pd.DataFrame, intervals: list[int]) -> None:
     for interval in intervals:
-        ours, theirs = from_ours(agg, interval), from_duckdb(ticks, interval)
-        assert ours["symbol"].tolist() == theirs["symbol"].tolist()
-        for name in ("start", "open", "high", "low", "close", "last", "n"):
-            assert np.array_equal(ours[name].to_numpy(), theirs[name].to_numpy()), (interval, name)
-        np.testing.assert_allclose(ours["volume"], theirs["volume"], rtol=1e-9, atol=0)
+        ours = from_ours(agg, interval)
+        for oracle in (by_duckdb, by_polars):
+            assert_agree(ours, oracle(ticks, interval))
 
 
 def random_ticks(count: int) -> pd.DataFrame:
-    """Fifty symbols over some hours, two decimals (so that prices tie), one in ten out of order."""
+    """Fifty symbols over some hours with holes, two decimals (so that prices tie), one in ten out of order."""
     rng = np.random.default_rng(20240808)
     ms = 1_700_000_000_000 + np.sort(rng.integers(0, 6 * 60 * MINUTE, count))
+    ms += (ms // (40 * MINUTE) % 2) * 40 * MINUTE  # with holes
     late = rng.random(count) < 0.1
     ms[late] -= rng.integers(0, 10 * MINUTE, late.sum())
     return pd.DataFrame(
@@ -70,7 +61,31 @@ def test_random_ticks_agree(engine: ModuleType) -> None:
     agg = engine.FastOHLC(intervals)
     assert agg.update_batch(ticks["symbol"], ticks["price"], ticks["volume"], ticks["ms"]) == len(ticks)
     assert (agg.tick_count, agg.late_count) == (len(ticks), 0)
-    assert_agree(agg, ticks, intervals)
+    assert_all_agree(agg, ticks, intervals)
+
+
+COLUMNS: dict[str, Callable[[list[str]], Any]] = {
+    "objects": lambda symbols: np.array(symbols, object),
+    "fixed width": np.array,
+    "pandas text": lambda symbols: pd.Series(symbols, dtype="str"),
+    "pandas categories": pd.Categorical,
+    "Arrow": pa.array,
+    "Arrow dictionary": lambda symbols: pa.array(symbols).dictionary_encode(),
+    "polars String": pl.Series,
+    "polars Categorical": lambda symbols: pl.Series(symbols, dtype=pl.Categorical),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_columns_of_every_kind_on_several_threads_agree(
+    engine: ModuleType, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "THREADS_FROM", 1)
+    ticks = random_ticks(20_000)
+    agg = engine.FastOHLC([MINUTE, 90_000])
+    symbols = COLUMNS[kind](ticks["symbol"].astype(str).tolist())
+    assert agg.update_batch(symbols, ticks["price"], ticks["volume"], ticks["ms"]) == len(ticks)
+    assert_all_agree(agg, ticks, [MINUTE, 90_000])
 
 
 def test_recorded_trades_agree(engine: ModuleType) -> None:
@@ -94,4 +109,4 @@ def test_recorded_trades_agree(engine: ModuleType) -> None:
             "row": np.arange(len(trades)),
         }
     )
-    assert_agree(agg, ticks, intervals)
+    assert_all_agree(agg, ticks, intervals)
