@@ -23,6 +23,7 @@ SUBJECTS = {
     "frames": "Streams to DataFrames, and the wire codec",
     "redis": "Redis: append, read, storage",
     "app": "The App beside its peers",
+    "dashboard": "What the dashboard costs an App",
     "handlers": "Typed handlers beside record.model(M)",
     "ohlc_consumer": "Ticks of a stream to candle streams",
     "latency": "From XADD to the committed candle",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -17,6 +17,8 @@ from streammachine.redis.transport.raw_connection import encode_command
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
+
+T = TypeVar("T")
 
 PAGE = 50  # rows of a table that go out at once
 MOST_CHARS = 300  # of a value in a table
@@ -47,6 +49,7 @@ class Dashboard:
         self.survey = Survey(self)
         self.rates: dict[str, tuple[float, int, float | None]] = {}
         self.watchers = 0
+        self._kept: dict[str, tuple[float, Any]] = {}
         self._connect = connect
         self._changed = anyio.Event()
 
@@ -54,8 +57,20 @@ class Dashboard:
         """The connection to Redis."""
         return await self._connect()
 
+    async def kept(self, name: str, make: Callable[[], Awaitable[T]]) -> T:
+        """What ``make`` gives, made anew when that was long ago for the time that it takes."""
+        due, found = self._kept.get(name, (0.0, None))
+        if time.monotonic() >= due:
+            began = time.monotonic()
+            found = await make()
+            took = time.monotonic() - began
+            self._kept[name] = (time.monotonic() + max(0.9 * self.interval, SHARE * took), found)
+        made: T = found
+        return made
+
     def touch(self) -> None:
         """Have every view look again now."""
+        self._kept.clear()
         self._changed.set()
         self._changed = anyio.Event()
 

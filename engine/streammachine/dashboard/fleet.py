@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from streammachine.dashboard.board import PAGE, Dashboard, cut, matching, number, page_of
+from streammachine.dashboard.board import PAGE, Dashboard, ask, cut, matching, number, page_of
 from streammachine.dashboard.streams import group_facts, shown_fields
 from streammachine.errors import SettingsError
 from streammachine.redis import streams
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
 
 MOST_REDRIVEN = 1000  # letters that one press of a button gives back
+MOST_LETTERED = 1000  # dead-letter streams that are looked at
 WRONG = ("failing", "lost")
 
 
@@ -166,7 +167,8 @@ async def letters_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any
     """The streams that have dead letters; of a chosen one a page of letters, the newest first."""
     connection = await board.connection()
     names = [name for name in await board.names.get(own=True) if name.endswith(":dlq") and streams.is_own(name)]
-    counts = {name: await streams.length(connection, name) for name in names[:200]}
+    replies = await ask(connection, [("XLEN", name) for name in names[:MOST_LETTERED]])
+    counts = {name: int(reply or 0) for name, reply in zip(names, replies, strict=False)}
     kept = [{"key": name, "stream": _origin(name), "count": count} for name, count in sorted(counts.items()) if count]
     chosen = query.get("stream", "")
     found: dict[str, Any] = {"total": len(kept), "first": 0, "rows": kept[: 2 * PAGE], "letters": [], "stream": chosen}

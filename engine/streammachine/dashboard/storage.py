@@ -18,7 +18,7 @@ MOST_TEXT = 20_000  # characters of it that are shown
 async def storage_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any]:
     """A page of the keys, with the sizes of their values; of a chosen key its value."""
     storage = Storage(await board.connection())
-    names = matching(sorted(await storage.keys()), query)
+    names = matching(await board.kept("keys", storage.keys), query)
     first, last = page_of(query, len(names))
     rows = [{"name": name, "bytes": await storage.stored_bytes(name)} for name in names[first:last]]
     found: dict[str, Any] = {"total": len(names), "first": first, "rows": rows, "key": "", "page": PAGE}

@@ -27,19 +27,26 @@ async def streams_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any
     names = matching(await board.names.get(), query)
     connection = await board.connection()
     if query.get("sort") in ("length", "memory") and not connection.is_cluster:
-        names = await _by_size(connection, names, query["sort"])
+        names = await _by_size(board, connection, names, query["sort"])
     first, last = page_of(query, len(names))
     return {"total": len(names), "first": first, "rows": await _rows(board, connection, names[first:last])}
 
 
-async def _by_size(connection: RedisConnection, names: Sequence[str], what: str) -> list[str]:
+async def _by_size(board: Dashboard, connection: RedisConnection, names: Sequence[str], what: str) -> list[str]:
+    """The names, the largest first; the sizes may be a while old where there are very many."""
     command = ("XLEN",) if what == "length" else ("MEMORY", "USAGE")
-    sizes: dict[str, int] = {}
-    for start in range(0, len(names), 1000):
-        chunk = names[start : start + 1000]
-        replies = await ask(connection, [(*command, name) for name in chunk])
-        sizes |= {name: int(reply or 0) for name, reply in zip(chunk, replies, strict=True)}
-    return sorted(names, key=lambda name: (-sizes[name], name))
+
+    async def look() -> dict[str, int]:
+        found: dict[str, int] = {}
+        every = await board.names.get()
+        for start in range(0, len(every), 1000):
+            chunk = every[start : start + 1000]
+            replies = await ask(connection, [(*command, name) for name in chunk])
+            found |= {name: int(reply or 0) for name, reply in zip(chunk, replies, strict=True)}
+        return found
+
+    sizes = await board.kept(what, look)
+    return sorted(names, key=lambda name: (-sizes.get(name, 0), name))
 
 
 async def _rows(board: Dashboard, connection: RedisConnection, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -293,6 +293,8 @@ def test_look_of_every_view(browser: Any, fleet: Fleet, tmp_path: Path, theme: s
     for view, text in VIEWS.items():
         show(page, view)
         page.locator("main").get_by_text(text).first.wait_for(state="attached")
+        if view == "candles":
+            page.wait_for_function("() => document.querySelector('#chart canvas, #chart svg rect')")
         page.screenshot(path=str(tmp_path / f"{view.partition('?')[0]}-{theme}-{width}.png"))
         wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert wide <= 0 or width > 1000, f"{view} is {wide} px too wide"
