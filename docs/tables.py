@@ -26,6 +26,7 @@ METRICS_PAGE = Path(__file__).parent / "metrics.md"
 MARKET_PAGE = Path(__file__).parent / "market.md"
 PLAN_PAGE = Path(__file__).parent / "architecture.md"
 GUIDES = Path(__file__).parent / "contributing"
+EXAMPLES_PAGE = Path(__file__).parents[1] / "examples" / "README.md"
 
 # What each variable does; that all of them are here, and their defaults, comes from Settings.
 MEANINGS = {
@@ -50,12 +51,14 @@ MEANINGS = {
     "STREAMMACHINE_JWT_JWKS": "HTTP: the keys of JSON Web Tokens, a URL or a file; with the two below",
     "STREAMMACHINE_JWT_ISSUER": "Who issues them",
     "STREAMMACHINE_JWT_AUDIENCE": "Whom they are for",
+    "STREAMMACHINE_DASHBOARD_TOKEN": "The dashboard's token; without it a new one is made at each start",
 }
 DEFAULTS = {
     "REDIS_URL": "none",
     "STREAMMACHINE_DATA_DIR": "the platform's",
     "STREAMMACHINE_TOOLSETS": "`all`",
     "STREAMMACHINE_SIGNING_KEY": "a file in the data directory",
+    "STREAMMACHINE_DASHBOARD_TOKEN": "a new one",
     **dict.fromkeys(
         ("STREAMMACHINE_HTTP_TOKENS", *(f"STREAMMACHINE_JWT_{part}" for part in ("JWKS", "ISSUER", "AUDIENCE"))), "none"
     ),
@@ -229,6 +232,14 @@ def plan_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def examples_table() -> str:
+    """A row a script of examples/."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from example_index import examples_table
+
+    return examples_table()
+
+
 def cases_table(suite: str, letter: str) -> str:
     """One row a numbered case of a conformance suite: its number and its docstring."""
     tree = ast.parse((README.parent / "tests" / "engine" / "market" / suite).read_text(encoding="utf-8"))
@@ -267,6 +278,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     METRICS_PAGE: {"metrics": metrics_table},
     MARKET_PAGE: {"exchanges": exchanges_table, "variables": variables_table, "sinks": sinks_table},
     PLAN_PAGE: {"plan": plan_table},
+    EXAMPLES_PAGE: {"examples": examples_table},
     GUIDES / "exchange.md": {"adapter-cases": partial(cases_table, "exchanges/test_conformance.py", "a")},
     GUIDES / "sink.md": {"sink-cases": partial(cases_table, "emitters/test_conformance.py", "s")},
 }

@@ -1,3 +1,5 @@
+"""An agent with its timer: fields, latency, a send, and a heartbeat every five seconds."""
+
 import time
 
 from streammachine import App, Message

@@ -1,3 +1,5 @@
+"""Multiple consumer groups (fan-out): each group gets every message."""
+
 from streammachine import App, Message
 
 app = App(name="fanout_example")

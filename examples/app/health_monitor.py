@@ -1,3 +1,5 @@
+"""Health monitoring: what an App says of itself, by a timer."""
+
 from streammachine import App
 
 app = App(name="health_example")

@@ -1,3 +1,5 @@
+"""Real-time OHLC aggregation: an agent folds ticks and sends the finished candles."""
+
 from streammachine import App, Message, create_ohlc_aggregator
 
 app = App(name="market_data", dashboard_enabled=True)

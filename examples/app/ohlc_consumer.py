@@ -1,3 +1,5 @@
+"""FastOHLCConsumer: candles of a stream of ticks, each once, without an agent of your own."""
+
 from streammachine import App, FastOHLCConsumer
 
 app = App(name="ohlc_realtime")

@@ -1,3 +1,5 @@
+"""Pipeline (chained processing): one stream per stage."""
+
 from streammachine import App, Message
 
 app = App(name="pipeline_example")

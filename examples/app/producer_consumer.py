@@ -1,3 +1,5 @@
+"""Basic producer and consumer: a timer sends tasks, an agent works on them."""
+
 from streammachine import App, Message
 
 app = App(name="basic_example")

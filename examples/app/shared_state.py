@@ -1,3 +1,5 @@
+"""Shared state: a value that a timer counts and an agent reads."""
+
 from streammachine import App, Message
 
 app = App(name="stateful_example")

@@ -1,3 +1,5 @@
+"""Time series analytics: a rolling mean over the newest five minutes."""
+
 from streammachine import App, Message, TimeSeriesBuffer, streams_to_dataframe
 
 app = App(name="timeseries_example")

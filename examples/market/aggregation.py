@@ -1,3 +1,5 @@
+"""Aggregation: 5m, 15m and 1h from the 1m candles, a file each, with warm-up."""
+
 import asyncio
 
 import streammachine as sf

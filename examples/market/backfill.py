@@ -1,3 +1,5 @@
+"""Historical mode: a year of candles into a CSV file."""
+
 import streammachine as sf
 
 

@@ -1,3 +1,5 @@
+"""Candles folded from trades, of timeframes that the exchange does not have."""
+
 import asyncio
 
 import streammachine as sf

@@ -1,3 +1,5 @@
+"""A sink of your own: connect, emit, close."""
+
 import asyncio
 
 import streammachine as sf

@@ -1,3 +1,5 @@
+"""Data flow: what to stream, a runner, an emitter, and go."""
+
 import asyncio
 
 import streammachine as sf

@@ -1,3 +1,5 @@
+"""Four exchanges as one stream."""
+
 import asyncio
 
 import streammachine as sf

@@ -1,3 +1,5 @@
+"""Multiple emitters: log, CSV, PostgreSQL and Kafka at once."""
+
 import asyncio
 
 from sqlalchemy import BigInteger, Float, String
@@ -25,19 +27,9 @@ class MyTable(Base):
 
 
 async def main():
-    runner = sf.BinanceRunner(
-        stream_input=sf.DataInput(type="kline", symbols=["BTCUSDT"], timeframe="1m"),
-    )
-
+    runner = sf.BinanceRunner(stream_input=sf.DataInput(type="kline", symbols=["BTCUSDT"], timeframe="1m"))
     logger = sf.Logger(prefix="Binance")
-
-    csv = sf.CSVEmitter(
-        source="Binance",
-        symbol="BTCUSDT",
-        timeframe="1m",
-        file_path="data.csv",
-    )
-
+    csv = sf.CSVEmitter(source="Binance", symbol="BTCUSDT", timeframe="1m", file_path="data.csv")
     postgres = sf.PostgresEmitter(
         host="localhost",
         dbname="crypto",
@@ -47,10 +39,7 @@ async def main():
     )
     postgres.set_model(MyTable)
 
-    kafka = sf.KafkaEmitter(
-        bootstrap_servers="localhost:9092",
-        topic="crypto-stream",
-    )
+    kafka = sf.KafkaEmitter(bootstrap_servers="localhost:9092", topic="crypto-stream")
 
     # Register them all: data goes to each of them
     runner.register_emitter(logger)

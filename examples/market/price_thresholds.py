@@ -1,3 +1,5 @@
+"""Manual mode: handle each candle yourself, and tell when a price is crossed."""
+
 import asyncio
 
 import streammachine as sf

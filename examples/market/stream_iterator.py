@@ -1,3 +1,5 @@
+"""Stream iterator: candles by async for."""
+
 import asyncio
 
 import streammachine as sf

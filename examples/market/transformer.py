@@ -1,3 +1,5 @@
+"""Transformers: each row is changed before it is written."""
+
 import asyncio
 
 import streammachine as sf

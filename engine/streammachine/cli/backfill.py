@@ -12,6 +12,7 @@ import anyio
 from rich.console import Console
 
 from streammachine.cli.ending import ended_by_sigterm
+from streammachine.cli.json_lines import print_json
 from streammachine.cli.single_error import single_error
 from streammachine.errors import DataInputError
 from streammachine.market.backfill.backfill import Backfilling, backfill_for
@@ -35,6 +36,7 @@ class BackfillOptions:
     parallel: int | None = None
     again: bool = False
     simulated: bool = False
+    as_json: bool = False
 
 
 def run_backfill(options: BackfillOptions) -> int:
@@ -59,7 +61,10 @@ async def _backfill(console: Console, options: BackfillOptions) -> int:
                 await _made(options, symbol, end, sinks, extra).acheck()
         for backfill in made:
             await backfill.arun()
-            _report(console, backfill, sinks)
+            if options.as_json:
+                print_json(_summary(backfill, sinks))
+            else:
+                _report(console, backfill, sinks)
             refused += sum(sink.get("failed", 0) for sink in backfill.stats()["sinks"])
     return 1 if refused else 0
 
@@ -104,6 +109,20 @@ async def _exchange(options: BackfillOptions) -> AsyncIterator[dict[str, Any]]:
     with single_error():
         async with simulated(adapter, options.symbols, speed=None) as (clock, urls):
             yield {"clock": clock, "rest_url": urls.rest, "bulk_url": urls.bulk or None}
+
+
+def _summary(backfill: Backfilling, sinks: Sequence[str]) -> dict[str, Any]:
+    """What was done for a symbol: rows, gaps (epoch ms) and sinks."""
+    stats = backfill.stats()
+    return {
+        "symbol": backfill.symbol,
+        "timeframe": backfill.timeframe,
+        "to": [shown(sink) for sink in sinks] or [str(backfill.file_path)],
+        "new": stats["rows"] - stats["rows_before"],
+        "rows": stats["rows"],
+        "gaps": [{"start": gap.start, "end": gap.end, "reason": gap.reason} for gap in backfill.gaps],
+        "sinks": stats["sinks"],
+    }
 
 
 def _report(console: Console, backfill: Backfilling, sinks: Sequence[str]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import anyio
 from rich.console import Console
 
 from streammachine.cli.ending import ended_by_sigterm
+from streammachine.cli.json_lines import print_json
 from streammachine.errors import DataInputError
 from streammachine.market.emitters.registry import forms_text
 from streammachine.market.emitters.sink_text import shown
@@ -15,7 +17,12 @@ from streammachine.trade_files.build import BuiltCandles, abuild_candles
 
 
 def run_candles(
-    files: Sequence[str], timeframes: Sequence[str], to: Sequence[str], symbol: str | None, exchange: str | None
+    files: Sequence[str],
+    timeframes: Sequence[str],
+    to: Sequence[str],
+    symbol: str | None,
+    exchange: str | None,
+    as_json: bool = False,
 ) -> int:
     """Build them; 0 when all sinks took all there is."""
     if not to:
@@ -26,6 +33,9 @@ def run_candles(
 
     with ended_by_sigterm():
         built = anyio.run(build)
+    if as_json:
+        print_json(asdict(built))
+        return 1 if built.failed else 0
     console = Console(highlight=False, soft_wrap=True)
     of = f"{len(built.symbols):,} symbols" if len(built.symbols) > 3 else ", ".join(built.symbols) or "no symbol"
     console.print(

@@ -12,7 +12,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from rich.console import Console
 
 import streammachine
 from streammachine.cli.claude_desktop import installed_command, server_command
+from streammachine.cli.json_lines import print_json
 from streammachine.cli.peer import call, open_server
 from streammachine.errors import RedisPermissionError, SettingsError, StreamMachineError
 from streammachine.settings import Settings
@@ -47,13 +48,18 @@ class Finding:
     mend: str = ""
 
 
-async def run_doctor() -> int:
-    """Print all findings as they come; 1 when something is bad."""
+async def run_doctor(as_json: bool = False) -> int:
+    """Print all findings as they come, or one JSON object each; 1 when something is bad."""
     console = Console(highlight=False, soft_wrap=True)
     wrong = 0
     async for finding in _checks():
         wrong += finding.mark == "bad"
-        _print(console, finding)
+        if as_json:
+            print_json(asdict(finding))
+        else:
+            _print(console, finding)
+    if as_json:
+        return 1 if wrong else 0
     console.print(f"[red]{wrong} to mend.[/]" if wrong else "[green]Everything works.[/]")
     return 1 if wrong else 0
 

@@ -64,13 +64,13 @@ def demo(
 
 
 @app.command(group=BEGIN)
-def doctor() -> int:
+def doctor(*, json: Json = False) -> int:
     """Check this installation: build, names, Redis, and a real MCP handshake. Says what is wrong and the mend."""
     import anyio
 
     from streammachine.cli.doctor import run_doctor
 
-    return anyio.run(run_doctor)
+    return anyio.run(run_doctor, json)
 
 
 @install.command(name="claude-desktop")
@@ -193,6 +193,32 @@ def top(
 
 
 @app.command(group=APPS)
+def dashboard(
+    *,
+    port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_535))] = 8000,
+    host: str = "localhost",
+    every: Annotated[float, Parameter(validator=Number(gte=0.2, lte=3600))] = 1.0,
+) -> int:
+    """Show streams, groups, agents, dead letters, runners, candles, alerts and storage in the browser, until Ctrl-C.
+
+    Prints the address with its token once; without that nobody gets in. Alerts that nobody else evaluates are
+    evaluated meanwhile.
+
+    Parameters
+    ----------
+    port
+        Where it listens; 0 takes any that is free.
+    host
+        The address that it listens on; others than this machine's own are open to the network, with the token alone.
+    every
+        Seconds between two looks.
+    """
+    from streammachine.cli.dashboard import run_dashboard
+
+    return run_dashboard(host, port, every)
+
+
+@app.command(group=APPS)
 def publish(
     stream: str,
     *fields: str,
@@ -230,6 +256,7 @@ def stream(
     candles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     seconds: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     fresh: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Stream an exchange's live candles into sinks, with a live table, until Ctrl-C. Goes on where it stopped.
 
@@ -253,6 +280,8 @@ def stream(
         End after so long.
     fresh
         Begin anew. Else what the sinks lack since the last run of the same command is loaded first, or named as a gap.
+    json
+        One JSON object a line for each closed candle, trade or quote as it comes, then one of how it ended.
     """
     from streammachine.cli.stream import StreamOptions, run_stream
 
@@ -272,6 +301,7 @@ def stream(
             seconds,
             fresh,
             every=every,
+            as_json=json,
         )
     )
 
@@ -339,6 +369,7 @@ def backfill(
     parallel: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     again: Annotated[bool, Parameter(negative="")] = False,
     simulated: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
 ) -> int:
     """Load an exchange's candles of the past into sinks, with a progress bar. Goes on where a killed run ended.
 
@@ -358,7 +389,7 @@ def backfill(
     from streammachine.cli.backfill import BackfillOptions, run_backfill
 
     return run_backfill(
-        BackfillOptions(exchange, symbols, timeframe, from_, to or (), market, parallel, again, simulated)
+        BackfillOptions(exchange, symbols, timeframe, from_, to or (), market, parallel, again, simulated, json)
     )
 
 
@@ -370,6 +401,7 @@ def candles(
     to: Sinks = None,
     symbol: str | None = None,
     exchange: str | None = None,
+    json: Json = False,
 ) -> int:
     """Build candles from trade files (CSV, .gz, .zip, Parquet; the exchanges' bulk layouts) into sinks.
 
@@ -386,7 +418,7 @@ def candles(
     """
     from streammachine.cli.candles import run_candles
 
-    return run_candles(files, timeframes or ["1m"], to or (), symbol, exchange)
+    return run_candles(files, timeframes or ["1m"], to or (), symbol, exchange, json)
 
 
 @app.command(group=MARKET)
@@ -400,6 +432,7 @@ def simulate(
     symbols: Commas = None,
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_532))] = 0,
     frames: Path | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Simulate exchanges on this machine: their real protocols over one market, for other processes, until Ctrl-C.
 
@@ -421,10 +454,14 @@ def simulate(
         Of the first exchange, the next ones follow (default: any that are free).
     frames
         A file of `streammachine record`, played as it came, in place of the made-up market.
+    json
+        One JSON object a line: where each exchange listens and its variables, then what happens.
     """
     from streammachine.cli.simulate import SimulateOptions, run_simulate
 
-    return run_simulate(SimulateOptions(exchange or (), speed, fault or (), tape, seed, symbols or (), port, frames))
+    return run_simulate(
+        SimulateOptions(exchange or (), speed, fault or (), tape, seed, symbols or (), port, frames, json)
+    )
 
 
 def main() -> None:

@@ -6,12 +6,14 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import anyio
 from rich.console import Console
 from rich.text import Text
 
+from streammachine.cli.json_lines import print_json
 from streammachine.errors import DataInputError
 from streammachine.market.clock.clock import ScaledClock, SystemClock
 from streammachine.market.exchanges import EXCHANGES
@@ -36,6 +38,7 @@ class SimulateOptions:
     symbols: Sequence[str] = ()
     port: int = 0
     frames: Path | None = None
+    as_json: bool = False
 
 
 def run_simulate(options: SimulateOptions) -> int:
@@ -63,15 +66,20 @@ async def _simulate(console: Console, options: SimulateOptions) -> int:
     try:
         async with Simulator(tape, names, clock, faults, options.seed, ports=ports) as simulator:
             with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                _introduce(console, simulator, names, options, start)
+                tell = _tell_json if options.as_json else partial(_tell, console)
+                if options.as_json:
+                    _introduce_json(simulator, names)
+                else:
+                    _introduce(console, simulator, names, options, start)
                 simulator.log.clear()
-                simulator.log.listener = lambda entry: _tell(console, simulator, entry)
+                simulator.log.listener = partial(tell, simulator)
                 async for _ in signals:
                     break
             simulator.log.listener = None
     except OSError as error:
         raise DataInputError(f"the port {options.port} cannot be used: {error.strerror or error}") from None
-    console.print("ended")
+    if not options.as_json:
+        console.print("ended")
     return 0
 
 
@@ -107,6 +115,31 @@ def _introduce(
     for variable, value in simulator.environment().items():
         console.print(Text(f"export {variable}={value}"))
     console.print("\nCtrl-C ends it. What happens (times of the simulated market):")
+
+
+def _introduce_json(simulator: Simulator, names: Sequence[str]) -> None:
+    """An object an exchange: where it listens, its symbols, and the variables that lead a client there."""
+    variables = simulator.environment()
+    for name in names:
+        urls = simulator.urls(name)
+        symbols = [simulator.symbol(name, symbol) for symbol in simulator.tape.markets]
+        own = {key: value for key, value in variables.items() if f"_{name.upper()}_" in key or "_CLOCK_" in key}
+        print_json({"exchange": name, "ws": urls.ws, "rest": urls.rest, "symbols": symbols, "environment": own})
+
+
+def _tell_json(simulator: Simulator, entry: LogEntry) -> None:
+    """One event as an object."""
+    simulator.log.clear()
+    if entry.what not in QUIET:
+        print_json(
+            {
+                "time_ms": entry.time_ms,
+                "exchange": entry.exchange,
+                "what": entry.what,
+                "connection": entry.connection,
+                "detail": entry.detail,
+            }
+        )
 
 
 def _tell(console: Console, simulator: Simulator, entry: LogEntry) -> None:

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from streammachine.cli.ending import ended_by_sigterm
+from streammachine.cli.json_lines import print_json
 from streammachine.cli.shown import fitting
 from streammachine.cli.single_error import single_error
 from streammachine.errors import DataInputError
@@ -38,7 +39,8 @@ LINE_PERIOD = 10.0  # seconds between two lines where stdout is no terminal
 @dataclass(frozen=True)
 class StreamOptions:
     """What the command was asked for. ``candles``, ``seconds``: end after so many closed candles, or so long.
-    ``record``: a file for all that comes. ``fresh``: do not go on where an earlier run stopped."""
+    ``record``: a file for all that comes. ``fresh``: do not go on where an earlier run stopped. ``as_json``: a line for
+    each closed row as it comes, and one at the end, in place of the table."""
 
     exchange: str
     symbols: Sequence[str]
@@ -54,6 +56,7 @@ class StreamOptions:
     fresh: bool = False
     record: Path | None = None
     every: str | None = None
+    as_json: bool = False
 
 
 def run_stream(options: StreamOptions) -> int:
@@ -81,7 +84,8 @@ async def _stream(console: Console, options: StreamOptions) -> int:
         )
         for emitter in emitters:
             runner.register_emitter(emitter)
-        watch = Watch(runner, adapter.source + (" (simulated)" if options.simulated else ""), options.candles)
+        kind = JsonWatch if options.as_json else Watch
+        watch = kind(runner, adapter.source + (" (simulated)" if options.simulated else ""), options.candles)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(watch.show, console)
@@ -199,6 +203,35 @@ class Watch:
             if problem:
                 text.append(f" ({problem})", style="red")
         return text
+
+
+class JsonWatch(Watch):
+    """A JSON object a line on stdout: each closed row as it comes, then how it ended."""
+
+    def take(self, row: Kline | Trade | Quote) -> None:
+        """Note one row, and print it unless it is a candle that is still open."""
+        super().take(row)
+        if not isinstance(row, Kline) or row.is_closed:
+            print_json({"type": type(row).__name__.lower(), **row.model_dump()})
+
+    async def show(self, console: Console) -> None:
+        """Nothing until the end."""
+        await anyio.sleep_forever()
+
+    def end(self, console: Console) -> None:
+        """The summary's figures."""
+        stats = self._runner.stats()
+        print_json(
+            {
+                "type": "summary",
+                "state": stats.state,
+                "rows": self._closed,
+                "gaps": stats.gap_count,
+                "reconnects": stats.feed.get("reconnects", 0),
+                "healed": stats.feed.get("healed", 0),
+                "sinks": stats.emitters,
+            }
+        )
 
 
 def _cells(key: tuple[str, str], row: Kline | Trade | Quote, count: int) -> list[str]:
