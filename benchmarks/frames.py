@@ -271,9 +271,9 @@ def main() -> None:
     if as_json:
         print(json.dumps([row._asdict() for row in rows]))
         return
-    print(f"{'what':<60}{'against':<26}{'per second':>12}{'against':>12}{'ratio':>8}")
+    print(f"{'what':<60}{'against':<32}{'per second':>12}{'against':>12}{'ratio':>8}")
     for row in rows:
-        print(f"{row.what:<60}{row.baseline:<26}{row.rate:>12,.0f}{row.baseline_rate:>12,.0f}{row.ratio:>7.1f}x")
+        print(f"{row.what:<60}{row.baseline:<32}{row.rate:>12,.0f}{row.baseline_rate:>12,.0f}{row.ratio:>7.1f}x")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
     python -m benchmarks.quotes [--frames 50000] [--rounds 9]
 
-Everybody in turns; quote the ratios.
+Everybody in turns, by the processor's time; quote the ratios.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,6 +21,8 @@ from benchmarks.measuring import Row, in_turns, keep, median_ratio, table
 from streammachine.market.exchanges import adapter_for
 
 Frames = list[bytes]
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+MILLISECOND = datetime.timedelta(milliseconds=1)
 
 
 def binance(number: int) -> bytes:
@@ -49,6 +53,18 @@ def kraken(number: int) -> bytes:
     row = {"symbol": f"COIN{number % 97}/USD", "bid": 0.10025 + number, "bid_qty": 740.0, "ask": 0.10036 + number,
            "ask_qty": 1361.44813783, "last": 0.1, "volume": 997038.98, "vwap": 0.1, "low": 0.1}  # fmt: skip
     return orjson.dumps({"channel": "ticker", "type": "update", "data": [row]})
+
+
+def coinbase(number: int) -> bytes:
+    """A ticker."""
+    row = {"type": "ticker", "product_id": f"COIN{number % 97}-USD", "price": f"21932.{number}",
+           "volume_24_h": "16038.28770938", "low_24_h": "21835.29", "high_24_h": "23011.18", "low_52_w": "15460",
+           "high_52_w": "48240", "price_percent_chg_24_h": "-4.15", "best_bid": f"21931.{number}",
+           "best_bid_quantity": "8000.21", "best_ask": f"21933.{number}", "best_ask_quantity": "8038.07"}  # fmt: skip
+    return orjson.dumps(
+        {"channel": "ticker", "client_id": "", "timestamp": "2023-02-09T20:30:37.167359596Z", "sequence_num": number,
+         "events": [{"type": "update", "tickers": [row]}]}
+    )  # fmt: skip
 
 
 def floor_binance(frame: bytes) -> dict[str, Any]:
@@ -85,11 +101,22 @@ def floor_kraken(frame: bytes) -> dict[str, Any]:
             "ts": 0}  # fmt: skip
 
 
+def floor_coinbase(frame: bytes) -> dict[str, Any]:
+    """As little as can be."""
+    message = orjson.loads(frame)
+    row = message["events"][0]["tickers"][0]
+    return {"source": "Coinbase", "symbol": row["product_id"], "pair": None, "bid": float(row["best_bid"]),
+            "bid_size": float(row["best_bid_quantity"]), "ask": float(row["best_ask"]),
+            "ask_size": float(row["best_ask_quantity"]),
+            "ts": (datetime.datetime.fromisoformat(message["timestamp"]) - EPOCH) // MILLISECOND}  # fmt: skip
+
+
 ROADS: dict[str, tuple[Callable[[int], bytes], Callable[[bytes], dict[str, Any]]]] = {
     "binance": (binance, floor_binance),
     "okx": (okx, floor_okx),
     "kraken": (kraken, floor_kraken),
     "bybit": (bybit, floor_bybit),
+    "coinbase": (coinbase, floor_coinbase),
 }
 
 
@@ -114,7 +141,7 @@ async def measured(name: str, count: int, rounds: int) -> Row:
             decode(frame)
 
     decode = adapter_for(name).decode
-    seconds = await in_turns({"floor": partial(run, floor), "ours": partial(run, decode)}, rounds)
+    seconds = await in_turns({"floor": partial(run, floor), "ours": partial(run, decode)}, rounds, time.process_time)
     return {
         "frames": name,
         "floor us": min(seconds["floor"]) / count * 1e6,

@@ -6,7 +6,6 @@ private embedded Valkey. The market is seeded, so the candles are the same each 
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -22,8 +21,8 @@ MINUTES = 120
 SERIES = {"exchange": "binance", "symbol": "BTCUSDT"}
 
 
-async def draw(target: Path) -> None:
-    """Write the picture to ``target``."""
+async def draw() -> bytes:
+    """The PNG of the chart."""
     clock = ScaledClock(60, START + MINUTES * 60_000)
     tape = Tape.generate(7, symbols=("BTC/USDT",), start_ms=START)
     with tempfile.TemporaryDirectory(prefix="sm-pictures-") as name:
@@ -44,9 +43,9 @@ async def draw(target: Path) -> None:
                 indicators = ["sma:20", "rsi:14"]
                 _, png = await call_for_picture(client, "candles_chart", **SERIES, **span, indicators=indicators)
     assert png is not None, "the extra [charts] is not installed"
-    await anyio.Path(target.parent).mkdir(exist_ok=True)
-    await anyio.Path(target).write_bytes(png)
+    return png
 
 
 if __name__ == "__main__":
-    anyio.run(draw, Path(sys.argv[1]) if len(sys.argv) > 1 else CHART)
+    CHART.parent.mkdir(exist_ok=True)
+    CHART.write_bytes(anyio.run(draw))

@@ -51,12 +51,14 @@ MEANINGS = {
     "STREAMMACHINE_JWT_JWKS": "HTTP: the keys of JSON Web Tokens, a URL or a file; with the two below",
     "STREAMMACHINE_JWT_ISSUER": "Who issues them",
     "STREAMMACHINE_JWT_AUDIENCE": "Whom they are for",
+    "STREAMMACHINE_DASHBOARD_TOKEN": "The dashboard's token; without it a new one is made at each start",
 }
 DEFAULTS = {
     "REDIS_URL": "none",
     "STREAMMACHINE_DATA_DIR": "the platform's",
     "STREAMMACHINE_TOOLSETS": "`all`",
     "STREAMMACHINE_SIGNING_KEY": "a file in the data directory",
+    "STREAMMACHINE_DASHBOARD_TOKEN": "a new one",
     **dict.fromkeys(
         ("STREAMMACHINE_HTTP_TOKENS", *(f"STREAMMACHINE_JWT_{part}" for part in ("JWKS", "ISSUER", "AUDIENCE"))), "none"
     ),

@@ -41,3 +41,24 @@ def test_the_rows_of_a_benchmark_are_kept_where_the_run_collects_them(
     monkeypatch.setenv(measuring.ROWS, str(tmp_path / "rows.json"))
     measuring.keep([{"what": "in a run"}])
     assert json.loads((tmp_path / "rows.json").read_text()) == [{"what": "in a run"}]
+
+
+def test_targets_stand_beside_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    targets = importlib.import_module("benchmarks.targets")
+    assert targets.shown("redis", [{"what": "XADD", "ratio": 2.0}]) == ""
+    rows = [
+        {"what": "columns", "how": "ours, categorical symbols", "ratio": 8.0},
+        {"what": "columns", "how": "ours, the same on two cores", "ratio": 12.0},
+        {"what": "columns", "how": "ours, polars Categorical", "ratio": 4.0},
+    ]
+    lines = targets.shown("ohlc", rows).splitlines()
+    assert [line.split()[-2:] for line in lines if "cores" in line or "categories" in line] == [
+        ["8.00", "yes"],
+        ["1.50", "no"],
+    ]
+    assert lines[-1].split()[-4:] == ["least", "4", "4.00", "yes"]
+    later = targets.shown("latency", [{"ticks a second": "1,000, native road", "p99.9 x plain": 1.01}])
+    assert later.splitlines()[1].split()[-4:] == ["most", "1", "1.01", "no"]
+    rows = [{"server": "ours, listing", ": empty": 0.2}, {"server": "ours", ": empty": 0.9}]
+    assert targets.shown("mcp_http", rows).splitlines()[2].split()[-2:] == ["0.90", "yes"]

@@ -19,7 +19,10 @@ from support.simulator import exchange
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-RUN_HERE = [page for page in PAGES if page.name != "sinks.md"]  # which needs servers: test_sinks_page.py
+RUN_HERE = [
+    page for page in PAGES if page.name not in ("sinks.md", "tutorial.md")
+]  # tests/test_sinks_page.py, test_howto_pages.py
+GUIDES = [page for folder in ("howto", "explain") for page in sorted((ROOT / "docs" / folder).glob("*.md"))]
 SHOWN = re.compile(r"# -> (.*)$", re.MULTILINE)
 
 
@@ -47,7 +50,7 @@ def test_a_python_block_runs_and_shows_what_it_says(code: str, env: dict[str, st
 
 def test_only_pages_with_a_test_of_their_own_show_files() -> None:
     shown = {page.name for page in PAGES if any(block.file for block in blocks(page))}
-    assert shown == {"alerts.md", "app.md"}  # test_alerts_page.py, test_app_page.py
+    assert shown == {"alerts.md", "app.md", "tutorial.md"}  # and their own tests
 
 
 @pytest.mark.parametrize("code", every("json"))
@@ -84,7 +87,7 @@ def test_the_configuration_shown_is_the_example_file() -> None:
     assert json.loads((ROOT / "claude_desktop_config.example.json").read_text(encoding="utf-8")) in shown
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *GUIDES], ids=lambda page: page.name)
 def test_every_file_that_is_named_is_there(page: Path) -> None:
     named = set(re.findall(r"(?<![\w/])((?:docs|examples|tests|server)/[\w/.-]*\w)", page.read_text(encoding="utf-8")))
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
@@ -100,7 +103,7 @@ def test_the_readme_is_short() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 160
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *GUIDES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
 def test_no_path_of_this_machine_is_shown(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert str(ROOT) not in text

@@ -47,6 +47,7 @@ _ACCEPTED = {
     "jwt_jwks": "the URL or path of a JWKS document",
     "jwt_issuer": "the issuer of the tokens",
     "jwt_audience": "whom the tokens are for",
+    "dashboard_token": "a text of at least 16 characters",
 }
 
 
@@ -93,6 +94,7 @@ class Settings(BaseSettings):
     jwt_jwks: str | None = _env("STREAMMACHINE_JWT_JWKS", None)
     jwt_issuer: str | None = _env("STREAMMACHINE_JWT_ISSUER", None)
     jwt_audience: str | None = _env("STREAMMACHINE_JWT_AUDIENCE", None)
+    dashboard_token: SecretStr | None = _env("STREAMMACHINE_DASHBOARD_TOKEN", None, min_length=16)
 
     def __init__(self, **values: Any) -> None:
         # pydantic-settings would read a variable of a field's own name too, and "count" may be anybody's.

@@ -95,6 +95,10 @@ def _run(options: argparse.Namespace, wire: Wire | None, pump: Pump | None = Non
         protect(server, callers)
         warn_of_address(options.host, hosts, tls=tls is not None)
         app = http_app(server, [*hosts, *own_names(options.host)], origins, options.session_idle, options.rate_limit)
+        if options.dashboard:
+            from streammachine_mcp.dashboard import add_dashboard
+
+            add_dashboard(app, server, settings, options.host, sockets[0].getsockname()[1], tls=tls is not None)
         anyio.run(run_http, app, sockets, server.draining, tls, backend_options=EVENT_LOOP)
         log.info("ended")
     return 0
@@ -313,6 +317,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--rate-limit", metavar="N", type=float, default=RATE, help="with http: requests a second of one token; 0: any"
+    )
+    parser.add_argument(
+        "--dashboard", action="store_true", help="with http: the dashboard too, at /dashboard/, with a token of its own"
     )
     parser.add_argument("--tls-cert", metavar="FILE", default="", help="with http: serve https with this certificate")
     parser.add_argument("--tls-key", metavar="FILE", default="", help="and this key, PEM both")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastmcp import FastMCP
 
@@ -18,6 +18,9 @@ from streammachine_mcp.safety import FriendlyErrors
 from streammachine_mcp.state import ServerState
 from streammachine_mcp.tools.families import all_tools
 from streammachine_mcp.tools.health import health_route
+
+if TYPE_CHECKING:
+    from streammachine.redis.connection import RedisConnection
 
 INSTRUCTIONS = """StreamMachine: market data on Redis Streams, and candles from it.
 Streams hold messages (fields of text) in time order: stream_list finds them, stream_info describes one, stream_read
@@ -39,9 +42,11 @@ class StreamMachineServer(FastMCP[Any]):
 
     Attributes:
         draining: called when it is to end: they end the requests that would stay open.
+        connect: gives its connection to Redis.
     """
 
     draining: list[Callable[[], None]]
+    connect: Callable[[], Awaitable[RedisConnection]]
 
 
 def create_server(settings: Settings | None = None, app: str | None = None) -> StreamMachineServer:
@@ -70,6 +75,7 @@ def create_server(settings: Settings | None = None, app: str | None = None) -> S
         on_duplicate="error",
     )
     server.draining = []
+    server.connect = state.redis
     # Into the server's own provider: FastMCP asks every further provider in a task of its own on each call, which cost
     # 0.16 ms of the 2 ms that a call takes.
     tools = list(all_tools(state))

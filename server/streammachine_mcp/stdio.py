@@ -15,8 +15,8 @@ import os
 import select
 import stat
 import sys
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ LAST_WRITE = 1.0  # seconds after that for what the client has not taken from th
 MOST_UNDER_WAY = 1000  # requests; further ones wait in the pipe (back-pressure), so a flood does not fill the memory
 CHUNK = 1 << 16
 PIPE_BUF = getattr(select, "PIPE_BUF", 0)  # what a writable pipe takes whole; 0 on Windows: always in a thread
+LONGEST_PING = 1000  # bytes; one with all that protocol 2026-07-28 puts into a request has some 300
 MAX_LINE = 64 << 20  # bytes; a longer line is refused: it must not fill the memory
 
 
@@ -256,28 +257,78 @@ def _write_blocking(descriptor: int, data: bytes) -> None:
 
 
 async def _lines(wire: Wire) -> AsyncIterator[bytes | Refusal]:
-    """The lines that come in. One that is too long is refused as a whole, and not kept while it comes."""
-    buffer = bytearray()
-    searched = 0
-    too_long = False
+    """The lines that come in, in their order, but pings before all that waits: a client asks with them whether the
+    server lives, and hundreds of calls sent before one would keep its answer back."""
+    cutter = _Cutter()
+    waiting: deque[bytes | Refusal] = deque()
     async for chunk in _chunks(wire):
+        _queue(waiting, cutter.cut(chunk))
+        while waiting:
+            yield waiting.popleft()
+            if 0 < len(waiting) < MOST_UNDER_WAY and wire.watchable:
+                _queue(waiting, cutter.cut(_at_hand(wire.read_fd)))
+    if last := cutter.rest():
+        yield last
+
+
+class _Cutter:
+    """Chunks to lines. A line that is too long is refused as a whole, and not kept while it comes."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._searched = 0
+        self._too_long = False
+
+    def cut(self, chunk: bytes) -> Iterator[bytes | Refusal]:
+        """The lines that are whole now, stripped; none of them is empty."""
+        buffer = self._buffer
         buffer += chunk
-        while (end := buffer.find(b"\n", searched)) >= 0:
+        while (end := buffer.find(b"\n", self._searched)) >= 0:
             line = bytes(buffer[:end]).strip()
             del buffer[: end + 1]
-            searched = 0
-            if line and not too_long:
+            self._searched = 0
+            if line and not self._too_long:
                 yield line
-            too_long = False
-        searched = len(buffer)
-        if searched > MAX_LINE or too_long:
-            if not too_long:
+            self._too_long = False
+        self._searched = len(buffer)
+        if self._searched > MAX_LINE or self._too_long:
+            if not self._too_long:
                 yield Refusal(PARSE_ERROR, f"A line of more than {MAX_LINE} bytes came in; it is no message.")
-            too_long = True
+            self._too_long = True
             buffer.clear()
-            searched = 0
-    if buffer.strip() and not too_long:
-        yield bytes(buffer).strip()
+            self._searched = 0
+
+    def rest(self) -> bytes:
+        """What came after the last line's end."""
+        return b"" if self._too_long else bytes(self._buffer).strip()
+
+
+def _queue(waiting: deque[bytes | Refusal], lines: Iterable[bytes | Refusal]) -> None:
+    for line in lines:
+        if _is_ping(line):
+            waiting.appendleft(line)
+        else:
+            waiting.append(line)
+
+
+def _is_ping(line: bytes | Refusal) -> bool:
+    if not isinstance(line, bytes) or len(line) > LONGEST_PING or b'"ping"' not in line:
+        return False
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(message, dict) and message.get("method") == "ping"
+
+
+def _at_hand(descriptor: int) -> bytes:
+    """What can be read now without waiting; nothing at the end and where reading fails, which ``_chunks`` finds too."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    try:
+        return os.read(descriptor, CHUNK) if any(event & select.POLLIN for _, event in poll.poll(0)) else b""
+    except OSError:
+        return b""
 
 
 async def _chunks(wire: Wire) -> AsyncIterator[bytes]:

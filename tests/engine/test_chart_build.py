@@ -67,7 +67,7 @@ def test_what_npm_brings_is_packed_with_its_licence(build: Any, tmp_path: Path) 
 
 
 def test_it_is_no_part_of_the_repository() -> None:
-    name = "server/streammachine_mcp/page/lightweight-charts.js"
+    name = "engine/streammachine/charts/lightweight-charts.js"
     done = subprocess.run(["git", "check-ignore", name], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == 128:
         pytest.skip("this is no repository")

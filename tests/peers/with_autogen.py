@@ -31,6 +31,8 @@ async def main() -> None:
     accepted = await call("ohlc_update", name="peer", ticks=ticks)
     read = await call("stream_read", stream="peer")
     value = await call("storage_read", key="peer")
+    wanted = {"name": "peer", "symbol": "A", "interval": 60000}
+    chart = await tools["candles_chart"].run_json(wanted, CancellationToken())
     print(
         json.dumps(
             {
@@ -38,6 +40,7 @@ async def main() -> None:
                 "read": read["messages"][0]["data"],
                 "accepted": accepted["accepted"],
                 "value": value["value"],
+                "chart": chart[1].mimeType,
             }
         )
     )

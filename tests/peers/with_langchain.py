@@ -66,6 +66,7 @@ async def main() -> None:
     accepted = await call("ohlc_update", name="peer", symbol="A", price=1.0, volume=1.0, timestamp_ms=None, ticks=None)
     read = await call("stream_read", stream="peer", count=None, start=None)
     value = await call("storage_read", key="peer", default=None)
+    chart = await tools["candles_chart"].ainvoke({"name": "peer", "symbol": "A", "interval": 60000})
     print(
         json.dumps(
             {
@@ -73,6 +74,7 @@ async def main() -> None:
                 "read": read["messages"][0]["data"],
                 "accepted": accepted["accepted"],
                 "value": value["value"],
+                "chart": chart[1]["mime_type"],
             }
         )
     )

@@ -31,6 +31,7 @@ async def main() -> None:
         accepted = await call("ohlc_update", name="peer", symbol="A", price=1.0, volume=1.0)
         read = await call("stream_read", stream="peer")
         value = await call("storage_read", key="peer")
+        chart = await tools["candles_chart"].ainvoke({"name": "peer", "symbol": "A", "interval": 60000})
     finally:
         await client.close_all_sessions()
     print(
@@ -40,6 +41,7 @@ async def main() -> None:
                 "read": read["messages"][0]["data"],
                 "accepted": accepted["accepted"],
                 "value": value["value"],
+                "chart": str(chart)[:300],
             }
         )
     )

@@ -19,6 +19,7 @@ with ToolCollection.from_mcp(server, trust_remote_code=True, structured_output=T
     accepted = tools["ohlc_update"](name="peer", symbol="A", price=1.0, volume=1.0, timestamp_ms=None, ticks=None)
     read = tools["stream_read"](stream="peer", count=1, start=None, max_value_chars=None)
     value = tools["storage_read"](key="peer", default=None)
+    chart = tools["candles_chart"](name="peer", symbol="A", interval=60000)
     print(
         json.dumps(
             {
@@ -26,6 +27,7 @@ with ToolCollection.from_mcp(server, trust_remote_code=True, structured_output=T
                 "read": read["messages"][0]["data"],
                 "accepted": accepted["accepted"],
                 "value": value["value"],
+                "chart": str(chart)[:300],
             }
         )
     )

@@ -94,6 +94,18 @@ def test_a_poll_begins_now_and_goes_on_from_its_cursor(client: RawClient, store:
     assert ask(client, "events/poll", **ORDERS, cursor=first["cursor"], maxAgeMs=0)["truncated"]
 
 
+def test_a_time_that_no_calendar_has_ends_no_poll(client: RawClient, store: redis.Redis) -> None:
+    """Whoever writes the stream writes its times: nanoseconds, or anything."""
+    wanted = {"name": "price.crossed", "arguments": {"exchange": "binance", "symbol": "BTCUSDT", "price": 5}}
+    wanted["arguments"]["source"] = "trades"  # type: ignore[index]
+    for price, ts in ((4, 1), (6, 10**18), (4, -(10**18)), (6, 1_723_161_600_000)):
+        store.xadd("trades:binance:BTCUSDT", {"price": price, "ts": ts})
+    found = ask(client, "events/poll", **wanted, cursor="0-0")["events"]
+    assert [event["timestamp"] for event in found] == [
+        "9999-12-31T23:59:59.000Z", "1970-01-01T00:00:00.000Z", "2024-08-09T00:00:00.000Z",
+    ]  # fmt: skip
+
+
 def test_a_stream_is_active_then_tells_and_is_resumed_elsewhere(
     client: RawClient, store: redis.Redis, raw: RawClient
 ) -> None:

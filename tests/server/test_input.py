@@ -299,3 +299,20 @@ def test_a_client_that_does_not_read_holds_up_nobody_else_and_still_can_be_ended
         until(lambda: readable(process.stdout.fileno()) > 32_000, "its pipe is full again")  # type: ignore[union-attr]
         process.terminate()
         assert process.wait(30) == 0
+
+
+def test_a_ping_behind_many_calls_is_answered_before_most_of_them(server_env: dict[str, str]) -> None:
+    with RawClient(env=server_env) as client:
+        client.call("redis_ping")
+        calls = [
+            {"jsonrpc": "2.0", "id": f"c{number}", "method": "tools/call", "params": {"name": "redis_ping"}}
+            for number in range(200)
+        ]
+        lines = [*calls, {"jsonrpc": "2.0", "id": "ping", "method": "ping"}]
+        assert client.process.stdin is not None
+        client.process.stdin.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+        client.process.stdin.flush()
+        order = [client.lines.get(timeout=60) for _ in lines]
+        answered = [answer["id"] for answer in order if answer is not None]
+        assert answered.index("ping") < 50
+        assert sorted(answered) == sorted([*(call["id"] for call in calls), "ping"])

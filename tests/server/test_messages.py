@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streammachine_mcp import http
@@ -36,6 +36,7 @@ def shown(found: bytes | Refusal) -> Any:
     return found.encoded() if isinstance(found, Refusal) else found
 
 
+@settings(deadline=None)  # the first call imports
 @given(message=st.fixed_dictionaries({}, optional=members) | values, ascii=st.booleans())
 def test_both_ways_agree_on_any_json(message: Any, ascii: bool) -> None:
     body = json.dumps(message, ensure_ascii=ascii).encode("utf-8", "surrogatepass")

@@ -26,7 +26,7 @@ from support.mcp import RawClient
 T0 = 1_723_161_600_000
 ARGUMENTS = {"exchange": "binance", "symbol": "BTCUSDT", "indicators": ["sma:20", "rsi:14"]}
 DRAWN = "window.seen.some(each => each.method === 'ui/notifications/size-changed' && each.params.height > 400)"
-has_library = (Path(__file__).parents[2] / "server" / "streammachine_mcp" / "page" / LIBRARY).is_file()
+has_library = (Path(__file__).parents[2] / "engine" / "streammachine" / "charts" / LIBRARY).is_file()
 needs_library = pytest.mark.skipif(not has_library, reason="the build could not fetch the chart's library")
 
 

@@ -49,6 +49,23 @@ def test_a_stream_is_a_table_whose_numbers_are_numbers(raw: RawClient, database:
     assert types["maker"] == "BOOLEAN"
 
 
+def test_long_ids_are_told_apart(raw: RawClient, database: redis.Redis) -> None:
+    for last in "123":
+        database.xadd(
+            "ids", {"oid": f"172316160000000000{last}", "longer": "9" * 25 + last, "longest": "9" * 45 + last}
+        )
+    sql = "SELECT count(DISTINCT oid), count(DISTINCT longer), count(DISTINCT longest), max(oid) FROM ids"
+    assert rows(raw.call("stream_query", sql=sql)) == [(3, 3, 3, "1723161600000000003")]
+    assert rows(raw.call("stream_query", sql="SELECT count(*) FROM ids WHERE oid = 1723161600000000002")) == [(1,)]
+
+
+def test_what_a_with_is_called_takes_no_streams_place(raw: RawClient, database: redis.Redis) -> None:
+    trades(database, count=3)
+    for name in ("t0", "T0", "t_0"):
+        sql = f'WITH {name} AS (SELECT 99 AS qty), t_1 AS (SELECT 1) SELECT sum(b.qty) FROM "trades:BTC" b, {name}'
+        assert rows(raw.call("stream_query", sql=sql)) == [(3,)]
+
+
 def test_volume_by_hour_in_order(raw: RawClient, database: redis.Redis) -> None:
     trades(database, count=30)
     hour = "date_trunc('hour', epoch_ms(timestamp_ms)) AS hour"

@@ -1,9 +1,9 @@
 """A reader of a page: what its blocks say is done in their order, in a home and a folder of its own.
 
-A ``sh`` block runs in one terminal with those before it (its exports stay), and its ``# -> text`` must be in its
-output. ``<!-- stays: READY -> LATER -->`` before a block: it runs on in a terminal of its own; READY must be in its
-output before the page goes on, LATER before it ends (each may be left out). ``<!-- not run: REASON -->``: it is left
-out. A ``python`` block that begins with a file's name is saved under it; the others run.
+A ``sh`` block runs in one terminal with those before it (its exports stay); its ``# -> text`` must be in its output.
+``<!-- stays: READY -> LATER -->`` before a block: it runs on in a terminal of its own; READY must be in its output
+before the page goes on, LATER before it ends (each may be left out). ``<!-- not run: REASON -->``: it is left out. A
+``python`` block that begins with a file's name is saved under it; the others run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -22,10 +22,10 @@ from support.servers import until
 
 SHOWN = re.compile(r"# -> (.*)$", re.MULTILINE)
 MARKS = {"", "stays", "not run"}
-DEADLINE = 40.0
+DEADLINE = 100.0
 
 
-def follow(page: Path, folder: Path, env: Mapping[str, str]) -> None:
+def follow(page: Path, folder: Path, env: Mapping[str, str], languages: Sequence[str] = ("sh", "python")) -> None:
     """Do what the page says, with its files and commands in ``folder``."""
     path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     reader = _Reader(folder, {**env, "HOME": str(folder), "PATH": path})
@@ -33,7 +33,7 @@ def follow(page: Path, folder: Path, env: Mapping[str, str]) -> None:
         later: list[tuple[Path, str]] = []
         for block in blocks(page):
             assert block.mark in MARKS, f"{block}: {block.mark}"
-            if block.mark == "not run":
+            if block.mark == "not run" or block.language not in languages:
                 continue
             if block.file is not None:
                 (folder / block.file).write_text(block.code, encoding="utf-8")
@@ -72,13 +72,18 @@ class _Reader:
 
     def type(self, block: Block) -> None:
         script = f"set -e\n{block.code}\nenv -0 > {self._exported}\n"
-        done = subprocess.run(
+        with subprocess.Popen(
             ["bash", "-c", script],
             cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=DEADLINE, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{block}: {done.stdout}"
-        assert [wanted for wanted in SHOWN.findall(block.code) if wanted not in done.stdout] == [], done.stdout
+            text=True, start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                output, _ = process.communicate(timeout=DEADLINE)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # what it started too
+                raise
+        assert process.returncode == 0, f"{block}: {output}"
+        assert [wanted for wanted in SHOWN.findall(block.code) if wanted not in output] == [], output
         pairs = self._exported.read_text(encoding="utf-8").rstrip("\0").split("\0")
         self.env = dict(pair.split("=", 1) for pair in pairs)
 

@@ -193,6 +193,32 @@ def top(
 
 
 @app.command(group=APPS)
+def dashboard(
+    *,
+    port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_535))] = 8000,
+    host: str = "localhost",
+    every: Annotated[float, Parameter(validator=Number(gte=0.2, lte=3600))] = 1.0,
+) -> int:
+    """Show streams, groups, agents, dead letters, runners, candles, alerts and storage in the browser, until Ctrl-C.
+
+    Prints the address with its token once; without that nobody gets in. Alerts that nobody else evaluates are
+    evaluated meanwhile.
+
+    Parameters
+    ----------
+    port
+        Where it listens; 0 takes any that is free.
+    host
+        The address that it listens on; others than this machine's own are open to the network, with the token alone.
+    every
+        Seconds between two looks.
+    """
+    from streammachine.cli.dashboard import run_dashboard
+
+    return run_dashboard(host, port, every)
+
+
+@app.command(group=APPS)
 def publish(
     stream: str,
     *fields: str,

@@ -58,6 +58,23 @@ class Announced(Protocol):
         ...
 
 
+class AnnouncedTimer(Protocol):
+    """A timer as it is announced and paused.
+
+    Attributes:
+        name: its name. paused_by_name: set while it is paused for every process.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    paused_by_name: bool
+
+    def facts(self) -> dict[str, Any]:
+        """How it is."""
+        ...
+
+
 @dataclass(frozen=True)
 class RunningProcess:
     """One process as it last announced itself.
@@ -65,6 +82,7 @@ class RunningProcess:
     Attributes:
         process: its name in the hash. app, host, pid: of the process. declared: whether it hosts declared agents.
         age: seconds since then. agents: the facts of its consumers (as ``consumer.facts.consumer_facts``).
+        timers: the facts of its timers.
     """
 
     process: str
@@ -74,6 +92,7 @@ class RunningProcess:
     declared: bool
     age: float
     agents: tuple[dict[str, Any], ...]
+    timers: tuple[dict[str, Any], ...] = ()
 
     @property
     def alive(self) -> bool:
@@ -87,6 +106,7 @@ class Presence:
     Args:
         connection: where the hashes are. app: the name of the app.
         consumers: the agents' names and consumers, asked each time. declared: they are agents that a model declared.
+        timers: the timers, asked each time.
     """
 
     def __init__(
@@ -96,9 +116,11 @@ class Presence:
         consumers: Callable[[], Iterable[tuple[str, Announced]]],
         *,
         declared: bool = False,
+        timers: Callable[[], Iterable[AnnouncedTimer]] = tuple,
     ) -> None:
         self._connection = connection
         self._consumers = consumers
+        self._timers = timers
         self._host, self._pid = socket.gethostname(), os.getpid()
         self._process = f"{self._host}:{self._pid}:{random.getrandbits(32):08x}"
         self._facts = {"app": app, "host": self._host, "pid": self._pid, "declared": declared}
@@ -137,10 +159,15 @@ class Presence:
             if consumer.paused_by_name != (name in paused):
                 consumer.paused_by_name = name in paused
                 log.info("%s on %s is %s", name, consumer.topic, "paused" if name in paused else "resumed")
+        for timer in self._timers():
+            if timer.paused_by_name != (timer_mark(timer.name) in paused):
+                timer.paused_by_name = not timer.paused_by_name
+                log.info("The timer %s is %s", timer.name, "paused" if timer.paused_by_name else "resumed")
 
     async def _announce(self) -> None:
         agents = [consumer.facts(name) for name, consumer in self._consumers()]
-        text = json.dumps({**self._facts, "agents": agents})
+        timers = [timer.facts() for timer in self._timers()]
+        text = json.dumps({**self._facts, "agents": agents, **({"timers": timers} if timers else {})})
         await self._connection.command("EVAL", _ANNOUNCE, 1, RUNNING, self._process, text, repeatable=True)
 
 
@@ -168,6 +195,11 @@ async def paused_agents(connection: RedisConnection) -> set[str]:
     }
 
 
+def timer_mark(name: str) -> str:
+    """What stands in PAUSED for a timer."""
+    return f"timer {name}"
+
+
 async def set_paused(connection: RedisConnection, name: str, paused: bool) -> bool:
     """Pause or resume an agent in every process; whether that changed anything."""
     command = ("HSET", PAUSED, name, "1") if paused else ("HDEL", PAUSED, name)
@@ -187,6 +219,7 @@ def _parse(process: bytes, said: bytes, now: int) -> RunningProcess | None:
             declared=bool(facts["declared"]),
             age=max(0.0, (now - int(stamp)) / 1000),
             agents=tuple(dict(agent) for agent in facts["agents"]),
+            timers=tuple(dict(timer) for timer in facts.get("timers", ())),
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -56,6 +56,7 @@ class Timer:
     Attributes:
         ticks, failures: how many there were. lateness: seconds by which the last tick came late.
         running: ticks that run now. due: the next tick's time, by the timer's clock.
+        took: seconds that the last tick ran. paused_by_name: set while it is paused for every process: no tick runs.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class Timer:
         self.failures = 0
         self.lateness = 0.0  # seconds, of the last tick
         self.running = 0
+        self.took = 0.0
+        self.paused_by_name = False
         self.due = 0.0  # the next tick's time, by the timer's clock
         by_day = isinstance(config.t, str) or config.scope == "fleet"
         self._handler = handler
@@ -98,6 +101,8 @@ class Timer:
                     self.due = due = self._next_due()
                     if not await self._sleep_until(due):
                         continue
+                    if self.paused_by_name:
+                        continue
                     self.lateness = max(0.0, self._clock() - due)
                     if self.config.overlap:
                         running.start_soon(self._tick, due)
@@ -105,6 +110,20 @@ class Timer:
                         await self._tick(due)
         finally:
             self._ended.set()
+
+    def facts(self) -> dict[str, Any]:
+        """How it is, for other processes."""
+        every = self.config.t if isinstance(self.config.t, str) else f"{self.config.t:g} s"
+        return {
+            "timer": self.name,
+            "every": every,
+            "scope": self.config.scope,
+            "ticks": self.ticks,
+            "failures": self.failures,
+            "late_ms": round(self.lateness * 1000, 1),
+            "took_ms": round(self.took * 1000, 1),
+            "running": self.running,
+        }
 
     async def finished(self) -> None:
         """Wait until ``run`` has returned."""
@@ -189,6 +208,7 @@ class Timer:
     async def _run_handler(self) -> None:
         self.running += 1
         self.ticks += 1
+        began = time.monotonic()
         try:
             await call(self._handler, in_loop=self._async, limiter=self._limiter)
         except BaseException as failure:
@@ -197,3 +217,4 @@ class Timer:
             log.exception("Timer %s failed; it goes on with its next tick", self.name)
         finally:
             self.running -= 1
+            self.took = time.monotonic() - began

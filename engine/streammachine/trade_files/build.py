@@ -188,7 +188,7 @@ class _Work:
             built.late += folding.late
 
     def _folding(self, part: Part) -> Folding:
-        source = part.layout.source or self._exchange
+        source = part.layout.source or self._exchange or ""  # a table's key has no place for None
         folding = self._foldings.setdefault(source, Folding(source, self._wanted))
         folding.begin_file(joins="first" in part.layout.places)
         return folding

@@ -67,23 +67,25 @@ def paths_of(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) 
         DataInputError: one does not exist, a pattern matches none, or there are too many.
     """
     given = [source] if isinstance(source, (str, os.PathLike)) else list(source)
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}  # by what they are, whatever they are called
     for each in given:
         path = Path(each).expanduser()
         if path.is_dir():
             raise DataInputError(f"{path} is a folder: give its files, such as {path}/*.csv.gz")
         if path.exists():
-            found[path] = None
+            found.setdefault(path.resolve(), path)
             continue
         matches = sorted(_matches(path)) if glob.has_magic(str(path)) else []
         if not matches:
             raise DataInputError(f"there is no file {path}")
-        found.update((match, None) for match in matches if match.is_file())
+        for match in matches:
+            if match.is_file():
+                found.setdefault(match.resolve(), match)
         if len(found) > MOST_FILES:
             raise DataInputError(f"{each} means more than {MOST_FILES:,} files: give fewer at once")
     if not found:
         raise DataInputError("there is no file to read: give at least one")
-    return list(found)
+    return list(found.values())
 
 
 def _matches(pattern: Path) -> Iterator[Path]:

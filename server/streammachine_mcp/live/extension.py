@@ -38,6 +38,7 @@ NOT_FOUND = -32011  # the extension's code for an event that there is not
 POLL_MS = 2000  # what a client waits between two polls, where there is nothing more
 HEARTBEAT = 15.0  # seconds without an event after which a stream says that it lives
 MOST_STREAMING = 256  # streams that are open at a time
+LAST_MS = 253_402_300_799_000  # the end of the year 9999
 SEND_WAIT = 20.0  # seconds for a client to take a notice; one that does not is gone
 _NAMES = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
 
@@ -220,7 +221,8 @@ def _described(kind: Kind) -> dict[str, Any]:
 
 
 def _occurrence(event: Event) -> dict[str, Any]:
-    moment = datetime.fromtimestamp(event.ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    ms = min(max(event.ms, 0), LAST_MS)  # as the entry says it, who may write anything
+    moment = datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return {"eventId": event.id, "name": event.name, "timestamp": moment, "data": event.data}
 
 

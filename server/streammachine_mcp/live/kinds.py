@@ -186,7 +186,7 @@ class AlertFired(Arguments):
         if self.alert not in ("", data.get("alert")):
             return None
         return {
-            name: number if (number := _number(value)) is not None else value
+            name: number if name != "alert" and (number := _number(value)) is not None else value
             for name, value in data.items()
             if not name.startswith("sm-")
         }

@@ -1,7 +1,7 @@
 """``ui://streammachine/candles``: the page put together of its parts.
 
-Where the build could not fetch the library (``lightweight-charts.js`` beside this file), the page says so and shows the
-picture. Its policy allows its own two scripts, by their hashes, and nothing from outside.
+Where the build could not fetch the library (``lightweight-charts.js`` in the engine's charts room), the page says so
+and shows the picture. Its policy allows its own two scripts, by their hashes, and nothing from outside.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def candles_resource() -> Resource:
 def candles_html() -> str:
     """The whole page as one text."""
     folder = files(__package__)
-    library = _text(folder / LIBRARY)
+    library = _text(files("streammachine.charts") / LIBRARY)
     script, style = _text(folder / "candles.js"), _text(folder / "candles.css")
     hashes = " ".join(f"'sha256-{_sha256(part)}'" for part in (library, script))
     policy = (

@@ -127,6 +127,9 @@ def _nodes(part: Any) -> Iterator[dict[str, Any]]:
 def _tables(nodes: list[dict[str, Any]]) -> tuple[Table, ...]:
     """The tables, which get their names in the tree. Refuses what is not allowed."""
     common = {str(entry["key"]).lower() for node in nodes for entry in _map(node.get("cte_map"))}
+    label_of = "t"  # with a number: no name that a WITH gives, which would be read in the table's place
+    while any(name.startswith(label_of) and name.removeprefix(label_of).isdigit() for name in common):
+        label_of += "_"
     found: dict[tuple[str, tuple[str, ...]], str] = {}
     renamed: list[tuple[dict[str, Any], str]] = []
     for node in nodes:
@@ -139,14 +142,14 @@ def _tables(nodes: list[dict[str, Any]]) -> tuple[Table, ...]:
             name = ".".join(filter(None, (node.get("catalog_name"), node.get("schema_name"), node["table_name"])))
             if name.lower() in common:
                 continue  # what a WITH defines is that, also within itself
-            label = found.setdefault(("stream", (name,)), f"t{len(found)}")
+            label = found.setdefault(("stream", (name,)), f"{label_of}{len(found)}")
             renamed.append((node, label))
         elif kind == "TABLE_FUNCTION":
             function = node["function"]
             name = str(function["function_name"]).lower()
             if name in OWN_FUNCTIONS:
                 arguments = _arguments(name, function)
-                label = found.setdefault((name, arguments), f"t{len(found)}")
+                label = found.setdefault((name, arguments), f"{label_of}{len(found)}")
                 renamed.append((node, label))
             elif name not in _TABLE_FUNCTIONS:
                 forms = ", ".join(OWN_FUNCTIONS.values())

@@ -1,7 +1,7 @@
 """DuckDB with nothing but the tables that it is given: no files, no network, no extensions, no settings.
 
-Fields of streams are text. A column whose every value is a number (true or false) becomes BIGINT or DOUBLE (BOOLEAN),
-so that a query can calculate; a text with leading zeros stays text.
+Fields of streams are text. A column whose every value is a number (true or false) becomes BIGINT, HUGEINT or DOUBLE
+(BOOLEAN), so that a query can calculate; a text with leading zeros, or of more digits than those hold, stays text.
 """
 
 from __future__ import annotations
@@ -100,15 +100,20 @@ def _checked_types(connection: DuckDBPyConnection, rows: str, texts: list[str]) 
         checks += [
             f"count({name})",
             f"count({number}) FILTER (NOT ({zeros}))",
-            f"count({name}) FILTER ({fraction} OR NOT abs({number}) < 9e15)",
+            f"count({name}) FILTER ({fraction} OR NOT isfinite({number}))",
             f"count({name}) FILTER ({name} IN ('true', 'false'))",
+            f"count(TRY_CAST({name} AS BIGINT))",
+            f"count(TRY_CAST({name} AS HUGEINT))",
         ]
     row = connection.execute(f"SELECT {', '.join(checks)} FROM {rows}").fetchall()[0]
     found: dict[str, str] = {}
     for place, title in enumerate(texts):
-        values, numbers, fractions, truths = row[4 * place : 4 * place + 4]
+        values, numbers, fractions, truths, small, large = row[6 * place : 6 * place + 6]
         if values and numbers == values:
-            found[title] = "DOUBLE" if fractions else "BIGINT"
+            if fractions:
+                found[title] = "DOUBLE"
+            elif large == values:  # whole numbers stay what they are: two long ids are not one; longer ones stay text
+                found[title] = "BIGINT" if small == values else "HUGEINT"
         elif values and truths == values:
             found[title] = "BOOLEAN"
     return found

@@ -9,13 +9,14 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+from starlette.applications import Starlette
 
 from streammachine.redis.connection import RedisConnection
 from streammachine.runtime.app.app import App
 from streammachine.runtime.consumer import facts as consumer_facts
 from streammachine.runtime.delivery.gauges import group_gauges
 from streammachine.runtime.model.message import Message
-from streammachine.runtime.observability.status_page import status_app
+from streammachine.runtime.observability.status_page import status_routes
 from streammachine.settings import Settings
 from support.proxy import Proxy
 from support.runtime import MakeApp, Probe
@@ -149,13 +150,13 @@ async def test_the_status_pages_routes(make_app: MakeApp, probe: Probe) -> None:
     @app.timer(1000)
     async def tick() -> None: ...
 
-    transport = httpx2.ASGITransport(app=status_app(app))
+    transport = httpx2.ASGITransport(app=Starlette(routes=status_routes(app)))
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         assert (await client.get("/readyz")).status_code == 503
         async with app:
             await app.send(EVIL, {"n": 1})
             await until(lambda: probe.done(EVIL, 1, EVIL))
-            page = await client.get("/")
+            page = await client.get("/status")
             assert page.status_code == 200
             assert EVIL not in page.text
             assert "&lt;img src=x&gt;" in page.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import shutil
 import tempfile
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ from pathlib import Path
 import anyio
 import httpx2
 import pytest
+from starlette.applications import Starlette
 
 from streammachine.redis.connection import RedisConnection
 from streammachine.runtime.app.app import App
@@ -90,8 +92,11 @@ async def dom_of(url: str, milliseconds: int = 500) -> Dom:
 
 def watched(make_app: MakeApp, **options: object) -> tuple[App, str]:
     port = free_port()
-    app = make_app(dashboard_enabled=True, dashboard_port=port, dashboard_host="127.0.0.1", **options)
-    return app, f"http://127.0.0.1:{port}/"
+    token = secrets.token_urlsafe(16)
+    app = make_app(
+        dashboard_enabled=True, dashboard_port=port, dashboard_host="127.0.0.1", dashboard_token=token, **options
+    )
+    return app, f"http://127.0.0.1:{port}/status?token={token}"
 
 
 @needs_chromium
@@ -167,13 +172,13 @@ async def test_with_redis_away_the_page_and_the_metrics_come_at_once_and_the_app
         @app.agent([f"s{number}" for number in range(20)])
         async def handle(message: Message) -> None: ...
 
-        transport = httpx2.ASGITransport(app=status.status_app(app))
+        transport = httpx2.ASGITransport(app=Starlette(routes=status.status_routes(app)))
         async with app, httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
             await proxy.refuse()
             proxy.reset()
             await until(lambda: all(consumer.last_error for _, consumer in app.consumers), 30)
             with anyio.fail_after(15):
-                page = Dom((await client.get("/")).text)
+                page = Dom((await client.get("/status")).text)
                 metrics = (await client.get("/metrics")).text
             assert "Redis does not answer" in page.text and "cannot read" in page.text
             assert 'streammachine_consumed_total{app="proxied"' in metrics

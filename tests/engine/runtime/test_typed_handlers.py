@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 import pytest
 from pydantic import BaseModel, Field
@@ -183,6 +183,53 @@ async def test_types_of_a_function_are_found_and_decorators_are_seen_through(mak
     async with app:
         await until(lambda: len(got) == 4)
     assert got == [1] * 4
+
+
+async def test_names_as_texts_in_brackets_are_found(make_app: MakeApp, probe: Probe) -> None:
+    class Own(BaseModel):
+        n: int
+
+    app = make_app()
+    got: list[Any] = []
+
+    async def single(own: Any) -> None:
+        got.append(own)
+
+    async def several(owns: Any) -> None:
+        got.extend(owns)
+
+    single.__annotations__["own"] = Optional["Own"]
+    several.__annotations__["owns"] = list["Own"]
+    app.agent("s", group="single")(single)
+    app.agent("s", group="several", batch=5)(several)
+    await app.send("s", {"n": 1})
+    async with app:
+        await until(lambda: len(got) == 2)
+    assert got == [Own(n=1), Own(n=1)]
+
+
+async def test_what_a_validator_raises_fails_its_message_alone(make_app: MakeApp, probe: Probe) -> None:
+    @dataclass
+    class Odd:
+        n: int
+
+        def __post_init__(self) -> None:
+            if self.n == 2:
+                raise KeyError("two")
+
+    app = make_app()
+    got: list[int] = []
+
+    @app.agent("odd", batch=10, retry=PATIENT)
+    async def handle(odds: list[Odd]) -> None:
+        got.extend(odd.n for odd in odds)
+
+    await app.send_batch("odd", [{"n": n} for n in range(4)])
+    async with app:
+        await until(lambda: probe.done("odd", 4))
+    assert sorted(got) == [0, 1, 3]
+    [letter] = await probe.fields("{odd}:dlq")
+    assert (letter["n"], letter["sm-attempts"]) == ("2", "3")
 
 
 def test_the_decorator_refuses_what_no_message_can_be_made_to() -> None:

@@ -50,6 +50,23 @@ def test_every_layout_in_every_packing(tmp_path: Path, form: str, packing: str) 
     assert all(row.is_closed is (True if row.end_ts < newest else None) for row in rows)
 
 
+def test_a_file_that_is_named_twice_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = packed(tmp_path / "X.csv", lines([(T0, 1.0, 2.0)], "ts,price,qty"))
+    (tmp_path / "link.csv").symlink_to(path)
+    done, rows = built(["X.csv", str(path), "./*.csv"], "1m")
+    assert (done.files, done.trades, [row.volume for row in rows]) == (1, 1, [2.0])
+
+
+def test_a_table_takes_candles_of_no_known_exchange(tmp_path: Path) -> None:
+    path = packed(tmp_path / "X.csv", lines([(T0, 1.0, 2.0)], "ts,price,qty"))
+    for _ in range(2):
+        done = build_candles(path, "1m", f"duckdb:{tmp_path / 'x.duckdb'}")
+        assert (done.candles, done.failed) == (1, 0)
+    with duckdb.connect(str(tmp_path / "x.duckdb")) as found:
+        assert found.execute("SELECT source, symbol, volume FROM klines").fetchall() == [("", "X", 2.0)]
+
+
 def test_duckdb_and_polars_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of several symbols, with gaps and trades out of order, read in many blocks."""
     monkeypatch.setattr(blocks, "BLOCK", 50_000)

@@ -253,7 +253,7 @@ class WebhookEmitter(DataEmitter):
 
         try:
             there = str(httpx2.URL(url).join(location))
-        except httpx2.InvalidURL:
+        except (httpx2.InvalidURL, ValueError):
             there = ""
         if not location or _origin(there) != self._origin:
             raise EmitterUnavailableError(
@@ -400,12 +400,17 @@ def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _origin(url: str) -> str:
-    parts = urlsplit(url)
+    """Scheme, host and port; empty where it has none that can be."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # a redirect says anything
+        return ""
     if not parts.scheme or not parts.hostname:
         return ""
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     usual = {"http": 80, "https": 443}.get(parts.scheme)
-    return f"{parts.scheme}://{host}" + ("" if parts.port in (None, usual) else f":{parts.port}")
+    return f"{parts.scheme}://{host}" + ("" if port in (None, usual) else f":{port}")
 
 
 # -- the sink's text forms ------------------------------------------------------------------------

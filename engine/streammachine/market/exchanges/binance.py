@@ -45,7 +45,7 @@ from streammachine.market.exchanges.decode import (
     parsed,
     trade_validator,
 )
-from streammachine.market.exchanges.quotes import in_base, message_quotes
+from streammachine.market.exchanges.quotes import flat_quotes, in_base, row_quotes
 from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
@@ -74,7 +74,8 @@ _coin_kline = kline_maker("Binance", _COIN_ROW)
 _trade = trade_validator(
     "Binance", {"symbol": "s", "price": "p", "volume": "q", "ts": "T", "trade_id": "id", "side": "side"}
 ).validate_python
-_message_quote = message_quotes("b", "B", "a", "A")
+_row_quote = row_quotes("Binance", symbol="s", bid="b", bid_size="B", ask="a", ask_size="A", ts="T")
+_read = flat_quotes(_row_quote, "e", "bookTicker")
 _rest_kline = kline_maker("Binance", _OURS, origin="rest")
 
 _FUTURES: Final = tuple(name for name in timeframes.TIMEFRAMES if name != "1s")
@@ -159,6 +160,7 @@ class Binance(Adapter):
         super().__init__(market_type)
         self._market = market = _MARKETS[market_type]
         self._coin = market_type == "COINM"
+        self._read = parsed if self._coin else _read  # sizes of contracts are counted anew
         self._contract_usd: dict[str, float] = {}
         self.timeframes = {name: name for name in market.timeframes}
         self.default_urls = market.urls
@@ -228,14 +230,16 @@ class Binance(Adapter):
 
     def decode(self, frame: str | bytes) -> list[Event]:
         try:
-            message = parsed(frame)
+            message = self._read(frame)
+            if type(message) is list:  # quotes, made on the way
+                return message
             kind = message.get("e")
             if kind == "kline" and not self._coin:  # most frames
                 return [_kline(message["k"])]
             if (kind is None or kind == "bookTicker") and "B" in message:
                 if self._coin:
                     return [self._quote(message)]
-                return [_message_quote("Binance", message, "s", "T")]
+                return [_row_quote(message)]
             return self._events(message)
         except MALFORMED as error:
             return [bad_frame(error, frame)]
@@ -273,7 +277,7 @@ class Binance(Adapter):
 
     def _quote(self, row: dict[str, Any]) -> Quote:
         """A bookTicker; on spot it does not say when."""
-        made = _message_quote("Binance", row, "s", "T")
+        made = _row_quote(row)
         if self._coin:
             made = in_base(made, self._contract_size(made.symbol))
         return made

@@ -47,7 +47,7 @@ from streammachine.market.exchanges.decode import (
     rows_of,
     trade_validator,
 )
-from streammachine.market.exchanges.quotes import book_quote, in_base
+from streammachine.market.exchanges.quotes import book_quote, in_base, topic_books
 from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
@@ -85,6 +85,9 @@ _trade = trade_validator(
     "Bybit", {"symbol": "s", "price": "p", "volume": "v", "ts": "T", "trade_id": "i", "side": "side"}
 ).validate_python
 
+_BOOK: Final = "orderbook.1."
+_read = topic_books("Bybit", _BOOK)
+
 _SIDES: Final = {"Buy": "buy", "Sell": "sell"}
 _CATEGORIES: Final[dict[MarketType, str]] = {"SPOT": "spot", "LINEAR": "linear", "INVERSE": "inverse"}
 _EXAMPLES: Final[dict[MarketType, str]] = {"SPOT": "BTCUSDT", "LINEAR": "BTCUSDT", "INVERSE": "BTCUSD"}
@@ -118,6 +121,7 @@ class Bybit(Adapter):
         self._category = _CATEGORIES[market_type]
         self._inverse = market_type == "INVERSE"
         self._kline = _inverse_kline if self._inverse else _kline
+        self._read = parsed if self._inverse else _read
         # 10 topics a request on spot; topics of one connection together up to 21,000 characters.
         self.socket = SocketLimits(
             streams=500,
@@ -173,12 +177,14 @@ class Bybit(Adapter):
 
     def decode(self, frame: str | bytes) -> list[Event]:
         try:
-            message = parsed(frame)
+            message = self._read(frame)
+            if type(message) is list:  # quotes, made on the way
+                return message
             topic = message.get("topic")
             if topic is None:
                 return [_answer(message)]
-            if topic[:12] == "orderbook.1.":
-                return [self._quote(topic[12:], message)]
+            if topic[:12] == _BOOK:
+                return [self._quote(message)]
             subscription = _subscription(topic)
             if subscription is None:
                 return [Notice(f"data of the topic {topic[:40]}, which nobody asked for")]
@@ -204,13 +210,13 @@ class Bybit(Adapter):
         made: Trade = _trade(row)
         return made
 
-    def _quote(self, symbol: str, message: dict[str, Any]) -> Quote:
+    def _quote(self, message: dict[str, Any]) -> Quote:
         """The first level of the book. It is a snapshot each time; a delta with one side says nothing of the other."""
         book = message["data"]
         bids, asks = book["b"], book["a"]
         if not (bids and asks) and message.get("type") != "snapshot":
             raise ValueError(f"the {str(message.get('type'))[:20]} of a book with one side only")
-        made = book_quote("Bybit", symbol, bids, asks, message["ts"])
+        made = book_quote("Bybit", book["s"], bids, asks, message["ts"])
         return in_base(made) if self._inverse else made
 
     # -- REST --

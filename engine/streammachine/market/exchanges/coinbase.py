@@ -6,7 +6,8 @@ are in the base currency, and nothing gives quote volumes or counts of trades.
 The socket pushes candles of five minutes only, and never says that one is closed: those of other timeframes are folded
 from trades (``pushed``). Neither socket nor REST has a candle of an interval without a trade, and REST may lack others:
 trades tell which of the two it is (``omits_empty``). Every message of a connection bears the next ``sequence_num``, the
-heartbeats too, so a hole in them is a lost message. The side of a trade is the maker's. REST gives the newest trades of
+heartbeats too, so a hole in them is a lost message. The side of a trade is the maker's. The best bid and ask
+come with the ticker, at each trade and when they change, and the time is the message's. REST gives the newest trades of
 a range first. Of USDC's products the sockets send what belongs to the USD product, under its name.
 """
 
@@ -49,6 +50,7 @@ from streammachine.market.exchanges.decode import (
     rows_of,
     trade_validator,
 )
+from streammachine.market.exchanges.quotes import row_quotes
 from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
@@ -80,13 +82,27 @@ _NAMED: Final = re.compile(r"\b[A-Z0-9]{1,20}-[A-Z0-9]{2,10}\b")
 _QUOTES: Final = ("USDT", "USDC", "USD", "EUR", "GBP", "BTC", "ETH")
 _OWN_USDC: Final = ("USDT-USDC", "EURC-USDC")  # the others are the USD products under another name
 _PRODUCTS: Final = "/api/v3/brokerage/market/products"
-_CHANNELS: Final = {"candles": ("kline", _PUSHED), "market_trades": ("trade", None)}
+_CHANNELS: Final[dict[str, tuple[Kind, str | None]]] = {
+    "candles": ("kline", _PUSHED),
+    "market_trades": ("trade", None),
+    "ticker": ("quote", None),
+}
+_quote = row_quotes(
+    "Coinbase",
+    symbol="product_id",
+    bid="best_bid",
+    bid_size="best_bid_quantity",
+    ask="best_ask",
+    ask_size="best_ask_quantity",
+    ts="timestamp",
+)
 
 
 class Coinbase(Adapter):
     """Coinbase spot."""
 
     entry = ENTRIES["coinbase"]
+    kinds = ("kline", "trade", "quote")
     timeframes = _GRANULARITIES
     default_urls = Urls(ws="wss://advanced-trade-ws.coinbase.com", rest="https://api.coinbase.com")
     # 8 connections and 8 messages a second for one address; a heartbeat every second, so silence is a dead connection.
@@ -159,6 +175,14 @@ class Coinbase(Adapter):
                 for event in events:
                     if event.get("type") != "snapshot":  # which is of the time before the subscription
                         found += rows_of(reversed(listed(event["trades"])), _made_trade, frame)
+            elif channel == "ticker":
+                for event in events:
+                    rows = event["tickers"]
+                    if type(rows) is list and len(rows) == 1:
+                        rows[0]["timestamp"] = message["timestamp"]
+                        found.append(_quote(rows[0]))
+                    else:
+                        found += rows_of(_timed(rows, message["timestamp"]), _quote, frame)
             elif channel == "heartbeats":
                 found.append(Alive(idle=False))
             elif channel == "subscriptions":
@@ -237,6 +261,13 @@ class Coinbase(Adapter):
         return refused(self.source, status, headers, body, detail)
 
 
+def _timed(rows: Any, moment: str) -> list[dict[str, Any]]:
+    """Tickers with the time of their message."""
+    for row in listed(rows):
+        row["timestamp"] = moment
+    return list(rows)
+
+
 def _candle(row: dict[str, Any]) -> Kline:
     start = int(row["start"]) * 1000
     row["timeframe"] = _PUSHED
@@ -255,7 +286,7 @@ def _made_trade(row: dict[str, Any]) -> Trade:
 def _subscribed(channels: dict[str, Any]) -> list[Event]:
     """What a connection gets now, all of it; the answer to a change of that."""
     found: list[Event] = [
-        Ack(None, Subscription("kline" if kind == "kline" else "trade", str(product), timeframe))
+        Ack(None, Subscription(kind, str(product), timeframe))
         for channel, (kind, timeframe) in _CHANNELS.items()
         for product in listed(channels.get(channel, []))
     ]

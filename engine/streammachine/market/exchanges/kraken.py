@@ -51,12 +51,11 @@ from streammachine.market.exchanges.decode import (
     rows_of,
     trade_validator,
 )
-from streammachine.market.exchanges.quotes import NO_TIME, row_quotes
+from streammachine.market.exchanges.quotes import listed_quotes, row_quotes
 from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
 from streammachine.market.model.kline import Kline, Trade
-from streammachine.market.model.quote import Quote
 
 _MINUTES: Final = {"1m": "1", "5m": "5", "15m": "15", "30m": "30", "1h": "60", "4h": "240", "1d": "1440"}
 _TIMEFRAMES: Final = {int(minutes): name for name, minutes in _MINUTES.items()}
@@ -75,7 +74,18 @@ _VALUES: Final = {"vwap": "vwap", "quote_volume": "quote_volume"}
 _rest_kline = kline_maker("Kraken", {**_VALUES, "n_trades": "n_trades"}, estimated=True, origin="rest")
 _trade = trade_validator("Kraken", {"volume": "qty", "side": "side"}).validate_python
 
-_row_quote = row_quotes("bid", "bid_qty", "ask", "ask_qty")
+# A ticker says when since 2025.
+_quote = row_quotes(
+    "Kraken",
+    symbol="symbol",
+    bid="bid",
+    bid_size="bid_qty",
+    ask="ask",
+    ask_size="ask_qty",
+    ts="timestamp",
+    named=_ours,
+)
+_read = listed_quotes(_quote, "channel", "ticker", "data")
 _SYMBOL: Final = re.compile(r"[A-Z0-9.]{1,20}x?/[A-Z0-9]{2,10}")
 _SHARE: Final = re.compile(r"[A-Z0-9.]+x")
 _LEGACY: Final = re.compile(r"X([A-Z]{3})Z([A-Z]{3})")  # XXBTZUSD
@@ -174,7 +184,9 @@ class Kraken(Adapter):
 
     def decode(self, frame: str | bytes) -> list[Event]:
         try:
-            message = parsed(frame)
+            message = _read(frame)
+            if type(message) is list:  # quotes, made on the way
+                return message
             channel = message.get("channel")
             if channel == "ohlc":
                 rows = message["data"]
@@ -184,8 +196,8 @@ class Kraken(Adapter):
             if channel == "ticker":
                 rows = message["data"]
                 if type(rows) is list and len(rows) == 1:
-                    return [_pushed_quote(rows[0])]
-                return rows_of(listed(rows), _pushed_quote, frame)
+                    return [_quote(rows[0])]
+                return rows_of(listed(rows), _quote, frame)
             if channel == "trade":
                 return rows_of(listed(message["data"]), _pushed_trade, frame)
             if channel == "heartbeat":
@@ -316,13 +328,6 @@ def _pushed_trade(row: dict[str, Any]) -> Trade:
     row["ts"] = iso_ms(row["timestamp"])
     made: Trade = _trade(row)
     return made
-
-
-def _pushed_quote(row: dict[str, Any]) -> Quote:
-    """A ticker; it says when since 2025."""
-    moment = row.get("timestamp")
-    ts = NO_TIME if moment is None else iso_ms(moment)
-    return _row_quote("Kraken", _ours(row["symbol"]), row, ts)
 
 
 def _rest_trade(row: list[Any], symbol: str) -> Trade:

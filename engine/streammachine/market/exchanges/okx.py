@@ -50,7 +50,7 @@ from streammachine.market.exchanges.decode import (
     rows_of,
     trade_validator,
 )
-from streammachine.market.exchanges.quotes import book_quote, in_base
+from streammachine.market.exchanges.quotes import book_quote, channel_books, in_base
 from streammachine.market.exchanges.registry import ENTRIES
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.data_input import Kind
@@ -76,6 +76,7 @@ _BARS: Final = {
     "1M": "1Mutc",
 }
 _BOOK: Final = "bbo-tbt"  # the best bid and ask, at each change, at most every 10 ms
+_read = channel_books("OKX", _BOOK)
 _CHANNELS: Final = {f"candle{bar}": name for name, bar in _BARS.items()}
 _NAMED: Final = {name: name for name in ("quote_volume", "is_closed")}  # see ``_named``
 _kline = kline_maker("OKX", _NAMED)
@@ -138,6 +139,7 @@ class OKX(Adapter):
     def __init__(self, market_type: MarketType = "SPOT") -> None:
         super().__init__(market_type)
         self._contracts = dict(_CONTRACTS)
+        self._read = _read if market_type == "SPOT" else parsed  # sizes of contracts are counted anew
 
     # -- names --
 
@@ -183,7 +185,9 @@ class OKX(Adapter):
         if frame in ("pong", b"pong"):
             return [Alive()]
         try:
-            message = parsed(frame)
+            message = self._read(frame)
+            if type(message) is list:  # quotes, made on the way
+                return message
             if "event" in message:
                 return [self._said(message)]
             arg = message["arg"]

@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from streammachine.market.exchanges.decode import LATEST, as_number
+import orjson
+
+from streammachine.market.exchanges.decode import LATEST, as_number, iso_ms, parsed
 from streammachine.market.model.quote import Quote, made_quote
 
 try:
-    from streammachine.market.exchanges.fast_decode import UsualQuotes
+    from streammachine.market.exchanges.fast_decode import (
+        ChannelBooks,
+        FlatQuotes,
+        ListedQuotes,
+        QuoteRows,
+        TopicBooks,
+        UsualQuotes,
+    )
 except ImportError:  # it was not compiled
-    UsualQuotes = None  # type: ignore[assignment,misc]
+    HAS_NATIVE = False
+else:
+    HAS_NATIVE = True
 
 _HUGE_PRICE: Final = 1e18
 _HUGE_SIZE: Final = 1e30
+Reader = Callable[[str | bytes], Any]
 NO_TIME: Final = 0  # the exchange does not say when: whoever received it does
 
 
@@ -73,37 +85,66 @@ def checked_book(source: str, symbol: Any, bids: Sequence[Any], asks: Sequence[A
     return made
 
 
-def row_quotes(bid: str, bid_size: str, ask: str, ask_size: str) -> Callable[[str, Any, dict[str, Any], Any], Quote]:
-    """What makes a Quote of (source, symbol, row, ts), where the row has the values by these keys.
+def row_quotes(
+    source: str,
+    *,
+    symbol: str,
+    bid: str,
+    bid_size: str,
+    ask: str,
+    ask_size: str,
+    ts: str,
+    named: Callable[[str], str] | None = None,
+) -> Callable[[dict[str, Any]], Quote]:
+    """What makes a Quote of a row that has the values by these keys.
+
+    Args:
+        ts: of the time, in epoch milliseconds or ISO 8601; ``NO_TIME`` where the row has none. named: gives our symbol.
 
     Raises (what it returns):
         ValueError, TypeError, LookupError: as ``checked_quote``, or a key is missing.
     """
-    if UsualQuotes is not None:
-        return UsualQuotes(Quote, checked_quote, checked_book, bid, bid_size, ask, ask_size).of_row
 
-    def made(source: str, symbol: Any, row: dict[str, Any], ts: Any) -> Quote:
-        return checked_quote(source, symbol, row[bid], row[bid_size], row[ask], row[ask_size], ts)
+    def checked(row: dict[str, Any]) -> Quote:
+        moment, called = row.get(ts), row[symbol]
+        when = NO_TIME if moment is None else iso_ms(moment) if isinstance(moment, str) else moment
+        ours = named(called) if named is not None and isinstance(called, str) else called
+        return checked_quote(source, ours, row[bid], row[bid_size], row[ask], row[ask_size], when)
 
-    return made
-
-
-def message_quotes(
-    bid: str, bid_size: str, ask: str, ask_size: str
-) -> Callable[[str, dict[str, Any], str, str], Quote]:
-    """As ``row_quotes``, of (source, row, the symbol's key, the time's key); a time that is missing is ``NO_TIME``."""
-    if UsualQuotes is not None:
-        return UsualQuotes(Quote, checked_quote, checked_book, bid, bid_size, ask, ask_size).of_message
-    of_row = row_quotes(bid, bid_size, ask, ask_size)
-
-    def made(source: str, row: dict[str, Any], symbol_key: str, ts_key: str) -> Quote:
-        ts = row.get(ts_key)
-        return of_row(source, row.get(symbol_key), row, NO_TIME if ts is None else ts)
-
-    return made
+    if not HAS_NATIVE:
+        return checked
+    return QuoteRows(Quote, source, checked, symbol, bid, bid_size, ask, ask_size, ts, named).of_row
 
 
-_usual = UsualQuotes(Quote, checked_quote, checked_book) if UsualQuotes is not None else None
+def flat_quotes(rows: Any, kind: str, name: str) -> Reader:
+    """What reads frames of which some are the row of a quote itself: where the kind is missing, or this name.
+
+    Args:
+        rows: of ``row_quotes``.
+
+    Returns:
+        A function of a frame: a list of one Quote, or the JSON object; raises as ``parsed``. Without a compiler it is
+        ``parsed``: the decoder, which has to know the quotes that are not as usual, does it all.
+    """
+    return FlatQuotes(orjson.loads, rows.__self__, kind, name).read if HAS_NATIVE else parsed
+
+
+def listed_quotes(rows: Any, kind: str, name: str, key: str) -> Reader:
+    """As ``flat_quotes``, where the row stands alone in a list below ``key``."""
+    return ListedQuotes(orjson.loads, rows.__self__, kind, name, key).read if HAS_NATIVE else parsed
+
+
+def topic_books(source: str, prefix: str) -> Reader:
+    """As ``flat_quotes``, of {topic, ts, data: {s, b, a}} where the topic begins like this."""
+    return TopicBooks(orjson.loads, Quote, source, prefix).read if HAS_NATIVE else parsed
+
+
+def channel_books(source: str, channel: str) -> Reader:
+    """As ``flat_quotes``, of {arg: {channel, instId}, data: [{bids, asks, ts}]}."""
+    return ChannelBooks(orjson.loads, Quote, source, channel).read if HAS_NATIVE else parsed
+
+
+_usual = UsualQuotes(Quote, checked_quote, checked_book) if HAS_NATIVE else None
 quote: Final[Callable[..., Quote]] = _usual or checked_quote  # of single values, as checked_quote takes them
 book_quote: Final[Callable[..., Quote]] = _usual.of_book if _usual is not None else checked_book
 

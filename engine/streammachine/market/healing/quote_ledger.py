@@ -77,9 +77,9 @@ class QuoteLedger:
     def take(self, quote: Quote, now: int, rows: list[Row]) -> None:
         """One frame's quote. What goes out is appended to ``rows``."""
         fields = quote.__dict__
-        if fields["ts"] == NO_TIME:
-            fields["ts"] = now
         before = self._newest
+        if fields["ts"] == NO_TIME:  # ours, which may be set back: that makes no quote late
+            fields["ts"] = max(now, before["ts"]) if before else now
         if before:
             if fields["ts"] < before["ts"]:
                 self.late += 1
@@ -103,7 +103,7 @@ class QuoteLedger:
         if not self._every:
             self.last = quote
             rows.append(quote)
-        elif now >= self._free_at:
+        elif now >= self._free_at or now < self._free_at - self._every:  # the clock was set back
             self._hand_out(quote, now, rows)
         else:
             self.thinned += self._pending is not None

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -28,12 +29,23 @@ from typing import Any, BinaryIO, Final, Protocol
 
 from streammachine.errors import DataInputError
 
+log = logging.getLogger(__name__)
+
 VERSION: Final = 1
 FLUSH_EVERY: Final = 1.0  # seconds, real ones
-CHUNK: Final = 1 << 16
+CHUNK: Final = 1 << 16  # bytes that are written at once
+READ: Final = 1 << 12  # bytes that are read at once: whoever made the file, they unpack to no more than 128 MB
 LONGEST_LINE: Final = 1 << 27  # bytes; a REST answer of 64 MB, escaped
 MOST_BYTES: Final = 4 << 30  # of a file; then the recording ends
-KINDS: Final = {"o": 4, "n": 4, "f": 4, "b": 4, "x": 3, "r": 5, "e": 2}  # how many parts each has
+_FORMS: Final[dict[str, list[type]]] = {  # what stands behind the kind of each
+    "o": [int, int, str],
+    "n": [int, str, str],
+    "f": [int, int, str],
+    "b": [int, int, str],
+    "x": [int, int],
+    "r": [int, str, dict, str],
+    "e": [int],
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,7 @@ class FrameWriter:
         file, self._file = self._file, None
         if file is not None:
             with file:
-                _write_all(file, bytes(self._buffer) + self._packer.end())
+                self._write(file, bytes(self._buffer) + self._packer.end())
 
     def flush(self) -> None:
         """Write what is packed so far, so that a kill loses none of it."""
@@ -120,9 +132,18 @@ class FrameWriter:
             data = bytes(self._buffer) + self._packer.flush()
             self._buffer.clear()
             self._size += len(data)
-            _write_all(self._file, data)
+            self._write(self._file, data)
             if self._size > self._most:
                 self.full = True
+
+    def _write(self, file: BinaryIO, data: bytes) -> None:
+        """A disk that is full ends the recording, not the stream that is recorded."""
+        try:
+            _write_all(file, data)
+        except OSError as error:
+            self.full, self._file = True, None
+            file.close()
+            log.error("the recording %s ends here, for it cannot be written: %s", self.path, error.strerror)
 
     def _line(self, values: object) -> None:
         if self._file is None or self.full:
@@ -153,7 +174,7 @@ def read_events(path: str | Path) -> Iterator[list[Any]]:
     lines = _lines(path)
     _header(path, next(lines, None))
     for values in lines:
-        if not isinstance(values, list) or not values or KINDS.get(values[0]) != len(values):
+        if not _is_event(values):
             raise DataInputError(f"{path} holds {str(values)[:80]!r}, which is no event of a recording")
         if values[0] == "b":
             yield ["f", values[1], values[2], base64.b64decode(values[3])]
@@ -161,6 +182,13 @@ def read_events(path: str | Path) -> Iterator[list[Any]]:
             yield ["f", values[1], values[2], values[3].encode()]
         else:
             yield values
+
+
+def _is_event(values: Any) -> bool:
+    if not isinstance(values, list) or not values or not isinstance(values[0], str):
+        return False
+    known = _FORMS.get(values[0])
+    return known is not None and list(map(type, values[1:])) == known
 
 
 def _header(path: Path, values: Any) -> FramesHeader:
@@ -182,15 +210,22 @@ def _no_recording(path: Path) -> DataInputError:
 def _lines(path: Path) -> Iterator[Any]:
     """The lines as values; a last one that is half is left out, as it was when the recorder was killed."""
     unpack = _unpacker(path)
-    rest = b""
+    parts: list[bytes] = []  # of a line whose end is not here yet
+    size = 0
     try:
         with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                *lines, rest = (rest + unpack(chunk)).split(b"\n")
-                for line in lines:
-                    yield json.loads(line)
-                if len(rest) > LONGEST_LINE:
+            while chunk := file.read(READ):
+                first, end, more = unpack(chunk).partition(b"\n")
+                parts.append(first)
+                size += len(first)
+                if size > LONGEST_LINE:
                     raise _no_recording(path)
+                if end:
+                    *lines, rest = more.split(b"\n")
+                    yield json.loads(b"".join(parts))
+                    for line in lines:
+                        yield json.loads(line)
+                    parts, size = [rest], len(rest)
     except OSError as error:
         raise DataInputError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError, zlib.error) as error:

@@ -101,7 +101,9 @@ class Player:
 
     async def open(self, session: WebSocketSession, clock: Clock, timeout: float) -> Any:
         """The next connection of the session's streams, when it was opened; as ``open_socket``."""
-        return await self.next_socket(stream_key(session))
+        found = await self.next_socket(stream_key(session))
+        found.questions += len(session.adapter.opening)
+        return found
 
     async def next_socket(self, key: str | None = None) -> ReplayedSocket:
         """The next connection of these streams (None: of any).
@@ -148,7 +150,7 @@ class ReplayedSocket:
         self._changed = anyio.Event()
         self._over = False
         self.given_up = False
-        self.asked = False  # something was sent
+        self.questions = 1  # that are sent before the first answer comes
         self.transport = self
 
     @property
@@ -171,7 +173,7 @@ class ReplayedSocket:
 
     async def recv(self, decode: bool | None = None) -> bytes:
         """The next frame."""
-        while not self._frames or not self.asked:  # an answer does not come before its question
+        while not self._frames or self.questions > 0:  # an answer does not come before its question
             if self.given_up or (self._over and not self._frames):
                 raise websockets.ConnectionClosedError(None, None)
             await self._changed.wait()
@@ -182,8 +184,8 @@ class ReplayedSocket:
 
     async def send(self, text: str) -> None:
         """Nobody listens: the answers are in the recording."""
-        if not self.asked:
-            self.asked = True
+        self.questions -= 1
+        if self.questions == 0:
             self._note_change()
 
     async def ping(self) -> asyncio.Future[float]:

@@ -54,10 +54,10 @@ class App(Registry):
         to_scan: import the sub-modules of the app's package at the start, so that their handlers register.
         max_processes: most worker processes.
         max_threads: most sync handlers at once.
-        dashboard_enabled: serve /livez, /readyz, /metrics and a status page.
+        dashboard_enabled: serve the dashboard, /livez, /readyz, /metrics and a status page (docs/dashboard.md).
         dashboard_port: its port.
         dashboard_host: the address that it listens on.
-        dashboard_refresh_interval: seconds after which the page renews itself.
+        dashboard_refresh_interval: seconds after which the pages renew themselves.
         stream_maxlen: keep about so many entries of every stream this app sends to (STREAMMACHINE_STREAM_MAXLEN).
         redis_url: the server, instead of the settings'.
         settings: instead of the environment's.
@@ -65,6 +65,7 @@ class App(Registry):
         send_limit: most sends under way at once.
         tracing: OpenTelemetry spans for sends and handlers (extra ``monitoring``). None: where the program has set a
             tracer provider; True: always, False: never.
+        dashboard_token: the dashboard's token (STREAMMACHINE_DASHBOARD_TOKEN), instead of a new one at each start.
         alerts: evaluate the alerts that ``create_alert`` made, where no server or other App on this Redis does.
 
     Raises:
@@ -97,6 +98,7 @@ class App(Registry):
         send_limit: int = 1000,
         tracing: bool | None = None,
         alerts: bool = False,
+        dashboard_token: str | None = None,
     ) -> None:
         if redis_url is not None and not isinstance(redis_url, str):
             raise SettingsError("redis_url: give a URL as a text, e.g. 'redis://localhost:6379/0'.")
@@ -121,6 +123,9 @@ class App(Registry):
             send_limit=send_limit,
             tracing=tracing,
             alerts=alerts,
+            dashboard_token=self._settings.dashboard_token.get_secret_value()
+            if dashboard_token is None and self._settings.dashboard_token is not None
+            else dashboard_token,
         )
         self._redis = RedisConnection(url=redis_url, settings=self._settings)
         self._storage = Storage(self._redis, hold=hold(self))
@@ -411,9 +416,9 @@ class App(Registry):
         return self._origin or Origin.of(self, self._module)
 
     async def _serve_status(self) -> None:
-        from streammachine.runtime.observability.status_page import serve_status
+        from streammachine.dashboard.serving import serve_app  # the room above; a door, inside a function
 
-        await serve_status(self)
+        await serve_app(self)
 
     async def _read_gauges(self) -> Gauges:
         if not self._gauges_wanted:

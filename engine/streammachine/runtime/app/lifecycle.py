@@ -169,14 +169,15 @@ class Lifecycle:
         self.workers = WorkerPool(origin, self._connection, self._config.max_processes)
         async with anyio.create_task_group() as beside:
             if self._only_agent is None and self._serve_status is not None:
-                beside.start_soon(self._supervise, "the status page", self._serve_status)
+                beside.start_soon(self._supervise, "the dashboard", self._serve_status)
             if self._only_agent is None and self._config.alerts:
                 from streammachine.runtime.alerts.host import AlertHost
 
                 beside.start_soon(self._supervise, "the alerts", AlertHost(self._connection).run)
             presence = Presence(
-                self._connection, self._config.name, lambda: ((agent.name, each) for agent, each in self.consumers)
-            )
+                self._connection, self._config.name, lambda: ((agent.name, each) for agent, each in self.consumers),
+                timers=lambda: self.timers,
+            )  # fmt: skip
             async with anyio.create_task_group() as parts:
                 self._start_workers(beside, self.workers)
                 await self._start_parts(parts, origin, presence)

@@ -19,7 +19,8 @@ def consumer_facts(agent: str, context: ConsumerContext) -> dict[str, Any]:
         agent: the name of its agent. context: what the consumer's parts share.
 
     Returns:
-        Counters, rates per second, and ``problem`` ("" when there is none). ``stalled`` is a standstill that only a new
+        Counters, rates per second, the mean time of a handler and the time from sending to reading of the last message
+        (milliseconds), and ``problem`` ("" when there is none). ``stalled`` is a standstill that only a new
         start would end; a Redis that is away or refuses is a problem, and no standstill.
     """
     metrics = context.metrics
@@ -30,6 +31,8 @@ def consumer_facts(agent: str, context: ConsumerContext) -> dict[str, Any]:
         "group": context.config.group,
         **{name: getattr(metrics, name) for name in HEALTH_COUNTERS},
         "rate": round(metrics.rate(), 1),
+        "handler_ms": round(1000 * metrics.handler_seconds / metrics.consumed, 3) if metrics.consumed else 0.0,
+        "latency_ms": round(1000 * metrics.latency_seconds, 1),
         "in_flight": context.active,
         "held": context.held,
         "paused": context.paused,

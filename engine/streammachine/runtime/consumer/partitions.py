@@ -98,6 +98,7 @@ class Partitions:
         self._lease = agent.config.lease
         self._heartbeat = min(HEARTBEAT, self._lease / 3)
         self._me = secrets.token_hex(8)
+        self._names: list[str] = []  # of the members, when it was last assigned
         self._assigned: set[str] = set()  # what is assigned to us
         self._held: set[str] = set()  # what we hold the lease of
 
@@ -123,7 +124,9 @@ class Partitions:
         """Say that we are here, and begin what is newly ours."""
         members = await self._script(_MEMBER, self._members, int(self._lease * 1000))
         names = sorted(bytes(name).decode() for name in members)
-        self._assigned = {stream for stream, member in assign(self._streams, names).items() if member == self._me}
+        if names != self._names:  # a second's work with a thousand members and two thousand partitions
+            self._names = names
+            self._assigned = {stream for stream, member in assign(self._streams, names).items() if member == self._me}
         for stream in self._streams:
             if stream in self._assigned and stream not in self._held and await self._hold(stream):
                 self._held.add(stream)

@@ -27,7 +27,7 @@ class AppConfig:
     Args:
         name: used in logs and consumer names. to_scan: also import the sub-modules of the app's package.
         max_processes: most worker processes of all agents together. max_threads: most sync handlers at once.
-        grace: seconds that running handlers get at the end. dashboard_*: the status page.
+        grace: seconds that running handlers get at the end. dashboard_*: the dashboard and the status page.
         stream_maxlen: keep about so many entries of a stream the app sends to (0 is off).
         send_limit: most sends under way at once; a further one waits (back-pressure).
         tracing: OpenTelemetry spans; None where the program has set a tracer provider.
@@ -49,6 +49,7 @@ class AppConfig:
     send_limit: int = 1000
     tracing: bool | None = None
     alerts: bool = False
+    dashboard_token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         at_least("max_processes", self.max_processes, 1)
@@ -64,6 +65,9 @@ class AppConfig:
             raise SettingsError(f"name={self.name!r}: give a text.")
         if not isinstance(self.dashboard_host, str):
             raise SettingsError(f"dashboard_host={self.dashboard_host!r}: give a host's name or address.")
+        token = self.dashboard_token
+        if token is not None and (not isinstance(token, str) or len(token) < 16 or not token.isascii()):
+            raise SettingsError("dashboard_token: give at least 16 characters, ASCII; without it one is made.")
 
 
 @dataclass(frozen=True)

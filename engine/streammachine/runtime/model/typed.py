@@ -52,7 +52,7 @@ class TypedBatch(list[T], Generic[T]):
         for index, message in enumerate(batch):
             try:
                 value = convert(message)
-            except Unfit as error:
+            except Exception as error:  # noqa: BLE001 - what a validator raises, too, fails its message alone
                 batch.failed[index] = error
             else:
                 self.append(value)
@@ -132,17 +132,41 @@ def _declared(handler: Callable[..., Any], local_names: Mapping[str, Any] | None
         return None
     if isinstance(annotation, typing.ForwardRef):
         annotation = annotation.__forward_arg__
-    if not isinstance(annotation, str):
-        return annotation
+    known, mine = getattr(function, "__globals__", {}), dict(local_names or {})
     try:
-        return eval(annotation, getattr(function, "__globals__", {}), dict(local_names or {}))
+        if isinstance(annotation, str):
+            annotation = eval(annotation, known, mine)
+        return _resolved(annotation, known, mine)
     except Exception as error:
+        if not isinstance(annotation, str):
+            annotation = str(annotation)
         if annotation.rstrip("]").rpartition("[")[2].rpartition(".")[2] in ("Message", "MessageBatch", "Any"):
             return None  # imported for type checkers only
         raise SettingsError(
             f"The handler {getattr(handler, '__qualname__', handler)!s} takes {annotation!r}, and that name is not "
             f"known when the module runs ({error}). Import it outside of 'if TYPE_CHECKING:'."
         ) from error
+
+
+def _resolved(annotation: Any, known: dict[str, Any], mine: dict[str, Any]) -> Any:
+    """The annotation with the names in it that are texts looked up: ``list["Order"]``, ``Optional["Order"]``."""
+    if not any(isinstance(part, (str, typing.ForwardRef)) for part in _parts(annotation)):
+        return annotation
+
+    def holder() -> None: ...
+
+    holder.__annotations__ = {"it": annotation}
+    return typing.get_type_hints(holder, known, mine, include_extras=True)["it"]
+
+
+def _parts(annotation: Any) -> collections.abc.Iterator[Any]:
+    """What stands in an annotation's brackets, however deep; not what Literal and Annotated say beside a type."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return
+    for part in arguments[:1] if origin is typing.Annotated else arguments:
+        yield part
+        yield from _parts(part)
 
 
 def _first_parameter(handler: Callable[..., Any]) -> tuple[Any, inspect.Parameter] | None:

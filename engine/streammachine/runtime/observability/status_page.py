@@ -1,26 +1,20 @@
-"""The status page: /livez, /readyz, /metrics, and a plain live page (``status.html``). Loopback unless the host says
-otherwise.
+"""The status page: /livez, /readyz, /metrics, and a plain live page of this one App (``status.html``) at /status.
 
-Imported only when ``dashboard_enabled`` is set. Every value that comes from outside is escaped. The page renews what is
-in its ``main`` from the server; without scripts it loads itself again.
+Imported only when ``dashboard_enabled`` is set; the dashboard serves it beside its own pages. Every value that comes
+from outside is escaped. The page renews what is in its ``main`` from the server; without scripts it loads itself again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import html
-import logging
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-import anyio
-import uvicorn
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -30,8 +24,6 @@ from streammachine.runtime.observability.metrics import families, prometheus_tex
 
 if TYPE_CHECKING:
     from streammachine.runtime.observability.running_app import Gauges, RunningApp
-
-log = logging.getLogger(__name__)
 
 _PAGE = files(__package__).joinpath("status.html").read_text("utf-8")
 _SCRIPT = _PAGE.partition("<script>")[2].partition("</script>")[0]
@@ -46,8 +38,8 @@ _HEADERS = {
 }
 
 
-def status_app(app: RunningApp) -> Starlette:
-    """The ASGI application of an App's status page."""
+def status_routes(app: RunningApp) -> list[Route]:
+    """The routes of an App's status page: /livez, /readyz, /metrics, and /status, the page itself."""
 
     async def page(_: Request) -> Response:
         return HTMLResponse(await _page(app), headers=_HEADERS)
@@ -64,54 +56,7 @@ def status_app(app: RunningApp) -> Starlette:
         text = prometheus_text(families(app, await read_gauges(app)))
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
-    return Starlette(
-        routes=[Route("/", page), Route("/livez", live), Route("/readyz", ready), Route("/metrics", metrics)]
-    )
-
-
-async def serve_status(app: RunningApp) -> None:
-    """Serve the status page until cancelled.
-
-    Raises:
-        OSError: its port is taken.
-    """
-    config = uvicorn.Config(
-        status_app(app),
-        host=app.config.dashboard_host,
-        port=app.config.dashboard_port,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        ws="none",
-        timeout_graceful_shutdown=2,
-    )
-
-    class Server(uvicorn.Server):
-        """Without uvicorn's own signal handlers: the app has its own."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-    server = Server(config)
-    log.info("Status page on http://%s:%d/", app.config.dashboard_host, app.config.dashboard_port)
-
-    async def end_when_cancelled() -> None:
-        try:
-            await anyio.sleep_forever()
-        finally:
-            server.should_exit = True  # within a tenth of a second; its sockets are closed then
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(end_when_cancelled)
-        try:
-            with anyio.CancelScope(shield=True):
-                await server.serve()
-        except SystemExit as error:  # what uvicorn raises when the port is taken
-            raise OSError(
-                f"The status page cannot listen on {app.config.dashboard_host}:{app.config.dashboard_port}."
-            ) from error
-        tasks.cancel_scope.cancel()
+    return [Route("/status", page), Route("/livez", live), Route("/readyz", ready), Route("/metrics", metrics)]
 
 
 # -- the page -------------------------------------------------------------------------------------

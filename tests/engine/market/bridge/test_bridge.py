@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -172,9 +173,16 @@ def test_urls_follow_the_variables_and_keep_ccxts_paths() -> None:
     )
 
 
+# The long form, 50 of each exchange: STREAMMACHINE_BRIDGE_SCRIPTS=50
+SCRIPTS = int(os.environ.get("STREAMMACHINE_BRIDGE_SCRIPTS", "1"))
+
+
+@pytest.mark.parametrize("number", range(SCRIPTS))
 @EACH
-async def test_random_scripts_give_equal_candles_or_an_explicit_gap(name: str, simulated: Callable[..., Any]) -> None:
-    seed = 300 + EXCHANGES.index(name)
+async def test_random_scripts_give_equal_candles_or_an_explicit_gap(
+    name: str, number: int, simulated: Callable[..., Any]
+) -> None:
+    seed = 300 + EXCHANGES.index(name) + len(EXCHANGES) * number
     plain = Tape.generate(7, symbols=("BTC/USDT", "ETH/USDT"), start_ms=START)
     script = random_script(seed, plain, name, minutes=6, count=3, harsh=0)
     with simulated(name, speed=30, faults=script.faults) as market:

@@ -104,6 +104,19 @@ async def test_a_redirect_is_followed_within_the_place_and_nowhere_else(receiver
     assert [row["open_ts"] for row in receiver.taken] == [row.open_ts for row in candles(2)]
 
 
+@pytest.mark.parametrize(
+    "there", ["https://h:99999/", "https://h:x/", "http://[::1", "//", "\x00", "https://\xff.example/"]
+)
+async def test_a_redirect_to_what_is_no_url_loses_no_row(receiver: Receiver, there: str) -> None:
+    """More often than an exception of an unknown kind is tried."""
+    receiver.plan.extend([(307, {"Location": there})] * 4)
+    async with Outlet(WebhookEmitter(receiver.url)) as outlet:
+        await outlet.put(candles(2))
+        assert await outlet.drain(WAIT) == []
+        assert outlet.stats.failed == 0
+    assert [row["open_ts"] for row in receiver.taken] == [row.open_ts for row in candles(2)]
+
+
 async def test_rows_that_are_refused_stand_alone(receiver: Receiver) -> None:
     bad = candles(1, 5)[0]
     receiver.refuses = lambda body: 422 if str(bad.open_ts).encode() in body else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import importlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 
 from streammachine.market.exchanges import adapter_for
 from streammachine.market.exchanges import quotes as made_of
-from streammachine.market.exchanges.base import BadFrame, Subscription
+from streammachine.market.exchanges.base import Adapter, BadFrame, Event, Numbered, Subscription
+from streammachine.market.exchanges.decode import iso_ms, parsed
 from streammachine.market.model.quote import Quote
 
 BINANCE = {
@@ -40,6 +43,15 @@ BYBIT = {
              "seq": 7961638724},
     "cts": 1672304484976,
 }  # fmt: skip
+COINBASE = {
+    "channel": "ticker", "client_id": "", "timestamp": "2023-02-09T20:30:37.167359596Z", "sequence_num": 0,
+    "events": [{"type": "snapshot", "tickers": [
+        {"type": "ticker", "product_id": "BTC-USD", "price": "21932.98", "volume_24_h": "16038.28770938",
+         "low_24_h": "21835.29", "high_24_h": "23011.18", "low_52_w": "15460", "high_52_w": "48240",
+         "price_percent_chg_24_h": "-4.15775596190603", "best_bid": "21931.98", "best_bid_quantity": "8000.21",
+         "best_ask": "21933.98", "best_ask_quantity": "8038.07770938"},
+    ]}],
+}  # fmt: skip
 
 CASES = {
     "binance": ("binance", "SPOT", BINANCE, ("BNBUSDT", 25.3519, 31.21, 25.3652, 40.66, 0)),
@@ -66,14 +78,22 @@ CASES = {
         {**BYBIT, "topic": "orderbook.1.BTCUSD", "data": {"s": "BTCUSD", "b": [["100", "50"]], "a": [["200", "50"]]}},
         ("BTCUSD", 100.0, 0.5, 200.0, 0.25, 1672304484978),
     ),
+    "coinbase": (
+        "coinbase", "SPOT", COINBASE, ("BTC-USD", 21931.98, 8000.21, 21933.98, 8038.07770938, 1675974637167),
+    ),
 }  # fmt: skip
+
+
+def told(adapter: Adapter, frame: Any) -> list[Event]:
+    """What a frame says, without the number of a message."""
+    return [event for event in adapter.decode(json.dumps(frame)) if not isinstance(event, Numbered)]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_frame_is_a_quote_with_sizes_in_the_base_currency(case: str) -> None:
     name, market, frame, (symbol, bid, bid_size, ask, ask_size, ts) = CASES[case]
     adapter = adapter_for(name, market)
-    [quote] = adapter.decode(json.dumps(frame))
+    [quote] = told(adapter, frame)
     assert isinstance(quote, Quote)
     assert (quote.source, quote.symbol, quote.pair, quote.ts) == (adapter.source, symbol, None, ts)
     assert (quote.bid, quote.bid_size, quote.ask) == pytest.approx((bid, bid_size, ask))
@@ -107,7 +127,7 @@ WRONG: list[Any] = [None, True, "", "x", "NaN", "-1", "0", 0, -1, "1e30", [], {}
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda each: str(each)[:12] or "empty")
-@pytest.mark.parametrize("case", ["binance", "okx", "kraken", "bybit"])
+@pytest.mark.parametrize("case", ["binance", "okx", "kraken", "bybit", "coinbase"])
 def test_a_price_that_is_none_is_a_bad_frame(case: str, wrong: Any) -> None:
     name, market, frame, _ = CASES[case]
     spoiled = json.loads(json.dumps(frame))
@@ -117,9 +137,11 @@ def test_a_price_that_is_none_is_a_bad_frame(case: str, wrong: Any) -> None:
         spoiled["data"][0]["bids"][0][0] = wrong
     elif name == "kraken":
         spoiled["data"][0]["bid"] = wrong
+    elif name == "coinbase":
+        spoiled["events"][0]["tickers"][0]["best_bid"] = wrong
     else:
         spoiled["data"]["b"][0][0] = wrong
-    events = adapter_for(name, market).decode(json.dumps(spoiled))
+    events = told(adapter_for(name, market), spoiled)
     assert [type(event) for event in events] == [BadFrame]
 
 
@@ -132,7 +154,13 @@ def subscriptions(name: str) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("name", "stream"),
-    [("binance", "btcusdt@bookTicker"), ("okx", "bbo-tbt"), ("kraken", "ticker"), ("bybit", "orderbook.1.BTCUSDT")],
+    [
+        ("binance", "btcusdt@bookTicker"),
+        ("okx", "bbo-tbt"),
+        ("kraken", "ticker"),
+        ("bybit", "orderbook.1.BTCUSDT"),
+        ("coinbase", "ticker"),
+    ],
 )
 def test_they_are_asked_for_by_the_exchanges_own_name(name: str, stream: str) -> None:
     assert all(stream in frame for frame in subscriptions(name))
@@ -171,3 +199,63 @@ def test_both_twins_read_a_book_alike(bids: list[Any], asks: list[Any], ts: Any)
         except (ValueError, TypeError, LookupError, OverflowError):
             results.append("refused")
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("name", ["binance", "okx", "kraken", "bybit"])
+@given(data=st.data())
+def test_both_readers_of_a_frame_say_the_same(name: str, data: st.DataObject) -> None:
+    """Quotes that are made while a frame is read, and those that the decoder makes of the JSON object."""
+    frame = json.loads(json.dumps(CASES[name][2]))
+    places = [place for place in paths(frame) if place]
+    for place in data.draw(st.lists(st.sampled_from(places), max_size=2)):
+        holder = frame
+        try:
+            for key in place[:-1]:
+                holder = holder[key]
+            if data.draw(st.booleans()):
+                del holder[place[-1]]
+            else:
+                holder[place[-1]] = data.draw(st.one_of(numbers, st.just("2023-02-29T00:00:00Z")))
+        except (LookupError, TypeError):
+            continue  # the first change took it away
+    module = importlib.import_module(f"streammachine.market.exchanges.{name}")
+    text = json.dumps(frame)
+    found = adapter_for(name).decode(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_read", parsed)
+        assert repr(adapter_for(name).decode(text)) == repr(found)
+
+
+def paths(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The ways to all that is in a JSON value."""
+    yield before
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from paths(inner, (*before, key))
+
+
+times = st.datetimes(datetime.datetime(1970, 1, 1), datetime.datetime(9999, 12, 31)).map(
+    lambda moment: moment.isoformat() + "Z"
+)
+
+
+@given(st.one_of(times, times.map(lambda text: text[:-1] + "123Z"), st.text(alphabet="0123456789-:.TZ", max_size=32)))
+def test_the_compiled_reader_of_times_takes_what_the_other_takes(text: str) -> None:
+    if not made_of.HAS_NATIVE:
+        pytest.skip("the frame decoder was not compiled here")
+    from streammachine.market.exchanges import fast_decode
+
+    found = fast_decode.iso_ms(text)
+    assert found is None or found == iso_ms(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2024-02-29T23:59:59.999999999Z", "2100-03-01T00:00:00Z", "1970-01-01T00:00:00.1Z", "2000-12-31T01:02:03.45Z"],
+)
+def test_usual_times_are_read_by_the_compiled_reader(text: str) -> None:
+    if not made_of.HAS_NATIVE:
+        pytest.skip("the frame decoder was not compiled here")
+    from streammachine.market.exchanges import fast_decode
+
+    assert fast_decode.iso_ms(text) == iso_ms(text)

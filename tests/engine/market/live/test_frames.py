@@ -27,7 +27,7 @@ from support.simulator import Exchange, exchange
 
 START = 1_753_000_020_000
 MINUTE = 60_000
-SYMBOLS = {"binance": "BTCUSDT", "okx": "BTC-USDT", "kraken": "BTC/USDT", "bybit": "BTCUSDT"}
+SYMBOLS = {"binance": "BTCUSDT", "okx": "BTC-USDT", "kraken": "BTC/USDT", "bybit": "BTCUSDT", "coinbase": "BTC-USDT"}
 FAULTS = [Fault.parse("reset@150"), Fault.parse("stall@320:lasts=45"), Fault.parse("malformed@60")]
 pytestmark = pytest.mark.anyio
 

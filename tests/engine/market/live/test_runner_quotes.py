@@ -29,7 +29,7 @@ from streammachine.market.simulator import Fault, Simulator, Tape
 from streammachine.market.simulator.tape.book import book_behind
 
 START = 1_753_000_020_000
-SYMBOLS = {"binance": "BTCUSDT", "okx": "BTC-USDT", "kraken": "BTC/USDT", "bybit": "BTCUSDT"}
+SYMBOLS = {"binance": "BTCUSDT", "okx": "BTC-USDT", "kraken": "BTC/USDT", "bybit": "BTCUSDT", "coinbase": "BTC-USDT"}
 pytestmark = pytest.mark.anyio
 Streamed = Callable[..., Any]
 
@@ -40,11 +40,13 @@ async def streamed(anyio_backend: str) -> AsyncIterator[Streamed]:
     clock = VirtualClock(START)
     tape = Tape.generate(0, symbols=("BTC/USDT",), start_ms=START)
 
-    async def run(name: str, seconds: float, *faults: str, every: str | None = None, **options: Any) -> Any:
+    async def run(
+        name: str, seconds: float, *faults: str, every: str | None = None, symbol: str | None = None, **options: Any
+    ) -> Any:
         async with Simulator(tape, (name,), clock, [Fault.parse(text) for text in faults]) as simulator:
             urls = simulator.urls(name)
             runner: Runner = runner_for(
-                name, DataInput("quote", [SYMBOLS[name]], every=every), ws_url=urls.ws,
+                name, DataInput("quote", [symbol or SYMBOLS[name]], every=every), ws_url=urls.ws,
                 ws_business_url=urls.ws_business, rest_url=urls.rest, clock=clock, **options,
             )  # fmt: skip
             rows: list[Quote] = []
@@ -105,6 +107,16 @@ async def test_after_an_interruption_a_gap_says_that_they_cannot_be_had(streamed
     assert all(one != other for one, other in zip(map(values, rows), map(values, rows[1:]), strict=False))
 
 
+@pytest.mark.parametrize("name", SYMBOLS)
+async def test_the_pair_is_there_whichever_spelling_was_asked_for(
+    streamed: Streamed, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAMMACHINE_DATA_DIR", str(tmp_path))
+    rows, _, _ = await streamed(name, 5, symbol="BTC/USDT")
+    assert {(row.symbol, row.pair) for row in rows} == {(SYMBOLS[name], "BTC/USDT")}
+    assert rows[0].model_dump()["pair"] == "BTC/USDT"  # a column of sinks, as it is not of candles
+
+
 async def test_thinned_to_one_in_a_while_the_newest(streamed: Streamed) -> None:
     rows, _, tape = await streamed("bybit", 90, every="5s")
     assert 10 <= len(rows) <= 20
@@ -143,6 +155,16 @@ def test_a_quote_without_a_time_gets_that_of_its_receipt() -> None:
     ledger.subscribed(0)
     ledger.take(Quote(symbol="BTCUSDT", bid=1, bid_size=1, ask=2, ask_size=1, ts=0), 1234, rows)
     assert rows[0].ts == 1234
+
+
+@pytest.mark.parametrize("every", [0, 100])
+def test_a_clock_that_is_set_back_silences_no_quotes(every: int) -> None:
+    ledger, rows = QuoteLedger("Binance", "BTCUSDT", every=every), []
+    ledger.subscribed(0)
+    for bid, moment in ((1, 9_000_000), (2, 1_000_000), (3, 1_000_200)):
+        ledger.take(Quote(symbol="BTCUSDT", bid=bid, bid_size=1, ask=9, ask_size=1, ts=0), moment, rows)
+    assert [(row.bid, row.ts) for row in rows] == [(1, 9_000_000), (2, 9_000_000), (3, 9_000_000)]
+    assert ledger.late == 0
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,15 @@ from __future__ import annotations
 import datetime
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import orjson
 
+from streammachine.market.simulator.tape.book import book_behind
 from streammachine.market.simulator.tape.candles import UTC, Bar
 from streammachine.market.simulator.tape.tape import TapeTrade, trimmed
-from streammachine.market.simulator.venue.channels import Channel, TradeFedChannel
+from streammachine.market.simulator.venue.channels import Channel, TradeChannel, TradeFedChannel
 from streammachine.market.simulator.venue.exchange import Exchange, number
 from streammachine.market.simulator.venue.host import Host, Subscriber
 from streammachine.market.simulator.venue.rules import Rules
@@ -99,7 +100,7 @@ class CoinbaseExchange(Exchange):
         elif channel == "heartbeats":
             session.options["asked"] = True
             self._set_heartbeats(session, wanted=operation == "subscribe")
-        elif channel not in ("candles", "market_trades"):
+        elif channel not in ("candles", "market_trades", "ticker"):
             self._refuse(session, f"invalid channel {channel}")
         elif not products:
             self._refuse(session, "no product ids provided")
@@ -128,6 +129,8 @@ class CoinbaseExchange(Exchange):
         name, symbol = f"{channel}:{product}", self._names[product]
         if channel == "market_trades":
             return StreamTopic(name, symbol, product, "SPOT", kind="trade")
+        if channel == "ticker":
+            return StreamTopic(name, symbol, product, "SPOT", kind="quote")
         return StreamTopic(name, symbol, product, "SPOT", "5m", UTC["5m"], "FIVE_MINUTE")
 
     def _tell_subscriptions(self, session: ClientSession, more: list[str]) -> None:
@@ -180,6 +183,8 @@ class CoinbaseExchange(Exchange):
         return _json({**head, "events": events})
 
     def channel(self, topic: StreamTopic) -> Channel:
+        if topic.kind == "quote":
+            return TradeChannel(self, topic)
         return CoinbaseTrades(self, topic) if topic.timeframe is None else CoinbaseCandles(self, topic)
 
     def candles_push(self, kind: str, topic: StreamTopic, bars: list[Bar]) -> PushFrame:
@@ -193,6 +198,29 @@ class CoinbaseExchange(Exchange):
         rows = [_trade(trade) | {"product_id": topic.native} for trade in reversed(trades)]
         text = self._envelope("market_trades", [{"type": kind, "trades": rows}])
         return PushFrame(topic, text, trimmed(trades[-1].price))
+
+    def trade_frames(self, topic: StreamTopic, trades: list[TapeTrade]) -> Iterable[tuple[str, str]]:
+        """The ticker (of quotes: trades have pushes of their own)."""
+        for trade in trades:
+            yield self._ticker_push("update", topic, trade), trimmed(book_behind(trade).bid)
+
+    def trade_greeting(self, topic: StreamTopic) -> Iterable[PushFrame]:
+        last = self.tape.last_before(topic.symbol, self.now() + 1)
+        if last is not None:
+            yield PushFrame(topic, self._ticker_push("snapshot", topic, last), trimmed(book_behind(last).bid))
+
+    def _ticker_push(self, kind: str, topic: StreamTopic, trade: TapeTrade) -> str:
+        book, price = book_behind(trade), trimmed(trade.price)
+        best = {
+            "best_bid": book.bid,
+            "best_bid_quantity": book.bid_size,
+            "best_ask": book.ask,
+            "best_ask_quantity": book.ask_size,
+        }
+        day = {"volume_24_h": "1", "low_24_h": price, "high_24_h": price, "price_percent_chg_24_h": "0"}
+        row = {"type": "ticker", "product_id": topic.native, "price": price, **day, **best}
+        head = {"channel": "ticker", "client_id": "", "timestamp": _time(trade.ts, 9), "sequence_num": 0}
+        return _json({**head, "events": [{"type": kind, "tickers": [row]}]})
 
     def unknown_frame(self, session: ClientSession) -> str:
         return self._numbered(session, self._envelope("something_new", [{"type": "update", "x": [1, None]}]))
