@@ -95,6 +95,14 @@ _TABLE = (
         "exchange symbol timeframe count columns truncated",
         READS,
     ),
+    ContractTool(
+        "symbols_list",
+        "exchange",
+        "query market_type limit",
+        "exchange market_type symbols count truncated",
+        READS,
+        outside=True,
+    ),
     ContractTool("event_wait", "events", "cursor timeout_s", "events cursor timed_out", READS),
     ContractTool(
         "alert_create",
