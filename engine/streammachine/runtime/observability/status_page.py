@@ -80,6 +80,7 @@ async def serve_status(app: RunningApp) -> None:
         host=app.config.dashboard_host,
         port=app.config.dashboard_port,
         log_config=None,
+        http="h11",  # uvicorn would take httptools where it is installed, which holds headers of any size
         access_log=False,
         lifespan="off",
         ws="none",
