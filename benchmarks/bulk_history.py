@@ -4,9 +4,9 @@
 
 A server in another process gives the zips, their checksums, and what a backfill asks of REST. "row by row" is
 ``columns=False``, the way of whatever is unusual; it does one of the twelve months, as it is slow, and databases get
-three. The peers check nothing. polars reads each zip's CSV from the disk and writes it as Parquet, a file a month. "bare" is psycopg with
-tuples that lie ready: COPY and one upsert for 5,000 of them (benchmarks/market_postgres.py). Everybody in turns; quote
-the ratios. Nothing here asserts a time.
+three. The peers check nothing. polars reads each zip's CSV from the disk and writes it as Parquet, a file a month.
+"bare" is psycopg with tuples that lie ready: COPY and one upsert for 5,000 of them (benchmarks/market_postgres.py).
+Everybody in turns; quote the ratios. Nothing here asserts a time.
 """
 
 from __future__ import annotations
