@@ -129,7 +129,7 @@ def test_nothing_heavy_is_loaded_before_it_is_used() -> None:
         "import sys, asyncio\n"
         "from streammachine_mcp.server import create_server\n"
         "asyncio.run(create_server().list_tools())\n"
-        "heavy = ('ccxt', 'duckdb', 'matplotlib', 'numpy', 'pandas', 'PIL', 'polars', 'pyarrow', 'talib')\n"
+        "heavy = ('ccxt', 'duckdb', 'griffe', 'matplotlib', 'numpy', 'pandas', 'PIL', 'polars', 'pyarrow', 'talib')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
