@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)-$(shell cksum < constraints.txt | cut -d' ' -f1)
 NATIVE := $(wildcard engine/streammachine/*/*.pyx engine/streammachine/*/*/*.pyx engine/streammachine/*/native/*.pxi engine/streammachine/*/*/native/*.pxi)
 
-.PHONY: help setup demo test test-versions test-newest check coverage bench chaos peers fuzz docs changelog hooks clean
+.PHONY: help setup demo test test-versions test-newest check coverage bench chaos load peers fuzz docs changelog hooks clean
 .DEFAULT_GOAL := demo
 
 # A line for each target: the text behind its "##".
@@ -67,8 +67,11 @@ bench: setup ## Benchmarks, each beside a peer; ONLY=mcp for one. Appends to ben
 chaos: setup ## The long form of tests/chaos: workers killed, the network cut, servers restarted, at random.
 	$(BIN)/python -m tests.chaos
 
-# Each in an environment of its own under .venv-peers (1.3 GB).
-peers: setup ## Agent frameworks and the Inspector as clients of the server; installs them first.
+load: setup ## Ten clients call the server a thousand times each, over stdio and HTTP; no error, no growth.
+	$(BIN)/python -m tests.load
+
+# Each in an environment of its own under .venv-peers (2 GB).
+peers: setup ## Agent frameworks, SDKs, the Inspector and the conformance suite as clients; installs them first.
 	$(BIN)/python -m tests.peers
 	$(BIN)/python -m pytest -q tests/server/test_peers.py
 

@@ -41,7 +41,7 @@ async def main() -> None:
                 "read": read["messages"][0]["data"],
                 "accepted": accepted["accepted"],
                 "value": value["value"],
-                "chart": str(chart)[:300],
+                "chart": chart[1]["mime_type"],
             }
         )
     )

@@ -22,7 +22,7 @@ async def main() -> None:
 
         async def call(tool: str, **arguments: Any) -> Any:
             result = await server.call_tool(tool, arguments)
-            assert not result.isError, result
+            assert not result.is_error, result
             return result
 
         await call("stream_send", stream="peer", message={"price": "1.5"})
@@ -36,10 +36,10 @@ async def main() -> None:
         json.dumps(
             {
                 "tools": sorted(tools),
-                "read": read.structuredContent["messages"][0]["data"],
-                "accepted": accepted.structuredContent["accepted"],
-                "value": value.structuredContent["value"],
-                "chart": chart.content[1].mimeType,
+                "read": read.structured_content["messages"][0]["data"],
+                "accepted": accepted.structured_content["accepted"],
+                "value": value.structured_content["value"],
+                "chart": chart.content[1].mime_type,
             }
         )
     )

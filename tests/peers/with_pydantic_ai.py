@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["pydantic-ai-slim[mcp]==2.68.0"]
 # ///
-"""pydantic-ai: an agent whose model is a script calls the tools, as a real one would."""
+"""pydantic-ai: its toolset, over the FastMCP client that it brings."""
 
 import asyncio
 import json
@@ -9,11 +9,12 @@ import os
 import sys
 from typing import Any
 
-from pydantic_ai.mcp import MCPServerStdio
+from fastmcp.client.transports import StdioTransport
+from pydantic_ai.mcp import MCPToolset
 
 
 async def main() -> None:
-    server = MCPServerStdio(sys.argv[1], args=sys.argv[2:], env=dict(os.environ), timeout=60)
+    server: MCPToolset[None] = MCPToolset(StdioTransport(sys.argv[1], sys.argv[2:], env=dict(os.environ)))
     async with server:
         tools = [tool.name for tool in await server.list_tools()]
 

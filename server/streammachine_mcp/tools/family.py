@@ -81,7 +81,9 @@ def tool(
             idempotent_hint=reads or idempotent,
             open_world_hint=open_world,
         )
-        setattr(call, _MARK, (name, title, annotations, page))
+        setattr(call, _MARK, (name, title, annotations, page, " ".join((inspect.getdoc(method) or "").split())))
+        # FastMCP would look for sections in each docstring, with a library (griffe) that nothing else here loads.
+        call.__doc__ = None
         return call  # type: ignore[return-value]
 
     return mark
@@ -107,7 +109,7 @@ class Family:
         found = []
         for _, method in inspect.getmembers(cls, inspect.isfunction):
             if (marked := getattr(method, _MARK, None)) is not None:
-                name, _, annotations, _ = marked
+                name, _, annotations, _, _ = marked
                 found.append((name, annotations))
         return found
 
@@ -118,14 +120,14 @@ class Family:
             marked = getattr(method, _MARK, None)
             if marked is None:
                 continue
-            name, title, annotations, page = marked
+            name, title, annotations, page, description = marked
             if read_only and not annotations.read_only_hint:
                 continue
             built = _Tool.from_function(
                 method,
                 name=name,
                 title=title,
-                description=_description(method),
+                description=description,
                 annotations=annotations,
                 timeout=TOOL_TIMEOUT,
                 meta=None if page is None else {"ui": {"resourceUri": page}},
@@ -179,10 +181,6 @@ def _writable(value: Any) -> Any:
     if isinstance(value, list):
         return [_writable(item) for item in value]
     return value
-
-
-def _description(method: Callable[..., Any]) -> str:
-    return " ".join((inspect.getdoc(method) or "").split())
 
 
 def inlined(schema: dict[str, Any]) -> dict[str, Any]:
