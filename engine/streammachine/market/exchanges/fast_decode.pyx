@@ -137,7 +137,12 @@ cdef class UsualKlines:
         return self.otherwise(row, place) if kline is None else kline
 
     def listed(self, row, symbol, timeframe):
-        """The Kline of [start, open, high, low, close, volume], what else may follow; None: it is not as usual."""
+        """The Kline of [start, open, high, low, close, volume]; what else may follow."""
+        kline = self.usual_list(row, symbol, timeframe)
+        return self.otherwise(row, symbol, timeframe) if kline is None else kline
+
+    cdef object usual_list(self, row, symbol, timeframe):
+        """The Kline; None: the row is not as usual."""
         if type(row) is not list or len(<list>row) < 6 or not _is_name(symbol) or not _is_name(timeframe):
             return None
         cdef list values = row
