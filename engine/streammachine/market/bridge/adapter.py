@@ -30,8 +30,7 @@ from streammachine.market.exchanges.base import (
 from streammachine.market.exchanges.decode import (
     MALFORMED,
     bad_frame,
-    kline_maker,
-    last_ms,
+    listed_kline_maker,
     trade_validator,
 )
 from streammachine.market.exchanges.registry import ExchangeEntry, MarketType
@@ -109,8 +108,8 @@ class CcxtAdapter(Adapter):
         if self.has.get("watchOHLCV") is not True:
             self.pushed = ()  # folded from trades by us: what is emulated puts late trades into the next candle
         self._pairs: set[Pair] = set()  # those that were asked for
-        self._kline = kline_maker(full, {}, numbers="number")
-        self._rest_kline = kline_maker(full, {}, numbers="number", origin="rest")
+        self._kline = listed_kline_maker(full)
+        self._rest_kline = listed_kline_maker(full, origin="rest")
         self._trade = trade_validator(full, {"side": "side"}).validate_python
 
     @staticmethod
@@ -174,7 +173,7 @@ class CcxtAdapter(Adapter):
                     if timeframe is None:
                         found.append(self.trade(row, symbol))
                     else:
-                        found.append(self._kline(_candle(row, symbol, timeframe)))
+                        found.append(self._kline(row, symbol, timeframe))
                 except MALFORMED as error:
                     found.append(bad_frame(error, str(row)[:400]))
             return found
@@ -207,7 +206,7 @@ class CcxtAdapter(Adapter):
 
     def decode_klines(self, body: Any, symbol: str, timeframe: str) -> list[Kline]:
         with understood(f"the {timeframe} candles of {symbol}"):
-            found = usable(list(body), lambda row: self._rest_kline(_candle(row, symbol, timeframe)))
+            found = usable(list(body), lambda row: self._rest_kline(row, symbol, timeframe))
             return sorted(found, key=lambda kline: kline.open_ts)
 
     def trades(self, symbol: str, *, after_id: str | None = None, since: int | None = None) -> Request:
@@ -236,21 +235,6 @@ class CcxtAdapter(Adapter):
 
     def refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> Refusal | None:
         return None  # ccxt raises
-
-
-def _candle(row: Sequence[Any], symbol: str, timeframe: str) -> dict[str, Any]:
-    start, opened, high, low, close, volume, *_ = row
-    return {
-        "symbol": symbol,
-        "timeframe": timeframe,
-        "open_ts": start,
-        "end_ts": last_ms(timeframe, start),
-        "open": opened,
-        "high": high,
-        "low": low,
-        "close": close,
-        "volume": volume,
-    }
 
 
 def _unknown(name: str, known: Sequence[str]) -> UnknownExchangeError:

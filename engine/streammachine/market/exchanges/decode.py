@@ -8,7 +8,7 @@ times that exist, starts that fit the timeframe. What comes out are plain Klines
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import orjson
@@ -173,6 +173,21 @@ def placed_kline_maker(
         return checked
     quick = UsualKlines(Kline, source, places, _GRID, checked, estimated=True, origin="ws", weighted=weighted)
     return quick.placed
+
+
+def listed_kline_maker(source: str, *, origin: str = "ws") -> Callable[[Sequence[Any], str, str], Kline]:
+    """As ``kline_maker``, for rows [start, open, high, low, close, volume], given with symbol and timeframe."""
+    validate = kline_validator(source, {}, numbers="number", origin=origin).validate_python
+
+    def checked(row: Sequence[Any], symbol: str, timeframe: str) -> Kline:
+        start, opened, high, low, close, volume, *_ = row
+        times = {"open_ts": start, "end_ts": last_ms(timeframe, start)}
+        prices = {"open": opened, "high": high, "low": low, "close": close, "volume": volume}
+        return sound(validate({"symbol": symbol, "timeframe": timeframe, **times, **prices}))
+
+    if not HAS_NATIVE:
+        return checked
+    return UsualKlines(Kline, source, {}, _GRID, checked, estimated=False, origin=origin).listed
 
 
 def trade_validator(source: str, places: Mapping[str, str], **fixed: object) -> SchemaValidator:

@@ -55,6 +55,26 @@ names = st.sampled_from(sorted(ROW))
 values = st.one_of(unusual, texts, st.floats(), st.integers(), st.text(max_size=4))
 
 
+@given(
+    st.lists(values, max_size=8),
+    st.sampled_from(["BTC/USDT", "", "x" * 65]),
+    st.sampled_from(["1m", "1h", "1w", "1M", "7m"]),
+)
+@example([START, 2.0, 3.0, 1.0, 2.5, 7.0], "BTC/USDT", "1m")
+@example([START, 2, 3, 1, 2, 0, "more"], "BTC/USDT", "1m")
+@example([START + 1, 2.0, 3.0, 1.0, 2.5, 7.0], "BTC/USDT", "1m")
+def test_rows_in_lists_are_the_same_both_ways(row: list[Any], symbol: str, timeframe: str) -> None:
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        for native in (True, False):
+            patch.setattr(decode, "HAS_NATIVE", native)
+            try:
+                said.append(repr(decode.listed_kline_maker("X")(row, symbol, timeframe)))
+            except decode.MALFORMED as error:
+                said.append(decode.reason(error))
+    assert said[0] == said[1]
+
+
 @pytest.fixture(scope="module")
 def makers() -> tuple[Any, Any]:
     """(the compiled one, the validator alone)"""
