@@ -59,6 +59,14 @@ def test_long_ids_are_told_apart(raw: RawClient, database: redis.Redis) -> None:
     assert rows(raw.call("stream_query", sql="SELECT count(*) FROM ids WHERE oid = 1723161600000000002")) == [(1,)]
 
 
+def test_columns_are_found_in_any_case(raw: RawClient, database: redis.Redis) -> None:
+    trades(database, count=3)
+    sql = 'SELECT SUM(QTY), max(b.Price), max(TIMESTAMP_MS) FROM "trades:BTC" b WHERE "Side" IS NOT NULL'
+    assert rows(raw.call("stream_query", sql=sql)) == [(3, 2.5, T0 + 2 * HOUR // 10)]
+    database.xadd("cases", {"A": "1", "a": "2"})
+    assert [rows(raw.call("stream_query", sql=f"SELECT {name} FROM cases")) for name in "aA"] == [[(1,)]] * 2
+
+
 def test_what_a_with_is_called_takes_no_streams_place(raw: RawClient, database: redis.Redis) -> None:
     trades(database, count=3)
     for name in ("t0", "T0", "t_0"):

@@ -10,11 +10,15 @@ from streammachine_mcp.argument_types import interval_ms, time_ms, timeframe
 from streammachine_mcp.query.plan import OWN_FUNCTIONS, QueryError, Table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from streammachine.redis.connection import RedisConnection
 
 MOST_ROWS = 5_000_000  # of all tables of one query together
+LOOKED_AT = 100  # entries at either end of a range, whose fields' names are looked at
+OWN_COLUMNS = ("timestamp_ms", "id", "stream")
 SENT_FIELD = "sm-sent"
 CANDLE_COLUMNS = ("open_ts", "open", "high", "low", "close", "volume", "quote_volume", "n_trades", "is_closed")
 
@@ -54,16 +58,31 @@ async def _stream(
 ) -> pd.DataFrame:
     from streammachine.frames.read import read_frame
 
-    wanted = None if columns is None else ["timestamp_ms", *(each for each in columns if each != "timestamp_ms")]
     start, end = (*when, "-", "+")[:2] if len(when) != 1 else (when[0], "+")
+    wanted = None
+    if columns is not None:
+        known = [*OWN_COLUMNS, *await _some_fields(connection, name, start, end)]
+        wanted = list(dict.fromkeys(("timestamp_ms", *_in_any_case(columns, known), *columns)))
     frame = await read_frame(name, start, end, wanted, connection, most=most)
     if wanted is None:
         return frame.drop(columns=[SENT_FIELD], errors="ignore")
     # A name that no entry has is no column: DuckDB must say so.
-    missing = [
-        each for each in frame.columns if each not in ("timestamp_ms", "id", "stream") and not _is_there(frame, each)
-    ]
+    missing = [each for each in frame.columns if each not in OWN_COLUMNS and not _is_there(frame, each)]
     return frame.drop(columns=missing)
+
+
+async def _some_fields(connection: RedisConnection, name: str, start: str, end: str) -> list[str]:
+    """The fields of the first and the newest entries, as the entries write them."""
+    first, last = streams.parse_position(start), streams.parse_position(end)
+    begin = await streams.read_from(connection, name, first, last, count=LOOKED_AT)
+    newest = await streams.read_newest(connection, name, LOOKED_AT, end=last)
+    return list(dict.fromkeys(field for entry in (*begin, *newest) for field in entry.data))
+
+
+def _in_any_case(wanted: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Those that SQL means by the names: it does not tell ``Price`` from ``price``."""
+    names = {each.lower() for each in wanted}
+    return [each for each in known if each.lower() in names]
 
 
 def _is_there(frame: pd.DataFrame, column: str) -> bool:
