@@ -56,6 +56,7 @@ async def serve_web(
         host=host,
         port=port,
         log_config=None,
+        http="h11",  # uvicorn would take httptools where it is installed, which holds headers of any size
         access_log=False,
         lifespan="off",
         ws="none",
