@@ -81,6 +81,13 @@ def test_what_holds_already_is_said_and_the_same_alert_is_one(client: RawClient,
     [
         ({"condition": "clse > 1"}, "Did you mean 'close'"),
         ({"condition": "[1,2,3].map(x, x * x).size() > 1"}, "means nothing"),
+        ({"condition": "sma(volume, 100000) > 1"}, "give 1 to 2000"),
+        (
+            {"condition": " + ".join(f"sma(close,{length})" for length in range(2, 14)) + " > 1"},
+            "more than 10 indicators",
+        ),
+        ({"condition": "(" * 120 + "close" + ")" * 120 + " > 1"}, "at most 200 are taken"),
+        ({"condition": "close > 1 && " * 40 + "close > 1"}, "at most 500 characters"),
         ({"condition": "close > 1", "webhook": "http://example.com/x"}, "Give https"),
         ({"condition": "close > 1", "stream": "sm:agents"}, "own keys"),
         ({"condition": "close > 1", "symbol": "BTC/USD/X"}, "symbol|takes|BTCUSDT"),
