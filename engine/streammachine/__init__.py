@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from streammachine.market.live.feed_options import FeedOptions as FeedOptions
     from streammachine.market.live.merge import merge_streams as merge_streams
     from streammachine.market.live.runner import CcxtRunner as CcxtRunner
-    from streammachine.market.live.runner import Runner
+    from streammachine.market.live.runner import Runner as Runner
     from streammachine.market.log_config import config as config
     from streammachine.market.model.data_input import DataInput as DataInput
     from streammachine.market.model.kline import Gap as Gap
@@ -121,6 +121,7 @@ _HOMES = {
     "ChartLine": "charts.chart",
     "CcxtBackfilling": "market.backfill.backfill",
     "CcxtRunner": "market.live.runner",
+    "Runner": "market.live.runner",
     "ConsumerConfig": "runtime.model.config",
     "DataEmitter": "market.emitters.base",
     "DataInput": "market.model.data_input",

@@ -3,7 +3,6 @@
 import asyncio
 
 import streammachine as sf
-from streammachine.market.live.runner import Runner
 
 
 async def closes(runner, count):
@@ -20,7 +19,7 @@ async def main():
     live = sf.BinanceRunner(sf.DataInput("kline", ["BTCUSDT", "ETHUSDT"], "1m"), record="market.frames")
     first = await closes(live, 6)
     print("recorded:", len(first), "candles")
-    second = await closes(Runner(frames="market.frames"), len(first))
+    second = await closes(sf.Runner(frames="market.frames"), len(first))
     print("replayed:", len(second), "candles, the same:", sorted(second) == sorted(first))
 
 
