@@ -6,7 +6,8 @@ once a second, so that a killed runner repeats at most what its sinks took after
 leaves out what stands at its end already; Redis, PostgreSQL and DuckDB take a row once whatever is repeated.
 
 A file is of one exchange, timeframe and set of sinks, and of some symbols; a runner of other symbols finds what is
-there of its own.
+there of its own. A new set of sinks goes on where those of its sinks that are known had come to, the one furthest
+behind: none of them gets a hole, and one may get rows again.
 """
 
 from __future__ import annotations
@@ -94,8 +95,10 @@ class Memory:
     ) -> None:
         host = "" if urls.rest == adapter.default_urls.rest else urlsplit(urls.rest).hostname or ""
         places = sorted(_place(emitter) for emitter in emitters)
-        facts = [adapter.name, adapter.market_type, host, data_input.kind, data_input.timeframe, places]
-        self._series = digest(json.dumps([*facts, sorted(data_input.aggregate_list)]))
+        facts = [adapter.name, adapter.market_type, host, data_input.kind, data_input.timeframe]
+        self._series = digest(json.dumps([*facts, places, sorted(data_input.aggregate_list)]))
+        self._base = digest(json.dumps([*facts, sorted(data_input.aggregate_list)]))
+        self._sinks = [digest(place) for place in places]
         self._folder = folder if folder is not None else data_dir() / "runners"
         symbols = digest(json.dumps(sorted(data_input.symbols)))[:8]
         self.path = self._folder / f"{adapter.name}-{self._series}-{symbols}.json"
@@ -141,16 +144,27 @@ class Memory:
             return found
         symbols = set(self._input.symbols)
         for path in sorted(self._folder.glob(f"{self._adapter.name}-{self._series}-*.json"))[:MOST_FILES]:
-            values = _read(path)
-            for symbol, timeframe, open_ts in values.get("candles", ()):
-                if symbol in symbols and open_ts < now:
-                    place = symbol, timeframe
-                    found.candles[place] = max(found.candles.get(place, 0), open_ts)
-            for symbol, identifier, ts in values.get("trades", ()):
-                if symbol in symbols and ts <= now and ts >= found.trades.get(symbol, ("", 0))[1]:
-                    found.trades[symbol] = identifier, ts
+            self._take(_read(path), found, symbols, now, newest=True)
+        if not found.candles and not found.trades:
+            for path in sorted(self._folder.glob(f"{self._adapter.name}-*.json"))[:MOST_FILES]:
+                values = _read(path)
+                if values.get("base") == self._base and not set(self._sinks).isdisjoint(values.get("sinks", ())):
+                    self._take(values, found, symbols, now, newest=False)
         self._bound(found, now)
         return found
+
+    @staticmethod
+    def _take(values: dict[str, Any], found: Remembered, symbols: set[str], now: int, *, newest: bool) -> None:
+        """Add what a file holds of these symbols; of two places the newest or the one further behind."""
+        choose = max if newest else min
+        for symbol, timeframe, open_ts in values.get("candles", ()):
+            if symbol in symbols and open_ts < now:
+                place = symbol, timeframe
+                found.candles[place] = choose(found.candles.get(place, open_ts), open_ts)
+        for symbol, identifier, ts in values.get("trades", ()):
+            if symbol in symbols and ts <= now:
+                had = found.trades.get(symbol, (identifier, ts))
+                found.trades[symbol] = choose(had, (identifier, ts), key=lambda trade: trade[1])
 
     def _bound(self, found: Remembered, now: int) -> None:
         source, base = self._adapter.source, self._input.timeframe
@@ -181,6 +195,8 @@ class Memory:
         """Keep how far every sink is. A disk that is full costs the memory, not the run."""
         values = {
             "version": VERSION,
+            "base": self._base,
+            "sinks": self._sinks,
             "candles": [[symbol, timeframe, open_ts] for (symbol, timeframe), open_ts in sorted(candles.items())],
             "trades": [[symbol, identifier, ts] for symbol, (identifier, ts) in sorted(trades.items())],
         }

@@ -119,6 +119,21 @@ async def test_other_symbols_find_what_is_theirs(world: World) -> None:
     assert len(world.files) == 3  # another sink is another memory
 
 
+async def test_one_sink_more_leaves_no_hole_in_the_others(world: World) -> None:
+    one, more, other = (world.folder / f"{name}.csv" for name in ("one", "more", "other"))
+    wanted = DataInput("kline", ["BTCUSDT"], "1m")
+    await world.run(world.runner(wanted), 5, CSVEmitter(file_path=one))
+    await world.run(world.runner(wanted), 3, CSVEmitter(file_path=other))
+    had = starts(one)[-1]
+    await world.clock.sleep(12 * 60)
+    await world.run(world.runner(wanted), 4, CSVEmitter(file_path=one), CSVEmitter(file_path=more))
+    assert is_whole(starts(one))
+    assert is_whole(starts(more)) and starts(more)[0] == had + MINUTE
+    await world.clock.sleep(9 * 60)
+    await world.run(world.runner(wanted), 4, CSVEmitter(file_path=more))
+    assert is_whole(starts(more))
+
+
 async def test_fresh_begins_anew(world: World) -> None:
     path = world.folder / "out.csv"
     wanted = DataInput("kline", ["BTCUSDT"], "1m")
