@@ -35,7 +35,8 @@ async def serve_app(app: RunningApp) -> None:
         return app.redis
 
     config = app.config
-    board = Dashboard(connect, config.dashboard_refresh_interval)
+    read_only = app.redis.settings.read_only
+    board = Dashboard(connect, config.dashboard_refresh_interval, read_only=read_only)
     web = Starlette(routes=[*status_routes(app), Mount("/", dashboard_app(board))])
     await serve(web, board, config.dashboard_host, config.dashboard_port, config.dashboard_token)
 

@@ -176,18 +176,33 @@ async def test_the_status_page_is_served_on_loopback_and_closed_at_the_end(make_
     port = free_port()
     app = make_app(dashboard_enabled=True, dashboard_port=port, dashboard_host="127.0.0.1")
 
-    def listens() -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            return False
-        return True
-
     async with app:
-        await until(listens)
+        await until(lambda: listens(port))
         async with httpx2.AsyncClient() as client:
             assert (await client.get(f"http://127.0.0.1:{port}/livez")).status_code == 200
-    assert not listens()
+    assert not listens(port)
+
+
+async def test_the_dashboard_of_an_app_that_is_read_only_refuses_its_actions(
+    redis: RedisConnection, settings: Settings
+) -> None:
+    port, token = free_port(), "a-token-of-the-test"
+    app = App(
+        "kept", to_scan=False, settings=settings.model_copy(update={"read_only": True}), dashboard_enabled=True,
+        dashboard_port=port, dashboard_host="127.0.0.1", dashboard_token=token,
+    )  # fmt: skip
+    async with app, httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        await until(lambda: listens(port))
+        answer = await client.post("/do/pause", json={}, headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 403 and "read-only" in answer.text
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 async def test_a_taken_port_does_not_end_the_app(make_app: MakeApp) -> None:

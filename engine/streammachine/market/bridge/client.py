@@ -81,7 +81,7 @@ class CcxtClient:
                     raise ExchangeUnavailableError(f"{source} does not answer: {said(error)}") from None
             except errors.BaseError as error:
                 raise ExchangeError(f"{source} refused: {said(error)}") from None
-            except ValueError as error:
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # of ccxt's parsers too
                 raise ExchangeError(f"{source} answered what cannot be used: {said(error)}") from None
             await self.clock.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)

@@ -103,7 +103,16 @@ class CcxtLine:
                 feed.refused(session, stream, f"{said(error)} (symbol {stream.symbol})")
                 await self.clock.sleep(REFUSED_AGAIN)
                 continue
-            except (errors.BaseError, OSError, TimeoutError) as error:
+            except (
+                errors.BaseError,
+                OSError,
+                TimeoutError,
+                ArithmeticError,
+                LookupError,
+                TypeError,
+                ValueError,
+            ) as error:
+                # The last four: what ccxt's parsers raise on an answer that they do not expect.
                 log.info("%s: the stream of %s was lost: %s", source, stream.symbol, said(error))
                 session.state = State.ENDED
                 feed.lost(session)
