@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-JOBS ?= 3
+JOBS ?= 5
 LONGEST ?= 12m
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready-$(shell cksum < pyproject.toml | cut -d' ' -f1)-$(shell cksum < constraints.txt | cut -d' ' -f1)
@@ -32,8 +32,8 @@ $(READY): pyproject.toml constraints.txt $(NATIVE)
 demo: setup ## Show it at work, in about a minute; TRADES=file.csv.gz plays recorded trades.
 	@$(BIN)/streammachine demo $(if $(TRADES),--trades "$(TRADES)",)
 
-# Three at a time: most of the tests wait for servers most of the time.
-test: check ## Linters, types, import rules, and all tests; JOBS=3 at a time.
+# Five at a time: most of the tests wait for servers most of the time.
+test: check ## Linters, types, import rules, and all tests; JOBS=5 at a time.
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 test-versions: setup ## A quarter of the tests on every other Python of the classifiers that is installed.

@@ -407,6 +407,11 @@ class Handlers:
         assert self.call("alert_list")["alerts"] == []
         return "none is left"
 
+    def symbols_list(self) -> str:
+        found = self.call("symbols_list", exchange="binance", query="BTC/USDT")
+        assert "BTCUSDT" in [row["symbol"] for row in found["symbols"]]
+        return "in the exchange's spelling and in ours"
+
     def stream_describe(self) -> str:
         found = self.call("stream_describe", stream="waited")
         assert [field["name"] for field in found["fields"]] == ["n"]
@@ -501,7 +506,7 @@ ORDER = (
     *("agent_create", "agent_list", "agent_stats", "agent_pause", "agent_resume"),
     *("dead_letter_list", "dead_letter_redrive", "dead_letter_purge", "agent_delete"),
     *("backfill_start", "backfill_status", "runner_start", "runner_list", "candles_read", "candles_chart"),
-    *("alert_create", "alert_list", "alert_delete", "runner_stop"),
+    *("symbols_list", "alert_create", "alert_list", "alert_delete", "runner_stop"),
     *("event_wait", "stream_describe", "stream_query", "explain", "stream_trim", "stream_delete"),
     *("config", "status", "page", "prompts", "skills"),
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from streammachine_mcp.prompts import read_skills
 from support.golden import golden
 from support.mcp import RawClient, clean_environment
 
@@ -106,7 +107,7 @@ def test_fastmcp_inspect_describes_it(server_env: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert {tool["name"] for tool in found["tools"]} == set(golden())
-    assert {prompt["name"] for prompt in found["prompts"]} == {"streammachine-guide", "stream-processing-patterns"}
+    assert {prompt["name"] for prompt in found["prompts"]} == {skill.prompt for skill in read_skills()}
 
 
 def test_help_and_wrong_options_say_so_and_start_nothing(server_env: dict[str, str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import redis
 
 from streammachine.redis.embedded.server import EmbeddedServer
+from streammachine_mcp.prompts import read_skills
 from support.mcp import RawClient
 
 START = 1_700_000_040_000
@@ -244,13 +245,15 @@ def test_health_and_redis_facts(raw: RawClient) -> None:
 
 def test_resources_and_prompts(raw: RawClient) -> None:
     resources = {item["uri"]: item for item in raw.request("resources/list")["resources"]}
-    assert set(resources) == {"streammachine://config", "streammachine://status", "ui://streammachine/candles"}
+    skills = {skill.uri for skill in read_skills()}
+    ours = {"streammachine://config", "streammachine://status", "ui://streammachine/candles"}
+    assert set(resources) == ours | skills
     config = json.loads(raw.request("resources/read", uri="streammachine://config")["contents"][0]["text"])
     assert config["STREAMMACHINE_COUNT"] == 10
     status = json.loads(raw.request("resources/read", uri="streammachine://status")["contents"][0]["text"])
     assert status["redis"] == {"connected": True, "status": "connected"}
     prompts = {item["name"]: item for item in raw.request("prompts/list")["prompts"]}
-    assert set(prompts) == {"streammachine-guide", "stream-processing-patterns"}
+    assert set(prompts) == {skill.prompt for skill in read_skills()}
     for name in prompts:
         messages = raw.request("prompts/get", name=name)["messages"]
         assert (len(messages), messages[0]["role"]) == (1, "user")

@@ -206,7 +206,8 @@ async def test_worker_processes_are_spawned_supervised_and_drained(script: MakeS
 
 
 WATCHED = """
-app = App("watched", grace=20, dashboard_enabled=True, dashboard_host="127.0.0.1", dashboard_port=PORT)
+app = App("watched", grace=20, dashboard_enabled=True, dashboard_host="127.0.0.1", dashboard_port=PORT,
+          dashboard_token="a-token-of-the-test")
 
 @app.agent("s", processes=2, concurrency=2, lease=1.0, retry=2)
 async def handle(message):
@@ -247,7 +248,7 @@ async def test_the_parent_tells_what_its_workers_do(script: MakeScript, probe: P
             return await facts() == (2, 40, 1)
 
         await until(both_report, DEADLINE)
-        page = (await client.get("/")).text
+        page = (await client.get("/status", headers={"Authorization": "Bearer a-token-of-the-test"})).text
         assert "handle@s/eventengine" in page
         # What a worker had counted is not forgotten with it.
         for child in ours.children():

@@ -319,7 +319,8 @@ class Run:
 
     async def _hand_on(self, rows: list[Row]) -> None:
         clock = self.plan.clock
-        with clock.held() if isinstance(clock, VirtualClock) else nullcontext():  # a replay waits for its sinks
+        held = self.plan.player is not None and isinstance(clock, VirtualClock)  # a replay waits for its sinks
+        with clock.held() if held else nullcontext():
             await self._give(rows)
 
     async def _give(self, rows: list[Row]) -> None:
