@@ -319,8 +319,9 @@ class Run:
 
     async def _hand_on(self, rows: list[Row]) -> None:
         clock = self.plan.clock
-        held = self.plan.player is not None and isinstance(clock, VirtualClock)  # a replay waits for its sinks
-        with clock.held() if held else nullcontext():
+        # A replay waits for its sinks. Elsewhere a sink may itself wait for the clock.
+        replayed = self.plan.player is not None
+        with clock.held() if replayed and isinstance(clock, VirtualClock) else nullcontext():
             await self._give(rows)
 
     async def _give(self, rows: list[Row]) -> None:
