@@ -113,7 +113,8 @@ def row_quotes(
 
     if not HAS_NATIVE:
         return checked
-    return QuoteRows(Quote, source, checked, symbol, bid, bid_size, ask, ask_size, ts, named).of_row
+    keys = (symbol, bid, bid_size, ask, ask_size, ts)
+    return QuoteRows(orjson.loads, Quote, source, checked, *keys, named).of_row
 
 
 def flat_quotes(rows: Any, kind: str, name: str) -> Reader:
