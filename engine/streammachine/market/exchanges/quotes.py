@@ -31,8 +31,8 @@ NO_TIME: Final = 0  # the exchange does not say when: whoever received it does
 
 
 def checked_quote(source: str, symbol: Any, bid: Any, bid_size: Any, ask: Any, ask_size: Any, ts: Any) -> Quote:
-    """The Quote of two prices and two sizes, as decimal texts or JSON numbers. One side may have nobody, which exchanges
-    write in many ways: its price and its size are each missing (None), an empty text or 0.
+    """The Quote of two prices and two sizes, as decimal texts or JSON numbers. One side may have nobody, which
+    exchanges write in many ways: its price and its size are each missing (None), an empty text or 0.
 
     Args:
         ts: epoch milliseconds, or ``NO_TIME``.
