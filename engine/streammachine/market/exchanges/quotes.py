@@ -121,7 +121,7 @@ def row_quotes(
         moment, called = row.get(ts), row[symbol]
         when = NO_TIME if moment is None else iso_ms(moment) if isinstance(moment, str) else moment
         ours = named(called) if named is not None and isinstance(called, str) else called
-        return checked_quote(source, ours, *map(row.get, sides), when)
+        return checked_quote(source, ours, row.get(bid), row.get(bid_size), row.get(ask), row.get(ask_size), when)
 
     if not HAS_NATIVE:
         return checked
