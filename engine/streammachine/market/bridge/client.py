@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from streammachine.errors import ExchangeError, ExchangeUnavailableError, MarketError, SymbolError
 from streammachine.market.bridge.adapter import MARKETS, OHLCV, ccxt_pro
 from streammachine.market.bridge.guard import what
+from streammachine.market.clock.clock import SystemClock
 
 if TYPE_CHECKING:
     from streammachine.market.bridge.adapter import CcxtAdapter
@@ -52,6 +53,10 @@ class CcxtClient:
 
     async def __aenter__(self) -> Self:
         self.exchange = self.adapter.connect(self.urls)
+        if not isinstance(self.clock, SystemClock):  # it asks for candles by what time it is
+            self.exchange.milliseconds = self.clock.time_ms
+            self.exchange.seconds = lambda: self.clock.time_ms() // 1000
+            self.exchange.microseconds = lambda: self.clock.time_ms() * 1000
         return self
 
     async def __aexit__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -106,17 +107,14 @@ class CcxtLine:
             self._tasks.cancel_scope.cancel()
 
     def reconnect(self) -> None:
-        """Close ccxt's connections: its watch methods fail, and the loops open them again."""
-        if self._tasks is not None:
-            self._tasks.start_soon(self._close_sockets)
+        """Give ccxt's connections up: its watch methods fail, and the loops open others.
 
-    async def _close_sockets(self) -> None:
+        Not by their ``close``: that cancels what the watch methods wait for, and who awaits those takes the
+        cancellation for its own.
+        """
         self.connects += 1
         for client in list(self._exchange.clients.values()):
-            try:
-                await client.close()
-            except Exception as error:  # noqa: BLE001 - it is closed because it may be broken
-                log.info("%s: a connection could not be closed: %s", self._feed.adapter.source, said(error))
+            client.on_error(self._errors.NetworkError("the stream has died"))
 
     async def _watch(self, stream: Subscription) -> None:
         feed, errors, source = self._feed, self._errors, self._feed.adapter.source
@@ -129,6 +127,14 @@ class CcxtLine:
             except (errors.BadSymbol, errors.NotSupported, errors.AuthenticationError) as error:
                 feed.refused(session, stream, f"{said(error)} (symbol {stream.symbol})")
                 await self.clock.sleep(REFUSED_AGAIN)
+                continue
+            except asyncio.CancelledError:  # of what ccxt was waiting for, unless it is ours
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                session.state = State.ENDED
+                feed.lost(session)
+                await self.clock.sleep(pause)
                 continue
             except Exception as error:  # noqa: BLE001 - ccxt's own, and whatever its parsers raise; see below
                 session.state = State.ENDED
