@@ -13,8 +13,10 @@ import pytest
 import streammachine as sf
 from streammachine.errors import ExchangeError, MarketError, SymbolError, UnknownExchangeError
 from streammachine.market.backfill.backfill import backfill_for
+from streammachine.market.bridge.client import CcxtClient
+from streammachine.market.clock.clock import VirtualClock
 from streammachine.market.exchanges import EXCHANGES, adapter_for
-from streammachine.market.exchanges.base import BadFrame
+from streammachine.market.exchanges.base import BadFrame, Urls
 from streammachine.market.live.runner import runner_for
 from streammachine.market.model.kline import Kline, Trade
 from streammachine.market.model.timeframe import MINUTE
@@ -203,9 +205,30 @@ async def test_what_ccxts_parser_fails_on_again_and_again_ends_the_run_with_a_se
         assert runner.stats().feed["bad_frames"] >= 10
 
 
+async def test_a_stream_that_died_silently_is_opened_anew(simulated: Callable[..., Any]) -> None:
+    with simulated("okx", speed=60, faults=[Fault("mute", at=100.0, symbol="BTC/USDT")]) as market:
+        runner = sf.CcxtRunner("okx", sf.DataInput("kline", ["BTC/USDT"], "1m"), feed_options=PATIENT)
+        rows: list[Kline] = []
+        async for row in runner.stream():
+            rows.append(row)
+            feed = runner.stats().feed
+            if feed["resubscribed"] and feed["state"] == "live" and row.origin == "ws":
+                break
+            assert len(rows) < 20
+        await runner.close()
+        assert any(row.origin == "rest" for row in rows)
+        want = {ts: tuple(candle[:4]) for ts, *candle in truth(market, rows[0].open_ts, rows[-1].end_ts + 1)}
+        assert {row.open_ts: (row.open, row.high, row.low, row.close) for row in rows} == want
+
+
+async def test_ccxts_clock_is_the_runners() -> None:
+    async with CcxtClient(adapter_for("ccxt:okx"), Urls("", ""), clock=VirtualClock(START)) as client:  # type: ignore[arg-type]
+        found = client.exchange
+        assert (found.seconds(), found.milliseconds(), found.microseconds()) == (START // 1000, START, START * 1000)
+
+
 def test_urls_follow_the_variables_and_keep_ccxts_paths() -> None:
     from streammachine.market.bridge.adapter import _moved
-    from streammachine.market.exchanges.base import Urls
 
     urls = Urls(ws="ws://127.0.0.1:1/ws", rest="http://127.0.0.1:1")
     own = {"rest": "https://api.{hostname}/api/v4", "ws": {"spot": "wss://api.gate.com/ws/v4/"}, "hostname": "gate.com"}
