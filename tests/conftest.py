@@ -13,8 +13,10 @@ from streammachine.redis.connection import RedisConnection
 from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine.settings import Settings
 
+# What the tests themselves are told: where recorded data is, and how many of ccxt's scripts are run.
+_OF_TESTS = ("STREAMMACHINE_SHARED_DATA", "STREAMMACHINE_BRIDGE_SCRIPTS")
 for _name in [name for name in os.environ if name.startswith(("REDIS_", "STREAMMACHINE_"))]:
-    if _name != "STREAMMACHINE_SHARED_DATA":  # where recorded data is: the tests' own
+    if _name not in _OF_TESTS:
         del os.environ[_name]
 
 # A shell starts what runs in the background with SIGINT ignored, and children inherit that: no Ctrl-C would arrive.

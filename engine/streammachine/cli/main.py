@@ -312,6 +312,7 @@ def record(
     symbols: Symbols,
     *,
     frames: Path,
+    keep_going: Annotated[bool, Parameter(negative="")] = False,
     timeframe: str | None = None,
     aggregate: Commas = None,
     to: Sinks = None,
@@ -329,6 +330,8 @@ def record(
     ----------
     frames
         The file, a new one: FILE.zst or FILE.gz. `streammachine simulate --frames` and Runner(frames=...) play it.
+    keep_going
+        Go on without it once it can take no more (4 GB, a full disk); else that ends the command with an error.
     timeframe
         Of the candles (default 1m); with --type trade none means the trades themselves; of quotes there is none.
     aggregate
@@ -352,7 +355,7 @@ def record(
     return run_stream(
         StreamOptions(
             exchange, symbols, base, aggregate or (), to or (), type, market, simulated, speed, candles, seconds,
-            fresh=True, record=frames, every=every,
+            fresh=True, record=frames, keep_going=keep_going, every=every,
         )
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from streammachine.cli.ending import ended_by_sigterm
 from streammachine.cli.json_lines import print_json
 from streammachine.cli.shown import fitting
 from streammachine.cli.single_error import single_error
-from streammachine.errors import DataInputError
+from streammachine.errors import DataInputError, MarketError
 from streammachine.market.emitters.sink_text import emitters_for
 from streammachine.market.exchanges import adapter_for
 from streammachine.market.live.runner import Runner, runner_for
@@ -39,8 +39,9 @@ LINE_PERIOD = 10.0  # seconds between two lines where stdout is no terminal
 @dataclass(frozen=True)
 class StreamOptions:
     """What the command was asked for. ``candles``, ``seconds``: end after so many closed candles, or so long.
-    ``record``: a file for all that comes. ``fresh``: do not go on where an earlier run stopped. ``as_json``: a line for
-    each closed row as it comes, and one at the end, in place of the table."""
+    ``record``: a file for all that comes; ``keep_going``: also once it can take no more. ``fresh``: do not go on where
+    an earlier run stopped. ``as_json``: a line for each closed row as it comes, and one at the end, in place of the
+    table."""
 
     exchange: str
     symbols: Sequence[str]
@@ -55,6 +56,7 @@ class StreamOptions:
     seconds: float | None = None
     fresh: bool = False
     record: Path | None = None
+    keep_going: bool = False
     every: str | None = None
     as_json: bool = False
 
@@ -79,6 +81,7 @@ async def _stream(console: Console, options: StreamOptions) -> int:
             active_warmup=bool(options.aggregate),
             remember=not options.simulated and options.record is None,
             record=options.record,
+            keep_going=options.keep_going,
             fresh=options.fresh,
             **extra,
         )
@@ -100,6 +103,8 @@ async def _stream(console: Console, options: StreamOptions) -> int:
             watch.end(console)
             raise
         watch.end(console)
+    if (unrecorded := runner.stats().unrecorded) and not options.keep_going:
+        raise MarketError(unrecorded)
     return 1 if any(emitter["failed"] for emitter in runner.stats().emitters) else 0
 
 
@@ -194,6 +199,8 @@ class Watch:
         if feed.get("bad_frames"):
             parts.append(f"{feed['bad_frames']} bad frames")
         text = Text(" · ".join(parts))
+        if stats.unrecorded:
+            text.append(f"\n{stats.unrecorded}", style="red")
         for emitter in stats.emitters:
             problem = emitter["last_error"] if emitter["state"] == "away" else None
             said = f"\n{emitter['name']}: {emitter['emitted']:,} written, {emitter['queued']:,} waiting"
@@ -230,6 +237,7 @@ class JsonWatch(Watch):
                 "reconnects": stats.feed.get("reconnects", 0),
                 "healed": stats.feed.get("healed", 0),
                 "sinks": stats.emitters,
+                **({"unrecorded": stats.unrecorded} if stats.unrecorded else {}),
             }
         )
 

@@ -103,6 +103,5 @@ def field_error(line: int, role: str, text: bytes | None, columns: int) -> TickE
     wanted = {
         "time": "an epoch time from 2000 to 2100, or a date and time of ISO 8601",
         "symbol": "text in UTF-8",
-        "volume": "a finite number, 0 or more",
-    }.get(role, "a finite number")
+    }.get(role, "a finite number, 0 or more")
     return TickError(f"line {line}: the {role} {show(text.decode(errors='backslashreplace'))} is refused: not {wanted}")

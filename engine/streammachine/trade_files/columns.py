@@ -68,7 +68,7 @@ def rows_of(batch: Any, layout: Layout, names: list[str], before: int) -> TradeR
     prices, volumes = _floats(columns["price"], "price"), _floats(columns["volume"], "volume")
     times = _milliseconds(columns["time"])
     good = {
-        "price": np.isfinite(prices),
+        "price": (prices >= 0) & (prices < np.inf),
         "volume": (volumes >= 0) & (volumes < np.inf),
         "time": (times >= EARLIEST_MS) & (times <= LATEST_MS),
     }

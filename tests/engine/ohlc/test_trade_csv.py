@@ -34,9 +34,9 @@ def test_times_of_every_unit(engine: ModuleType) -> None:
 
 def test_every_column_that_there_can_be(engine: ModuleType) -> None:
     places = {"id": 0, "price": 1, "volume": 2, "first": 3, "last": 4, "time": 5, "symbol": 6}
-    block = f'7,1.50,2e-3,10,12,{MS},"B,X",tail\r\n\r\nx-1,-2,0,5,4,{MS},A\n8,3,1,,,{MS},"B,X"'.encode()
+    block = f'7,1.50,2e-3,10,12,{MS},"B,X",tail\r\n\r\nx-1,2,0,5,4,{MS},A\n8,3,1,,,{MS},"B,X"'.encode()
     rows = lines_of(engine)(block, places)
-    assert rows.prices.tolist() == [1.5, -2.0, 3.0] and rows.volumes.tolist() == [0.002, 0.0, 1.0]
+    assert rows.prices.tolist() == [1.5, 2.0, 3.0] and rows.volumes.tolist() == [0.002, 0.0, 1.0]
     assert rows.ids.tolist() == [7, -1, 8] and rows.fills.tolist() == [3, 1, 1]
     assert rows.codes.tolist() == [0, 1, 0] and rows.symbols == ["B,X", "A"]
 
@@ -45,6 +45,8 @@ BAD = {
     f"{MS},x,1": "line 4: the price 'x' is refused: not a finite number",
     f"{MS},nan,1": "line 4: the price 'nan'",
     f"{MS},1_0,1": "line 4: the price '1_0'",
+    f"{MS},-0.5,1": "line 4: the price '-0.5' is refused: not a finite number, 0 or more",
+    f"{MS},-1e-3,0": "line 4: the price '-1e-3' is refused",
     f"{MS},1,-1": "line 4: the volume '-1' is refused: not a finite number, 0 or more",
     "170406720,1,1": "line 4: the time '170406720' is refused: not an epoch time from 2000 to 2100",
     "now,1,1": "line 4: the time 'now'",

@@ -210,6 +210,10 @@ BAD: dict[str, tuple[bytes, str]] = {
     "none.csv": (b"a,b\n1,2\n", "none of its columns is the price: it has a, b"),
     "nothing.csv": (b"1,2\n3,4\n", "2 columns without names"),
     "line.csv": (b"ts,price,qty\n1735689600000,1,1\n1735689600000,x,1\n", "line 3: the price 'x' is refused"),
+    "below.csv": (
+        b"ts,price,qty\n1735689600000,1,1\n\n1735689600000,-5.0,1\n",
+        "below.csv: line 4: the price '-5.0' is re",
+    ),
     "short.csv.gz": (gzip.compress(b"ts,price,qty\n" + b"1735689600000,1,1\n" * 9)[:-9], "short.csv.gz"),
     "no.csv.gz": (b"ts,price,qty\n", "no.csv.gz"),
     "no.zip": (b"PK", "no.zip"),
@@ -222,6 +226,16 @@ def test_what_is_no_trade_file_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(BAD[name][0])
     with pytest.raises(DataInputError, match=BAD[name][1]):
         built(tmp_path / name)
+
+
+@pytest.mark.parametrize("price", [-5.0, float("inf")])
+def test_a_price_of_parquet_that_is_none_is_named_with_its_row(tmp_path: Path, price: float) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    path = tmp_path / "X.parquet"
+    pq.write_table(pa.table({"ts": [T0, T0, T0], "price": [1.0, 2.0, price], "qty": [1.0, 1.0, 1.0]}), path)
+    with pytest.raises(DataInputError, match=rf"X\.parquet: row 2: the price {price} is refused"):
+        built(path)
 
 
 def test_a_bad_line_far_behind_is_named_and_what_was_built_is_there(

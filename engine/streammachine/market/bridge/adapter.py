@@ -8,6 +8,7 @@ a candle is closed, in which unit the volume of a contract is (the exchange's ow
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
@@ -168,10 +169,11 @@ class CcxtAdapter(Adapter):
         try:
             symbol, timeframe, rows = frame
             found: list[Event] = []
+            alike: Counter[str] = Counter()
             for row in rows:
                 try:
                     if timeframe is None:
-                        found.append(self.trade(row, symbol))
+                        found.append(self.trade(row, symbol, alike))
                     else:
                         found.append(self._kline(row, symbol, timeframe))
                 except MALFORMED as error:
@@ -215,12 +217,27 @@ class CcxtAdapter(Adapter):
 
     def decode_trades(self, body: Any, symbol: str) -> TradePage:
         with understood(f"the trades of {symbol}"):
-            found = sorted(usable(list(body), lambda row: self.trade(row, symbol)), key=lambda trade: trade.ts)
+            alike: Counter[str] = Counter()
+            found = usable(list(body), lambda row: self.trade(row, symbol, alike))
+            found.sort(key=lambda trade: trade.ts)
             return TradePage(found, f"{_CURSOR}{found[-1].ts}" if found else None)
 
-    def trade(self, row: Mapping[str, Any], symbol: str) -> Trade:
-        """A trade of ccxt's unified form; one without an id is told by what it says."""
+    def trade(self, row: Mapping[str, Any], symbol: str, alike: Counter[str] | None = None) -> Trade:
+        """A trade of ccxt's unified form.
+
+        Args:
+            alike: counts the trades of one reply that have no id and say the same. One without an id is told by what
+                it says, and from the second on by its place among those: ccxt cannot tell more, so the same trade in
+                two replies is one, and two that are alike and come in a reply each are one too.
+        """
         ts, price, amount = row["timestamp"], row["price"], row["amount"]
+        trade_id = str(row.get("id") or "")
+        if not trade_id:
+            trade_id = f"{ts}-{price}-{amount}"
+            if alike is not None:
+                alike[trade_id] += 1
+                if alike[trade_id] > 1:
+                    trade_id += f"-{alike[trade_id]}"
         made: Trade = self._trade(
             {
                 "symbol": symbol,
@@ -228,7 +245,7 @@ class CcxtAdapter(Adapter):
                 "price": price,
                 "volume": amount,
                 "side": row.get("side"),
-                "trade_id": str(row.get("id") or f"{ts}-{price}-{amount}"),
+                "trade_id": trade_id,
             }
         )
         return made

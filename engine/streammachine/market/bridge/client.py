@@ -6,8 +6,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from streammachine.errors import ExchangeError, ExchangeUnavailableError, SymbolError
+from streammachine.errors import ExchangeError, ExchangeUnavailableError, MarketError, SymbolError
 from streammachine.market.bridge.adapter import MARKETS, OHLCV, ccxt_pro
+from streammachine.market.bridge.guard import what
+from streammachine.market.clock.clock import SystemClock
 
 if TYPE_CHECKING:
     from streammachine.market.bridge.adapter import CcxtAdapter
@@ -51,6 +53,10 @@ class CcxtClient:
 
     async def __aenter__(self) -> Self:
         self.exchange = self.adapter.connect(self.urls)
+        if not isinstance(self.clock, SystemClock):  # it asks for candles by what time it is
+            self.exchange.milliseconds = self.clock.time_ms
+            self.exchange.seconds = lambda: self.clock.time_ms() // 1000
+            self.exchange.microseconds = lambda: self.clock.time_ms() * 1000
         return self
 
     async def __aexit__(
@@ -81,8 +87,11 @@ class CcxtClient:
                     raise ExchangeUnavailableError(f"{source} does not answer: {said(error)}") from None
             except errors.BaseError as error:
                 raise ExchangeError(f"{source} refused: {said(error)}") from None
-            except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # of ccxt's parsers too
-                raise ExchangeError(f"{source} answered what cannot be used: {said(error)}") from None
+            except MarketError:
+                raise  # what ``decode`` found
+            except Exception as error:  # noqa: BLE001 - whatever ccxt's parsers raise on what they do not expect
+                found = said(error) if isinstance(error, ValueError) else what(error)
+                raise ExchangeError(f"{source} answered what cannot be used: {found}") from None
             await self.clock.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
         raise AssertionError("the last attempt returns or raises")

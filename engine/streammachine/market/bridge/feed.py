@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from streammachine.errors import ExchangeError
 from streammachine.market.bridge.adapter import ccxt_pro
 from streammachine.market.bridge.client import said
+from streammachine.market.bridge.guard import UnreadableError, guard, what
 from streammachine.market.exchanges.base import Subscription
+from streammachine.market.exchanges.decode import bad_frame
 from streammachine.market.live.feed import Feed
 from streammachine.market.network.websocket_session import State
 
@@ -22,15 +26,38 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE: Final = 0.25  # seconds after ccxt lost a stream; each next is twice as long
 LONGEST_PAUSE: Final = 30.0
 REFUSED_AGAIN: Final = 60.0
+MOST_UNREAD: Final = 5  # frames that ccxt cannot read before data comes again, after which the connection is given up
+MOST_UNREADABLE: Final = 10  # times in a row that a stream may fail on what ccxt cannot read, about 90 s
 
 
 class CcxtFeed(Feed):
-    """As ``Feed``; ``rest`` is the ``CcxtClient`` whose exchange object is watched."""
+    """As ``Feed``; ``rest`` is the ``CcxtClient`` whose exchange object is watched.
+
+    Attributes:
+        unread: frames that ccxt could not read since data came last.
+    """
 
     def __init__(self, adapter: Any, data_input: Any, *, rest: Any, clock: Clock, **options: Any) -> None:
         super().__init__(adapter, data_input, rest=rest, clock=clock, **options)
         streams = [Subscription(self._kind, symbol, self._timeframe) for symbol in self._ledgers]
         self._lines = [CcxtLine(self, rest.exchange, streams, clock)]  # type: ignore[list-item]
+        self.unread = 0
+        guard(rest.exchange, self.unreadable)
+
+    def unreadable(self, error: Exception, frame: str | bytes) -> bool:
+        """A frame that ccxt fails on: a bad one, with which data may have been lost. True: too many since data came."""
+        event = bad_frame(UnreadableError(what(error)), frame)
+        self._take_other(event, None)
+        now = self._clock.time_ms()
+        named = [symbol for symbol in self._ledgers if symbol in event.excerpt]
+        for symbol in named or self._ledgers:
+            self._ledgers[symbol].mark_possible_loss(now)
+        self.unread += 1
+        return self.unread % MOST_UNREAD == 0
+
+    def give_up(self, error: ExchangeError) -> None:
+        """End the run with this error."""
+        self._fail(error)
 
 
 class CcxtSession:
@@ -80,22 +107,20 @@ class CcxtLine:
             self._tasks.cancel_scope.cancel()
 
     def reconnect(self) -> None:
-        """Close ccxt's connections: its watch methods fail, and the loops open them again."""
-        if self._tasks is not None:
-            self._tasks.start_soon(self._close_sockets)
+        """Give ccxt's connections up: its watch methods fail, and the loops open others.
 
-    async def _close_sockets(self) -> None:
+        Not by their ``close``: that cancels what the watch methods wait for, and who awaits those takes the
+        cancellation for its own.
+        """
         self.connects += 1
         for client in list(self._exchange.clients.values()):
-            try:
-                await client.close()
-            except Exception as error:  # noqa: BLE001 - it is closed because it may be broken
-                log.info("%s: a connection could not be closed: %s", self._feed.adapter.source, said(error))
+            client.on_error(self._errors.NetworkError("the stream has died"))
 
     async def _watch(self, stream: Subscription) -> None:
         feed, errors, source = self._feed, self._errors, self._feed.adapter.source
         session: Any = CcxtSession(self, stream)
         pause = FIRST_PAUSE
+        unreadable = 0  # in a row
         while True:
             try:
                 rows = await self._next(stream)
@@ -103,23 +128,30 @@ class CcxtLine:
                 feed.refused(session, stream, f"{said(error)} (symbol {stream.symbol})")
                 await self.clock.sleep(REFUSED_AGAIN)
                 continue
-            except (
-                errors.BaseError,
-                OSError,
-                TimeoutError,
-                ArithmeticError,
-                LookupError,
-                TypeError,
-                ValueError,
-            ) as error:
-                # The last four: what ccxt's parsers raise on an answer that they do not expect.
-                log.info("%s: the stream of %s was lost: %s", source, stream.symbol, said(error))
+            except asyncio.CancelledError:  # of what ccxt was waiting for, unless it is ours
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
                 session.state = State.ENDED
                 feed.lost(session)
                 await self.clock.sleep(pause)
+                continue
+            except Exception as error:  # noqa: BLE001 - ccxt's own, and whatever its parsers raise; see below
+                session.state = State.ENDED
+                feed.lost(session)
+                if isinstance(error, (errors.BaseError, OSError, TimeoutError)):
+                    log.info("%s: the stream of %s was lost: %s", source, stream.symbol, said(error))
+                else:
+                    unreadable += 1
+                    if not isinstance(error, UnreadableError):  # else its frames were told one by one
+                        feed.unreadable(error, f"the {stream.timeframe or 'trade'} stream of {stream.symbol}")
+                    if unreadable == MOST_UNREADABLE:
+                        feed.give_up(_unreadable(source, stream, error))
+                        return
+                await self.clock.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
-            pause = FIRST_PAUSE
+            pause, unreadable, feed.unread = FIRST_PAUSE, 0, 0
             session.last_frame = self.clock.monotonic()
             if session.state is not State.OPEN:
                 session.state = State.OPEN
@@ -135,3 +167,13 @@ class CcxtLine:
         else:
             found = await self._exchange.watch_ohlcv(stream.symbol, stream.timeframe)
         return found
+
+
+def _unreadable(source: str, stream: Subscription, error: Exception) -> ExchangeError:
+    """What ends a run whose exchange speaks otherwise than ccxt knows."""
+    name = f"{stream.timeframe or 'trade'} stream of {stream.symbol}"
+    said_of_it = str(error) if isinstance(error, UnreadableError) else what(error)
+    return ExchangeError(
+        f"{source}: ccxt {ccxt_pro().__version__} could not read the {name} {MOST_UNREADABLE} times in a row"
+        f" ({said_of_it}); a newer ccxt may"
+    )

@@ -236,7 +236,7 @@ class Binance(Adapter):
             kind = message.get("e")
             if kind == "kline" and not self._coin:  # most frames
                 return [_kline(message["k"])]
-            if (kind is None or kind == "bookTicker") and "B" in message:
+            if (kind is None or kind == "bookTicker") and ("B" in message or "A" in message):
                 if self._coin:
                     return [self._quote(message)]
                 return [_row_quote(message)]
@@ -250,7 +250,7 @@ class Binance(Adapter):
             if not isinstance(message, dict):
                 raise TypeError("data is no object")
             message.setdefault("e", f"{str(stream)[:60]} (by its stream)")
-            if "B" in message and ("@bookTicker" in str(stream)):
+            if "@bookTicker" in str(stream):
                 return [self._quote(message)]
         kind = message.get("e")
         if kind == "kline":

@@ -213,7 +213,7 @@ class Bybit(Adapter):
     def _quote(self, message: dict[str, Any]) -> Quote:
         """The first level of the book. It is a snapshot each time; a delta with one side says nothing of the other."""
         book = message["data"]
-        bids, asks = book["b"], book["a"]
+        bids, asks = book.get("b"), book.get("a")
         if not (bids and asks) and message.get("type") != "snapshot":
             raise ValueError(f"the {str(message.get('type'))[:20]} of a book with one side only")
         made = book_quote("Bybit", book["s"], bids, asks, message["ts"])

@@ -36,6 +36,7 @@ class UsualQuotes:
 class QuoteRows:
     def __init__(
         self,
+        loads: Callable[[str | bytes], Any],
         model: type[Quote],
         source: str,
         otherwise: Callable[[dict[str, Any]], Quote],

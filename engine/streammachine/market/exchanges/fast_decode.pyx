@@ -9,10 +9,12 @@ To find a value can run code of a row's key, which may change the row: what is f
 one is looked up.
 """
 
-from cpython.dict cimport PyDict_Copy, PyDict_GetItem, PyDict_SetItem
+from cpython.dict cimport PyDict_Copy, PyDict_GetItem, PyDict_GetItemWithError, PyDict_SetItem
+from cpython.exc cimport PyErr_Clear, PyErr_Occurred
 from cpython.float cimport PyFloat_AS_DOUBLE
 from cpython.long cimport PyLong_AsLongLongAndOverflow
-from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_INCREF
 from cpython.unicode cimport PyUnicode_GET_LENGTH
 
 cdef extern from "Python.h":
@@ -23,6 +25,28 @@ cdef extern from "Python.h":
     ) except -1
     int PyObject_GenericSetDict(object thing, object value, void* context) except -1
     object PyType_GenericAlloc(PyTypeObject* kind, Py_ssize_t items)
+
+cdef extern from *:
+    """
+    #if PY_VERSION_HEX >= 0x030C0000
+    #define SM_OBJECT Py_T_OBJECT_EX
+    #else
+    #include "structmember.h"
+    #define SM_OBJECT T_OBJECT_EX
+    #endif
+    /* The offset of a slot that holds any object; 0: it is no such slot, or belongs to another kind of object. */
+    static Py_ssize_t sm_offset(PyObject *slot, PyTypeObject *kind) {
+        PyMemberDescrObject *found = (PyMemberDescrObject *)slot;
+        if (!Py_IS_TYPE(slot, &PyMemberDescr_Type) || !PyType_IsSubtype(kind, PyDescr_TYPE(found)))
+            return 0;
+        return found->d_member->type == SM_OBJECT ? found->d_member->offset : 0;
+    }
+    static PyObject **sm_at(PyObject *thing, Py_ssize_t offset) {
+        return (PyObject **)((char *)thing + offset);
+    }
+    """
+    Py_ssize_t sm_offset(PyObject* slot, PyTypeObject* kind)
+    PyObject** sm_at(PyObject* thing, Py_ssize_t offset)
 
 cdef extern from *:
     """
@@ -45,11 +69,13 @@ cdef double ODD = -1.0  # not a number of the usual form
 cdef class Maker:
     """Makes models of their fields, which were checked: what pydantic does behind its checks.
 
-    What it keeps beside the values stands in slots of BaseModel, which are written by their descriptors. The models are
-    frozen, so one set of fields does for all.
+    What it keeps beside the values stands in slots of BaseModel. A new object's are empty, so they are written in
+    place: the descriptor of a slot, which is asked for its offset once, would check the same things each time. The
+    models are frozen, so one set of fields does for all.
     """
 
-    cdef object model, fields_set, set_slot, extra_slot, private_slot
+    cdef object model, fields_set
+    cdef Py_ssize_t set_slot, extra_slot, private_slot
 
     def __init__(self, model):
         self.model = model
@@ -61,22 +87,26 @@ cdef class Maker:
     cdef inline object made(self, dict fields):
         thing = PyType_GenericAlloc(<PyTypeObject*>self.model, 0)
         PyObject_GenericSetDict(thing, fields, NULL)
-        _put_slot(self.set_slot, thing, self.fields_set)
-        _put_slot(self.extra_slot, thing, None)
-        _put_slot(self.private_slot, thing, None)
+        _put_slot(thing, self.set_slot, self.fields_set)
+        _put_slot(thing, self.extra_slot, None)
+        _put_slot(thing, self.private_slot, None)
         return thing
 
 
-cdef object _slot(model, name):
-    """The descriptor of a slot."""
+cdef Py_ssize_t _slot(model, name) except -1:
+    """Where objects of the model have a slot."""
+    cdef Py_ssize_t found
     for one in model.__mro__:
-        if name in one.__dict__ and hasattr(type(one.__dict__[name]), "__set__"):
-            return one.__dict__[name]
+        if name in one.__dict__:
+            found = sm_offset(<PyObject*>one.__dict__[name], <PyTypeObject*>model)
+            if found > 0:
+                return found
     raise TypeError(f"{model.__name__} has no slot {name}")
 
 
-cdef inline int _put_slot(object slot, object thing, object value) except -1:
-    return Py_TYPE(slot).tp_descr_set(slot, thing, value)
+cdef inline void _put_slot(object thing, Py_ssize_t offset, object value):
+    Py_INCREF(value)
+    sm_at(<PyObject*>thing, offset)[0] = <PyObject*>value
 
 
 cdef class UsualKlines:
@@ -263,8 +293,12 @@ cdef inline bint _put_amount(dict fields, name, dict row, key):
 
 cdef inline object _held(dict row, key):
     """The value, None where there is none: either is odd."""
-    cdef PyObject* found = PyDict_GetItem(row, key)
-    return None if found is NULL else <object>found
+    cdef PyObject* found = PyDict_GetItemWithError(row, key)
+    if found is NULL:
+        if PyErr_Occurred():  # of another key's comparison
+            PyErr_Clear()
+        return None
+    return <object>found
 
 
 cdef inline bint _is_name(object text):

@@ -216,7 +216,7 @@ class OKX(Adapter):
         return made
 
     def _quote(self, symbol: str, row: dict[str, Any]) -> Quote:
-        made = book_quote("OKX", symbol, row["bids"], row["asks"], row["ts"])
+        made = book_quote("OKX", symbol, row.get("bids"), row.get("asks"), row["ts"])
         if self.market_type != "SPOT":
             size, of_base = self._contracts[symbol]
             made = in_base(made, size, of_base=of_base)

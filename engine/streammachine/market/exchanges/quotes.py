@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
@@ -31,20 +31,18 @@ NO_TIME: Final = 0  # the exchange does not say when: whoever received it does
 
 
 def checked_quote(source: str, symbol: Any, bid: Any, bid_size: Any, ask: Any, ask_size: Any, ts: Any) -> Quote:
-    """The Quote of two prices and two sizes, as decimal texts or JSON numbers.
+    """The Quote of two prices and two sizes, as decimal texts or JSON numbers. One side may have nobody, which
+    exchanges write in many ways: its price and its size are each missing (None), an empty text or 0.
 
     Args:
         ts: epoch milliseconds, or ``NO_TIME``.
 
     Raises:
-        ValueError, TypeError: a value is no number, or none that can be.
+        ValueError, TypeError: a value is no number, or none that can be; or nobody is on both sides.
     """
-    prices, sizes = (as_number(bid), as_number(ask)), (as_number(bid_size), as_number(ask_size))
-    # A comparison with NaN is false, so these refuse it too.
-    if not all(0.0 < price < _HUGE_PRICE for price in prices):
-        raise ValueError(f"bid {prices[0]} and ask {prices[1]} are not both prices")
-    if not all(0.0 <= size < _HUGE_SIZE for size in sizes):
-        raise ValueError(f"the sizes {sizes[0]} and {sizes[1]} are not both amounts")
+    bids, asks = _side("bid", bid, bid_size), _side("ask", ask, ask_size)
+    if bids == asks == _NOBODY:
+        raise ValueError("a quote without a side")
     if type(symbol) is not str or not 0 < len(symbol) <= 64:
         raise ValueError(f"symbol {str(symbol)[:80]!r} is none")
     if type(ts) is not int or not 0 <= ts <= LATEST:
@@ -54,35 +52,47 @@ def checked_quote(source: str, symbol: Any, bid: Any, bid_size: Any, ask: Any, a
             "source": source,
             "symbol": symbol,
             "pair": None,
-            "bid": prices[0],
-            "bid_size": sizes[0],
-            "ask": prices[1],
-            "ask_size": sizes[1],
+            "bid": bids[0],
+            "bid_size": bids[1],
+            "ask": asks[0],
+            "ask_size": asks[1],
             "ts": ts,
         }
     )
 
 
-def checked_book(source: str, symbol: Any, bids: Sequence[Any], asks: Sequence[Any], ts: Any) -> Quote:
-    """The Quote of the first levels of a book, each a price and a size; a side may have none.
+_NOBODY: Final = (None, None)
+
+
+def _side(name: str, price: Any, size: Any) -> tuple[float, float] | tuple[None, None]:
+    """A side's price and size."""
+    if _is_nothing(price) and _is_nothing(size):
+        return _NOBODY
+    found, amount = as_number(price), as_number(size)
+    # A comparison with NaN is false, so these refuse it too.
+    if not 0.0 < found < _HUGE_PRICE:
+        raise ValueError(f"{name} {found} is no price")
+    if not 0.0 <= amount < _HUGE_SIZE:
+        raise ValueError(f"the {name}'s size {amount} is no amount")
+    return found, amount
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value) or as_number(value) == 0.0
+
+
+def checked_book(source: str, symbol: Any, bids: Any, asks: Any, ts: Any) -> Quote:
+    """The Quote of the first levels of a book, each a price and a size; one side may be missing, have no level, or one
+    of nobody (``checked_quote``).
 
     Args:
         ts: epoch milliseconds, a decimal text too.
 
     Raises:
-        ValueError, TypeError, LookupError: as ``checked_quote``, or a level is none; or both sides are empty.
+        ValueError, TypeError, LookupError: as ``checked_quote``, or a level is none.
     """
-    ts = int(ts) if isinstance(ts, str) else ts
-    if bids and asks:
-        bid, ask = bids[0], asks[0]
-        return checked_quote(source, symbol, bid[0], bid[1], ask[0], ask[1], ts)
-    if not bids and not asks:
-        raise ValueError("a book without a side")
-    price, size = (bids or asks)[0][:2]
-    made = checked_quote(source, symbol, price, size, price, size, ts)
-    missing = "ask" if bids else "bid"
-    made.__dict__.update({missing: None, f"{missing}_size": None})  # nobody else has it yet
-    return made
+    bid, ask = (levels[0] if levels else _NOBODY for levels in (bids, asks))
+    return checked_quote(source, symbol, bid[0], bid[1], ask[0], ask[1], int(ts) if isinstance(ts, str) else ts)
 
 
 def row_quotes(
@@ -102,18 +112,20 @@ def row_quotes(
         ts: of the time, in epoch milliseconds or ISO 8601; ``NO_TIME`` where the row has none. named: gives our symbol.
 
     Raises (what it returns):
-        ValueError, TypeError, LookupError: as ``checked_quote``, or a key is missing.
+        ValueError, TypeError, LookupError: as ``checked_quote``, or the symbol is missing.
     """
+
+    sides = bid, bid_size, ask, ask_size
 
     def checked(row: dict[str, Any]) -> Quote:
         moment, called = row.get(ts), row[symbol]
         when = NO_TIME if moment is None else iso_ms(moment) if isinstance(moment, str) else moment
         ours = named(called) if named is not None and isinstance(called, str) else called
-        return checked_quote(source, ours, row[bid], row[bid_size], row[ask], row[ask_size], when)
+        return checked_quote(source, ours, row.get(bid), row.get(bid_size), row.get(ask), row.get(ask_size), when)
 
     if not HAS_NATIVE:
         return checked
-    return QuoteRows(Quote, source, checked, symbol, bid, bid_size, ask, ask_size, ts, named).of_row
+    return QuoteRows(orjson.loads, Quote, source, checked, symbol, *sides, ts, named).of_row
 
 
 def flat_quotes(rows: Any, kind: str, name: str) -> Reader:

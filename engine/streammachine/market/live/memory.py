@@ -1,9 +1,10 @@
 """What a runner remembers between two starts: how far its sinks have come, in a small file of the data directory.
 
 The file (0600, written whole under another name and then renamed, so that a kill leaves the old or the new one) holds
-the last closed candle of each symbol and timeframe, or the last trade, that every sink has taken. It is written about
-once a second, so that a killed runner repeats at most what its sinks took after that: each row at least once. A CSV
-leaves out what stands at its end already; Redis, PostgreSQL and DuckDB take a row once whatever is repeated.
+the last closed candle of each symbol and timeframe, or the last trade or quote, that every sink has taken. It is
+written about once a second, so that a killed runner repeats at most what its sinks took after that: each row at least
+once. A CSV leaves out what stands at its end already; Redis, PostgreSQL and DuckDB take a row once in any
+case.
 
 A file is of one exchange, timeframe and set of sinks, and of some symbols; a runner of other symbols finds what is
 there of its own. A new set of sinks goes on where those of its sinks that are known had come to, the one furthest
@@ -32,6 +33,7 @@ from streammachine.market.emitters.base import DataEmitter
 from streammachine.market.emitters.logger import Logger
 from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.kline import Gap, Trade
+from streammachine.market.model.quote import Quote
 
 if TYPE_CHECKING:
     from streammachine.market.emitters.outlet import Outlet
@@ -50,10 +52,11 @@ MOST_FILES: Final = 200  # in the folder; the oldest go
 MOST_BYTES: Final = 16 << 20  # of one file: 100,000 symbols
 MOST_CANDLES: Final = 20_000  # missed candles of a symbol that are loaded; before them stands a Gap
 MOST_TRADES: Final = 2 * timeframes.HOUR  # milliseconds of missed trades that are asked for
+NO_QUOTES: Final = "nobody ran, and quotes of the past cannot be had"
 VERSION: Final = 1
 
 Candles = dict[tuple[str, str], int]
-Trades = dict[str, tuple[str, int]]  # by symbol: the id and time of the last one
+Trades = dict[str, tuple[str, int]]  # by symbol: the id and time of the last one; of a quote the time only
 
 
 @dataclass
@@ -168,6 +171,12 @@ class Memory:
 
     def _bound(self, found: Remembered, now: int) -> None:
         source, base = self._adapter.source, self._input.timeframe
+        if self._input.kind == "quote":
+            for symbol, (_, ts) in found.trades.items():
+                if ts + 1 < now:
+                    found.gaps.append(Gap(source, symbol, "quote", ts + 1, now, NO_QUOTES))
+                found.trades[symbol] = "quote", now  # what is before has been told
+            return
         for symbol, (_, ts) in list(found.trades.items()):
             if now - ts > MOST_TRADES:
                 del found.trades[symbol]
@@ -272,6 +281,8 @@ class Checkpoints:
         for row in rows:
             if isinstance(row, Trade):
                 self.trades[row.symbol] = row.trade_id, row.ts
+            elif isinstance(row, Quote):
+                self.trades[row.symbol] = "quote", row.ts
 
     async def run(self) -> None:
         """Keep checkpoints until cancelled."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import anyio
 
-from streammachine.errors import EmitterError
+from streammachine.errors import EmitterError, MarketError
 from streammachine.market.aggregation.pipeline import Pipeline
 from streammachine.market.clock.clock import SystemClock, VirtualClock
 from streammachine.market.emitters.base import DataEmitter
@@ -32,6 +32,7 @@ from streammachine.market.model.kline import Gap, Kline, Trade, set_pair
 from streammachine.market.model.quote import Quote
 from streammachine.market.model.rows import Row, named
 from streammachine.market.network import rest_queries
+from streammachine.market.network.recording import Recorder
 from streammachine.market.network.replaying import Player
 from streammachine.market.network.rest_client import RestClient
 from streammachine.market.network.symbols import settled
@@ -62,6 +63,7 @@ class Run:
         self._feed: Feed | None = None
         self._feed_scope = anyio.CancelScope()
         self._stopping = False
+        self._is_ended = False
         self._cut_off: Any = None
         self._folder_lock = anyio.Lock(fast_acquire=True)
         self._began = plan.clock.monotonic()
@@ -80,9 +82,13 @@ class Run:
         if self._stopping or self.task.done():
             return
         self._stopping = True
+        self._read_no_further()
+
+    def _read_no_further(self) -> None:
         if self._feed is not None and self._state == "running":
             self._feed.close()
-            self._cut_off = self.plan.clock.call_later(self.plan.drain_timeout, self._feed_scope.cancel)
+            if self._cut_off is None:
+                self._cut_off = self.plan.clock.call_later(self.plan.drain_timeout, self._feed_scope.cancel)
             if self._queue is not None:
                 self._queue.open_up()
         elif self._state != "draining":
@@ -134,6 +140,7 @@ class Run:
                 }
                 for (symbol, timeframe), kline in pipeline.last.items()
             ],
+            unrecorded=(plan.recorder.writer.problem or None) if plan.recorder is not None else None,
             feed=_plain(self._feed.stats) if self._feed is not None else {},
             emitters=[asdict(outlet.stats) for outlet in self._outlets],
         )
@@ -141,20 +148,12 @@ class Run:
     # -- the task -----------------------------------------------------------------------------
 
     async def _main(self) -> None:
-        plan = self.plan
         try:
-            async with AsyncExitStack() as stack:
-                if plan.recorder is not None:
-                    stack.callback(plan.recorder.close)
-                if plan.player is None:
-                    await self._run(stack)
-                else:
-                    await self._replay(plan.player, stack)
+            await self._whole()
             self._state = "closed"
         except asyncio.CancelledError:
             self._state = "closed"
-            if not self._stopping:
-                raise
+            raise
         except BaseException as error:  # noqa: BLE001 - taken out of its groups and raised
             found = single(error)
             self._state = "failed"
@@ -167,6 +166,43 @@ class Run:
                 self._cut_off.cancel()
             if self._queue is not None:
                 self._queue.end()
+
+    async def _whole(self) -> None:
+        """The run from its sinks' opening to their end.
+
+        Raises:
+            MarketError: the recording ended before it.
+        """
+        plan = self.plan
+        recorder = plan.recorder
+        try:
+            async with AsyncExitStack() as stack:
+                if recorder is not None:
+                    stack.callback(self._close_recording, recorder)
+                    recorder.writer.on_end = self._recording_ended
+                    if recorder.writer.problem:
+                        self._recording_ended()
+                if plan.player is None:
+                    await self._run(stack)
+                else:
+                    await self._replay(plan.player, stack)
+        except asyncio.CancelledError:
+            if not self._stopping and (recorder is None or not recorder.writer.problem):
+                raise
+        if recorder is not None and recorder.writer.problem and not plan.keep_going:
+            raise MarketError(f"{recorder.writer.problem}; keep_going=True (--keep-going) goes on unrecorded")
+
+    def _close_recording(self, recorder: Recorder) -> None:
+        self._is_ended = True
+        recorder.close()
+
+    def _recording_ended(self) -> None:
+        """Whoever records wants what comes in the file: what has come is delivered, and the run ends."""
+        assert self.plan.recorder is not None
+        if self.plan.keep_going:
+            log.error("%s; the stream goes on", self.plan.recorder.writer.problem)
+        elif not self._is_ended:
+            self._read_no_further()
 
     async def _replay(self, player: Player, stack: AsyncExitStack) -> None:
         """As ``_run``, of a recording: to its end, in its own time."""

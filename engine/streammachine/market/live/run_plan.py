@@ -55,6 +55,7 @@ class RunPlan:
     verbose: bool = False
     memory: Memory | None = None
     recorder: Recorder | None = None
+    keep_going: bool = False
     player: Player | None = None
 
 
@@ -68,6 +69,7 @@ class RunnerStats:
         rows, rate: rows that went to the sinks; per second over the last minute.
         duplicates: candles left out. late: trades that came behind their candle. gap_count: Gaps so far.
         last: the last closed candle of each symbol and timeframe: symbol, timeframe, open_ts, close, is_complete.
+        unrecorded: why nothing more is recorded, where something was to be.
         feed: the feed's own numbers (connections, frames, bad frames, reconnects, healed, gaps).
         emitters: each outlet's.
     """
@@ -84,6 +86,7 @@ class RunnerStats:
     late: int = 0
     gap_count: int = 0
     last: Sequence[Mapping[str, Any]] = ()
+    unrecorded: str | None = None
     feed: Mapping[str, Any] = field(default_factory=dict)
     emitters: Sequence[Mapping[str, Any]] = ()
 

@@ -63,7 +63,9 @@ class Runner:
         remember: keep in the data directory (True) or in a folder (a path) how far the emitters have come, and go on
             there at the next start: as ``resume``, without being told. What cannot be had is a Gap.
         fresh: with ``remember``: begin anew, whatever is remembered.
-        record: a new file in which everything that the exchange sends is noted, with its times (``frame_file``).
+        record: a new file in which everything that the exchange sends is noted, with its times (``frame_file``). Once
+            it can take no more (4 GB, a full disk) the run ends with a MarketError; keep_going: it goes on unrecorded,
+            and ``stats().unrecorded`` says so.
         frames: such a file, which is played in place of the exchange through the same decode, healing and sinks; the
             stream_input is then by default what was recorded. ``Runner(frames=...)`` is of the exchange that it is of.
         speed: of ``frames``: its seconds in one of ours; None: as fast as it can be worked off.
@@ -114,6 +116,7 @@ class Runner:
         remember: bool | str | os.PathLike[str] = False,
         fresh: bool = False,
         record: str | os.PathLike[str] | None = None,
+        keep_going: bool = False,
         frames: str | os.PathLike[str] | None = None,
         speed: float | None = None,
         on_gap: OnGap | None = None,
@@ -149,6 +152,7 @@ class Runner:
         self.remember = remember
         self.fresh = fresh
         self.record = record
+        self.keep_going = keep_going
         self.frames = frames
         self.speed = speed
         self.emit_only_closed_candles = emit_only_closed_candles
@@ -328,6 +332,7 @@ class Runner:
             resume=self.resume,
             memory=self._memory(emitters) if player is None else None,
             recorder=recorder,
+            keep_going=self.keep_going,
             player=player,
             only_closed=self.emit_only_closed_candles,
             emit_trades=self.emit_trades and not from_trades,

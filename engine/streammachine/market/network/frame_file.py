@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -28,8 +27,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
 from streammachine.errors import DataInputError
-
-log = logging.getLogger(__name__)
 
 VERSION: Final = 1
 FLUSH_EVERY: Final = 1.0  # seconds, real ones
@@ -68,7 +65,11 @@ class _Packer(Protocol):
 
 
 class FrameWriter:
-    """Writes a recording. Each method notes one event that has just happened.
+    """Writes a recording. Each method notes one event that has just happened; once it can take no more, nothing does.
+
+    Attributes:
+        problem: why it takes no more: the disk is full, or the file as large as it may be; empty as long as it does.
+        on_end: called when that happens.
 
     Raises:
         DataInputError: the file is there already, cannot be written, or its packing needs a library that is missing.
@@ -87,7 +88,8 @@ class FrameWriter:
         self._size = 0
         self._flushed = time.monotonic()
         self._buffer = bytearray()
-        self.full = False
+        self.problem = ""
+        self.on_end: Callable[[], None] = _nothing
         self._line({"streammachine_frames": VERSION, **asdict(header)})
         self.flush()
 
@@ -134,23 +136,32 @@ class FrameWriter:
             self._size += len(data)
             self._write(self._file, data)
             if self._size > self._most:
-                self.full = True
+                self._end(f"it has {self._size:,} bytes, and {self._most:,} are the most")
 
     def _write(self, file: BinaryIO, data: bytes) -> None:
-        """A disk that is full ends the recording, not the stream that is recorded."""
+        """Never raises: whoever receives a frame has nothing to do with the disk."""
         try:
             _write_all(file, data)
         except OSError as error:
-            self.full, self._file = True, None
+            self._file = None
             file.close()
-            log.error("the recording %s ends here, for it cannot be written: %s", self.path, error.strerror)
+            self._end(f"it cannot be written: {error.strerror}")
+
+    def _end(self, reason: str) -> None:
+        if not self.problem:
+            self.problem = f"the recording {self.path} has ended, for {reason}"
+            self.on_end()
 
     def _line(self, values: object) -> None:
-        if self._file is None or self.full:
+        if self._file is None or self.problem:
             return
         self._buffer += self._packer.pack(json.dumps(values, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
         if len(self._buffer) >= CHUNK or time.monotonic() - self._flushed >= FLUSH_EVERY:
             self.flush()
+
+
+def _nothing() -> None:
+    pass
 
 
 def read_header(path: str | Path) -> FramesHeader:

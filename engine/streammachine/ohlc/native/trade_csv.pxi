@@ -181,7 +181,7 @@ cdef int read_lines(Lines* lines, TextTable symbols) noexcept nogil:
             return UNUSUAL
         if not quick_double(lines.fields[VOLUME].text, lines.fields[VOLUME].size, &lines.volumes[row]):
             return UNUSUAL
-        if not lines.volumes[row] >= 0.0:
+        if not (lines.prices[row] >= 0.0 and lines.volumes[row] >= 0.0):
             return UNUSUAL
         lines.times[row] = quick_time(lines.fields[TIME].text, lines.fields[TIME].size)
         if lines.times[row] < 0:
@@ -304,7 +304,7 @@ cdef int read_slowly(Lines* lines, Py_ssize_t line) except -1:
     for role in (PRICE, VOLUME, TIME):
         text = PyBytes_FromStringAndSize(lines.fields[role].text, lines.fields[role].size)
         value = _trade_rows.time_of(text) if role == TIME else _trade_rows.number_of(text)
-        if value is None or (role == VOLUME and value < 0):
+        if value is None or (role != TIME and value < 0):
             raise _trade_rows.field_error(line + lines.line - 1, _trade_rows.ROLES[role], text, 0)
         if role == PRICE:
             lines.prices[row] = value

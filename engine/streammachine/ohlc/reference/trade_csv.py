@@ -40,7 +40,7 @@ def trade_lines(block: Any, places: dict[str, int], line: int = 1, separator: by
         values = {role: fields[place] for role, place in places.items()}
         for role in ("price", "volume", "time"):
             value: float | None = time_of(values[role]) if role == "time" else number_of(values[role])
-            if value is None or (role == "volume" and value < 0):
+            if value is None or (role != "time" and value < 0):
                 raise field_error(number, role, values[role], 0)
             found[role].append(value)
         if "id" in places:

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 import streammachine as sf
-from streammachine.errors import MarketError, SymbolError, UnknownExchangeError
+from streammachine.errors import ExchangeError, MarketError, SymbolError, UnknownExchangeError
 from streammachine.market.backfill.backfill import backfill_for
+from streammachine.market.bridge.client import CcxtClient
+from streammachine.market.clock.clock import VirtualClock
 from streammachine.market.exchanges import EXCHANGES, adapter_for
-from streammachine.market.exchanges.base import BadFrame
+from streammachine.market.exchanges.base import BadFrame, Urls
 from streammachine.market.live.runner import runner_for
 from streammachine.market.model.kline import Kline, Trade
 from streammachine.market.model.timeframe import MINUTE
@@ -162,9 +164,71 @@ def test_rows_that_cannot_be_used_are_bad_frames_and_take_no_good_one_with_them(
     assert isinstance(adapter.decode(None)[0], BadFrame)
 
 
+def test_trades_without_an_id_that_are_alike_count_as_often_as_they_are_in_a_reply() -> None:
+    adapter = adapter_for("ccxt:gate")
+    row = {"timestamp": START, "price": 2.0, "amount": 0.5, "side": "buy"}
+    rows = [row, dict(row), {**row, "price": 3.0}, dict(row), {**row, "id": "7"}]
+    named = [f"{START}-2.0-0.5", f"{START}-2.0-0.5-2", f"{START}-3.0-0.5", f"{START}-2.0-0.5-3", "7"]
+    assert [one.trade_id for one in adapter.decode(("BTC/USDT", None, rows))] == named
+    page = adapter.decode_trades(rows, "BTC/USDT")
+    assert [one.trade_id for one in page.trades] == named
+
+
+async def test_frames_that_ccxt_cannot_read_are_bad_frames_and_the_stream_goes_on(
+    simulated: Callable[..., Any],
+) -> None:
+    with simulated("kraken", speed=60, faults=[Fault("malformed", at=70.0, times=2)]) as market:
+        runner = sf.CcxtRunner("kraken", sf.DataInput("kline", ["BTC/USDT"], "1m"), feed_options=PATIENT)
+        rows = await taken(runner.stream(), 3)
+        want = {ts: tuple(candle[:4]) for ts, *candle in truth(market, rows[0].open_ts, rows[-1].end_ts + 1)}
+        assert {row.open_ts: (row.open, row.high, row.low, row.close) for row in rows} == want
+        feed = runner.stats().feed
+        assert (feed["bad_frames"], feed["resubscribed"], feed["reconnects"]) == (2, 0, 0)
+
+
+@pytest.mark.parametrize("place", ["handle_ohlcv", "watch_ohlcv"])
+async def test_what_ccxts_parser_fails_on_again_and_again_ends_the_run_with_a_sentence(
+    place: str, simulated: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ccxt.pro
+
+    def changed(*arguments: Any) -> None:  # as where an exchange leaves a field out that ccxt's parser counts on
+        raise AttributeError("'NoneType' object has no attribute 'upper'")
+
+    monkeypatch.setattr(ccxt.pro.kraken, place, changed)
+    with simulated("kraken", speed=300):
+        runner = sf.CcxtRunner("kraken", sf.DataInput("kline", ["BTC/USDT"], "1m"), feed_options=PATIENT)
+        with pytest.raises(ExchangeError, match=r"ccxt:kraken: ccxt .* could not read the 1m stream of BTC/USDT 10 t"):
+            await taken(runner.stream(), 1)
+        assert runner.stats().state == "failed"
+        assert "AttributeError: 'NoneType'" in str(runner.stats().error)
+        assert runner.stats().feed["bad_frames"] >= 10
+
+
+async def test_a_stream_that_died_silently_is_opened_anew(simulated: Callable[..., Any]) -> None:
+    with simulated("okx", speed=60, faults=[Fault("mute", at=100.0, symbol="BTC/USDT")]) as market:
+        runner = sf.CcxtRunner("okx", sf.DataInput("kline", ["BTC/USDT"], "1m"), feed_options=PATIENT)
+        rows: list[Kline] = []
+        async for row in runner.stream():
+            rows.append(row)
+            feed = runner.stats().feed
+            if feed["resubscribed"] and feed["state"] == "live" and row.origin == "ws":
+                break
+            assert len(rows) < 20
+        await runner.close()
+        assert any(row.origin == "rest" for row in rows)
+        want = {ts: tuple(candle[:4]) for ts, *candle in truth(market, rows[0].open_ts, rows[-1].end_ts + 1)}
+        assert {row.open_ts: (row.open, row.high, row.low, row.close) for row in rows} == want
+
+
+async def test_ccxts_clock_is_the_runners() -> None:
+    async with CcxtClient(adapter_for("ccxt:okx"), Urls("", ""), clock=VirtualClock(START)) as client:  # type: ignore[arg-type]
+        found = client.exchange
+        assert (found.seconds(), found.milliseconds(), found.microseconds()) == (START // 1000, START, START * 1000)
+
+
 def test_urls_follow_the_variables_and_keep_ccxts_paths() -> None:
     from streammachine.market.bridge.adapter import _moved
-    from streammachine.market.exchanges.base import Urls
 
     urls = Urls(ws="ws://127.0.0.1:1/ws", rest="http://127.0.0.1:1")
     own = {"rest": "https://api.{hostname}/api/v4", "ws": {"spot": "wss://api.gate.com/ws/v4/"}, "hostname": "gate.com"}

@@ -101,19 +101,51 @@ def test_a_frame_is_a_quote_with_sizes_in_the_base_currency(case: str) -> None:
     assert Quote(**quote.model_dump()) == quote
 
 
-@pytest.mark.parametrize("name", ["okx", "bybit"])
-def test_a_side_without_orders_is_none_and_a_book_without_any_is_no_quote(name: str) -> None:
-    frame = json.loads(json.dumps(OKX if name == "okx" else BYBIT))
-    book: dict[str, Any] = frame["data"][0] if name == "okx" else frame["data"]
-    asks, bids = ("asks", "bids") if name == "okx" else ("a", "b")
-    book[asks] = []
-    [quote] = adapter_for(name).decode(json.dumps(frame))
-    assert isinstance(quote, Quote)
-    assert quote.bid is not None and quote.bid_size is not None
-    assert quote.ask is None and quote.ask_size is None and quote.mid is None
-    book[bids] = []
-    [bad] = adapter_for(name).decode(json.dumps(frame))
-    assert isinstance(bad, BadFrame)
+def without_side(name: str, frame: Any, side: str, how: str) -> Any:
+    """The frame with nobody on one side, as an exchange may write that."""
+    left = json.loads(json.dumps(frame))
+    if name in ("okx", "bybit"):
+        book = left["data"][0] if name == "okx" else left["data"]
+        key = f"{side}s" if name == "okx" else side[0]
+        level = {"zeros": [["0", "0"]], "numbers": [[0, 0.0]], "texts": [["", ""]], "half": [["0.00", ""]]}
+        book |= {key: {**level, "null": None}.get(how, [])}
+        if how == "absent":
+            del book[key]
+        return left
+    row = left
+    if name == "kraken":
+        row = left["data"][0]
+    elif name == "coinbase":
+        row = left["events"][0]["tickers"][0]
+    price, size = {
+        "binance": (side[0], side[0].upper()),
+        "kraken": (side, f"{side}_qty"),
+        "coinbase": (f"best_{side}", f"best_{side}_quantity"),
+    }[name]
+    values = {"zeros": ("0.00000000", "0"), "numbers": (0, 0.0), "texts": ("", ""), "null": (None, None)}
+    row[price], row[size] = values.get(how, ("0", ""))
+    if how == "absent":
+        del row[price], row[size]
+    return left
+
+
+@pytest.mark.parametrize("how", ["zeros", "numbers", "texts", "half", "null", "absent", "empty"])
+@pytest.mark.parametrize("case", [case for case in CASES if case != "binance, combined"])
+def test_a_side_without_orders_is_none_and_a_quote_without_any_is_a_bad_frame(case: str, how: str) -> None:
+    name, market, frame, (symbol, bid, bid_size, ask, ask_size, ts) = CASES[case]
+    adapter = adapter_for(name, market)
+    [left] = told(adapter, without_side(name, frame, "ask", how))
+    assert isinstance(left, Quote)
+    assert (left.symbol, left.ts, left.ask, left.ask_size, left.mid) == (symbol, ts, None, None, None)
+    assert (left.bid, left.bid_size) == pytest.approx((bid, bid_size))
+    [right] = told(adapter, without_side(name, frame, "bid", how))
+    assert isinstance(right, Quote)
+    assert (right.bid, right.bid_size, right.mid) == (None, None, None)
+    assert (right.ask, right.ask_size) == pytest.approx((ask, ask_size))
+    assert Quote(**right.model_dump()) == right
+    if name != "binance" or how != "absent":  # which then says neither of a quote nor of anything else
+        [neither] = told(adapter, without_side(name, without_side(name, frame, "ask", how), "bid", how))
+        assert isinstance(neither, BadFrame)
 
 
 def test_a_delta_of_one_side_is_none() -> None:

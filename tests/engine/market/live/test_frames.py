@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import pytest
 
-from streammachine.errors import DataInputError
+from streammachine.errors import DataInputError, MarketError
 from streammachine.market.clock.clock import VirtualClock
 from streammachine.market.emitters.csv import CSVEmitter
 from streammachine.market.live.runner import BinanceRunner, Runner, runner_for
@@ -24,6 +24,11 @@ from streammachine.market.network.frame_file import FramesHeader, FrameWriter, r
 from streammachine.market.simulator import Fault, Simulator, Tape
 from support.mcp import clean_environment
 from support.simulator import Exchange, exchange
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 START = 1_753_000_020_000
 MINUTE = 60_000
@@ -190,6 +195,58 @@ def test_record_is_killed_and_what_it_wrote_is_served(tmp_path: Path, market: Ex
     assert len(again) == 3
     assert again == live[:3]
     assert server.returncode == 0
+
+
+@pytest.mark.skipif(resource is None, reason="this system bounds no file's size")
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_record_ends_with_an_error_when_its_file_can_take_no_more(keep_going: bool, tmp_path: Path) -> None:
+    def bounded() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    path = tmp_path / "frames.txt"
+    command = [
+        sys.executable, "-m", "streammachine.cli", "record", "binance", "BTCUSDT", "--frames", str(path),
+        "--simulated", "--speed", "600", "--candles", "25", "--to", f"csv:{tmp_path / 'live.csv'}",
+        *(["--keep-going"] if keep_going else []),
+    ]  # fmt: skip
+    env = clean_environment({"STREAMMACHINE_DATA_DIR": str(tmp_path / "data"), "COLUMNS": "300"})
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False, preexec_fn=bounded)
+    said = f"the recording {path} has ended, for it cannot be written: File too large"
+    assert path.stat().st_size == 40_000
+    assert sum(event[0] == "f" for event in read_events(path)) > 20
+    written = _lines(tmp_path / "live.csv") - 1
+    if keep_going:
+        assert (done.returncode, written) == (0, 25), done.stderr
+        assert said in done.stdout
+    else:
+        assert done.returncode == 1
+        assert done.stderr.strip() == f"streammachine: {said}; keep_going=True (--keep-going) goes on unrecorded"
+        assert 0 < written < 25
+
+
+async def test_a_runner_whose_recording_ended_fails_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FrameWriter.__init__, "__kwdefaults__", {"most_bytes": 10_000})
+    clock = VirtualClock(START)
+    tape = Tape.generate(3, symbols=("BTC/USDT",), start_ms=START)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(clock.drive)
+        async with Simulator(tape, ("binance",), clock, []) as simulator:
+            urls = simulator.urls("binance")
+            wanted = DataInput("kline", ["BTCUSDT"], "1m")
+            runner = BinanceRunner(wanted, ws_url=urls.ws, rest_url=urls.rest, clock=clock, record=tmp_path / "x.txt")
+            with pytest.raises(
+                MarketError, match=r"x.txt has ended, for it has \d\d,\d{3} bytes, and 10,000 are the most"
+            ):
+                async for _ in runner.stream():
+                    pass
+        tasks.cancel_scope.cancel()
+    stats = runner.stats()
+    assert (stats.state, stats.unrecorded) == (
+        "failed",
+        str(stats.error).removeprefix("MarketError: ").partition(";")[0],
+    )
 
 
 def _lines(path: Path) -> int:

@@ -107,6 +107,24 @@ async def test_rows_that_the_memory_does_not_know_of_are_not_written_twice(world
     assert is_whole(starts(path))
 
 
+async def test_of_quotes_the_time_in_which_nobody_ran_is_a_gap(world: World) -> None:
+    path = world.folder / "out.csv"
+    wanted = DataInput("quote", ["BTCUSDT"])
+    first = await world.run(world.runner(wanted), 1, CSVEmitter(file_path=path))
+    await world.clock.sleep(7 * 60)
+    began = world.clock.time_ms()
+    runner = world.runner(wanted)
+    again = await world.run(runner, 1, CSVEmitter(file_path=path))
+    [gap] = runner.gaps
+    assert (gap.symbol, gap.timeframe, gap.end) == ("BTCUSDT", "quote", began)
+    assert 0 < gap.start - first[-1].ts <= 1000  # what came behind the last one that was looked at went into the file
+    assert "quotes of the past cannot be had" in gap.reason
+    assert again[0].ts >= began
+    fresh = world.runner(wanted, fresh=True)
+    await world.run(fresh, 1, CSVEmitter(file_path=path))
+    assert not fresh.gaps
+
+
 async def test_other_symbols_find_what_is_theirs(world: World) -> None:
     path = world.folder / "out.csv"
     await world.run(world.runner(DataInput("kline", ["BTCUSDT"], "1m")), 4, CSVEmitter(file_path=path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import logging
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,17 @@ HEADER = FramesHeader("binance", "SPOT", "kline", ("BTCUSDT",), "1m", (), 0)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
-def test_a_full_disk_ends_the_recording_and_not_the_stream(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_ends_the_recording_and_raises_in_no_socket(tmp_path: Path) -> None:
     writer = FrameWriter(tmp_path / "x.txt", HEADER)
     assert writer._file is not None
     writer._file.close()
     writer._file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
-    with caplog.at_level(logging.ERROR):
-        for _ in range(3):
-            writer.frame(1, 1, b"x" * frame_file.CHUNK)
-        writer.close()
-    assert writer.full
-    assert caplog.text.count("No space left") == 1
+    ended: list[str] = []
+    writer.on_end = lambda: ended.append(writer.problem)
+    for _ in range(3):
+        writer.frame(1, 1, b"x" * frame_file.CHUNK)
+    writer.close()
+    assert ended == [f"the recording {tmp_path / 'x.txt'} has ended, for it cannot be written: No space left on device"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,12 @@
 # Quotes of rows, books and whole frames that are as they usually are.
 
 
+cdef object _parsed_key(loads, key):
+    """The very text that the parser gives for a key. It keeps the keys it has met, and a lookup by the same object need
+    not compare the characters; with another one of the same text it is only slower."""
+    return next(iter(loads('{"' + key + '":0}')))
+
+
 cdef class UsualQuotes:
     """Makes Quotes of prices and sizes that are as they usually are; ``otherwise`` and ``otherwise_book`` the others.
 
@@ -35,7 +41,8 @@ cdef class QuoteRows:
     """Makes Quotes of rows (dicts) that hold symbol, prices, sizes and time by their keys.
 
     Args:
-        model: Quote. source: of every row. otherwise: makes the Quotes of other rows, or says what is wrong with them.
+        loads: orjson's. model: Quote. source: of every row. otherwise: makes the Quotes of other rows, or says what is
+            wrong with them.
         ts: the time's key, epoch milliseconds or a text in ISO 8601; 0 where it is missing. named: gives the symbol
             of what stands in the row; None: it is that.
     """
@@ -44,11 +51,13 @@ cdef class QuoteRows:
     cdef dict known
     cdef QuoteMaker maker
 
-    def __init__(self, model, source, otherwise, symbol, bid, bid_size, ask, ask_size, ts, named=None):
+    def __init__(self, loads, model, source, otherwise, symbol, bid, bid_size, ask, ask_size, ts, named=None):
         self.maker = QuoteMaker(model)
         self.source, self.otherwise, self.named = source, otherwise, named
-        self.symbol, self.ts, self.known = symbol, ts, {}
-        self.bid, self.bid_size, self.ask, self.ask_size = bid, bid_size, ask, ask_size
+        self.known = {}
+        self.symbol, self.ts = _parsed_key(loads, symbol), _parsed_key(loads, ts)
+        self.bid, self.bid_size = _parsed_key(loads, bid), _parsed_key(loads, bid_size)
+        self.ask, self.ask_size = _parsed_key(loads, ask), _parsed_key(loads, ask_size)
 
     def of_row(self, row):
         """The Quote of a row."""
@@ -114,15 +123,16 @@ cdef class FlatQuotes(FrameReader):
     """
 
     cdef QuoteRows rows
-    cdef object kind, name
+    cdef object kind
+    cdef str name
 
-    def __init__(self, loads, QuoteRows rows not None, kind, name):
+    def __init__(self, loads, QuoteRows rows not None, kind, str name not None):
         super().__init__(loads)
-        self.rows, self.kind, self.name = rows, kind, name
+        self.rows, self.kind, self.name = rows, _parsed_key(loads, kind), name
 
     cdef object quote(self, dict message):
         kind = _held(message, self.kind)
-        if kind is not None and kind != self.name:
+        if kind is not None and (type(kind) is not str or <str>kind != self.name):
             return None
         return self.rows.usual(message)
 
@@ -131,15 +141,16 @@ cdef class ListedQuotes(FrameReader):
     """Rows in a list: {kind: name, key: [row]}."""
 
     cdef QuoteRows rows
-    cdef object kind, name, key
+    cdef object kind, key
+    cdef str name
 
-    def __init__(self, loads, QuoteRows rows not None, kind, name, key):
+    def __init__(self, loads, QuoteRows rows not None, kind, str name not None, key):
         super().__init__(loads)
-        self.rows, self.kind, self.name, self.key = rows, kind, name, key
+        self.rows, self.kind, self.name, self.key = rows, _parsed_key(loads, kind), name, _parsed_key(loads, key)
 
     cdef object quote(self, dict message):
         kind = _held(message, self.kind)
-        if type(kind) is not str or kind != self.name:
+        if type(kind) is not str or <str>kind != self.name:
             return None
         rows = _held(message, self.key)
         if type(rows) is not list or len(<list>rows) != 1:
@@ -151,7 +162,7 @@ cdef class ListedQuotes(FrameReader):
 cdef class TopicBooks(FrameReader):
     """A topic that begins with ``prefix``, and a book: {topic, ts, data: {s, b, a}}, b and a the levels of the sides."""
 
-    cdef object source
+    cdef object source, topic, data, ts, symbol, bids, asks
     cdef str prefix
     cdef QuoteMaker maker
 
@@ -159,44 +170,51 @@ cdef class TopicBooks(FrameReader):
         super().__init__(loads)
         self.maker = QuoteMaker(model)
         self.source, self.prefix = source, prefix
+        self.topic, self.data, self.ts, self.symbol, self.bids, self.asks = [
+            _parsed_key(loads, key) for key in ("topic", "data", "ts", "s", "b", "a")
+        ]
 
     cdef object quote(self, dict message):
-        topic = _held(message, "topic")
+        topic = _held(message, self.topic)
         if type(topic) is not str or not PyUnicode_Tailmatch(topic, self.prefix, 0, len(self.prefix), -1):
             return None
-        book = _held(message, "data")
+        book = _held(message, self.data)
         if type(book) is not dict:
             return None
-        symbol = _held(<dict>book, "s")
-        bids, asks = _held(<dict>book, "b"), _held(<dict>book, "a")
-        return self.maker.of_levels(self.source, symbol, bids, asks, _held(message, "ts"))
+        symbol = _held(<dict>book, self.symbol)
+        bids, asks = _held(<dict>book, self.bids), _held(<dict>book, self.asks)
+        return self.maker.of_levels(self.source, symbol, bids, asks, _held(message, self.ts))
 
 
 cdef class ChannelBooks(FrameReader):
     """A channel, and a list of one book: {arg: {channel, instId}, data: [{bids, asks, ts}]}."""
 
-    cdef object source, channel
+    cdef object source, arg, of_arg, symbol, data, bids, asks, ts
+    cdef str channel
     cdef QuoteMaker maker
 
-    def __init__(self, loads, model, source, channel):
+    def __init__(self, loads, model, source, str channel not None):
         super().__init__(loads)
         self.maker = QuoteMaker(model)
         self.source, self.channel = source, channel
+        self.arg, self.of_arg, self.symbol, self.data, self.bids, self.asks, self.ts = [
+            _parsed_key(loads, key) for key in ("arg", "channel", "instId", "data", "bids", "asks", "ts")
+        ]
 
     cdef object quote(self, dict message):
-        arg = _held(message, "arg")
+        arg = _held(message, self.arg)
         if type(arg) is not dict or "event" in message:
             return None
-        channel, symbol = _held(<dict>arg, "channel"), _held(<dict>arg, "instId")
-        if type(channel) is not str or channel != self.channel:
+        channel, symbol = _held(<dict>arg, self.of_arg), _held(<dict>arg, self.symbol)
+        if type(channel) is not str or <str>channel != self.channel:
             return None
-        rows = _held(message, "data")
+        rows = _held(message, self.data)
         if type(rows) is not list or len(<list>rows) != 1:
             return None
         book = (<list>rows)[0]
         if type(book) is not dict:
             return None
-        bids, asks, ts = _held(<dict>book, "bids"), _held(<dict>book, "asks"), _held(<dict>book, "ts")
+        bids, asks, ts = _held(<dict>book, self.bids), _held(<dict>book, self.asks), _held(<dict>book, self.ts)
         return self.maker.of_levels(self.source, symbol, bids, asks, _moment(ts))
 
 
