@@ -5,28 +5,30 @@
 Beside the stream that is consumed stand 10,000 others with a group each and 100 announced agents. Everybody takes turns
 on one private Valkey. First whole runs, each a process of its own, with the page's first look at everything in it. Then
 ``steady``: one App that is never out of messages, while a page is there for a window of ``--seconds`` and the next
-window not, ``--windows`` times for each view. ``CPU`` is the App's process time for a message, which a busy machine
-disturbs less than its rate. Where Chromium is installed, the time from opening the address to the first row is shown as
-well. Nothing here asserts a time.
+window not, ``--windows`` times for each view. Each App is started as a script does, by ``app.start()``. ``CPU`` is the
+App's process time for a message, which a busy machine disturbs less than its rate. Where Chromium is installed, the
+time from opening the address to the first row is shown as well. Nothing here asserts a time.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import http.client
 import json
 import os
 import re
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import anyio
 import redis
 
 from benchmarks.app import private_valkey
@@ -50,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--child", choices=("on", "off", "steady"))
     options = parser.parse_args(argv)
     if options.child:
-        anyio.run(consume, options.messages, options.child)
+        consume(options.messages, options.child)
         return
     with tempfile.TemporaryDirectory(prefix="sm-bench-") as folder, private_valkey(Path(folder)) as url:
         store = redis.Redis.from_url(url, socket_timeout=60)
@@ -123,14 +125,10 @@ def run(url: str, store: redis.Redis, folder: Path, kind: str, messages: int) ->
     """One App: it gets its messages when it, and the page that looks, are there."""
     store.delete(STREAM)
     child = start_child(url, folder, messages, "off" if kind == "without" else "on")
-    stop = threading.Event()
+    page = None
     try:
         if "watched" in kind:
-            address = address_of(child)
-            looking = threading.Event()
-            view = kind.rpartition(" ")[2]
-            threading.Thread(target=watch, args=(f"{address}/events/{view}", looking, stop), daemon=True).start()
-            looking.wait(30)
+            page = Page(address_of(child), kind.rpartition(" ")[2])
         while not any(info["cmd"] == "xreadgroup" for info in store.client_list()):
             time.sleep(0.01)
         store.copy("filled", STREAM, replace=True)
@@ -138,7 +136,8 @@ def run(url: str, store: redis.Redis, folder: Path, kind: str, messages: int) ->
         answer: dict[str, float] = json.loads(child.stdout.readline())
         return answer
     finally:
-        stop.set()
+        if page is not None:
+            page.close()
         child.kill()
         child.communicate()
 
@@ -154,17 +153,12 @@ def alternate(
         address = address_of(child)
 
         def window(view: str | None) -> dict[str, float]:
-            stop, looking = threading.Event(), threading.Event()
-            if view:
-                thread = threading.Thread(target=watch, args=(f"{address}/events/{view}", looking, stop), daemon=True)
-                thread.start()
-                looking.wait(30)
+            page = Page(address, view) if view else None
             before = state(child)
             time.sleep(options.seconds)
             after = state(child)
-            stop.set()
-            if view:
-                thread.join(30)
+            if page is not None:
+                page.close()
             messages, seconds = after["count"] - before["count"], after["now"] - before["now"]
             return {"rate": messages / seconds, "cpu_us": (after["cpu"] - before["cpu"]) / messages * 1e6}
 
@@ -209,22 +203,36 @@ def start_child(url: str, folder: Path, messages: int, how: str) -> subprocess.P
     return subprocess.Popen(command, **pipes, env=environment, text=True)
 
 
-def watch(address: str, looking: threading.Event, stop: threading.Event) -> None:
-    """Read a view's events, as a page does."""
-    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {TOKEN}"})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            for _ in answer:
-                looking.set()
-                if stop.is_set():
-                    return
-    except OSError:
-        return  # the App has ended
+class Page:
+    """Reads a view's events, as a page does, until it is closed."""
+
+    def __init__(self, address: str, view: str) -> None:
+        place = urlsplit(address)
+        assert place.hostname is not None
+        self._connection = http.client.HTTPConnection(place.hostname, place.port, timeout=30)
+        self._connection.request("GET", f"/events/{view}", headers={"Authorization": f"Bearer {TOKEN}"})
+        self._answer = self._connection.getresponse()
+        self._answer.readline()  # the first look
+        self._sock = self._connection.sock
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):  # the App has ended, or the page was closed
+            while self._answer.readline():
+                pass
+
+    def close(self) -> None:
+        """Go away at once."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._connection.close()
 
 
-async def consume(messages: int, how: str) -> None:
+def consume(messages: int, how: str) -> None:
     """The App: counts its messages and says how fast they were; ``steady``: says so whenever it is asked, and reads
-    the stream from the beginning whenever it has read it.
+    the stream from the beginning again before it has read it to the end.
     """
     from streammachine.runtime.app.app import App
     from streammachine.runtime.model.message import Message
@@ -234,7 +242,7 @@ async def consume(messages: int, how: str) -> None:
         dashboard_refresh_interval=1, dashboard_token=TOKEN,
     )  # fmt: skip
     count, began, cpu = 0, 0.0, 0.0
-    done = anyio.Event()
+    turn = str(messages * 9 // 10)  # a read that is blocked at the end would not notice
 
     @app.agent(STREAM, group=GROUP, prefetch=1000)
     async def single(message: Message) -> None:
@@ -242,23 +250,19 @@ async def consume(messages: int, how: str) -> None:
         if not count:
             began, cpu = time.perf_counter(), time.process_time()
         count += 1
-        if count % messages == 0:
-            done.set()
-            if how == "steady":
+        if how == "steady":
+            if str(message.message["n"]) == turn:
                 await app.redis.command("XGROUP", "SETID", STREAM, GROUP, "0")
+        elif count == messages:
+            seconds, used = time.perf_counter() - began, time.process_time() - cpu
+            print(json.dumps({"rate": messages / seconds, "cpu_us": used / messages * 1e6}), flush=True)
 
     def tell() -> None:
         for _ in sys.stdin:
             print(json.dumps({"count": count, "cpu": time.process_time(), "now": time.perf_counter()}), flush=True)
 
-    async with app:
-        if how == "steady":
-            threading.Thread(target=tell, daemon=True).start()
-            await anyio.sleep_forever()
-        await done.wait()
-        seconds, used = time.perf_counter() - began, time.process_time() - cpu
-        print(json.dumps({"rate": messages / seconds, "cpu_us": used / messages * 1e6}), flush=True)
-        await anyio.sleep_forever()
+    threading.Thread(target=tell, daemon=True).start()
+    app.start()
 
 
 def first_paint(url: str, folder: Path, rounds: int) -> list[float]:
