@@ -25,8 +25,8 @@ MOST_LOOKS = 64  # different questions whose answers are kept for other pages
 WANTED = 15.0  # seconds after a view asked in which what it asked for is kept up to date
 SHARE = 200  # looking at everything may take a two-hundredth of the time
 CHUNK = 100  # streams asked about at once; the loop is free between two chunks
-PACE = 50  # a pause between two chunks: so many times what the last one took, and not longer than LONGEST_PAUSE
-LONGEST_PAUSE = 0.05  # seconds; where the loop is busy, a chunk takes long without costing much
+PACE = 100  # a pause between two chunks: so many times what the last one took, and not longer than LONGEST_PAUSE
+LONGEST_PAUSE = 0.1  # seconds; where the loop is busy, a chunk takes long without costing much
 
 
 class Dashboard:

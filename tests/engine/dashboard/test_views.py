@@ -22,6 +22,11 @@ pytestmark = pytest.mark.anyio
 MOST = 64_000  # bytes of an update
 
 
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streammachine.dashboard.board.PACE", 0)
+
+
 def board_of(redis: RedisConnection) -> Dashboard:
     async def connect() -> RedisConnection:
         return redis
