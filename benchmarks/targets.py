@@ -63,6 +63,14 @@ TARGETS: Mapping[str, Sequence[Target]] = {
         Target("build_candles : DuckDB", ("DuckDB",), "build_candles is times as fast", 1.5),
         Target("build_candles : polars", ("polars",), "build_candles is times as fast", 1.5),
     ),
+    "dashboard": (
+        *(
+            Target(f"CPU, {how}{view} : without", (f"{how}{view}",), "CPU x without", 1.03, most=True)
+            for how in ("with it, watched: ", "steady, watched: ")
+            for view in ("streams", "agents", "groups")
+        ),
+        Target("first row, ms", ("first row",), "msg/s", 2000, most=True),
+    ),
 }
 
 
