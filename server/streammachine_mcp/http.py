@@ -7,7 +7,9 @@ while it sends is no error of ours.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,6 +27,7 @@ PATH = "/mcp"
 RATE = 50.0  # requests a second of one token, twice as many at once
 SESSION_IDLE = 1800.0  # seconds without a request after which a session ends; each holds 38 kB
 MAX_BODY = 4 << 20  # bytes; the SDK refuses more with status 413
+ROUNDS = 16  # of the loop between the beginnings of two tool calls
 _METHODS = ("GET", "POST", "DELETE", "OPTIONS")
 
 
@@ -101,6 +104,7 @@ class Messages:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._turns = _Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -124,7 +128,43 @@ class Messages:
                 await _answer(send, 400, found.encoded(), [(b"content-type", b"application/json")])
                 return
             body = found
+        if b'"tools/call"' in body:
+            await self._turns.take()
         await self._app(_sized(scope, len(body)) if not more else scope, _again(body, more, receive), send)
+
+
+class _Turns:
+    """Lets tool calls begin one after another, ``ROUNDS`` rounds of the loop apart.
+
+    A round takes every request one step on. Of 200 that come at once all would begin together, and what comes behind
+    them, a ping, would take each of its own steps behind 200 of theirs. Rounds in which nothing else is to do are
+    over at once.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._left = 0
+
+    async def take(self) -> None:
+        """Wait for a turn; there is none to wait for where no other call began just before."""
+        loop = asyncio.get_running_loop()
+        if self._left:
+            turn = loop.create_future()
+            self._waiting.append(turn)
+            await turn
+        else:
+            self._left = ROUNDS
+            loop.call_soon(self._count, loop)
+
+    def _count(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._left -= 1
+        while not self._left and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # its client may have gone
+                turn.set_result(None)
+                self._left = ROUNDS
+        if self._left:
+            loop.call_soon(self._count, loop)
 
 
 async def _body(receive: Receive) -> tuple[bytes | None, bool]:
