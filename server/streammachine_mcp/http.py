@@ -7,7 +7,9 @@ which nothing ends a line. A client that goes while it sends is no error of ours
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -28,6 +30,8 @@ PATH = "/mcp"
 RATE = 50.0  # requests a second of one token, twice as many at once
 SESSION_IDLE = 1800.0  # seconds without a request after which a session ends; each holds 38 kB
 MAX_BODY = 4 << 20  # bytes; the SDK refuses more with status 413
+FREE = 32  # tool calls that run at once before the next ones wait for their turn
+ROUNDS = 16  # of the loop between the beginnings of two tool calls then
 _METHODS = ("GET", "POST", "DELETE", "OPTIONS")
 
 
@@ -109,6 +113,7 @@ class Messages:
     def __init__(self, app: ASGIApp, short_road: ShortRoad) -> None:
         self._app = app
         self._short_road = short_road
+        self._turns = _Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -125,7 +130,13 @@ class Messages:
         body, more = await _body(receive)
         if body is None:
             log.debug("A client was gone before its request was here")
-            return
+        elif b'"tools/call"' in body:
+            async with self._turns:
+                await self._answer(body, more, scope, receive, send)
+        else:
+            await self._answer(body, more, scope, receive, send)
+
+    async def _answer(self, body: bytes, more: bool, scope: Scope, receive: Receive, send: Send) -> None:
         if not more:
             request = plain_request(body)
             if request is not None and await self._short_road.serve(request, scope, receive, send):
@@ -137,6 +148,46 @@ class Messages:
             body = found
         given = _sized(scope, len(body)) if not more else scope
         await self._app(given, _again(body, more, receive), _OneLine(send).send)
+
+
+class _Turns:
+    """Lets tool calls begin one after another, ``ROUNDS`` rounds of the loop apart, once ``FREE`` of them run.
+
+    A round takes every request one step on. Of 200 that come at once all would begin together, and what comes behind
+    them, a ping, would take each of its own steps behind 200 of theirs. Rounds in which nothing else is to do are
+    over at once.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._running = 0
+        self._left = 0
+
+    async def __aenter__(self) -> None:
+        """Wait for a turn, where so many run and another began just before."""
+        loop = asyncio.get_running_loop()
+        if self._running >= FREE:
+            if self._left:
+                turn = loop.create_future()
+                self._waiting.append(turn)
+                await turn
+            else:
+                self._left = ROUNDS
+                loop.call_soon(self._count, loop)
+        self._running += 1
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._running -= 1
+
+    def _count(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._left -= 1
+        while not self._left and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # its client may have gone
+                turn.set_result(None)
+                self._left = ROUNDS
+        if self._left:
+            loop.call_soon(self._count, loop)
 
 
 async def _body(receive: Receive) -> tuple[bytes | None, bool]:

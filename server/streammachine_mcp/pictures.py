@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import os
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 TURNS = 2  # one reads its candles while the other is drawn
 MOST_WAITING = 250
+NICE = 10  # of the process that draws: the server goes first
 LONGEST_WAIT = 40.0  # seconds for a turn; a call has 45
 
 
@@ -94,6 +96,8 @@ def _drawn(chart: Chart) -> bytes:
 
 def _loaded() -> None:
     """Import what drawing needs; what is missing is said by the first chart."""
+    with contextlib.suppress(AttributeError, OSError):  # Windows has no nice
+        os.nice(NICE)
     with contextlib.suppress(ImportError):
         importlib.import_module("matplotlib.backends.backend_agg")
         importlib.import_module("matplotlib.figure")

@@ -211,6 +211,14 @@ def test_letters_are_listed_newest_first_in_pages(raw: RawClient, shared_store: 
         raw.call("dead_letter_list", stream="order")
 
 
+def test_when_a_letter_failed_is_a_number_where_it_says_so(raw: RawClient, shared_store: redis.Redis) -> None:
+    shared_store.xadd("orders", {"id": "7"})
+    for told in ("1764500000004", "soon"):
+        shared_store.xadd("{orders}:dlq", {**LETTER, "sm-failed-at": told})
+    letters = raw.call("dead_letter_list", stream="orders")["letters"]
+    assert [letter.get("failed_at_ms") for letter in letters] == [None, 1764500000004]
+
+
 def test_redrive_reaches_the_group_that_failed_and_says_what_it_could_not(
     raw: RawClient, shared_store: redis.Redis
 ) -> None:
