@@ -152,6 +152,7 @@ async def run_http(
         app,
         log_config=None,
         access_log=False,  # a line of INFO, which is shown of no library
+        server_header=False,
         http="h11",  # uvicorn would take httptools where it is installed, which holds headers of any size
         lifespan="on",
         timeout_graceful_shutdown=int(2 * DRAIN),
