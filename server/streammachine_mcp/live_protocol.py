@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mcp_types import (
@@ -59,18 +59,14 @@ def declare_live(server: FastMCP[Any], live: Live) -> Callable[[], None]:
     return close
 
 
-def _with_capability(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> Awaitable[Any]:
+async def _with_capability(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> Any:
     """Declare the events to every client.
 
     The SDK leaves extensions out of what the handshake of 2025-11-25 says, and the plain name ``events``, which clients
     read that came before the extension was final.
     """
-    return _declared(ctx, call_next) if ctx.method in ("initialize", "server/discover") else call_next(ctx)
-
-
-async def _declared(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> Any:
     result = await call_next(ctx)
-    if isinstance(result, dict) and "capabilities" in result:
+    if ctx.method in ("initialize", "server/discover") and isinstance(result, dict) and "capabilities" in result:
         declared = dict(result["capabilities"])
         extensions = declared.get("extensions") or {}
         declared["extensions"] = {**extensions, EventsExtension.identifier: {"listChanged": False}}
