@@ -151,6 +151,8 @@ async def run_http(
     config = uvicorn.Config(
         app,
         log_config=None,
+        access_log=False,  # a line of INFO, which is shown of no library
+        server_header=False,
         http="h11",  # uvicorn would take httptools where it is installed, which holds headers of any size
         lifespan="on",
         timeout_graceful_shutdown=int(2 * DRAIN),
@@ -259,10 +261,10 @@ def make_no_idle_spans() -> None:
     that ``FASTMCP_TELEMETRY_MODE`` names stays.
     """
     import fastmcp
+    from opentelemetry import trace
 
-    from streammachine.runtime.observability.tracing import has_provider
-
-    if "telemetry_mode" not in fastmcp.settings.model_fields_set and not has_provider():
+    collected = not isinstance(trace.get_tracer_provider(), (trace.ProxyTracerProvider, trace.NoOpTracerProvider))
+    if "telemetry_mode" not in fastmcp.settings.model_fields_set and not collected:
         fastmcp.settings.telemetry_mode = "propagation_only"
 
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastmcp import FastMCP
+from fastmcp.server.extensions import ServerExtension
 
 import streammachine
 from streammachine.settings import Settings
@@ -20,6 +21,7 @@ from streammachine_mcp.tools.families import all_tools
 from streammachine_mcp.tools.health import health_route
 
 if TYPE_CHECKING:
+    from fastmcp.server.middleware import CallNext
     from fastmcp.tools import Tool
     from fastmcp.utilities.versions import VersionSpec
 
@@ -60,6 +62,13 @@ class StreamMachineServer(FastMCP[Any]):
         if tool is None or version is not None or self._transforms:
             return await super().get_tool(name, version)
         return tool
+
+    def _compose_tool_call_interceptors(self, call_next: CallNext[Any, Any]) -> CallNext[Any, Any]:
+        """Without a step for each extension that does nothing in it; FastMCP has no public place for this."""
+        for extension in self._extensions.values():
+            if type(extension).intercept_tool_call is not ServerExtension.intercept_tool_call:
+                return super()._compose_tool_call_interceptors(call_next)
+        return call_next
 
 
 def create_server(settings: Settings | None = None, app: str | None = None) -> StreamMachineServer:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import Any, cast
 
+import anyio
+import pytest
 import redis
+from fastmcp.exceptions import ToolError
 
 from streammachine.redis.embedded.server import EmbeddedServer
 from streammachine_mcp.prompts import read_skills
+from streammachine_mcp.tools.family import Family, tool
 from support.mcp import RawClient
 
 START = 1_700_000_040_000
@@ -258,3 +262,20 @@ def test_resources_and_prompts(raw: RawClient) -> None:
         messages = raw.request("prompts/get", name=name)["messages"]
         assert (len(messages), messages[0]["role"]) == (1, "user")
         assert len(messages[0]["content"]["text"]) > 1000
+
+
+class _Slow(Family):
+    toolset = "slow"
+
+    @tool("slow", "Slow", reads=True)
+    async def slow(self, number: int) -> dict[str, Any]:
+        await anyio.sleep_forever()
+        return {}
+
+
+@pytest.mark.anyio
+async def test_a_tool_that_takes_too_long_is_ended_and_says_so() -> None:
+    (slow,) = _Slow(cast(Any, None), cast(Any, None)).tools(read_only=False)
+    slow.timeout = 0.01
+    with pytest.raises(ToolError, match=r"slow was ended after 0.01 s"):
+        await slow.run({"number": 1})

@@ -15,6 +15,7 @@ Keys, for an aggregator ``btc`` (the braces keep them in one Cluster slot):
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -121,6 +122,8 @@ class DurableAggregator:
         self._state_key = f"sm:ohlc:{{{name}}}"
         self._journal = f"{self._state_key}:journal"
         self._lock = anyio.Lock()
+        self._readings: list[tuple[Callable[[FastOHLC], Any], asyncio.Future[Any]]] = []
+        self._reader: asyncio.Task[None] | None = None  # held, or it might be collected
         # Refuses what the real one would refuse, before a tick reaches the journal.
         self._probe = create_ohlc_aggregator(self.intervals)
         self._reset("")
@@ -205,9 +208,38 @@ class DurableAggregator:
     # -- details ------------------------------------------------------------------------------
 
     async def _read(self, view: Callable[[FastOHLC], T]) -> T:
-        async with self._lock:
-            await self._sync()
-            return view(self._memory)
+        """What ``view`` makes of the memory once the journal was folded to its end, as it was when this was called.
+
+        Where others are at work already, all that ask meanwhile share the next fold: it begins after they asked.
+        """
+        if not self._readings and not self._lock.locked():
+            async with self._lock:
+                await self._sync()
+                return view(self._memory)
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._readings.append((view, answer))
+        if len(self._readings) == 1:
+            self._reader = asyncio.ensure_future(self._answer_readings())
+        return await answer
+
+    async def _answer_readings(self) -> None:
+        """Fold once for all that wait; a task of its own, so that none who goes takes it from the others."""
+        readings: list[tuple[Callable[[FastOHLC], Any], asyncio.Future[Any]]] = []
+        try:
+            async with self._lock:
+                readings, self._readings = self._readings, []
+                await self._sync()
+                for view, answer in readings:
+                    _answer(answer, view, self._memory)
+        except Exception as error:  # noqa: BLE001  # each who waits gets it
+            for _, answer in readings:
+                if not answer.done():
+                    answer.set_exception(error)
+        finally:
+            if not readings:  # it was cancelled while it waited
+                readings, self._readings = self._readings, []
+            for _, answer in readings:
+                answer.cancel()  # nothing where it was answered
 
     async def _sync(self, operation: dict[str, Any] | None = None) -> None:
         """Append the operation (if any), then fold everything behind what this process has seen."""
@@ -428,3 +460,13 @@ def _unknown_interval(name: str, interval: int, intervals: Sequence[int]) -> Int
 
 def _text(value: Any) -> str:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _answer(answer: asyncio.Future[Any], view: Callable[[FastOHLC], Any], memory: FastOHLC) -> None:
+    """Answer one who waits; what the view raises is for that one alone."""
+    if answer.done():  # its caller was cancelled
+        return
+    try:
+        answer.set_result(view(memory))
+    except Exception as error:  # noqa: BLE001  # raised where it is awaited
+        answer.set_exception(error)

@@ -15,12 +15,16 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-from fastmcp.exceptions import FastMCPError, ToolError
-from fastmcp.tools import FunctionTool, Tool
+import anyio
+import fastmcp
+from fastmcp.exceptions import FastMCPError, ToolError, ValidationError
+from fastmcp.server.dependencies import without_injected_parameters
+from fastmcp.tools import FunctionTool, InputRequiredToolResult, Tool
 from fastmcp.tools.base import ToolResult
 from fastmcp.utilities.types import get_cached_typeadapter
 from mcp.shared.exceptions import MCPError
-from mcp_types import TextContent, ToolAnnotations
+from mcp_types import InputRequiredResult, TextContent, ToolAnnotations
+from pydantic import ValidationError as PydanticValidationError
 from pydantic import WithJsonSchema
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -149,7 +153,26 @@ class _Tool(FunctionTool):
             prepared = prepare(self.name, self.parameters, arguments)
         except ArgumentError as error:
             raise ToolError(str(error), log_level=logging.INFO) from None
-        return await super().run(prepared)
+        if self.timeout is None or fastmcp.settings.strict_input_validation:
+            return await super().run(prepared)
+        # As FastMCP does it, without what only plain functions and generators need. What the method itself raises is a
+        # ToolError by now (``tool``), so a pydantic error is one of the arguments.
+        adapter = get_cached_typeadapter(without_injected_parameters(self.fn))
+        try:
+            with anyio.fail_after(self.timeout) as scope:
+                result = await adapter.validate_python(prepared)
+                if anyio.current_time() >= scope.deadline:  # a thread cannot be cancelled
+                    raise TimeoutError
+        except TimeoutError:
+            raise ToolError(
+                f"{self.name} was ended after {self.timeout:g} s. Ask for less; health_check says how Redis is.",
+                log_level=logging.WARNING,
+            ) from None
+        except PydanticValidationError as error:
+            raise ValidationError(str(error), log_level=logging.WARNING) from error
+        return (
+            InputRequiredToolResult(result) if isinstance(result, InputRequiredResult) else self.convert_result(result)
+        )
 
     def convert_result(self, raw_value: Any) -> ToolResult:
         """The result as text and data. What UTF-8 or JSON cannot hold is shown as text: half of a surrogate pair as its

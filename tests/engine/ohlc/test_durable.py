@@ -301,3 +301,73 @@ async def test_a_snapshot_whose_id_is_none_is_named(redis: RedisConnection) -> N
     with pytest.raises(SnapshotError, match="its id is 'no id'"):
         await aggregator.update(ticks(5))
     assert await redis.command("XLEN", "sm:ohlc:{m}:journal") == 1
+
+
+async def evaluations(redis: RedisConnection) -> int:
+    facts = next(iter((await redis.info("commandstats")).values()))
+    return int(facts["cmdstat_eval"]["calls"])
+
+
+async def test_those_who_read_at_once_share_folds_and_each_sees_what_was_there_when_it_asked(
+    redis: RedisConnection,
+) -> None:
+    aggregator, _ = await DurableAggregators(redis).create("shared", [MINUTE])
+    other, _ = await DurableAggregators(redis).create("shared", [MINUTE])  # as another process sees it
+    added, seen = 0, []
+
+    async def add_and_read(number: int) -> None:
+        nonlocal added
+        await (aggregator, other)[number % 2].update(ticks(10, seed=number))
+        added += 10
+        asked_at = added
+        seen.append((await aggregator.stats())["tick_count"] >= asked_at)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(40):
+            tasks.start_soon(add_and_read, number)
+    assert seen == [True] * 40
+    before = await evaluations(redis)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(100):
+            tasks.start_soon(aggregator.stats)
+    assert await evaluations(redis) - before <= 3  # of 100
+
+
+async def test_who_reads_in_vain_or_goes_takes_nothing_from_those_who_read_with_it(redis: RedisConnection) -> None:
+    aggregator, _ = await DurableAggregators(redis).create("shared", [MINUTE])
+    await aggregator.update(ticks(100))
+    outcomes: list[str] = []
+
+    async def read(interval: int, scope: anyio.CancelScope) -> None:
+        with scope:
+            try:
+                outcomes.append("candles" if await aggregator.candles("BTC", interval) else "none")
+            except IntervalError:
+                outcomes.append("refused")
+
+    scopes = [anyio.CancelScope() for _ in range(9)]
+    async with anyio.create_task_group() as tasks:
+        for number, scope in enumerate(scopes):
+            tasks.start_soon(read, 1000 if number % 3 == 1 else MINUTE, scope)
+        await anyio.lowlevel.checkpoint()
+        for scope in scopes[2::3]:
+            scope.cancel()
+    assert sorted(outcomes) == ["candles"] * 3 + ["refused"] * 3
+    assert (await aggregator.stats())["tick_count"] == 100
+
+
+async def test_all_who_wait_learn_that_the_aggregator_is_gone(redis: RedisConnection) -> None:
+    aggregator, _ = await DurableAggregators(redis).create("shared", [MINUTE])
+    await redis.command("FLUSHALL")
+    refused: list[AggregatorNotFoundError] = []
+
+    async def read() -> None:
+        try:
+            await aggregator.stats()
+        except AggregatorNotFoundError as error:
+            refused.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(read)
+    assert len(refused) == 20
