@@ -71,7 +71,7 @@ load: setup ## Ten clients call the server a thousand times each, over stdio and
 	$(BIN)/python -m tests.load
 
 # Each in an environment of its own under .venv-peers (2 GB).
-peers: setup ## Agent frameworks, SDKs, the Inspector and the conformance suite as clients; installs them first.
+peers: setup ## Agent frameworks, SDKs and the Inspector as clients; installs them first.
 	$(BIN)/python -m tests.peers
 	$(BIN)/python -m pytest -q tests/server/test_peers.py
 

@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         rows = {
             "throughput": bench.throughput(options.messages, options.rounds),
             "latency": bench.latency(options.rounds),
+            "48 transactional handlers of 10 ms": bench.adding(options.rounds),
             "memory": bench.memory(options.backlog),
         }
     keep(rows)
@@ -123,6 +124,20 @@ class Bench:
                 "p99 x bare": median_ratio([each["p99_ms"] for each in rounds_], base),
             }
             for name, rounds_ in found.items()
+        ]
+
+    def adding(self, rounds: int, messages: int = 10_000) -> list[Row]:
+        """Messages a second of handlers that add to one and the same key, beside handlers that do not."""
+        roles = {"without incr": "ours-waits", "incr on one key": "ours-adds"}
+        rates: dict[str, list[float]] = {name: [] for name in roles}
+        for _ in range(rounds):
+            for name, role in roles.items():
+                self._fill(messages)
+                rates[name].append(self._run(role, messages, sys.executable)["rate"])
+        base = rates["without incr"]
+        return [
+            {"handlers": name, "msg/s": statistics.median(found), "x without": median_ratio(found, base)}
+            for name, found in rates.items()
         ]
 
     def memory(self, backlog: int) -> list[Row]:

@@ -42,6 +42,7 @@ TARGETS: Mapping[str, Sequence[Target]] = {
         Target("5 ms apart : raw XREAD and XADD", ("5 ms", "candles"), "of raw XREAD and XADD", 0.7),
         Target("50 symbols : raw XREAD", ("50 symbols", "candles"), "of raw XREAD", 0.6),
     ),
+    "app": (Target("incr on one key : without", ("incr on one key",), "x without", 0.5),),
     "latency": tuple(
         Target(f"p99.9 at {rate} a second : plain road", (f"{rate}, native",), "p99.9 x plain", 1, most=True)
         for rate in ("1,000", "10,000", "50,000")
@@ -61,6 +62,14 @@ TARGETS: Mapping[str, Sequence[Target]] = {
     "trade_files": (
         Target("build_candles : DuckDB", ("DuckDB",), "build_candles is times as fast", 1.5),
         Target("build_candles : polars", ("polars",), "build_candles is times as fast", 1.5),
+    ),
+    "dashboard": (
+        *(
+            Target(f"CPU, {how}{view} : without", (f"{how}{view}",), "CPU x without", 1.03, most=True)
+            for how in ("with it, watched: ", "steady, watched: ")
+            for view in ("streams", "agents", "groups")
+        ),
+        Target("first row, ms", ("first row",), "msg/s", 2000, most=True),
     ),
 }
 

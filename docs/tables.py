@@ -52,6 +52,7 @@ MEANINGS = {
     "STREAMMACHINE_JWT_ISSUER": "Who issues them",
     "STREAMMACHINE_JWT_AUDIENCE": "Whom they are for",
     "STREAMMACHINE_DASHBOARD_TOKEN": "The dashboard's token; without it a new one is made at each start",
+    "STREAMMACHINE_ALERT_WEBHOOKS": "Where alerts may post: `any`, `public`, or hosts with commas (docs/alerts.md)",
 }
 DEFAULTS = {
     "REDIS_URL": "none",
@@ -59,6 +60,7 @@ DEFAULTS = {
     "STREAMMACHINE_TOOLSETS": "`all`",
     "STREAMMACHINE_SIGNING_KEY": "a file in the data directory",
     "STREAMMACHINE_DASHBOARD_TOKEN": "a new one",
+    "STREAMMACHINE_ALERT_WEBHOOKS": "`any`; of callers with a token `public`",
     **dict.fromkeys(
         ("STREAMMACHINE_HTTP_TOKENS", *(f"STREAMMACHINE_JWT_{part}" for part in ("JWKS", "ISSUER", "AUDIENCE"))), "none"
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -62,3 +63,24 @@ def test_targets_stand_beside_what_was_found(monkeypatch: pytest.MonkeyPatch) ->
     assert later.splitlines()[1].split()[-4:] == ["most", "1", "1.01", "no"]
     rows = [{"server": "ours, listing", ": empty": 0.2}, {"server": "ours", ": empty": 0.9}]
     assert targets.shown("mcp_http", rows).splitlines()[2].split()[-2:] == ["0.90", "yes"]
+
+
+def test_the_page_shows_each_subject_and_the_targets_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    page = importlib.import_module("benchmarks.page")
+    table = "target   wanted  here  reached\nours  at least 7  7.10  yes"
+    output = (
+        f"\n== Ticks (benchmarks/ohlc.py) ==\n\nwhat  ratio\nours   7.10\n\n{table}\n"
+        "\n== Redis (benchmarks/redis.py) ==\n\nXADD  3.00\n\nMeasured on 2 cores.\n"
+    )
+    text = "<!-- run: {} -->\nold\n<!-- /run -->\n"
+    places = "".join(text.format(name) for name in ("targets", "ohlc", "redis", "machine"))
+    filled = page.written(places, page.parts(output))
+    assert re.findall(r"```text\n(.*?)\n```", filled, re.DOTALL) == [
+        f"ohlc\n{table}",
+        "what  ratio\nours   7.10",
+        "XADD  3.00",
+        "Measured on 2 cores.",
+    ]
+    with pytest.raises(KeyError, match="mcp"):
+        page.written(text.format("mcp"), page.parts(output))

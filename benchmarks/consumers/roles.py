@@ -88,6 +88,18 @@ def ours(kind: str, wanted: int) -> None:
         async def timed(message: Message) -> None:
             counter.delay(int(message.data[b"t"]))
 
+    elif kind in ("adds", "waits"):
+        handled: set[str | None] = set()
+
+        @app.agent(STREAM, group=GROUP, prefetch=COUNT, concurrency=48, transactional=True)
+        async def adds(message: Message) -> None:
+            await asyncio.sleep(0.01)
+            if kind == "adds":
+                await app.storage.incr("total")
+            if message.key not in handled:  # one that runs again counts once
+                handled.add(message.key)
+                counter.one()
+
     else:
 
         @app.agent(STREAM, group=GROUP, prefetch=COUNT)

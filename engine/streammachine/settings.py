@@ -7,7 +7,9 @@ log line or a resource; ``describe()`` gives the masked view that the tools show
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,7 +50,14 @@ _ACCEPTED = {
     "jwt_issuer": "the issuer of the tokens",
     "jwt_audience": "whom the tokens are for",
     "dashboard_token": "a text of at least 16 characters",
+    "alert_webhooks": "any, public, or hosts (name, *.name, address, network; each with :port) separated by commas",
 }
+
+# A name, an address or a network, and a port; runtime.alerts.targets matches hosts with them.
+_HOST_PATTERN = re.compile(
+    r"(?=.*[a-z0-9])(?:\[[0-9a-f:.]+\]|(?P<network>[0-9a-f:.]+/\d{1,3})|[a-z0-9*_.-]+)(?::(?P<port>\d{1,5}))?"
+    r"|[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*"  # IPv6 without a port
+)
 
 
 def _env(name: str, default: Any, **constraints: Any) -> Any:
@@ -95,6 +104,7 @@ class Settings(BaseSettings):
     jwt_issuer: str | None = _env("STREAMMACHINE_JWT_ISSUER", None)
     jwt_audience: str | None = _env("STREAMMACHINE_JWT_AUDIENCE", None)
     dashboard_token: SecretStr | None = _env("STREAMMACHINE_DASHBOARD_TOKEN", None, min_length=16)
+    alert_webhooks: Annotated[tuple[str, ...] | None, NoDecode] = _env("STREAMMACHINE_ALERT_WEBHOOKS", None)
 
     def __init__(self, **values: Any) -> None:
         # pydantic-settings would read a variable of a field's own name too, and "count" may be anybody's.
@@ -145,6 +155,17 @@ class Settings(BaseSettings):
             raise ValueError("unknown toolset")
         return tuple(name for name in known if name in chosen)
 
+    @field_validator("alert_webhooks", mode="before")
+    @classmethod
+    def _known_patterns(cls, value: Any) -> tuple[str, ...] | None:
+        parts = value.split(",") if isinstance(value, str) else value
+        if parts is None:
+            return None
+        patterns = tuple(str(part).strip().lower() for part in parts if str(part).strip())
+        if not patterns or not all(_is_host_pattern(pattern) for pattern in patterns):
+            raise ValueError("no hosts")
+        return patterns
+
     @property
     def redis_is_explicit(self) -> bool:
         """Whether any of REDIS_URL, REDIS_HOST, REDIS_PORT, REDIS_DB was set (docs/decisions/01-embedded-server.md)."""
@@ -174,6 +195,16 @@ class Settings(BaseSettings):
                 value = ",".join(value)
             shown[_variable(name)] = value
         return shown
+
+
+def _is_host_pattern(text: str) -> bool:
+    found = _HOST_PATTERN.fullmatch(text)
+    if found is None or not 0 < int(found["port"] or 1) <= 65535:
+        return False
+    try:
+        return found["network"] is None or bool(ip_network(found["network"], strict=False))
+    except ValueError:
+        return False
 
 
 def _variable(field: str) -> str:

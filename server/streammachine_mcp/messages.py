@@ -22,6 +22,8 @@ DEEPEST = 190  # levels of a message; the SDK's parser takes 200 with those arou
 MOST_DIGITS = 4300  # of one number, as in Python
 MOST_READ_CLOSELY = 8 << 20  # bytes; as Python values they would be far more
 MOST_AT_ONCE = 1000  # messages of one line or batch
+# Where answers go with the request that asked; in an extension's method (tasks/update) its handler checks them.
+ANSWERED = ("tools/call", "prompts/get", "resources/read")
 _SCANNED = 1 << 20  # characters looked through for the id of what cannot be parsed
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+', re.DOTALL)
@@ -165,7 +167,9 @@ def _with_answers(message: JSONRPCMessage) -> JSONRPCMessage | Refusal:
     from mcp_types import InputResponse, JSONRPCRequest
     from pydantic import TypeAdapter, ValidationError
 
-    if not isinstance(message, JSONRPCRequest) or "inputResponses" not in (message.params or {}):
+    if not isinstance(message, JSONRPCRequest) or message.method not in ANSWERED:
+        return message
+    if "inputResponses" not in (message.params or {}):
         return message
     answers = (message.params or {})["inputResponses"]
     asked = "inputResponses"

@@ -125,7 +125,7 @@ def _text(skill: SkillText) -> Callable[..., str]:
 def skill_resources(skills: Sequence[SkillText]) -> list[TextResource]:
     """The files as resources."""
     return [
-        TextResource(
+        _SkillFile(
             uri=skill.uri,  # type: ignore[arg-type]
             name=skill.name,
             title=skill.title,
@@ -135,6 +135,14 @@ def skill_resources(skills: Sequence[SkillText]) -> list[TextResource]:
         )
         for skill in skills
     ]
+
+
+class _SkillFile(TextResource):
+    """A file; what FastMCP says of it beside (its tags, of which there are none) is left out (SEP-2640, _meta)."""
+
+    def get_meta(self) -> dict[str, Any]:
+        """What was given."""
+        return self.meta  # type: ignore[return-value]  # an empty one would be listed
 
 
 class SkillsOfFiles(ServerExtension):

@@ -72,6 +72,7 @@ def create_server(settings: Settings | None = None, app: str | None = None) -> S
         lifespan=lifespan,
         middleware=[FriendlyErrors()],
         mask_error_details=True,
+        dereference_schemas=False,  # ours have no references (tools/family.py); FastMCP would walk through all of them
         on_duplicate="error",
     )
     server.draining = []

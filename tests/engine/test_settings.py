@@ -33,6 +33,7 @@ DEFAULTS = {
     "STREAMMACHINE_JWT_ISSUER": None,
     "STREAMMACHINE_JWT_AUDIENCE": None,
     "STREAMMACHINE_DASHBOARD_TOKEN": None,
+    "STREAMMACHINE_ALERT_WEBHOOKS": None,
 }
 
 ACCEPTED: list[tuple[str, str, Any]] = [
@@ -60,6 +61,8 @@ ACCEPTED: list[tuple[str, str, Any]] = [
     ("STREAMMACHINE_TOOLSETS", "all,groups", ",".join((*TOOLSETS, *OPTIONAL_TOOLSETS))),
     ("STREAMMACHINE_TOOLSETS", "groups", "groups"),
     ("STREAMMACHINE_SIGNING_KEY", "sixteen-chars-at", "***"),
+    ("STREAMMACHINE_ALERT_WEBHOOKS", " Public, *.Example.org:8443", "public,*.example.org:8443"),
+    ("STREAMMACHINE_ALERT_WEBHOOKS", "10.0.0.0/8:80,[::1]:9000,fd00::/8,::1", "10.0.0.0/8:80,[::1]:9000,fd00::/8,::1"),
 ]
 
 REFUSED = [
@@ -80,6 +83,11 @@ REFUSED = [
     ("STREAMMACHINE_READ_ONLY", "perhaps", "true or false"),
     ("STREAMMACHINE_TOOLSETS", "stream,moon", "all, or some of stream"),
     ("STREAMMACHINE_TOOLSETS", ",", "all, or some of stream"),
+    ("STREAMMACHINE_ALERT_WEBHOOKS", ",", "any, public, or hosts"),
+    ("STREAMMACHINE_ALERT_WEBHOOKS", "https://example.org", "any, public, or hosts"),
+    ("STREAMMACHINE_ALERT_WEBHOOKS", "example.org:0", "any, public, or hosts"),
+    ("STREAMMACHINE_ALERT_WEBHOOKS", "10.0.0.0/99", "any, public, or hosts"),
+    ("STREAMMACHINE_ALERT_WEBHOOKS", "*", "any, public, or hosts"),
 ]
 
 

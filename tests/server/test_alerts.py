@@ -98,6 +98,16 @@ def test_what_is_refused_says_what_to_write(raw: RawClient, arguments: dict[str,
         raw.call("alert_create", **{"symbol": "BTCUSDT", **arguments})
 
 
+def test_the_setting_says_where_webhooks_may_go(hosting_env: dict[str, str]) -> None:
+    allowed = {"STREAMMACHINE_ALERT_WEBHOOKS": "10.0.0.0/8:9000"}
+    with RawClient(env=hosting_env | allowed) as client:
+        arguments = {"symbol": "BTCUSDT", "condition": "close > 1"}
+        with pytest.raises(ToolFailure, match=r"127\.0\.0\.1 port 9000 is none .*STREAMMACHINE_ALERT_WEBHOOKS="):
+            client.call("alert_create", **arguments, webhook="http://127.0.0.1:9000/")
+        found = client.call("alert_create", **arguments, webhook="http://10.1.2.3:9000/hook")
+        client.call("alert_delete", name=found["name"])
+
+
 def test_two_servers_of_which_one_is_killed_lose_and_double_nothing(
     store: redis.Redis, hosting_env: dict[str, str]
 ) -> None:

@@ -136,6 +136,18 @@ def test_what_is_no_tool_needs_the_scope_read(server: HttpServer) -> None:
     assert "scope read for resources/read" in text
 
 
+@pytest.mark.anyio
+async def test_a_caller_s_alert_posts_to_none_of_the_server_s_machine(server: HttpServer) -> None:
+    arguments = {"symbol": "BTCUSDT", "condition": "close > 1", "name": "to-here"}
+    async with Client(server.url, auth=OWNER) as client:
+        for url in ("http://127.0.0.1:6379/", "https://localhost/", "https://10.0.0.1/", "https://169.254.169.254/"):
+            with pytest.raises(ToolError, match="none that may be posted to here"):
+                await client.call_tool("alert_create", {**arguments, "webhook": url})
+        made = await client.call_tool("alert_create", {**arguments, "webhook": "https://hooks.example.org/"})
+        assert made.structured_content["created"]
+        await client.call_tool("alert_delete", {"name": "to-here"})
+
+
 def test_a_session_is_its_owners_alone(server: HttpServer) -> None:
     connection = server.connection()
     connection.request("POST", "/mcp", INITIALIZE, {**ACCEPT, "Authorization": f"Bearer {READER}"})

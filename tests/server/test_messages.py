@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streammachine_mcp import http
-from streammachine_mcp.messages import Refusal, is_plain_request
+from streammachine_mcp.messages import Refusal, is_plain_request, messages_in
 
 REQUEST = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "t", "arguments": {"a": 1}}}
 values = st.recursive(
@@ -70,3 +70,11 @@ def test_a_request_is_plain_unless_it_answers_a_question_of_ours() -> None:
     assert is_plain_request(json.dumps(REQUEST).encode())
     assert not is_plain_request(json.dumps({**REQUEST, "params": {"inputResponses": {}}}).encode())
     assert not is_plain_request(json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"}).encode())
+
+
+@pytest.mark.parametrize(("method", "refused"), [("tools/call", True), ("tasks/update", False)])
+def test_answers_are_checked_where_they_go_with_the_request_that_asked(method: str, refused: bool) -> None:
+    """An extension's own method takes what it does not know and leaves it (SEP-2663)."""
+    body = json.dumps({**REQUEST, "method": method, "params": {"inputResponses": {"unknown": {"ignored": True}}}})
+    (found,) = messages_in(body.encode())
+    assert isinstance(found, Refusal) == refused

@@ -1,6 +1,6 @@
 """Real clients convert every tool and call some, a chart among them: the SDKs of Python (1 and 2) and TypeScript,
 FastMCP, AutoGen, LangChain, LlamaIndex, mcp-use, openai-agents, pydantic-ai, smolagents; the Inspector lints the
-schemas, and the conformance suite checks the protocol over HTTP.
+schemas. (The conformance suite needs no environment of its own: test_conformance.py.)
 
 They are no dependencies of ours: ``make peers`` installs each in an environment of its own. Without them these tests
 are skipped; what they showed of the schemas is held by the lint in test_schemas.py.
@@ -9,7 +9,6 @@ are skipped; what they showed of the schemas is held by the lint in test_schemas
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +19,6 @@ import pytest
 
 from streammachine.settings import Settings
 from streammachine_mcp.server import create_server
-from support.http_server import HttpServer
 from support.mcp import clean_environment
 
 ROOT = Path(__file__).parent.parent.parent
@@ -39,14 +37,6 @@ FRAMEWORKS = (
 )
 
 SERVER = (sys.executable, "-m", "streammachine.mcp_server")
-# Scenarios of the conformance suite that call tools, prompts or resources of the suite's own ("test_image_content",
-# "test://static-text", tasks), which a product does not have.
-FIXTURES = re.compile(
-    "tools-call-(image|audio|embedded-resource|mixed-content|with-logging|with-progress|sampling|elicitation)"
-    "|json-schema-2020-12|elicitation-.*|server-sse-polling|resources-(read-.*|templates-read)|prompts-get-.*"
-    "|http-custom-header-server-validation|tasks-.*|input-required-result-(basic-.*|request-state|multi.*|non-tool-request"
-    "|result-type|tampered-state|capability-check)"
-)
 
 Run = Callable[..., dict[str, Any]]
 
@@ -90,15 +80,3 @@ async def test_a_framework_loads_every_tool_and_calls_some(run: Run, names: list
 @pytest.mark.anyio
 async def test_the_inspector_s_strict_lint_has_no_warnings(run: Run, names: list[str]) -> None:
     assert run("inspector") == {"tools": names, "warnings": [], "status": 0}
-
-
-@pytest.mark.parametrize(("suite", "passed"), [("@modelcontextprotocol/conformance", 174), ("conformance-1", 15)])
-def test_the_conformance_suite_fails_only_where_it_wants_fixtures(
-    run: Run, private_env: dict[str, str], tmp_path: Path, suite: str, passed: int
-) -> None:
-    """``passed``: the checks that passed in November 2026, with 0.2.0-alpha.12 and 0.1.16."""
-    with HttpServer(private_env, tmp_path / "log") as server:
-        found = run("conformance", server.url, suite)
-    failed = {name: counts[1] for name, counts in found.items() if counts[1] and not FIXTURES.fullmatch(name)}
-    assert failed in ({}, {"server-stateless": 2})  # two of its checks look for a tool of the suite's
-    assert sum(counts[0] for counts in found.values()) >= passed

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,9 @@ import pytest
 import redis
 
 from streammachine.redis.embedded.server import EmbeddedServer
-from support.mcp import RawClient, ToolFailure
+from streammachine.runtime.processes.origin import CHILD_URL
+from streammachine_mcp.query import worker
+from support.mcp import RawClient, ToolFailure, clean_environment
 
 pytest.importorskip("duckdb", reason="the extra [sql] is not installed")
 
@@ -273,16 +278,46 @@ def test_a_query_that_never_ends_is_ended(raw: RawClient) -> None:
     assert raw.call("stream_query", sql="SELECT 1 AS a")["count"] == 1
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "SELECT length(string_agg(repeat('y', 100), ',')) FROM range(10000) a, range(10000) b",
-    ],
-)
-def test_a_query_that_fills_memory_is_ended(raw: RawClient, sql: str) -> None:
+def test_a_query_that_fills_memory_is_ended(raw: RawClient) -> None:
+    sql = "SELECT length(string_agg(repeat('y', 100), ',')) FROM range(10000) a, range(10000) b"
     with pytest.raises(ToolFailure, match=r"512 MB|more memory"):
         raw.call("stream_query", sql=sql)
     assert raw.call("stream_query", sql="SELECT 1 AS a")["count"] == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's bound of a process's memory is Linux's")
+def test_the_kernel_bounds_the_process_of_a_query(server_env: dict[str, str]) -> None:
+    with RawClient(env=server_env) as client:
+        client.call("stream_query", sql="SELECT 1 AS a")
+        (child,) = children(client.process.pid)
+        status = Path(f"/proc/{child}/status").read_text()
+        allocated = next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmData:"))
+        bound, most = resource.prlimit(child, resource.RLIMIT_DATA)
+        assert abs(bound - allocated - worker.MEMORY) < worker.KEPT
+        assert most == bound, "the process cannot raise it"
+        assert resource.prlimit(child, resource.RLIMIT_FSIZE) == (0, 0)
+        assert resource.prlimit(child, resource.RLIMIT_CORE) == (0, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's bound of a process's memory is Linux's")
+@pytest.mark.parametrize("megabytes", [100, 250])
+def test_what_a_query_reads_counts_too(shared_server: EmbeddedServer, database: redis.Redis, megabytes: int) -> None:
+    """A process with a smaller bound is given a stream that is too wide for it: our own reader asks for more than it
+    gets, of the one bound while the replies come in, of the other when it makes text of them."""
+    database.delete("wide")
+    for _ in range(64):
+        database.xadd("wide", {"text": b"x" * (1 << 20)})
+    code = f"import streammachine_mcp.query.worker as worker; worker.MEMORY = {megabytes << 20}; worker.main()"
+    env = {**clean_environment({}), CHILD_URL: f"{shared_server.url}?db=5"}
+    with subprocess.Popen([sys.executable, "-c", code], env=env, stdin=-1, stdout=-1) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b'{"sql": "SELECT max(length(text)) FROM wide", "limit": 1}\n')
+        child.stdin.flush()
+        ready, answer = (json.loads(child.stdout.readline()) for _ in range(2))
+        child.stdin.close()
+    database.delete("wide")
+    assert (ready, answer["error"]) == ({"ready": True}, worker.OUT_OF_MEMORY)
 
 
 def test_a_query_nested_too_deep_or_too_long_is_refused(raw: RawClient) -> None:

@@ -7,7 +7,7 @@ import re
 import ssl
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -19,13 +19,17 @@ ACCEPT = {"Content-Type": "application/json", "Accept": "application/json, text/
 
 
 class HttpServer:
-    """A server process that serves HTTP on a free port. Leaving the block kills it if it still runs."""
+    """A server process that serves HTTP on a free port. Leaving the block kills it if it still runs.
 
-    def __init__(self, env: Mapping[str, str], log: Path, *options: str) -> None:
+    Args:
+        command: what starts it; by default the product's.
+    """
+
+    def __init__(self, env: Mapping[str, str], log: Path, *options: str, command: Sequence[str] = COMMAND) -> None:
         self.log_path = log
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [*COMMAND, "--port", "0", *options],
+                [*command, "--port", "0", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from cyclopts import Group, Parameter
+from cyclopts.validators import Number
 
 from streammachine.market.emitters import registry as sinks
 from streammachine.market.exchanges import registry as exchanges
@@ -36,3 +38,49 @@ EndAndSinks = Annotated[
         negative="",
     ),
 ]
+
+
+@Parameter(name="*")  # its fields are arguments of the command, without a prefix
+@dataclass(frozen=True, kw_only=True)
+class StreamArguments:
+    """What `stream` and `record` both take.
+
+    Parameters
+    ----------
+    timeframe
+        Of the candles (default 1m); with --type trade none means the trades themselves; of quotes there is none.
+    aggregate
+        Higher timeframes to build too, separated by commas: 5m,15m.
+    type
+        kline, trade or quote (the best bid and ask).
+    every
+        Of quotes: at most one of a symbol in so long, e.g. 100ms.
+    simulated
+        From a simulated exchange in this process, which needs no network.
+    speed
+        With --simulated: market seconds per second (default 60).
+    candles
+        End after so many closed candles.
+    seconds
+        End after so long.
+    json
+        One JSON object a line for each closed candle, trade or quote as it comes, then one of how it ended.
+    """
+
+    timeframe: str | None = None
+    aggregate: Commas = None
+    to: Sinks = None
+    type: str = "kline"
+    every: str | None = None
+    market: Market = "SPOT"
+    simulated: Annotated[bool, Parameter(negative="")] = False
+    speed: Annotated[float | None, Parameter(validator=Number(gt=0))] = None
+    candles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
+    seconds: Annotated[float | None, Parameter(validator=Number(gt=0))] = None
+    json: Annotated[bool, Parameter(negative="")] = False
+
+    @property
+    def base(self) -> str | None:
+        """The timeframe, where none was given that of the kind of rows."""
+        given = self.timeframe is not None or self.type.startswith(("trade", "quote"))
+        return self.timeframe if given else "1m"

@@ -13,12 +13,15 @@ from typing import Any
 
 from rich.console import Console
 
+from streammachine.cli.json_lines import print_json
 from streammachine.errors import SettingsError
 
 console = Console(highlight=False, soft_wrap=True)
 
 
-def install_entry(config_path: Path | None, *, name: str, env: Sequence[str], dry_run: bool) -> int:
+def install_entry(
+    config_path: Path | None, *, name: str, env: Sequence[str], dry_run: bool, as_json: bool = False
+) -> int:
     """Write (or with ``dry_run`` show) the entry; running it twice changes nothing the second time.
 
     Raises:
@@ -33,25 +36,37 @@ def install_entry(config_path: Path | None, *, name: str, env: Sequence[str], dr
         raise SettingsError(f"{path}: mcpServers is not an object. Correct the file by hand; nothing was written.")
     before = servers.get(name)
     entry = _entry(before if isinstance(before, dict) else {}, env)
-    if before == entry:
+    backup = None
+    if before != entry:
+        servers[name] = entry
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        if not dry_run:
+            backup = _replace(path, text)
+    if as_json:
+        written = before != entry and not dry_run
+        kept = None if backup is None else str(backup)
+        print_json({"file": str(path), "name": name, "entry": entry, "written": written, "backup": kept})
+    elif before == entry:
         console.print(f"{path}: the entry {name!r} is up to date; nothing to do.")
-        return 0
-    servers[name] = entry
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    if dry_run:
+    elif dry_run:
         console.print(f"Would write {path}:")
         console.print(text, markup=False, end="")
-        return 0
+    else:
+        console.print(f"Wrote the entry {name!r} into {path}")
+        if backup is not None:
+            console.print(f"The file as it was: {backup}")
+        console.print("Restart Claude Desktop to load it.")
+    return 0
+
+
+def _replace(path: Path, text: str) -> Path | None:
+    """Write the file; gives the backup of the one that was there."""
     try:
         backup = _backup(path)
         _write(path, text)
     except OSError as error:
         raise SettingsError(f"{path} cannot be written: {error.strerror or error}.") from error
-    console.print(f"Wrote the entry {name!r} into {path}")
-    if backup is not None:
-        console.print(f"The file as it was: {backup}")
-    console.print("Restart Claude Desktop to load it.")
-    return 0
+    return backup
 
 
 def default_config_path() -> Path:

@@ -7,10 +7,11 @@ chart that it ends with.
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -24,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from streammachine.cli.exchange_demo import show_socket_to_candles
+from streammachine.cli.json_lines import print_json
 from streammachine.cli.peer import call, call_for_picture, open_server, private_environment
 from streammachine.cli.single_error import single_error
 from streammachine.cli.terminal_picture import escape_sequence, protocol_of
@@ -38,18 +40,20 @@ BATCH = 1000
 INTERVALS = {"1m": 60_000, "5m": 300_000}
 AGGREGATOR = "demo"
 ROWS = 10
+Tell = Callable[[Mapping[str, Any]], None]  # is given what a program reads
 CHARTED = 60  # the most candles of the picture
 
 
-def run_demo(trades: Path | None, count: int | None, chart: Path) -> int:
+def run_demo(trades: Path | None, count: int | None, chart: Path, *, as_json: bool = False) -> int:
     """Run the demo; 0 when every trade that went in is in the candles.
 
     Args:
         trades: recorded trades to play; generated ones without.
         count: how many of them.
-        chart: where the picture of the candles is written.
+        chart: where the picture of the candles is written. as_json: print lines for programs instead.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, file=io.StringIO() if as_json else None)
+    tell = print_json if as_json else _nobody
     if trades is None:
         source = list(generated(count or Settings().records))
         origin = f"{len(source):,} generated trades (a seeded random walk)"
@@ -62,7 +66,13 @@ def run_demo(trades: Path | None, count: int | None, chart: Path) -> int:
     with _private_folder() as folder:
         with single_error():
             seen = anyio.run(show_socket_to_candles, console, trades, folder)
-        return max(seen, anyio.run(_demo, console, source, folder, chart))
+        tell({"type": "socket", **seen})
+        complete = anyio.run(_demo, console, source, folder, chart, tell)
+    return 0 if complete and seen["whole"] else 1
+
+
+def _nobody(line: Mapping[str, Any]) -> None:
+    """Where a person reads, lines for programs go nowhere."""
 
 
 @contextmanager
@@ -79,7 +89,7 @@ def _private_folder() -> Iterator[Path]:
                 left.release()
 
 
-async def _demo(console: Console, source: list[DemoTrade], folder: Path, chart: Path) -> int:
+async def _demo(console: Console, source: list[DemoTrade], folder: Path, chart: Path, tell: Tell) -> bool:
     began = time.perf_counter()
     symbol = source[0].symbol
     async with open_server(private_environment(folder / "data"), folder / "server.log") as client:
@@ -98,6 +108,7 @@ async def _demo(console: Console, source: list[DemoTrade], folder: Path, chart: 
             candles = await _candles(client, symbol, interval)
             complete &= sum(candle["trade_count"] for candle in candles) == len(source)
             _show(console, f"{symbol} {label}", candles)
+            tell({"type": "candles", "symbol": symbol, "timeframe": label, "candles": candles})
         stats = await call(client, "ohlc_stats", name=AGGREGATOR)
         console.print(
             f"\n{stats['tick_count']:,} ticks into the stream, out of it and into candles ({created['implementation']}"
@@ -109,8 +120,15 @@ async def _demo(console: Console, source: list[DemoTrade], folder: Path, chart: 
             f"embedded Valkey, fsync {health.get('embedded', {}).get('fsync', '?')}"
         )
         console.print("[green]Every trade is in the candles.[/]" if complete else "[red]Trades are missing.[/]")
-        await _draw(console, client, symbol, chart)
-    return 0 if complete else 1
+        drawn, problem = await _draw(console, client, symbol, chart)
+        tell(
+            {
+                "type": "summary", "trades": len(source), "ticks": ticks, "seconds": round(seconds, 3),
+                "complete": complete, "implementation": created["implementation"], "health": health,
+                "chart": drawn, "chart_problem": problem,
+            }
+        )  # fmt: skip
+    return complete
 
 
 async def _play(console: Console, client: Client[Any], stream: str, source: list[DemoTrade]) -> int:
@@ -177,29 +195,40 @@ async def _candles(client: Client[Any], symbol: str, interval: int) -> list[dict
         end = candles[0]["candle_start_ms"]
 
 
-async def _draw(console: Console, client: Client[Any], symbol: str, chart: Path) -> None:
-    """Write the picture that ``candles_chart`` gives to a chat, and show it where the terminal can."""
+async def _draw(console: Console, client: Client[Any], symbol: str, chart: Path) -> tuple[str | None, str | None]:
+    """Write the picture that ``candles_chart`` gives to a chat, and show it where the terminal can.
+
+    Returns:
+        Where it is, and why there is none.
+    """
     with console.status("Drawing the candles"):
         summary, png = await call_for_picture(
             client, "candles_chart", name=AGGREGATOR, symbol=symbol, interval=INTERVALS["1m"], limit=CHARTED
         )
     if png is None:
-        console.print(f"No chart: {summary.get('picture_problem', 'the tool gave no picture')}", soft_wrap=True)
-        return
-    _keep(console, chart, png)
+        problem = str(summary.get("picture_problem", "the tool gave no picture"))
+        console.print(f"No chart: {problem}", soft_wrap=True)
+        return None, problem
+    return _keep(console, chart, png)
 
 
-def _keep(console: Console, chart: Path, png: bytes) -> None:
+def _keep(console: Console, chart: Path, png: bytes) -> tuple[str | None, str | None]:
+    """Write the picture; gives where it is, and why it is nowhere."""
+    place: str | None = None
+    problem: str | None = None
     try:
         chart.write_bytes(png)
     except OSError as error:
         console.print(f"The chart could not be written: {error}", soft_wrap=True, markup=False)
+        problem = str(error)
     else:
-        console.print(f"The chart that a chat is given: {chart.absolute()}", soft_wrap=True, markup=False)
+        place = str(chart.absolute())
+        console.print(f"The chart that a chat is given: {place}", soft_wrap=True, markup=False)
     protocol = protocol_of(os.environ) if console.is_terminal else None
     if protocol is not None:
         console.file.write(escape_sequence(png, protocol))
         console.file.flush()
+    return place, problem
 
 
 def _show(console: Console, title: str, candles: list[dict[str, Any]]) -> None:

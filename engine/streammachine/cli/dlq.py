@@ -37,7 +37,7 @@ def dlq_list(
 
 
 @dlq.command(name="show")
-def dlq_show(stream: str, id: str) -> int:
+def dlq_show(stream: str, id: str, *, json: Json = False) -> int:
     """Show one dead letter with everything known of its end.
 
     Parameters
@@ -49,7 +49,7 @@ def dlq_show(stream: str, id: str) -> int:
     """
     from streammachine.cli.letters import show_letter
 
-    return show_letter(stream, id)
+    return show_letter(stream, id, json)
 
 
 @dlq.command(name="redrive")
@@ -59,6 +59,7 @@ def dlq_redrive(
     *,
     all: bool = False,
     group: str | None = None,
+    json: Json = False,
 ) -> int:
     """Give dead letters back to the group that failed on them, and to no other.
 
@@ -75,7 +76,7 @@ def dlq_redrive(
     """
     from streammachine.cli.letters import redrive_letters
 
-    return redrive_letters(stream, ids or [], all, group)
+    return redrive_letters(stream, ids or [], all, group, json)
 
 
 @dlq.command(name="purge")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import anyio
 from rich.console import Console
@@ -24,11 +25,14 @@ AWAY = 40.0  # seconds for which it then takes no other, so that the end of a mi
 LONGEST = 15.0  # seconds
 
 
-async def show_socket_to_candles(console: Console, trades: Path | None, folder: Path) -> int:
-    """Stream ``MINUTES`` of a simulated Binance at ``SPEED`` through real sockets; 0 when no candle is missing.
+async def show_socket_to_candles(console: Console, trades: Path | None, folder: Path) -> dict[str, Any]:
+    """Stream ``MINUTES`` of a simulated Binance at ``SPEED`` through real sockets.
 
     Args:
         trades: recorded trades to play; generated ones of two symbols without.
+
+    Returns:
+        ``whole``: whether no candle is missing; ``rows`` of the file, ``reconnects``, candles ``healed``.
     """
     logging.getLogger("streammachine.market").setLevel(logging.ERROR)  # that the line breaks is part of the picture
     adapter = adapter_for("binance")
@@ -73,8 +77,8 @@ async def show_socket_to_candles(console: Console, trades: Path | None, folder: 
         len(seen) >= MINUTES and seen == list(range(seen[0], seen[0] + len(seen) * 60_000, 60_000))
         for seen in starts.values()
     )
+    feed = runner.stats().feed
     if whole:
-        feed = runner.stats().feed
         healed = f"{feed['healed']} candle{'' if feed['healed'] == 1 else 's'}"
         console.print(
             f"[green]Every minute has its candle[/], {rows} rows in candles.csv; {feed['reconnects']} reconnects, "
@@ -82,4 +86,4 @@ async def show_socket_to_candles(console: Console, trades: Path | None, folder: 
         )
     else:
         console.print("[red]Candles are missing.[/]\n")
-    return 0 if whole else 1
+    return {"whole": whole, "rows": rows, "reconnects": feed.get("reconnects", 0), "healed": feed.get("healed", 0)}

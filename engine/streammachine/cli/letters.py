@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 from rich.console import Console
 
+from streammachine.cli.json_lines import print_json
 from streammachine.cli.shown import fitting, shown
 from streammachine.errors import SettingsError
 from streammachine.redis.connection import RedisConnection
@@ -50,11 +51,14 @@ def list_letters(stream: str | None, count: int, group: str | None, as_json: boo
     return _run(show)
 
 
-def show_letter(stream: str, identifier: str) -> int:
+def show_letter(stream: str, identifier: str, as_json: bool = False) -> int:
     """Print one letter with all its facts and the traceback."""
 
     async def show(connection: RedisConnection) -> int:
         letter = await (await DeadLetters.open(connection, stream)).letter(connection, parse_position(identifier))
+        if as_json:
+            print_json({**_facts(letter), "traceback": letter.fact("traceback")})
+            return 0
         console = _console()
         for name, value in {**_facts(letter), "data": None}.items():
             if value is not None:
@@ -67,7 +71,9 @@ def show_letter(stream: str, identifier: str) -> int:
     return _run(show)
 
 
-def redrive_letters(stream: str, identifiers: list[str], everything: bool, group: str | None) -> int:
+def redrive_letters(
+    stream: str, identifiers: list[str], everything: bool, group: str | None, as_json: bool = False
+) -> int:
     """Give letters back to the groups that failed on them; 1 when some could not be."""
     if bool(identifiers) == everything:
         raise SettingsError("Name the letters to redrive (see streammachine dlq list), or give --all.")
@@ -79,13 +85,17 @@ def redrive_letters(stream: str, identifiers: list[str], everything: bool, group
             count = await letters.count(connection)
             chosen = [letter.id for letter in (await letters.newest(connection, count, group=group))[0]][::-1]
         done = await letters.redrive(connection, chosen)
+        status = 1 if done.missing or done.refused else 0
+        if as_json:
+            print_json({"redriven": done.ids, "missing": done.missing, "refused": done.refused})
+            return status
         console = _console()
         console.print(f"{len(done.ids)} of {len(chosen)} given back to their groups.")
         for identifier in done.missing:
             console.print(f"{identifier}: there is no such dead letter.", markup=False)
         for identifier, reason in done.refused.items():
             console.print(shown(f"{identifier}: refused: {reason}"), markup=False)
-        return 1 if done.missing or done.refused else 0
+        return status
 
     return _run(redrive)
 

@@ -22,6 +22,7 @@ from streammachine.cli.arguments import (
     Json,
     Market,
     Sinks,
+    StreamArguments,
     Symbols,
 )
 from streammachine.cli.dlq import dlq
@@ -37,6 +38,7 @@ app.register_install_completion_command(name="completion", group=BEGIN)
 install = App(name="install", help="Install the MCP server into a client.", group=BEGIN)
 app.command(install)
 app.command(dlq)
+AS_USUAL = StreamArguments()
 
 
 @app.command(group=BEGIN)
@@ -45,6 +47,7 @@ def demo(
     trades: Path | None = None,
     count: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     chart: Path = Path("streammachine-demo.png"),
+    json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """From trades to candles through the real MCP server, on a private embedded Valkey.
 
@@ -57,10 +60,12 @@ def demo(
         How many trades to generate (default STREAMMACHINE_RECORDS), or to play of the file (default all).
     chart
         Where the picture of the candles is written; terminals of iTerm2's and kitty's kind show it too.
+    json
+        One JSON object a line instead of the tables: what came over the socket, the candles, how it ended.
     """
     from streammachine.cli.demo import run_demo
 
-    return run_demo(trades, count, chart)
+    return run_demo(trades, count, chart, as_json=json)
 
 
 @app.command(group=BEGIN)
@@ -80,6 +85,7 @@ def install_claude_desktop(
     config_path: Path | None = None,
     name: str = "streammachine",
     env: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Write the server's entry into Claude Desktop's configuration; keeps a backup, and what else stands there.
 
@@ -93,10 +99,12 @@ def install_claude_desktop(
         The entry's name.
     env
         Environment variables for the server, as NAME=VALUE.
+    json
+        One JSON object: the file, the entry, whether it was written, and the backup.
     """
     from streammachine.cli.claude_desktop import install_entry
 
-    return install_entry(config_path, name=name, env=env or [], dry_run=dry_run)
+    return install_entry(config_path, name=name, env=env or [], dry_run=dry_run, as_json=json)
 
 
 @app.command(group=APPS)
@@ -105,6 +113,7 @@ def run(
     *arguments: str,
     workers: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
     reload: bool = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Run an App in supervised processes until SIGTERM or Ctrl-C.
 
@@ -118,10 +127,12 @@ def run(
         How many processes of the whole App; they share the messages.
     reload
         Start again when a Python file changes.
+    json
+        One JSON object a line on stdout whenever a worker's state changes; what the App prints goes to stderr.
     """
     from streammachine.cli.run import run_workers
 
-    return run_workers(target, arguments, workers=workers, reload=reload)
+    return run_workers(target, arguments, workers=workers, reload=reload, as_json=json)
 
 
 @app.command(group=MARKET)
@@ -245,65 +256,19 @@ def stream(
     exchange: Exchange,
     symbols: Symbols,
     *,
-    timeframe: str | None = None,
-    aggregate: Commas = None,
-    to: Sinks = None,
-    type: str = "kline",
-    every: str | None = None,
-    market: Market = "SPOT",
-    simulated: Annotated[bool, Parameter(negative="")] = False,
-    speed: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
-    candles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
-    seconds: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    wanted: StreamArguments = AS_USUAL,
     fresh: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Stream an exchange's live candles into sinks, with a live table, until Ctrl-C. Goes on where it stopped.
 
     Parameters
     ----------
-    timeframe
-        Of the candles (default 1m); with --type trade none means the trades themselves; of quotes there is none.
-    aggregate
-        Higher timeframes to build too, separated by commas: 5m,15m.
-    type
-        kline, trade or quote (the best bid and ask).
-    every
-        Of quotes: at most one of a symbol in so long, e.g. 100ms.
-    simulated
-        From a simulated exchange in this process, which needs no network.
-    speed
-        With --simulated: market seconds per second (default 60).
-    candles
-        End after so many closed candles.
-    seconds
-        End after so long.
     fresh
         Begin anew. Else what the sinks lack since the last run of the same command is loaded first, or named as a gap.
-    json
-        One JSON object a line for each closed candle, trade or quote as it comes, then one of how it ended.
     """
-    from streammachine.cli.stream import StreamOptions, run_stream
+    from streammachine.cli.stream import run_stream
 
-    base = timeframe if timeframe is not None or type.startswith(("trade", "quote")) else "1m"
-    return run_stream(
-        StreamOptions(
-            exchange,
-            symbols,
-            base,
-            aggregate or (),
-            to or (),
-            type,
-            market,
-            simulated,
-            speed,
-            candles,
-            seconds,
-            fresh,
-            every=every,
-            as_json=json,
-        )
-    )
+    return run_stream(exchange, symbols, wanted, fresh=fresh)
 
 
 @app.command(group=MARKET)
@@ -313,16 +278,7 @@ def record(
     *,
     frames: Path,
     keep_going: Annotated[bool, Parameter(negative="")] = False,
-    timeframe: str | None = None,
-    aggregate: Commas = None,
-    to: Sinks = None,
-    type: str = "kline",
-    every: str | None = None,
-    market: Market = "SPOT",
-    simulated: Annotated[bool, Parameter(negative="")] = False,
-    speed: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
-    candles: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
-    seconds: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    wanted: StreamArguments = AS_USUAL,
 ) -> int:
     """Stream as `stream` does, and note all that the exchange sends in a file, until Ctrl-C. No login or key is in it.
 
@@ -332,32 +288,10 @@ def record(
         The file, a new one: FILE.zst or FILE.gz. `streammachine simulate --frames` and Runner(frames=...) play it.
     keep_going
         Go on without it once it can take no more (4 GB, a full disk); else that ends the command with an error.
-    timeframe
-        Of the candles (default 1m); with --type trade none means the trades themselves; of quotes there is none.
-    aggregate
-        Higher timeframes to build too, separated by commas: 5m,15m.
-    type
-        kline, trade or quote (the best bid and ask).
-    every
-        Of quotes: at most one of a symbol in so long, e.g. 100ms.
-    simulated
-        From a simulated exchange in this process, which needs no network.
-    speed
-        With --simulated: market seconds per second (default 60).
-    candles
-        End after so many closed candles.
-    seconds
-        End after so long.
     """
-    from streammachine.cli.stream import StreamOptions, run_stream
+    from streammachine.cli.stream import Recording, run_stream
 
-    base = timeframe if timeframe is not None or type.startswith(("trade", "quote")) else "1m"
-    return run_stream(
-        StreamOptions(
-            exchange, symbols, base, aggregate or (), to or (), type, market, simulated, speed, candles, seconds,
-            fresh=True, record=frames, keep_going=keep_going, every=every,
-        )
-    )  # fmt: skip
+    return run_stream(exchange, symbols, wanted, fresh=True, record=Recording(frames, keep_going))
 
 
 @app.command(group=MARKET)

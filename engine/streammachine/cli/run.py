@@ -12,10 +12,12 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.abc
 
+from streammachine.cli.json_lines import print_json
 from streammachine.errors import SettingsError
 from streammachine.logs import configure_logging, print_error
 from streammachine.runtime.processes.origin import Origin
@@ -24,11 +26,17 @@ from streammachine.settings import Settings
 
 log = logging.getLogger("streammachine")
 
+TELL_EVERY = 0.1  # seconds between two looks at the workers' states
 KILL_AFTER = 30.0  # seconds for a worker to drain; the App's own grace (25 s unless it says otherwise) and a margin
 
 
-def run_workers(target: str, arguments: Sequence[str] = (), *, workers: int, reload: bool) -> int:
+def run_workers(
+    target: str, arguments: Sequence[str] = (), *, workers: int, reload: bool, as_json: bool = False
+) -> int:
     """Run until SIGTERM, SIGINT, or the App's own end; 1 when it cannot be loaded.
+
+    Args:
+        as_json: print a line on stdout whenever a worker's state changes.
 
     Raises:
         SettingsError: ``target`` names no App, or --reload lacks watchfiles.
@@ -45,7 +53,7 @@ def run_workers(target: str, arguments: Sequence[str] = (), *, workers: int, rel
     level = settings.log_level
     configure_logging(level, log_format=settings.log_format, force=settings.log_format == "json")
     fleet = Fleet(target, workers, level, arguments)
-    return anyio.run(fleet.run, reload, backend_options={"use_uvloop": sys.platform != "win32"})
+    return anyio.run(fleet.run, reload, as_json, backend_options={"use_uvloop": sys.platform != "win32"})
 
 
 class Fleet:
@@ -66,11 +74,14 @@ class Fleet:
         self._stopping = False
         self._failed = False
         self._seen_running = False
+        self._told: dict[int, dict[str, Any]] = {}
 
-    async def run(self, reload: bool) -> int:
+    async def run(self, reload: bool, as_json: bool = False) -> int:
         """Run all workers to their end; the exit status."""
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._end_at_signal)
+            if as_json:
+                beside.start_soon(self._tell_changes)
             if reload:
                 beside.start_soon(self._reload)
             async with anyio.create_task_group() as running:
@@ -79,7 +90,21 @@ class Fleet:
                 if not reload:
                     beside.start_soon(self._end_if_unloadable)
             beside.cancel_scope.cancel()
+        if as_json:
+            self._tell()
         return 1 if self._failed else 0
+
+    async def _tell_changes(self) -> None:
+        while True:
+            self._tell()
+            await anyio.sleep(TELL_EVERY)
+
+    def _tell(self) -> None:
+        for number, worker in enumerate(self._workers, 1):
+            facts = worker.describe()
+            if self._told.get(number) != facts and worker.state != "waiting":
+                self._told[number] = facts
+                print_json({"worker": number, **facts, "app": self._target})
 
     async def _stop(self) -> None:
         self._stopping = True

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from streammachine.cli.arguments import StreamArguments
 from streammachine.cli.ending import ended_by_sigterm
 from streammachine.cli.json_lines import print_json
 from streammachine.cli.shown import fitting
@@ -22,6 +22,7 @@ from streammachine.cli.single_error import single_error
 from streammachine.errors import DataInputError, MarketError
 from streammachine.market.emitters.sink_text import emitters_for
 from streammachine.market.exchanges import adapter_for
+from streammachine.market.exchanges.base import Adapter
 from streammachine.market.live.runner import Runner, runner_for
 from streammachine.market.model.data_input import DataInput
 from streammachine.market.model.kline import Kline, Trade
@@ -36,63 +37,64 @@ SPEED = 60.0  # market seconds per second, where nothing else was asked for
 LINE_PERIOD = 10.0  # seconds between two lines where stdout is no terminal
 
 
-@dataclass(frozen=True)
-class StreamOptions:
-    """What the command was asked for. ``candles``, ``seconds``: end after so many closed candles, or so long.
-    ``record``: a file for all that comes; ``keep_going``: also once it can take no more. ``fresh``: do not go on where
-    an earlier run stopped. ``as_json``: a line for each closed row as it comes, and one at the end, in place of the
-    table."""
+class Recording(NamedTuple):
+    """The file into which all that comes is written, and whether to go on once it can take no more."""
 
-    exchange: str
-    symbols: Sequence[str]
-    timeframe: str | None = "1m"
-    aggregate: Sequence[str] = ()
-    to: Sequence[str] = ()
-    type: str = "kline"
-    market: str = "SPOT"
-    simulated: bool = False
-    speed: float | None = None
-    candles: int | None = None
-    seconds: float | None = None
-    fresh: bool = False
-    record: Path | None = None
+    file: Path
     keep_going: bool = False
-    every: str | None = None
-    as_json: bool = False
 
 
-def run_stream(options: StreamOptions) -> int:
-    """Stream until Ctrl-C or SIGTERM, or as long as was asked for; 0 when the sinks refused nothing."""
+def run_stream(
+    exchange: str,
+    symbols: Sequence[str],
+    wanted: StreamArguments,
+    *,
+    fresh: bool = False,
+    record: Recording | None = None,
+) -> int:
+    """Stream until Ctrl-C or SIGTERM, or as long as was asked for; 0 when the sinks refused nothing.
+
+    Args:
+        fresh: do not go on where an earlier run stopped.
+    """
     with ended_by_sigterm(), single_error():
-        return anyio.run(_stream, Console(highlight=False), options)
+        return anyio.run(_stream, Console(highlight=False), exchange, symbols, wanted, fresh, record)
 
 
-async def _stream(console: Console, options: StreamOptions) -> int:
-    adapter = adapter_for(options.exchange, options.market)
-    wanted = DataInput(options.type, list(options.symbols), options.timeframe, list(options.aggregate), options.every)
-    emitters = emitters_for(options.to, simulated=options.simulated)
-    if options.speed is not None and not options.simulated:
+async def _stream(
+    console: Console,
+    exchange: str,
+    symbols: Sequence[str],
+    wanted: StreamArguments,
+    fresh: bool,
+    record: Recording | None,
+) -> int:
+    adapter = adapter_for(exchange, wanted.market)
+    data_input = DataInput(wanted.type, list(symbols), wanted.base, list(wanted.aggregate or ()), wanted.every)
+    emitters = emitters_for(wanted.to or (), simulated=wanted.simulated)
+    if wanted.speed is not None and not wanted.simulated:
         raise DataInputError("--speed is of the simulated market: give --simulated too")
-    async with _exchange(options) as extra:
+    frames = record.file if record is not None else None
+    async with _exchange(adapter, symbols, wanted) as extra:
         runner = runner_for(
-            options.exchange,
-            wanted,
-            market_type=options.market,
-            active_warmup=bool(options.aggregate),
-            remember=not options.simulated and options.record is None,
-            record=options.record,
-            keep_going=options.keep_going,
-            fresh=options.fresh,
+            exchange,
+            data_input,
+            market_type=wanted.market,
+            active_warmup=bool(wanted.aggregate),
+            remember=not wanted.simulated and record is None,
+            record=frames,
+            keep_going=record is not None and record.keep_going,
+            fresh=fresh,
             **extra,
         )
         for emitter in emitters:
             runner.register_emitter(emitter)
-        kind = JsonWatch if options.as_json else Watch
-        watch = kind(runner, adapter.source + (" (simulated)" if options.simulated else ""), options.candles)
+        title = adapter.source + (" (simulated)" if wanted.simulated else "")
+        watch = (JsonWatch if wanted.json else Watch)(runner, title, wanted.candles, frames)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(watch.show, console)
-                with anyio.move_on_after(options.seconds):
+                with anyio.move_on_after(wanted.seconds):
                     async for row in runner.stream():
                         watch.take(row)
                         if watch.done:
@@ -103,21 +105,20 @@ async def _stream(console: Console, options: StreamOptions) -> int:
             watch.end(console)
             raise
         watch.end(console)
-    if (unrecorded := runner.stats().unrecorded) and not options.keep_going:
+    if (unrecorded := runner.stats().unrecorded) and record is not None and not record.keep_going:
         raise MarketError(unrecorded)
     return 1 if any(emitter["failed"] for emitter in runner.stats().emitters) else 0
 
 
 @asynccontextmanager
-async def _exchange(options: StreamOptions) -> AsyncIterator[dict[str, Any]]:
+async def _exchange(adapter: Adapter, symbols: Sequence[str], wanted: StreamArguments) -> AsyncIterator[dict[str, Any]]:
     """What the runner needs to reach the exchange: nothing, or the simulator's clock and URLs."""
-    if not options.simulated:
+    if not wanted.simulated:
         yield {}
         return
     from streammachine.cli.simulated import simulated
 
-    adapter = adapter_for(options.exchange, options.market)
-    async with simulated(adapter, options.symbols, speed=options.speed or SPEED) as (clock, urls):
+    async with simulated(adapter, symbols, speed=wanted.speed or SPEED) as (clock, urls):
         yield {
             "clock": clock,
             "ws_url": urls.ws,
@@ -128,9 +129,14 @@ async def _exchange(options: StreamOptions) -> AsyncIterator[dict[str, Any]]:
 
 
 class Watch:
-    """What has come so far, as a table. ``done``: as many closed candles as were asked for have."""
+    """What has come so far, as a table. ``done``: as many closed candles as were asked for have.
 
-    def __init__(self, runner: Runner, title: str, candles: int | None) -> None:
+    Args:
+        candles: how many are asked for. record: the file into which all that comes is written.
+    """
+
+    def __init__(self, runner: Runner, title: str, candles: int | None, record: Path | None = None) -> None:
+        self._record = record
         self._runner = runner
         self._title = title
         self._most = candles
@@ -238,6 +244,7 @@ class JsonWatch(Watch):
                 "healed": stats.feed.get("healed", 0),
                 "sinks": stats.emitters,
                 **({"unrecorded": stats.unrecorded} if stats.unrecorded else {}),
+                **({"frames": str(self._record)} if self._record is not None else {}),
             }
         )
 

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
-import anyio.lowlevel
 
 from streammachine.errors import StreamMachineError
 from streammachine.redis import streams
@@ -22,9 +21,12 @@ T = TypeVar("T")
 
 PAGE = 50  # rows of a table that go out at once
 MOST_CHARS = 300  # of a value in a table
+MOST_LOOKS = 64  # different questions whose answers are kept for other pages
 WANTED = 15.0  # seconds after a view asked in which what it asked for is kept up to date
-SHARE = 60  # looking at everything may take a sixtieth of the time
+SHARE = 200  # looking at everything may take a two-hundredth of the time
 CHUNK = 100  # streams asked about at once; the loop is free between two chunks
+PACE = 100  # a pause between two chunks: so many times what the last one took, and not longer than LONGEST_PAUSE
+LONGEST_PAUSE = 0.1  # seconds; where the loop is busy, a chunk takes long without costing much
 
 
 class Dashboard:
@@ -35,8 +37,7 @@ class Dashboard:
         read_only: refuse every action.
 
     Attributes:
-        closing: set when the server ends, so that open streams of events do. changed: what a view shows was changed
-            by an action: look again now.
+        closing: set when the server ends, so that open streams of events do.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Dashboard:
         self.survey = Survey(self)
         self.rates: dict[str, tuple[float, int, float | None]] = {}
         self.watchers = 0
+        self.looks: dict[Any, Look] = {}
         self._kept: dict[str, tuple[float, Any]] = {}
         self._connect = connect
         self._changed = anyio.Event()
@@ -60,6 +62,8 @@ class Dashboard:
     async def kept(self, name: str, make: Callable[[], Awaitable[T]]) -> T:
         """What ``make`` gives, made anew when that was long ago for the time that it takes."""
         due, found = self._kept.get(name, (0.0, None))
+        while len(self._kept) > MOST_LOOKS:
+            self._kept.pop(next(iter(self._kept)))
         if time.monotonic() >= due:
             began = time.monotonic()
             found = await make()
@@ -71,12 +75,17 @@ class Dashboard:
     def touch(self) -> None:
         """Have every view look again now."""
         self._kept.clear()
+        self.looks.clear()
         self._changed.set()
         self._changed = anyio.Event()
 
-    async def wait(self) -> None:
+    @property
+    def changed(self) -> anyio.Event:
+        """Is set by the next action: take it before a look, so that an action during the look is not missed."""
+        return self._changed
+
+    async def wait(self, changed: anyio.Event) -> None:
         """Wait until it is time to look again; not longer than the interval."""
-        changed = self._changed
         with anyio.move_on_after(self.interval):
             await changed.wait()
 
@@ -85,16 +94,33 @@ class Dashboard:
         self.closing.set()
         self.touch()
 
+    async def look(self, question: Any, make: Callable[[], Awaitable[str]]) -> str:
+        """What ``make`` gives, once for all pages that ask the same question within an interval.
+
+        Args:
+            question: what makes two looks the same. make: looks; must not raise.
+        """
+        look = self.looks.get(question)
+        if look is None:
+            while len(self.looks) >= MOST_LOOKS:
+                self.looks.pop(next(iter(self.looks)))
+            look = self.looks[question] = Look()
+        async with look.lock:
+            if time.monotonic() >= look.due:
+                began = time.monotonic()
+                look.text = await make()
+                look.due = began + 0.9 * self.interval
+            return look.text
+
     async def run(self) -> None:
         """Keep the survey up to date while anybody looks at it; until cancelled."""
         while True:
             await self.survey.wanted()
-            began = time.monotonic()
             try:
                 await self.survey.look()
             except StreamMachineError:
                 await anyio.sleep(2)  # the views themselves say what is wrong
-            await anyio.sleep(max(self.interval, SHARE * (time.monotonic() - began)))
+            await anyio.sleep(max(self.interval, SHARE * self.survey.took))
 
     def rate(self, stream: str, added: int | None) -> float | None:
         """Entries a second since the last look at a stream; None: it is the first."""
@@ -111,6 +137,15 @@ class Dashboard:
         return rate
 
 
+class Look:
+    """A view as it goes out, and until when it may be given to another page."""
+
+    def __init__(self) -> None:
+        self.lock = anyio.Lock()
+        self.text = ""
+        self.due = 0.0
+
+
 class Index:
     """The names of all streams, walked through with SCAN, and again when that was long ago."""
 
@@ -118,6 +153,7 @@ class Index:
         self._board = board
         self._lock = anyio.Lock()
         self._names: list[str] = []
+        self._others: list[str] = []  # without StreamMachine's own
         self._due = 0.0
 
     async def get(self, own: bool = False) -> list[str]:
@@ -128,8 +164,9 @@ class Index:
                     began = time.monotonic()
                     self._names, _ = await streams.find_streams(await self._board.connection(), own=True)
                     took = time.monotonic() - began
+                    self._others = [name for name in self._names if not streams.is_own(name)]
                     self._due = time.monotonic() + max(0.9 * self._board.interval, SHARE * took)
-        return self._names if own else [name for name in self._names if not streams.is_own(name)]
+        return self._names if own else self._others
 
     def forget(self) -> None:
         """Walk again at the next question."""
@@ -137,15 +174,21 @@ class Index:
 
 
 class Survey:
-    """The groups of all streams, looked at one after another, so that the furthest behind can stand first."""
+    """The groups of all streams, looked at one after another, so that the furthest behind can stand first.
+
+    Attributes:
+        found: lag (NaN: unknown) and pending, by stream and group. took: seconds that the last walk was at work.
+        seen, total: streams that this walk has looked at, and all.
+    """
 
     def __init__(self, board: Dashboard) -> None:
         self._board = board
         self._asked = 0.0
         self._ask = anyio.Event()
         self._first = anyio.Event()
-        self.found: dict[tuple[str, str], tuple[float, int]] = {}  # lag and pending, by stream and group
-        self.seen, self.total = 0, 0
+        self._order: list[tuple[str, str]] = []
+        self.found: dict[tuple[str, str], tuple[float, int]] = {}
+        self.seen, self.total, self.took = 0, 0, 0.0
 
     async def wanted(self) -> None:
         """Wait until a view wants it."""
@@ -153,20 +196,29 @@ class Survey:
             self._ask = anyio.Event()
             await self._ask.wait()
 
-    async def get(self) -> dict[tuple[str, str], tuple[float, int]]:
-        """What was found last; the first time, what is found within half a second."""
+    async def behind(self) -> Sequence[tuple[str, str]]:
+        """The groups by what was found last, the furthest behind first; the first time, those of half a second."""
         self._asked = time.monotonic()
         self._ask.set()
         with anyio.move_on_after(0.5):
             await self._first.wait()
-        return self.found
+        if len(self._order) != len(self.found):  # the first walk is under way
+            self._sort()
+        return self._order
+
+    @property
+    def note(self) -> str:
+        """How far the first walk is; empty when there was one."""
+        begun = not self._first.is_set() and self.total
+        return f"looked at {self.seen:,} of {self.total:,} streams so far" if begun else ""
 
     async def look(self) -> None:
-        """Go through all streams once."""
+        """Go through all streams once, with pauses, so that whatever else the loop does hardly notices."""
         names = await self._board.names.get()
         connection = await self._board.connection()
-        self.total, found = len(names), {}
+        self.total, self.took, found = len(names), 0.0, {}
         for start in range(0, len(names), CHUNK):
+            began = time.monotonic()
             chunk = names[start : start + CHUNK]
             replies = await ask(connection, [("XINFO", "GROUPS", name) for name in chunk])
             for name, reply in zip(chunk, replies, strict=True):
@@ -177,9 +229,24 @@ class Survey:
             self.seen = start + len(chunk)
             if not self._first.is_set():
                 self.found = found
-            await anyio.lowlevel.checkpoint()
+            self.took += await rest(began)
         self.found = found
+        self._sort()
         self._first.set()
+
+    def _sort(self) -> None:
+        self._order = sorted(self.found, key=lambda place: (-_behind(self.found[place]), place))
+
+
+def _behind(found: tuple[float, int]) -> float:
+    return (0.0 if math.isnan(found[0]) else found[0]) + found[1]
+
+
+async def rest(began: float) -> float:
+    """Leave the loop to others after a piece of work that began then; gives the seconds that it took."""
+    took = time.monotonic() - began
+    await anyio.sleep(min(PACE * took, LONGEST_PAUSE))
+    return took
 
 
 async def ask(connection: RedisConnection, commands: Sequence[tuple[str | int, ...]]) -> list[Any]:

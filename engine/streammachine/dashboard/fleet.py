@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from streammachine.dashboard.board import PAGE, Dashboard, ask, cut, matching, number, page_of
+from streammachine.dashboard.board import CHUNK, PAGE, Dashboard, ask, cut, matching, number, page_of
 from streammachine.dashboard.streams import group_facts, shown_fields
 from streammachine.errors import SettingsError
 from streammachine.redis import streams
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 MOST_REDRIVEN = 1000  # letters that one press of a button gives back
 MOST_LETTERED = 1000  # dead-letter streams that are looked at
+MOST_FRESH = 400  # groups that the view of agents asks about at each look
+MOST_PLACES = 2000  # groups that it asks about at all
 WRONG = ("failing", "lost")
+
+Gauges = dict[tuple[str, str], dict[str, Any]]  # facts by stream and group
 
 
 async def agents_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any]:
@@ -31,15 +35,43 @@ async def agents_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any]
     entries.sort(key=lambda entry: (entry.status not in WRONG, entry.name))
     first, last = page_of(query, len(entries))
     chosen = entries[first:last]
-    places = [place for entry in chosen for place in list(entry.streams.items())[:8]]
-    gauges = await group_facts(connection, places)
+    gauges, note = await _gauges(board, connection, chosen)
     rows = [_agent(entry, gauges) for entry in chosen]
     timers = [row for row in await _timers(connection) if wanted in row["name"].lower()]
-    return {"total": len(entries), "first": first, "rows": rows, "timers": timers[:PAGE], "timers_total": len(timers)}
+    return {
+        "total": len(entries), "first": first, "rows": rows, "note": note,
+        "timers": timers[:PAGE], "timers_total": len(timers),
+    }  # fmt: skip
 
 
-def _agent(entry: AgentEntry, gauges: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
-    found = [gauges[place] for place in list(entry.streams.items())[:8] if gauges.get(place)]
+async def _gauges(board: Dashboard, connection: RedisConnection, chosen: list[AgentEntry]) -> tuple[Gauges, str]:
+    """What Redis says of the groups of these agents, and of which agents not all streams were looked at.
+
+    More than ``MOST_FRESH`` are looked at in chunks, and kept for a while.
+    """
+    places: dict[tuple[str, str], None] = {}
+    partly = []
+    for entry in sorted(chosen, key=lambda entry: len(entry.streams)):
+        mine = list(entry.streams.items())
+        places |= dict.fromkeys(mine[: MOST_PLACES - len(places)])
+        if not all(place in places for place in mine):
+            partly.append(f"{sum(place in places for place in mine):,} of the {len(mine):,} of {cut(entry.name, 60)}")
+    told = f"Lag, pending and oldest are of some streams only: {', '.join(partly[:5])}." if partly else ""
+    if len(places) <= MOST_FRESH:
+        return await group_facts(connection, list(places)), told
+
+    async def look() -> Gauges:
+        found: Gauges = {}
+        every = list(places)
+        for start in range(0, len(every), CHUNK):
+            found |= await group_facts(connection, every[start : start + CHUNK])
+        return found
+
+    return await board.kept("gauges " + " ".join(entry.name for entry in chosen), look), told
+
+
+def _agent(entry: AgentEntry, gauges: Gauges) -> dict[str, Any]:
+    found = [gauges[place] for place in entry.streams.items() if gauges.get(place)]
     counted = entry.counted()
     alive = [facts for _, facts in entry.alive]
     oldest = [each["oldest"] for each in found if each["oldest"] is not None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -81,24 +80,16 @@ async def _rows(board: Dashboard, connection: RedisConnection, names: Sequence[s
 
 async def groups_view(board: Dashboard, query: dict[str, str]) -> dict[str, Any]:
     """A page of the groups, the furthest behind first: lag, pending, the oldest message under way."""
-    found = await board.survey.get()
-    wanted = query.get("q", "").lower()
-    places = [place for place in found if wanted in place[0].lower() or wanted in place[1].lower()]
+    places = await board.survey.behind()
+    if wanted := query.get("q", "").lower():
+        places = [place for place in places if wanted in place[0].lower() or wanted in place[1].lower()]
     if query.get("sort") == "name":
-        places.sort()
-    else:
-        places.sort(key=lambda place: (-_behind(found[place]), place))
+        places = sorted(places)
     first, last = page_of(query, len(places))
     connection = await board.connection()
     facts = await group_facts(connection, places[first:last])
     rows = [{"stream": place[0], "group": place[1], **facts[place]} for place in places[first:last] if facts.get(place)]
-    survey = board.survey
-    note = f"looked at {survey.seen:,} of {survey.total:,} streams so far" if survey.seen < survey.total else ""
-    return {"total": len(places), "first": first, "rows": rows, "note": note}
-
-
-def _behind(found: tuple[float, int]) -> float:
-    return (0.0 if math.isnan(found[0]) else found[0]) + found[1]
+    return {"total": len(places), "first": first, "rows": rows, "note": board.survey.note}
 
 
 async def group_facts(

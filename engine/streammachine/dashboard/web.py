@@ -156,7 +156,8 @@ class Events:
     async def _send_all(self, send: Send) -> None:
         last, said = "", 0.0
         while not self._board.closing.is_set():
-            text = await self._look()
+            changed = self._board.changed
+            text = await self._board.look((self._view, *sorted(self._query.items())), self._look)
             if text != last:
                 body = f"data: {text}\n\n"
             elif time.monotonic() - said > KEEP_ALIVE:
@@ -166,7 +167,7 @@ class Events:
             if body:
                 await send({"type": "http.response.body", "body": body.encode(), "more_body": True})
                 last, said = text, time.monotonic()
-            await self._board.wait()
+            await self._board.wait(changed)
 
     async def _look(self) -> str:
         try:

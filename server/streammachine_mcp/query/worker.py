@@ -7,6 +7,7 @@ the kernel: DuckDB's own limit does not count all.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -62,15 +63,33 @@ async def _serve(url: str, jobs: queue.SimpleQueue[bytes], stdout: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (base + MEMORY, base + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # it writes no file
+    refused = _refused_memory()
     async with RedisConnection(url=url) as connection:
         _write(stdout, b'{"ready": true}\n')
         while True:
             job = json.loads(await anyio.to_thread.run_sync(jobs.get))
             answer = await _answer(connection, parser, job)
-            answer["last"] = _allocated() > base + KEPT
+            if refused and "error" in answer:  # the connection to Redis broke for it
+                answer["error"] = OUT_OF_MEMORY
+            answer["last"] = bool(refused) or _allocated() > base + KEPT
             _write(stdout, json.dumps(answer, ensure_ascii=True).encode() + b"\n")
             if answer["last"]:
                 os._exit(0)
+
+
+def _refused_memory() -> list[MemoryError]:
+    """Where the loop notes that what came from Redis found no room: who waits for it learns only that it broke off."""
+    refused: list[MemoryError] = []
+
+    def note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, MemoryError):
+            refused.append(error.with_traceback(None))
+        else:
+            loop.default_exception_handler(context)
+
+    asyncio.get_running_loop().set_exception_handler(note)
+    return refused
 
 
 async def _answer(connection: RedisConnection, parser: Any, job: dict[str, Any]) -> dict[str, Any]:

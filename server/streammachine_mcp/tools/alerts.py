@@ -1,6 +1,7 @@
 """Alert tools: conditions that are watched while nobody asks."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 from pydantic import BeforeValidator, Field
@@ -86,6 +87,7 @@ class AlertTools(Family):
             stream=stream or "",
             webhook=webhook or "",
             about=about,
+            reach=_reach(self.state.settings.alert_webhooks) if webhook else "",
         )
         connection = await self.state.redis()
         alert, state, created = await create_alert(connection, wanted)
@@ -147,6 +149,15 @@ class AlertTools(Family):
         if not await connection.command("EXISTS", source, repeatable=True):
             return f"Nothing writes {source!r} yet: runner_start does."
         return ""
+
+
+def _reach(allowed: Sequence[str] | None) -> str:
+    """Where a caller's webhook may go: as the settings say; else, of a caller with a token, to the internet alone."""
+    from fastmcp.server.dependencies import get_access_token
+
+    if allowed is not None:
+        return ",".join(allowed)
+    return "public" if get_access_token() is not None else ""
 
 
 def _name(symbol: str, source: str, condition: str, on: str) -> str:

@@ -18,6 +18,7 @@ from streammachine_mcp.tools.family import Family, tool
 if TYPE_CHECKING:  # the runtime is loaded by the first call that needs it: it would delay the first tools/list
     from streammachine.runtime.admin.dead_letters import Letter
 
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 _WHOLE_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}", re.ASCII)
 MOST_LETTERS = 1000  # redriven in one call
 VALUE_CHARS = 1000  # of a dead letter's field
@@ -32,7 +33,7 @@ class DeadLetterRow(TypedDict):
     group: str
     attempts: str
     error: str
-    failed_at_ms: str
+    failed_at_ms: NotRequired[int]
     origin_id: str
     data: dict[str, str]
     fields_left_out: NotRequired[int]
@@ -199,10 +200,11 @@ def _shown(letter: "Letter", traceback: bool) -> DeadLetterRow:
         "group": letter.fact("group"),
         "attempts": letter.fact("attempts"),
         "error": cut_text(f"{kind}: {error}" if kind else error, VALUE_CHARS),
-        "failed_at_ms": letter.fact("failed-at"),
         "origin_id": letter.fact("origin-id"),
         "data": data,
     }
+    if _WHOLE_NUMBER.fullmatch(when := letter.fact("failed-at")):
+        shown["failed_at_ms"] = int(when)
     if left_out:
         shown["fields_left_out"] = left_out
     if traceback:

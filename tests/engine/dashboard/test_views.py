@@ -6,6 +6,8 @@ import json
 import time
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from streammachine.dashboard.board import PAGE, Dashboard
@@ -18,6 +20,11 @@ from streammachine.runtime.presence import RUNNING
 
 pytestmark = pytest.mark.anyio
 MOST = 64_000  # bytes of an update
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streammachine.dashboard.board.PACE", 0)
 
 
 def board_of(redis: RedisConnection) -> Dashboard:
@@ -70,6 +77,56 @@ async def test_ten_thousand_streams_and_a_hundred_agents_go_out_by_the_page(redi
     assert (found["total"], len(found["rows"]), found["rows"][0]["latency_ms"]) == (100, PAGE, None)
     for view in VIEWS:
         await look(board, view, stream=names[0])
+
+
+async def running(redis: RedisConnection, agents: dict[str, list[str]]) -> None:
+    facts = [{"agent": name, "stream": each, "group": "g"} for name, streams in agents.items() for each in streams]
+    told = {"app": "a", "host": "h", "pid": 1, "declared": False, "agents": facts}
+    await redis.command("HSET", RUNNING, "p", f"{int(time.time() * 1000)} {json.dumps(told)}")
+
+
+async def test_an_agent_of_many_streams_shows_the_lag_of_all(redis: RedisConnection) -> None:
+    names = [f"s:{number}" for number in range(2500)]
+    await many(redis, [["XGROUP", "CREATE", name, "g", "0", "MKSTREAM"] for name in names])
+    await many(redis, [["XADD", name, "*", "n", 1] for name in names])
+    await running(redis, {"some": names[:20], "more": names[:1000]})
+    found = await look(board_of(redis), "agents")
+    assert [(row["name"], row["lag"]) for row in found["rows"]] == [("more", 1000), ("some", 20)]
+    assert found["note"] == ""
+    await running(redis, {"some": names[2400:2420], "most": names[:2400]})
+    found = await look(board_of(redis), "agents")
+    assert [(row["name"], row["lag"]) for row in found["rows"]] == [("most", 1980), ("some", 20)]
+    assert "1,980 of the 2,400 of most" in found["note"]
+
+
+async def test_pages_that_ask_the_same_share_a_look_until_an_action(redis: RedisConnection) -> None:
+    await many(redis, [["XADD", "s", "*", "n", 1]])
+
+    async def connect() -> RedisConnection:
+        return redis
+
+    board, looks = Dashboard(connect, 60), 0
+
+    async def make() -> str:
+        nonlocal looks
+        looks += 1
+        await anyio.lowlevel.checkpoint()
+        return f"look {looks}"
+
+    async def ask(question: str, into: list[str]) -> None:
+        into.append(await board.look(question, make))
+
+    found: list[str] = []
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(ask, "same", found)
+    assert found == ["look 1"] * 3
+    await ask("another", found)
+    changed = board.changed
+    board.touch()
+    await board.wait(changed)  # an action during a look is not missed
+    await ask("same", found)
+    assert found[3:] == ["look 2", "look 3"]
 
 
 async def test_the_furthest_behind_stands_first_and_its_numbers_are_of_now(redis: RedisConnection) -> None:

@@ -68,8 +68,8 @@ class Backfilling:
         clock: time, for tests and simulations. parallel: requests at once, where less or more than usual.
         resume: go on where an earlier run of the same request ended. False: do it all again.
         progress: show a progress bar on stderr; None: where that is a terminal.
-        columns: take the candles of bulk files in columns, a month at once, where they are as usual and nothing needs
-            rows. False: row by row, which gives the same.
+        columns: take candles in columns, a bulk file's month or a page of REST at once, where they are as usual
+            and nothing needs rows. False: row by row, which gives the same.
         data_dir: where journals are kept (those of CSV files are beside them); by default STREAMMACHINE_DATA_DIR.
 
     Attributes:

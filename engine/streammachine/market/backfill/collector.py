@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 MARGIN: Final = 10  # candles at the far end of what REST gives that may fall out of it while trades are folded
 SETTLED: Final = 10_000  # milliseconds after which a candle is final whatever the exchange's clock says
 PAUSE: Final = 1.0  # seconds between two looks until then
+LEAST_COLUMNS: Final = 100  # rows of a page that goes in columns
 LOOK_BACK: Final = (timeframes.HOUR, timeframes.DAY, 30 * timeframes.DAY)  # for the price before a first, empty candle
 
 
@@ -39,8 +40,8 @@ class Collector:
     """Collects the candles that begin within [position, end); ``run`` once.
 
     Args:
-        deliver: takes candles, in order. columns: whether those of bulk files may come in columns; ``position`` and
-            ``close`` are then those before them while they are delivered.
+        deliver: takes candles, in order. columns: whether those of bulk files, and of REST in long pages, may come in
+            columns; ``position`` and ``close`` are then those before them while they are delivered.
         close: the last price before ``position``, where known.
 
     Attributes:
@@ -123,7 +124,11 @@ class Collector:
 
         async def accept(page: tuple[int, list[Kline]]) -> None:
             behind, klines = page
-            await self._accept(klines)
+            columns = self._in_columns(klines)
+            if columns is None:
+                await self._accept(klines)
+            else:
+                await self._accept_columns(columns, self._end, heal=False)
             self._gap_until(behind)
 
         await in_order([partial(fetch, *window) for window in windows], self._rest.parallel, accept)
@@ -211,7 +216,7 @@ class Collector:
                 if isinstance(batch, list):
                     await self._accept([kline for kline in batch if kline.open_ts < end], heal=True)
                 else:
-                    await self._accept_columns(batch, min(end, self._end))
+                    await self._accept_columns(batch, min(end, self._end), heal=True)
 
     async def _from_trades_and_rest(self) -> None:
         while self.position < self._end:
@@ -282,14 +287,25 @@ class Collector:
             self.close = kline.close
         await self._hand_on(fresh)
 
-    async def _accept_columns(self, columns: KlineColumns, end: int) -> None:
-        """As ``_accept`` with ``heal``, of those that begin before ``end``."""
+    def _in_columns(self, klines: list[Kline]) -> KlineColumns | None:
+        """A page of REST as columns, if they are wanted, it is long enough, and they can hold it."""
+        if not self._columns or len(klines) < LEAST_COLUMNS:
+            return None
+        from streammachine.market.model.kline_columns import KlineColumns
+
+        if timeframes.floor(self._timeframe, klines[0].open_ts) != klines[0].open_ts:
+            return None
+        return KlineColumns.of(klines)
+
+    async def _accept_columns(self, columns: KlineColumns, end: int, *, heal: bool) -> None:
+        """As ``_accept``, of those that begin before ``end``."""
         from streammachine.market.backfill.column_order import runs
 
         for run in runs(columns, self.position, end):
             start = int(run.open_ts[0])
-            if start > self.position:
+            if start > self.position and heal:
                 await self._from_rest(start)
+            self._gap_until(start)
             await self._deliver(run)
             self.position = run.end
             self.close = float(run.close[-1])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from streammachine.market.emitters.pg_table import WritePlan
     from streammachine.market.model.kline_columns import KlineColumns
 
-_VARYING = ("open_ts", "end_ts", "open", "high", "low", "close", "volume", "quote_volume", "n_trades")
+_VARYING = ("open_ts", "end_ts", "open", "high", "low", "close", "volume", "quote_volume", "vwap", "n_trades")
 
 
 def fits(plan: WritePlan, names: Sequence[str]) -> bool:

@@ -1,4 +1,5 @@
-"""Closed candles of one series as columns: what a bulk file gives, and what a sink may take in the place of rows.
+"""Closed candles of one series as columns: what a bulk file or a page of REST gives, and what a sink may take in the
+place of rows.
 
 A batch holds what a Kline holds. ``rows()`` gives the same Klines that the plain way makes of the same lines, so
 whoever takes no columns is given these.
@@ -8,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from streammachine.market.model import timeframe as timeframes
 from streammachine.market.model.kline import Kline, Origin
 
 try:
@@ -37,7 +39,7 @@ class KlineColumns:
 
     Attributes:
         step: the timeframe's length, milliseconds. open_ts: starts, epoch milliseconds.
-        quote_volume: None where the exchange does not say. The others are as in ``Kline``; vwap there is none.
+        quote_volume, n_trades, vwap: None where the exchange does not say. The others are as in ``Kline``.
     """
 
     source: str
@@ -51,30 +53,42 @@ class KlineColumns:
     close: Floats
     volume: Floats
     quote_volume: Floats | None
-    n_trades: Integers
-    origin: Origin
+    n_trades: Integers | None
+    origin: Origin | None
+    vwap: Floats | None = None
+    estimated: bool = False
+
+    @classmethod
+    def of(cls, klines: Sequence[Kline]) -> Self | None:
+        """The candles as columns; None where these cannot hold them: some are open or incomplete, of another series or
+        origin than the first or off its grid, the length of their timeframe varies, or only some have a value."""
+        rows = [kline.__dict__ for kline in klines]
+        step = timeframes.MILLISECONDS.get(rows[0]["timeframe"]) if rows else None
+        if step is None:
+            return None
+        same = {name: rows[0][name] for name in (*_OF_ALL, *_SAME)}
+        if not _SAME.items() <= same.items() or any(row[name] != same[name] for row in rows for name in same):
+            return None
+        try:
+            found: dict[str, Any] = {name: _array([row[name] for row in rows], kind) for name, kind in _KINDS.items()}
+        except (TypeError, OverflowError):
+            return None
+        ends = found.pop("end_ts")
+        starts = found["open_ts"]
+        if (ends != starts + (step - 1)).any() or ((starts - starts[0]) % step).any():
+            return None
+        return cls(step=step, **{name: same[name] for name in _OF_ALL}, **found)
 
     def __len__(self) -> int:
         return len(self.open_ts)
 
     def __getitem__(self, part: slice | NDArray[np.bool_]) -> KlineColumns:
         """Some of the candles: a slice (views of the same arrays), or those where an array is true."""
-        quote = self.quote_volume
-        return KlineColumns(
-            source=self.source,
-            symbol=self.symbol,
-            timeframe=self.timeframe,
-            step=self.step,
-            open_ts=self.open_ts[part],
-            open=self.open[part],
-            high=self.high[part],
-            low=self.low[part],
-            close=self.close[part],
-            volume=self.volume[part],
-            quote_volume=quote[part] if quote is not None else None,
-            n_trades=self.n_trades[part],
-            origin=self.origin,
-        )
+        values = {name: getattr(self, name) for name in self.__slots__}
+        taken: dict[str, Any] = {
+            name: value[part] if isinstance(value, np.ndarray) else value for name, value in values.items()
+        }
+        return KlineColumns(**taken)
 
     @property
     def end(self) -> int:
@@ -99,7 +113,7 @@ class KlineColumns:
 
     def arrow(self, names: Sequence[str]) -> dict[str, Any]:
         """Fields as Arrow arrays, without a copy where they are arrays already; those that are None in all rows as
-        nulls of doubles. Needs pyarrow."""
+        nulls of their type. Needs pyarrow."""
         import pyarrow
 
         made = {}
@@ -108,8 +122,8 @@ class KlineColumns:
             if isinstance(value, np.ndarray):
                 made[name] = pyarrow.array(value)
             else:
-                scalar = pyarrow.scalar(value) if value is not None else pyarrow.scalar(None, pyarrow.float64())
-                made[name] = pyarrow.repeat(scalar, len(self))
+                kind = (pyarrow.int64() if name == "n_trades" else pyarrow.float64()) if value is None else None
+                made[name] = pyarrow.repeat(pyarrow.scalar(value, kind), len(self))
         return made
 
     def rows(self) -> list[Kline]:
@@ -132,7 +146,22 @@ class KlineColumns:
         return found
 
 
-_SAME: Final[dict[str, Any]] = {"vwap": None, "is_closed": True, "is_complete": True, "estimated": False}
+def _array(values: list[Any], kind: type[np.generic]) -> NDArray[Any] | None:
+    """None where all are None; raises TypeError where only some are."""
+    missing = values.count(None)
+    if missing and missing < len(values):
+        raise TypeError("only some have a value")  # which NumPy would make NaN
+    return None if missing else np.array(values, kind)
+
+
+_SAME: Final[dict[str, Any]] = {"is_closed": True, "is_complete": True}
+_OF_ALL: Final = ("source", "symbol", "timeframe", "origin", "estimated")
+_KINDS: Final[dict[str, type[np.generic]]] = {
+    "open_ts": np.int64,
+    "end_ts": np.int64,
+    **dict.fromkeys(("open", "high", "low", "close", "volume", "quote_volume", "vwap"), np.float64),
+    "n_trades": np.int64,
+}
 
 
 def number_texts(values: Floats | Integers, *, shortest: bool) -> bytes:

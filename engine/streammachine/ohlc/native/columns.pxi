@@ -322,8 +322,9 @@ cdef class ColumnReader(TickBatch):
         if rows.count == 0:
             return 0
         threads = threads_for(rows.count)
-        if threads > 1 and self.doubtful and self.has_twice():
-            threads = 1
+        rows.sorted = rows.size <= SORTED and rows.size * 4 <= rows.count
+        if (threads > 1 or rows.sorted) and self.doubtful and self.has_twice():
+            threads, rows.sorted = 1, False
         self.sure_unchanged()
         if self.held() * <Py_ssize_t>sizeof(Candle) > rows.count * 8 + (1 << 20):
             self.check()

@@ -5,7 +5,8 @@
 # series get back what they were.
 
 cdef enum:
-    BLOCK = 2048  # rows
+    BLOCK = 8192  # rows
+    SORTED = 512  # series: of more than these a block has too few rows of each to be sorted
     MOST_THREADS = 16
 
 cdef extern from *:
@@ -32,6 +33,7 @@ cdef struct Rows:
     Series** table  # NULL: there is no such symbol
     Hot** hots  # of each series, that of the one root; NULL: there are more roots
     Py_ssize_t size  # of the table
+    bint sorted  # a block's rows are taken one series after the other: none stands in the table twice
     const uint8_t* owners  # of the table's series, the number of the thread that takes it; NULL: there is one
     int threads
     int stop  # somebody gave up
@@ -103,64 +105,104 @@ cdef inline int take_one(Share* share, Series* series, double price, double volu
     return 0
 
 
-cdef int take_single(Share* share, Py_ssize_t first, Py_ssize_t behind) noexcept nogil:
-    cdef const Rows* rows = share.rows
-    cdef Series* series = rows.table[0]
-    cdef Py_ssize_t k
-    for k in range(first, behind):
-        if take_one(share, series, rows.prices[k], rows.volumes[k], rows.times[k]) < 0:
-            return -1
+cdef inline int take_run(
+    Share* share, Series* series, const uint16_t* places, Py_ssize_t first, Py_ssize_t count, const bint straight
+) noexcept nogil:
+    """Rows of one series: those at ``places`` from ``first`` on, or with ``straight`` all. What lies within the newest
+    candles of all roots needs one compare; it is gathered in registers, and only volumes are added up in each root,
+    since the order of additions counts."""
+    cdef Plan* plan = &share.plan
+    cdef const double* prices = share.rows.prices + first
+    cdef const double* volumes = share.rows.volumes + first
+    cdef const int64_t* times = share.rows.times + first
+    cdef Candle* candle
+    cdef Py_ssize_t k = 0, begun, row, opening, closing, root, again
+    cdef int64_t start, ms, newest_ms, oldest_ms
+    cdef uint64_t width
+    cdef double price, high, low, volume
+    while k < count:
+        row = k if straight else places[k]
+        ms = times[row]
+        common_window(plan, series, &start, &width)
+        if <uint64_t>(ms - start) >= width:
+            k += 1
+            if take_one(share, series, prices[row], volumes[row], ms) < 0:
+                return -1
+            continue
+        begun, opening, closing = k, row, row
+        newest_ms, oldest_ms = ms, ms
+        candle = series.hots[0].candle
+        volume = candle.volume
+        high = low = prices[row]
+        while True:
+            price = prices[row]
+            volume += volumes[row]
+            high = price if price > high else high
+            low = price if price < low else low
+            if ms >= newest_ms:
+                newest_ms = ms
+                closing = row
+            if ms < oldest_ms:
+                oldest_ms = ms
+                opening = row
+            k += 1
+            if k == count:
+                break
+            row = k if straight else places[k]
+            ms = times[row]
+            if <uint64_t>(ms - start) >= width:
+                break
+        candle.volume = volume
+        for root in range(plan.root_count):
+            candle = series.hots[root].candle
+            if root:
+                volume = candle.volume
+                for again in range(begun, k):
+                    volume += volumes[again if straight else places[again]]
+                candle.volume = volume
+            candle.count += k - begun
+            if high > candle.high:
+                candle.high = high
+            if low < candle.low:
+                candle.low = low
+            if newest_ms >= candle.last:
+                candle.last = newest_ms
+                candle.close = prices[closing]
+            if oldest_ms < candle.first:
+                candle.first = oldest_ms
+                candle.open = prices[opening]
+        share.ticks += k - begun
     return 0
 
 
-cdef int take_coded(Share* share, const code_t* codes, Py_ssize_t first, Py_ssize_t behind) noexcept nogil:
-    """A row's code is read once: the column may be somebody's who changes it meanwhile."""
-    cdef const Rows* rows = share.rows
-    cdef Series** table = rows.table
-    cdef uint64_t size = <uint64_t>rows.size, code
-    cdef Py_ssize_t k, others = 0
-    cdef const double* prices = rows.prices
-    cdef const double* volumes = rows.volumes
-    cdef const int64_t* times = rows.times
-    cdef Hot** hots = rows.hots
-    cdef Hot* hot
-    if hots is not NULL:
+cdef inline void common_window(const Plan* plan, const Series* series, int64_t* start, uint64_t* width) noexcept nogil:
+    """What lies within the newest candles of all roots."""
+    cdef int64_t begin = series.hots[0].start, end = begin + <int64_t>series.hots[0].width
+    cdef Py_ssize_t k
+    for k in range(1, plan.root_count):
+        begin = max(begin, series.hots[k].start)
+        end = min(end, series.hots[k].start + <int64_t>series.hots[k].width)
+    start[0], width[0] = begin, <uint64_t>(end - begin) if end > begin else 0
+
+
+cdef inline Py_ssize_t pick(
+    Share* share, const code_t* codes, Py_ssize_t first, Py_ssize_t behind, uint32_t* mine, uint16_t* places
+) noexcept nogil:
+    """A thread's own rows of a block, found without a branch: their codes and places. -1: a row is refused. Each code
+    is read once: the column may be somebody's who changes it meanwhile."""
+    cdef const uint8_t* owners = share.rows.owners
+    cdef uint8_t number = <uint8_t>share.number
+    cdef uint64_t size = <uint64_t>share.rows.size, code
+    cdef Py_ssize_t k, found = 0
+    if owners is NULL:
         for k in range(first, behind):
             code = <uint64_t>codes[k]
-            if code >= size or hots[code] is NULL:
+            if code >= size:
                 share.bad = True
                 return -1
-            hot = hots[code]
-            if <uint64_t>(times[k] - hot.start) < hot.width:
-                add_tick(hot.candle, prices[k], volumes[k], times[k])
-            else:
-                others += 1
-                if take_one(share, table[code], prices[k], volumes[k], times[k]) < 0:
-                    return -1
-        share.ticks += behind - first - others
-        return 0
-    for k in range(first, behind):
-        code = <uint64_t>codes[k]
-        if code >= size or table[code] is NULL:
-            share.bad = True
-            return -1
-        if take_one(share, table[code], rows.prices[k], rows.volumes[k], rows.times[k]) < 0:
-            return -1
-    return 0
-
-
-cdef int take_own(Share* share, const code_t* codes, Py_ssize_t first, Py_ssize_t behind) noexcept nogil:
-    """A thread's own rows of a block: first found without a branch, then taken."""
-    cdef const Rows* rows = share.rows
-    cdef Series** table = rows.table
-    cdef const uint8_t* owners = rows.owners
-    cdef uint8_t number = <uint8_t>share.number
-    cdef uint64_t size = <uint64_t>rows.size, code
-    cdef uint32_t[BLOCK] mine
-    cdef uint16_t[BLOCK] places
-    cdef Py_ssize_t k, found = 0, row, others = 0
-    cdef Hot** hots = rows.hots
-    cdef Hot* hot
+            mine[k - first] = <uint32_t>code
+            places[k - first] = <uint16_t>(k - first)
+        return behind - first
     for k in range(first, behind):
         code = <uint64_t>codes[k]
         if code >= size:
@@ -169,51 +211,138 @@ cdef int take_own(Share* share, const code_t* codes, Py_ssize_t first, Py_ssize_
         mine[found] = <uint32_t>code
         places[found] = <uint16_t>(k - first)
         found += owners[code] == number
-    if hots is not NULL:
+    return found
+
+
+cdef int take_picked(
+    Share* share, Py_ssize_t first, const uint32_t* mine, const uint16_t* places, Py_ssize_t found
+) noexcept nogil:
+    """In their order: for so many series that a block has few rows of each."""
+    cdef const Rows* rows = share.rows
+    cdef Series** table = rows.table
+    cdef Hot** hots = rows.hots
+    cdef Hot* hot
+    cdef Py_ssize_t k, row, others = 0
+    if hots is NULL:
         for k in range(found):
             row = first + places[k]
-            hot = hots[mine[k]]
-            if hot is NULL:
+            if table[mine[k]] is NULL:
                 share.bad = True
                 return -1
-            if <uint64_t>(rows.times[row] - hot.start) < hot.width:
-                add_tick(hot.candle, rows.prices[row], rows.volumes[row], rows.times[row])
-            else:
-                others += 1
-                if take_one(share, table[mine[k]], rows.prices[row], rows.volumes[row], rows.times[row]) < 0:
-                    return -1
-        share.ticks += found - others
+            if take_one(share, table[mine[k]], rows.prices[row], rows.volumes[row], rows.times[row]) < 0:
+                return -1
         return 0
     for k in range(found):
         row = first + places[k]
-        if table[mine[k]] is NULL:
+        hot = hots[mine[k]]
+        if hot is NULL:
             share.bad = True
             return -1
-        if take_one(share, table[mine[k]], rows.prices[row], rows.volumes[row], rows.times[row]) < 0:
-            return -1
+        if <uint64_t>(rows.times[row] - hot.start) < hot.width:
+            add_tick(hot.candle, rows.prices[row], rows.volumes[row], rows.times[row])
+        else:
+            others += 1
+            if take_one(share, table[mine[k]], rows.prices[row], rows.volumes[row], rows.times[row]) < 0:
+                return -1
+    share.ticks += found - others
     return 0
 
 
+cdef inline int count_codes(
+    Share* share, const code_t* codes, Py_ssize_t first, Py_ssize_t count, uint16_t* mine, uint32_t* ends
+) noexcept nogil:
+    """All rows' codes, once each, and how many rows each series has. -1: a row is refused."""
+    cdef uint64_t size = <uint64_t>share.rows.size, code
+    cdef Py_ssize_t k
+    for k in range(count):
+        code = <uint64_t>codes[first + k]
+        if code >= size:
+            share.bad = True
+            return -1
+        mine[k] = <uint16_t>code
+        ends[code] += 1
+    return 0
+
+
+cdef int begin_runs(Share* share, uint32_t* ends) noexcept nogil:
+    """Counts to where each series' rows begin. -1: a row has no series."""
+    cdef uint32_t begin = 0, count
+    cdef Py_ssize_t k
+    for k in range(share.rows.size):
+        count = ends[k]
+        if count and share.rows.table[k] is NULL:
+            share.bad = True
+            return -1
+        ends[k] = begin
+        begin += count
+    return 0
+
+
+cdef int take_runs(Share* share, Py_ssize_t first, const uint32_t* ends, const uint16_t* places) noexcept nogil:
+    cdef uint32_t begin = 0
+    cdef Py_ssize_t k
+    for k in range(share.rows.size):
+        if ends[k] > begin:
+            if take_run(share, share.rows.table[k], places + begin, first, ends[k] - begin, False) < 0:
+                return -1
+            begin = ends[k]
+    return 0
+
+
+cdef int take_sorted(Share* share, const code_t* codes, Py_ssize_t first, Py_ssize_t behind) noexcept nogil:
+    """One series after the other: sorted by counting, which keeps the order of each one's rows."""
+    cdef uint32_t[SORTED] ends
+    cdef uint16_t[BLOCK] mine
+    cdef uint16_t[BLOCK] ordered
+    cdef Py_ssize_t k
+    memset(ends, 0, share.rows.size * sizeof(uint32_t))
+    if count_codes(share, codes, first, behind - first, mine, ends) < 0 or begin_runs(share, ends) < 0:
+        return -1
+    for k in range(behind - first):
+        ordered[ends[mine[k]]] = <uint16_t>k
+        ends[mine[k]] += 1
+    return take_runs(share, first, ends, ordered)
+
+
+cdef int take_own(Share* share, const code_t* codes, Py_ssize_t first, Py_ssize_t behind) noexcept nogil:
+    """The same of a thread's own rows, or in their order where there are too many series."""
+    cdef uint32_t[SORTED] ends
+    cdef uint32_t[BLOCK] mine
+    cdef uint16_t[BLOCK] places
+    cdef uint16_t[BLOCK] ordered
+    cdef Py_ssize_t k, found = pick(share, codes, first, behind, mine, places)
+    if found < 0:
+        return -1
+    if not share.rows.sorted:
+        return take_picked(share, first, mine, places, found)
+    memset(ends, 0, share.rows.size * sizeof(uint32_t))
+    for k in range(found):
+        ends[mine[k]] += 1
+    if begin_runs(share, ends) < 0:
+        return -1
+    for k in range(found):
+        ordered[ends[mine[k]]] = places[k]
+        ends[mine[k]] += 1
+    return take_runs(share, first, ends, ordered)
+
+
+cdef inline int take_codes(Share* share, const code_t* codes, Py_ssize_t first, Py_ssize_t behind) noexcept nogil:
+    if share.rows.sorted and share.rows.owners is NULL:
+        return take_sorted(share, codes, first, behind)
+    return take_own(share, codes, first, behind)
+
+
 cdef int take_block(Share* share, Py_ssize_t first, Py_ssize_t behind) noexcept nogil:
-    cdef const Rows* rows = share.rows
-    cdef const void* codes = rows.codes
+    cdef const void* codes = share.rows.codes
     if codes is NULL:
-        return take_single(share, first, behind)
-    if rows.owners is NULL:
-        if rows.code_width == 1:
-            return take_coded[int8_t](share, <const int8_t*>codes, first, behind)
-        if rows.code_width == 2:
-            return take_coded[int16_t](share, <const int16_t*>codes, first, behind)
-        if rows.code_width == 4:
-            return take_coded[int32_t](share, <const int32_t*>codes, first, behind)
-        return take_coded[int64_t](share, <const int64_t*>codes, first, behind)
-    if rows.code_width == 1:
-        return take_own[int8_t](share, <const int8_t*>codes, first, behind)
-    if rows.code_width == 2:
-        return take_own[int16_t](share, <const int16_t*>codes, first, behind)
-    if rows.code_width == 4:
-        return take_own[int32_t](share, <const int32_t*>codes, first, behind)
-    return take_own[int64_t](share, <const int64_t*>codes, first, behind)
+        return take_run(share, share.rows.table[0], NULL, first, behind - first, True)
+    if share.rows.code_width == 1:
+        return take_codes(share, <const int8_t*>codes, first, behind)
+    if share.rows.code_width == 2:
+        return take_codes(share, <const int16_t*>codes, first, behind)
+    if share.rows.code_width == 4:
+        return take_codes(share, <const int32_t*>codes, first, behind)
+    return take_codes(share, <const int64_t*>codes, first, behind)
 
 
 cdef void take_share(Share* share) noexcept nogil:

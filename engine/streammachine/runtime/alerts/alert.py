@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +20,7 @@ from streammachine.redis.lease import is_leased
 from streammachine.redis.scripts import LuaScript
 from streammachine.runtime.alerts.condition import AlertCondition, ConditionError
 from streammachine.runtime.alerts.rows import ONS, On, Row, Window, row_of
+from streammachine.runtime.alerts.targets import WebhookTargets
 
 if TYPE_CHECKING:
     from streammachine.redis.connection import RedisConnection
@@ -98,6 +99,8 @@ class Alert:
         cooldown_s: seconds, by the candles' time, for which it does not fire again after it fired.
         stream: where it also sends what it tells; "" nowhere. webhook: a URL that it is posted to.
         insecure: take a webhook that is neither https nor on this machine.
+        reach: patterns of hosts with commas (``WebhookTargets``), the only ones that it is posted to; "" leaves that to
+            the settings of the process that posts.
         about: what it tells of the source, e.g. its exchange and symbol.
         created_ms: epoch milliseconds.
 
@@ -115,6 +118,7 @@ class Alert:
     insecure: bool = False
     about: Mapping[str, str] | None = None
     created_ms: int = 0
+    reach: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", self.name):
@@ -133,7 +137,11 @@ class Alert:
             if self.stream == self.source:
                 raise SettingsError("stream and source are the same: the alert would read what it sends.")
         if self.webhook:
-            check_webhook(self.webhook, insecure=self.insecure)
+            targets = targets_of(self.reach)
+            insecure = self.insecure or any(each.names(self.webhook) for each in targets)
+            check_webhook(self.webhook, insecure=insecure)
+            for each in targets:
+                each.check(self.webhook)
 
     @property
     def work(self) -> tuple[object, ...]:
@@ -142,8 +150,8 @@ class Alert:
 
     @property
     def stored(self) -> str:
-        """As it is kept."""
-        return json.dumps(asdict(self))
+        """As it is kept; without what an older version would not know, where that says nothing."""
+        return json.dumps({name: value for name, value in asdict(self).items() if name != "reach" or value})
 
     @classmethod
     def read(cls, text: str | bytes) -> Self:
@@ -176,6 +184,18 @@ class AlertState:
     def stored(self) -> str:
         """As it is kept."""
         return json.dumps(asdict(self))
+
+
+def targets_of(reach: str, allowed: Sequence[str] | None = None) -> list[WebhookTargets]:
+    """What a webhook's host is measured by: the alert's own patterns, and those of the settings where there are any.
+
+    Raises:
+        SettingsError: one is no pattern.
+    """
+    try:
+        return [WebhookTargets(patterns) for patterns in (reach.split(",") if reach else (), allowed) if patterns]
+    except ValueError as error:
+        raise SettingsError(f"{reach or ','.join(allowed or ())!r} names no hosts for webhooks: {error}.") from None
 
 
 def check_webhook(url: str, *, insecure: bool) -> None:
@@ -223,9 +243,12 @@ async def create_alert(connection: RedisConnection, alert: Alert) -> tuple[Alert
 
     Raises:
         ConditionError: the condition is refused. AlertExistsError: the name is taken by another. SettingsError: there
-        are too many.
+        are too many, or the settings do not allow its webhook.
     """
     condition = AlertCondition(alert.condition)
+    if alert.webhook:
+        for targets in targets_of("", connection.settings.alert_webhooks):
+            targets.check(alert.webhook)
     alert = Alert(**{**asdict(alert), "created_ms": alert.created_ms or time.time_ns() // 1_000_000})
     state = await _first_state(connection, alert, condition)
     made = await _CREATE(
@@ -320,9 +343,8 @@ async def move(
     """
     send = ""
     if fields and (alert.stream or alert.webhook):
-        send = json.dumps(
-            {"alert": alert.name, "stream": alert.stream, "webhook": alert.webhook, "fields": dict(fields)}
-        )
+        told = {"alert": alert.name, "stream": alert.stream, "webhook": alert.webhook, "fields": dict(fields)}
+        send = json.dumps(told | ({"reach": alert.reach} if alert.reach else {}))
     reply = await _MOVE(
         connection,
         defined=DEFINED,

@@ -6,6 +6,7 @@ What is to be sent stands in the outbox since the moment the alert fired, and le
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -15,14 +16,20 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.abc
 
-from streammachine.errors import RedisCommandError, StreamMachineError, WrongTypeError
+from streammachine.errors import RedisCommandError, SettingsError, StreamMachineError, WrongTypeError
 from streammachine.redis.stream_watch import id_parts
-from streammachine.runtime.alerts.alert import OUTBOX, shown_webhook
+from streammachine.runtime.alerts.alert import OUTBOX, shown_webhook, targets_of
+from streammachine.runtime.alerts.targets import checked_addresses
 from streammachine.runtime.delivery.send_once import send_once
 from streammachine.runtime.model.headers import SENT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import httpx2
+
     from streammachine.redis.connection import RedisConnection
+    from streammachine.runtime.alerts.targets import WebhookTargets
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +103,19 @@ class Deliveries:
             except (WrongTypeError, RedisCommandError) as error:  # it stays in FIRED; the webhook is told all the same
                 log.error("What the alert %s told cannot be sent into %r: %s", told["alert"], stream, error)
         if url := told.get("webhook"):
-            await self._post_until_taken(url, identifier, {"id": identifier, "alert": told["alert"], "data": fields})
+            body = {"id": identifier, "alert": told["alert"], "data": fields}
+            await self._post_until_taken(url, identifier, body, told.get("reach", ""))
 
-    async def _post_until_taken(self, url: str, identifier: str, body: dict[str, Any]) -> None:
+    async def _post_until_taken(self, url: str, identifier: str, body: dict[str, Any], reach: str) -> None:
         pause = FIRST_PAUSE
+        targets = targets_of(reach, self._connection.settings.alert_webhooks)
         while True:
             async with self._limit:
-                said = await _post(url, identifier, body)
+                try:
+                    said = await _post(url, identifier, body, targets)
+                except SettingsError as error:  # no time makes it allowed
+                    log.error("The webhook %s of the alert %s: %s", shown_webhook(url), body["alert"], error)
+                    return
             if not said:
                 return
             if _is_old(identifier):
@@ -122,8 +135,14 @@ def _is_loud(_: logging.LogRecord) -> bool:
     return not _posting.get()
 
 
-async def _post(url: str, identifier: str, body: dict[str, Any]) -> str:
-    """Post once; gives what went wrong, "" where it was taken."""
+async def _post(url: str, identifier: str, body: dict[str, Any], targets: Sequence[WebhookTargets] = ()) -> str:
+    """Post once, to no host but those that all targets allow; gives what went wrong, "" where it was taken.
+
+    An answer that points elsewhere is one that did not take it.
+
+    Raises:
+        SettingsError: the host is none of them.
+    """
     import httpx2
 
     logging.getLogger("httpx2").addFilter(_is_loud)  # once, however often
@@ -131,12 +150,26 @@ async def _post(url: str, identifier: str, body: dict[str, Any]) -> str:
     headers = {"Idempotency-Key": f'"{identifier}"', "User-Agent": "streammachine"}
     try:
         with anyio.fail_after(POST_WAIT):
-            async with (
-                httpx2.AsyncClient(timeout=POST_WAIT, follow_redirects=False) as client,
-                client.stream("POST", url, json=body, headers=headers) as answer,  # its body is not read
-            ):
-                return "" if answer.is_success else f"it answers {answer.status_code}"
+            addresses = await checked_addresses(url, targets)
+            async with httpx2.AsyncClient(timeout=POST_WAIT, follow_redirects=False) as client:
+                for address in addresses[:-1]:
+                    with contextlib.suppress(httpx2.ConnectError):
+                        return await _posted(client, url, headers, body, address)
+                return await _posted(client, url, headers, body, addresses[-1] if addresses else "")
     except TimeoutError:
         return f"it did not answer within {POST_WAIT:g} s"
-    except (httpx2.HTTPError, OSError) as error:
+    except (httpx2.HTTPError, OSError, UnicodeError) as error:
         return f"{type(error).__name__}: {error}"
+
+
+async def _posted(
+    client: httpx2.AsyncClient, url: str, headers: Mapping[str, str], body: dict[str, Any], address: str
+) -> str:
+    """Post to this very address, whatever the name stands for by now; Host and TLS have the name. "": by the name."""
+    to = client.build_request("POST", url, json=body, headers=headers)
+    if address:
+        to.extensions["sni_hostname"] = to.url.raw_host.decode("ascii").rstrip(".")
+        to.url = to.url.copy_with(host=address)
+    answer = await client.send(to, stream=True)  # its body is not read
+    await answer.aclose()
+    return "" if answer.is_success else f"it answers {answer.status_code}"

@@ -34,6 +34,7 @@ from streammachine.runtime.handlers import end_without_threads
 from streammachine.runtime.model.agent import Agent
 from streammachine.runtime.model.config import AppConfig
 from streammachine.runtime.observability.tracing import Tracing, find_tracing
+from streammachine.runtime.processes.garbage import hold_what_is_loaded
 from streammachine.runtime.processes.origin import CHILD_NAME, Origin, refuse_while_loading
 from streammachine.runtime.processes.signals import has_uvloop, watch_signals
 from streammachine.settings import Settings
@@ -383,7 +384,9 @@ class App(Registry):
             async with anyio.create_task_group() as tasks:
                 self._signalled, self._in_child = False, in_child
                 await tasks.start(watch_signals, self._end, self.config.grace, in_child)
-                await self._run()
+                ready = anyio.Event()
+                tasks.start_soon(hold_what_is_loaded, ready)
+                await self._run(ready)
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise single(group) from None
