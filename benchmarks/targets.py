@@ -59,7 +59,7 @@ TARGETS: Mapping[str, Sequence[Target]] = {
         Target("calls : an empty server's", ("ours",), ": empty", 0.85),
         Target("p99 : an empty server's", ("ours",), "p99 : empty", 1, most=True),
     ),
-    "market": (Target("Coinbase, frame to Kline : floor", ("coinbase",), "emitted x floor", 1.5, most=True),),
+    "market": (Target("Coinbase, frame to Kline : floor", ("Coinbase",), "emitted x floor", 1.5, most=True),),
     "quotes": tuple(
         Target(f"{name} : orjson and a dict", (name,), "decode x floor", 1.2, most=True)
         for name in ("binance", "okx", "kraken", "bybit", "coinbase")
