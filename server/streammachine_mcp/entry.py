@@ -84,6 +84,7 @@ def _run(options: argparse.Namespace, wire: Wire | None, pump: Pump | None = Non
     from streammachine_mcp.server import create_server
 
     join_fastmcp_log()
+    make_no_idle_spans()
     server = create_server(settings, options.app)
     gc.freeze()
     gc.enable()
@@ -249,6 +250,20 @@ def join_fastmcp_log() -> None:
     fastmcp_log = logging.getLogger("fastmcp")
     fastmcp_log.handlers.clear()
     fastmcp_log.propagate = True
+
+
+def make_no_idle_spans() -> None:
+    """Have FastMCP make no spans where nothing collects them; the context that came in ``_meta`` goes on all the same.
+
+    Whoever has a tracer provider set it before this, and nothing is loaded into this process later that would. A mode
+    that ``FASTMCP_TELEMETRY_MODE`` names stays.
+    """
+    import fastmcp
+
+    from streammachine.runtime.observability.tracing import has_provider
+
+    if "telemetry_mode" not in fastmcp.settings.model_fields_set and not has_provider():
+        fastmcp.settings.telemetry_mode = "propagation_only"
 
 
 def _settings(options: argparse.Namespace) -> Settings:

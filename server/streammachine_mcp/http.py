@@ -1,8 +1,8 @@
 """The HTTP transport: which hosts and pages are served, and request bodies read as lines on stdio are.
 
 FastMCP's app guards Host and Origin and serves ``/mcp``. Around it: CORS for the origins that were named, bodies that
-are no message refused with their id (``messages.py``), and answers in which nothing ends a line. A client that goes
-while it sends is no error of ours.
+are no message refused with their id (``messages.py``), a short road for tool calls (``http_calls.py``), and answers in
+which nothing ends a line. A client that goes while it sends is no error of ours.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from streammachine_mcp.messages import BOM, INVALID_REQUEST, Refusal, is_plain_request, messages_in, one_line
+from streammachine_mcp.messages import BOM, INVALID_REQUEST, Refusal, messages_in, one_line, plain_request
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP
+    from mcp_types import JSONRPCRequest
     from starlette.applications import Starlette
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from streammachine_mcp.http_calls import ShortRoad
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ def http_app(
     from starlette.middleware.cors import CORSMiddleware
 
     from streammachine_mcp.access.guard import Guard
+    from streammachine_mcp.http_calls import ShortRoad
 
     cors = Middleware(
         CORSMiddleware,
@@ -50,15 +54,18 @@ def http_app(
         allow_headers=["*"],
         expose_headers=["mcp-session-id", "mcp-protocol-version"],
     )
+    short_road = ShortRoad()
     # FastMCP's guard lets loopback names pass by itself, with any port.
-    return server.http_app(
+    app = server.http_app(
         path=PATH,
-        middleware=[*([cors] if origins else []), Middleware(Messages), Middleware(Guard, rate=rate)],
+        middleware=[*([cors] if origins else []), Middleware(Messages, short_road), Middleware(Guard, rate=rate)],
         host_origin_protection=True,
         allowed_hosts=list(hosts) or None,
         allowed_origins=list(origins) or None,
         session_idle_timeout=session_idle,
     )
+    short_road.join(app, PATH)
+    return app
 
 
 def checked_hosts(text: str) -> list[str]:
@@ -99,8 +106,9 @@ def checked_origins(text: str) -> list[str]:
 class Messages:
     """ASGI middleware between the transport and its clients."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, short_road: ShortRoad) -> None:
         self._app = app
+        self._short_road = short_road
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -109,7 +117,7 @@ class Messages:
         elif scope["method"] == "OPTIONS":
             await _answer(send, 204, b"", [(b"allow", ", ".join(_METHODS).encode())])
         elif scope["method"] == "POST":
-            await self._post(scope, receive, _OneLine(send).send)
+            await self._post(scope, receive, send)
         else:
             await self._app(scope, receive, _OneLine(send).send)
 
@@ -119,12 +127,16 @@ class Messages:
             log.debug("A client was gone before its request was here")
             return
         if not more:
-            found = _one_message(body)
+            request = plain_request(body)
+            if request is not None and await self._short_road.serve(request, scope, receive, send):
+                return
+            found = _one_message(body, request)
             if isinstance(found, Refusal):
                 await _answer(send, 400, found.encoded(), [(b"content-type", b"application/json")])
                 return
             body = found
-        await self._app(_sized(scope, len(body)) if not more else scope, _again(body, more, receive), send)
+        given = _sized(scope, len(body)) if not more else scope
+        await self._app(given, _again(body, more, receive), _OneLine(send).send)
 
 
 async def _body(receive: Receive) -> tuple[bytes | None, bool]:
@@ -140,11 +152,15 @@ async def _body(receive: Receive) -> tuple[bytes | None, bool]:
     return bytes(body), more
 
 
-def _one_message(body: bytes) -> bytes | Refusal:
-    """The body for the server: as it came, where the SDK's parser understands it as we do."""
+def _one_message(body: bytes, plain: JSONRPCRequest | None) -> bytes | Refusal:
+    """The body for the server: as it came, where the SDK's parser understands it as we do.
+
+    Args:
+        plain: what ``plain_request`` makes of it.
+    """
     from mcp_types import jsonrpc_message_adapter
 
-    if is_plain_request(body):
+    if plain is not None:
         return body
     found = messages_in(body)
     if len(found) != 1:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mcp_types import JSONRPCMessage
+    from mcp_types import JSONRPCMessage, JSONRPCRequest
 
 PARSE_ERROR, INVALID_REQUEST, INVALID_PARAMS = -32700, -32600, -32602
 BOM = b"\xef\xbb\xbf"
@@ -61,20 +61,22 @@ def messages_in(data: bytes) -> list[JSONRPCMessage | Refusal]:
     return [_with_answers(message)]
 
 
-def is_plain_request(data: bytes) -> bool:
-    """Whether this is one request that ``messages_in`` would give as the SDK's parser reads it: most are.
+def plain_request(data: bytes) -> JSONRPCRequest | None:
+    """The request, where this is one that ``messages_in`` would give as the SDK's parser reads it: most are.
 
-    False for what has to be looked at: everything else, answers to our questions, and NaN, which JSON has not.
+    None for what has to be looked at: everything else, answers to our questions, and NaN, which JSON has not.
     """
     from mcp_types import JSONRPCRequest, jsonrpc_message_adapter
 
     if b"NaN" in data:
-        return False
+        return None
     try:
         message = jsonrpc_message_adapter.validate_json(data, by_name=False)
     except ValueError:
-        return False
-    return isinstance(message, JSONRPCRequest) and "inputResponses" not in (message.params or {})
+        return None
+    if isinstance(message, JSONRPCRequest) and "inputResponses" not in (message.params or {}):
+        return message
+    return None
 
 
 def one_line(data: bytes) -> bytes:

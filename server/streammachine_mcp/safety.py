@@ -200,7 +200,17 @@ def _agreed(answer: ElicitResult) -> bool:
     return answer.action == "accept" and (answer.content or {}).get("confirm") is True
 
 
-class FriendlyErrors(Middleware):
+class ToolMiddleware(Middleware):
+    """Middleware of tool calls: one goes to ``on_call_tool`` at once, not through hooks that nobody uses."""
+
+    async def __call__(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
+        """Serve one message. One that is no good call is a plain mapping still, and for FastMCP's other hooks."""
+        if isinstance(context.message, CallToolRequestParams):
+            return await self.on_call_tool(context, call_next)
+        return await super().__call__(context, call_next)
+
+
+class FriendlyErrors(ToolMiddleware):
     """Wrong arguments and unknown tools, in words that say what to do: no traceback, no library's URL."""
 
     async def on_call_tool(

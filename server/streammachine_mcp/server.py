@@ -20,6 +20,9 @@ from streammachine_mcp.tools.families import all_tools
 from streammachine_mcp.tools.health import health_route
 
 if TYPE_CHECKING:
+    from fastmcp.tools import Tool
+    from fastmcp.utilities.versions import VersionSpec
+
     from streammachine.redis.connection import RedisConnection
 
 INSTRUCTIONS = """StreamMachine: market data on Redis Streams, and candles from it.
@@ -43,10 +46,20 @@ class StreamMachineServer(FastMCP[Any]):
     Attributes:
         draining: called when it is to end: they end the requests that would stay open.
         connect: gives its connection to Redis.
+        fixed: its own tools, by name: each there for everybody, in one version.
     """
 
     draining: list[Callable[[], None]]
     connect: Callable[[], Awaitable[RedisConnection]]
+    fixed: dict[str, Tool]
+
+    async def get_tool(self, name: str, version: VersionSpec | None = None) -> Tool | None:
+        """The tool of this name, or None. FastMCP asks each provider in a task of its own, then for transforms and what
+        the session hides; where there is nothing of that, as long as no program adds it, ours is at hand."""
+        tool = self.fixed.get(name)
+        if tool is None or version is not None or self._transforms:
+            return await super().get_tool(name, version)
+        return tool
 
 
 def create_server(settings: Settings | None = None, app: str | None = None) -> StreamMachineServer:
@@ -72,7 +85,7 @@ def create_server(settings: Settings | None = None, app: str | None = None) -> S
         lifespan=lifespan,
         middleware=[FriendlyErrors()],
         mask_error_details=True,
-        dereference_schemas=False,  # ours have no references (tools/family.py); FastMCP would walk through all of them
+        dereference_schemas=False,  # Family.tools has written out every $ref
         on_duplicate="error",
     )
     server.draining = []
@@ -82,6 +95,7 @@ def create_server(settings: Settings | None = None, app: str | None = None) -> S
     tools = list(all_tools(state))
     for tool in tools:
         server.add_tool(tool)
+    server.fixed = {tool.name: tool for tool in tools}
     for resource in resources(state):
         server.add_resource(resource)
     for template in templates(state):

@@ -1,4 +1,5 @@
-"""The long form: ``python -m tests.load [--clients 10] [--calls 1000]``, over stdio and over HTTP."""
+"""The long form: ``python -m tests.load [--clients 10] [--calls 1000] [--transport stdio]``, over stdio and over HTTP,
+beside an empty FastMCP server that the same clients call in turns."""
 
 from __future__ import annotations
 
@@ -19,11 +20,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Many clients, many calls.")
     parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--calls", type=int, default=1000, help="of each client")
+    parser.add_argument("--transport", choices=TRANSPORTS, action="append", help="one of the two only")
     options = parser.parse_args()
     reports: list[Report] = []
-    for transport in TRANSPORTS:
+    for transport in options.transport or TRANSPORTS:
         with tempfile.TemporaryDirectory(prefix="sm-load-") as folder:
-            reports.append(run(transport, options.clients, options.calls, Path(folder)))
+            reports.append(run(transport, options.clients, options.calls, Path(folder), beside=True))
         print(reports[-1], flush=True)
     return 1 if any(report.problems() for report in reports) else 0
 

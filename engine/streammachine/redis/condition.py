@@ -5,6 +5,7 @@ A PING says little: a replica answers it, and so does a server at its memory lim
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -18,6 +19,14 @@ from streammachine.redis.connection import RedisConnection
 from streammachine.redis.transport.raw_connection import disk_text, read_only_text
 
 log = logging.getLogger(__name__)
+
+_SECTIONS = ("replication", "persistence", "memory")
+_FIELDS = frozenset(  # of INFO, that ``_told`` looks at
+    {
+        *("role", "slave_read_only", "master_host", "master_port", "master_link_status"),
+        *("aof_enabled", "aof_last_write_status", "maxmemory", "used_memory", "maxmemory_policy"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -35,17 +44,35 @@ async def condition_of(connection: RedisConnection) -> Condition:
     try:
         await connection.command("PING", repeatable=True)
         latency = time.perf_counter() - began
-        return Condition(True, await _disk_problem(connection) or await _refusal(connection), latency)
+        return Condition(True, await _problem(connection), latency)
     except (RedisDiskError, RedisReadOnlyError, RedisPermissionError) as error:
         return Condition(True, str(error))
     except StreamMachineError as error:
         return Condition(False, str(error))
 
 
+async def _problem(connection: RedisConnection) -> str:
+    """What is wrong with the disk, else with the server; both are looked at at once."""
+    embedded = connection.target.embedded if connection.target is not None else None
+    if embedded is None:
+        return await _refusal(connection)
+    disk = asyncio.ensure_future(anyio.to_thread.run_sync(embedded.disk_problem))
+    try:
+        refusal = await _refusal(connection)
+    except StreamMachineError:
+        if found := await disk:
+            return found
+        raise
+    except BaseException:
+        disk.cancel()
+        raise
+    return await disk or refusal
+
+
 async def _refusal(connection: RedisConnection) -> str:
     """Why one of the primaries takes no writes, as far as this user may ask; "" when all do."""
     try:
-        for where, facts in (await connection.info()).items():
+        for where, facts in (await connection.info(*_SECTIONS, names=_FIELDS)).items():
             if problem := _told(where, facts):
                 return problem
     except RedisPermissionError as error:
@@ -63,12 +90,6 @@ async def _refusal_by_role(connection: RedisConnection) -> str:
         return ""
     role = dict(zip(reply[::2], reply[1::2], strict=False)).get(b"role")
     return read_only_text(connection.name, "role replica") if role == b"replica" else ""
-
-
-async def _disk_problem(connection: RedisConnection) -> str:
-    """What is wrong with the disk of an embedded server."""
-    embedded = connection.target.embedded if connection.target is not None else None
-    return await anyio.to_thread.run_sync(embedded.disk_problem) if embedded is not None else ""
 
 
 def _told(where: str, facts: Mapping[str, Any]) -> str:

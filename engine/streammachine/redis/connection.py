@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
@@ -280,20 +280,29 @@ class RedisConnection:
             return await self._read_twice(host, lambda: self._walk(host, options))
         raise RedisTimeoutError(f"Redis at {self.name} holds too many keys to walk through in {timeout:g} s.")
 
-    async def info(self, *sections: str) -> dict[str, dict[str, Any]]:
+    async def info(self, *sections: str, names: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
         """INFO of the server, by its name; of a Cluster that of every primary.
+
+        Args:
+            sections: its parts that are wanted. names: the fields, where it is not all of them.
 
         Raises:
             What ``run`` raises; RedisPermissionError where this user may not ask.
         """
         host = await self._opened_host()
-        payload = encode_command(["INFO", *sections])
+        # Redis before 7 takes one section a command.
+        commands = [encode_command(["INFO", section]) for section in sections] or [encode_command(["INFO"])]
+        payload = b"".join(commands)
 
         async def ask() -> dict[str, dict[str, Any]]:
             found: dict[str, dict[str, Any]] = {}
             for primary in await host.opened().each_primary():
-                reply = await self._asked(primary, payload, "INFO")
-                found[primary.name] = parse_info(bytes(reply).decode("utf-8", "replace"))
+                facts: dict[str, Any] = {}
+                for reply in await primary.exchange(payload, len(commands), self.timeout):
+                    if isinstance(reply, RespError):
+                        raise refused(reply, self.name, ("INFO",))
+                    facts |= parse_info(bytes(reply).decode("utf-8", "replace"), names)
+                found[primary.name] = facts
             return found
 
         return await self._read_twice(host, ask)

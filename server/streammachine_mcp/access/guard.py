@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from fastmcp.exceptions import ToolError
 from fastmcp.server.auth import AccessToken, TokenVerifier
 from fastmcp.server.dependencies import get_access_token
-from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
+from fastmcp.server.middleware import CallNext, MiddlewareContext
 from fastmcp.tools import InputRequiredToolResult, Tool
 from fastmcp.tools.base import ToolResult
 from mcp_types import CallToolRequestParams
 
 from streammachine_mcp.access.scopes import READ, needed
+from streammachine_mcp.safety import ToolMiddleware
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP
@@ -66,7 +67,7 @@ class _Any(TokenVerifier):
         return None
 
 
-class ScopedTools(Middleware):
+class ScopedTools(ToolMiddleware):
     """Hides tools that the caller's scopes do not allow, refuses to call them, and logs each call of one that writes.
 
     Args:

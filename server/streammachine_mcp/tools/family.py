@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 from fastmcp.exceptions import FastMCPError, ToolError
 from fastmcp.tools import FunctionTool, Tool
 from fastmcp.tools.base import ToolResult
+from fastmcp.utilities.types import get_cached_typeadapter
 from mcp.shared.exceptions import MCPError
 from mcp_types import TextContent, ToolAnnotations
 from pydantic import WithJsonSchema
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from streammachine.errors import StreamMachineError
 from streammachine_mcp.arguments import ArgumentError, prepare
@@ -154,12 +155,23 @@ class _Tool(FunctionTool):
         """The result as text and data. What UTF-8 or JSON cannot hold is shown as text: half of a surrogate pair as its
         escape, NaN and infinities as their names."""
         try:
-            result = super().convert_result(raw_value)
+            result = self._converted(raw_value)
         except (PydanticSerializationError, UnicodeError):
             return super().convert_result(_writable(raw_value))
         if any(isinstance(part, TextContent) and _NOT_JSON.search(part.text) for part in result.content):
             return super().convert_result(_writable(raw_value))
         return result
+
+    def _converted(self, raw_value: Any) -> ToolResult:
+        """FastMCP's conversion; of an object, which nearly all of ours are, each half is made once and not checked
+        again as what it was made as."""
+        if type(raw_value) is not dict or self.output_schema is None or "x-fastmcp-wrap-result" in self.output_schema:
+            return super().convert_result(raw_value)
+        data = get_cached_typeadapter(self.return_type).dump_python(raw_value, mode="json")
+        text = to_json(data, fallback=str).decode()
+        return ToolResult.model_construct(
+            content=[TextContent(type="text", text=text)], structured_content=data, meta=None, is_error=False
+        )
 
     def get_meta(self) -> dict[str, Any]:
         """The page, where there is one, else None: FastMCP's own names tags, of which ours have none."""

@@ -286,9 +286,9 @@ class ActiveSession:
         job = self._job
         finished = self._book.take()
         states, outputs = finished.encoded_states(), finished.encoded_candles(job.intervals)
-        closed = sum(output.count for output in outputs)
+        closed = sum(output.items for output in outputs)
         bad, candles = self._bad + len(finished.refused), self._candles + closed
-        totals = [packed(("bad", str(bad)), ("candles", str(candles)))] if finished.refused or closed else []
+        totals = [packed("bad", str(bad), "candles", str(candles))] if finished.refused or closed else []
         head: list[Any] = [
             "EVAL", _COMMIT, len(job.keys), *job.keys,
             self._value, lease_ms, job.group, self._commits, self._connection.settings.stream_maxlen,
@@ -298,10 +298,10 @@ class ActiveSession:
         for refusal in finished.refused:
             flat = self._dead_letter(*refusal)
             letters += [len(flat), *flat]
-        size = len(head) + states.count + len(outputs) + closed + len(letters)
+        size = len(head) + states.count + sum(2 + output.count for output in outputs) + len(letters)
         parts = [b"*%d\r\n" % size, encode_arguments(head), states.arguments]
-        for output in outputs:
-            parts += (encode_arguments([output.count]), output.arguments)
+        for interval, output in zip(job.intervals, outputs, strict=True):
+            parts += (encode_arguments([interval, output.count]), output.arguments)
         payload = b"".join((*parts, encode_arguments(letters)))
         self._last_commit = self._now()
         return _Commit(payload, self._folded, bad, candles, bool(finished.entries or states.count or totals))

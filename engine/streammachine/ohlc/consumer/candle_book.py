@@ -26,6 +26,7 @@ NEVER = 2**63 - 1
 WEEK_MS, MONDAY_MS = 604_800_000, 259_200_000  # weeks begin on Monday, three days after the epoch's weekday
 AHEAD_MS = 86_400_000  # a time field further ahead of the clock is refused: it would make every later tick late
 PACKED_PAIRS = 100  # state fields in one argument; Lua's stack takes some thousand values
+PACKED_CANDLES = 100  # in one argument
 _STATE = struct.Struct("<qq")  # newest event time and wall time of the last arrival, both epoch ms; then the dump
 
 
@@ -52,34 +53,43 @@ class Finished:
     def encoded_states(self) -> Encoded:
         """The states as ``commit.lua`` takes them: ``s:<name>`` and the state of each symbol that changed."""
         pairs = [(b"s:" + name, state) for name, state in self.states.items()]
-        packs = [packed(*pairs[at : at + PACKED_PAIRS]) for at in range(0, len(pairs), PACKED_PAIRS)]
-        return Encoded(len(packs), encode_arguments(packs))
+        return _encoded(pairs, PACKED_PAIRS)
 
     def encoded_candles(self, intervals: Sequence[int]) -> list[Encoded]:
         """The candles as ``commit.lua`` takes them, those of each interval by themselves."""
         found = []
         for interval in intervals:
-            packs = [packed(*fields.items()) for each, fields in self.candles if each == interval]
-            found.append(Encoded(len(packs), encode_arguments(packs)))
+            candles = [fields.copy() for each, fields in self.candles if each == interval]
+            for fields in candles:
+                del fields["interval_ms"]
+            found.append(_encoded([[*fields.values()] for fields in candles], PACKED_CANDLES))
         return found
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """So many arguments of a script, in RESP."""
+    """So many arguments of a script, in RESP, and how many states or candles are in them."""
 
     count: int = 0
     arguments: bytes = b""
+    items: int = 0
 
 
-def packed(*pairs: tuple[str | bytes, str | bytes]) -> bytes:
-    """Names and values as strings of MessagePack, one behind the other; ``cmsgpack.unpack`` gives them in a script.
+def _encoded(items: Sequence[Sequence[str | bytes]], per_pack: int) -> Encoded:
+    """An argument for each ``per_pack`` items."""
+    parts = [items[at : at + per_pack] for at in range(0, len(items), per_pack)]
+    packs = [packed(*(text for item in part for text in item)) for part in parts]
+    return Encoded(len(packs), encode_arguments(packs), len(items))
+
+
+def packed(*texts: str | bytes) -> bytes:
+    """Strings of MessagePack, one behind the other; ``cmsgpack.unpack`` gives them in a script.
 
     Source of the format: https://github.com/msgpack/msgpack/blob/master/spec.md, fixstr, str 16 and str 32.
     """
     parts: list[bytes] = []
-    for part in (part for pair in pairs for part in pair):
-        raw = part.encode() if isinstance(part, str) else part
+    for text in texts:
+        raw = text.encode() if isinstance(text, str) else text
         size = len(raw)
         if size < 32:
             head = bytes((0xA0 | size,))

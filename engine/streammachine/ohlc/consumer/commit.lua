@@ -3,9 +3,11 @@
 -- KEYS[1] the state, a hash; KEYS[2] the lease; KEYS[3] the tick stream; KEYS[4] its dead letters; KEYS[5+] the candle streams
 -- ARGV    the lease's value, lease in ms (0 gives it up), group, the number of commits before this one, MAXLEN of the candle
 --         streams (0: all) and of the dead letters, the id reached, entries read with this commit,
---         how many packs of state fields and these; for each candle stream how many candles and these, a pack for each;
---         how many dead letters and these: number of arguments, the arguments. A pack is strings of MessagePack, one behind
---         the other, names and values in turn: passing one argument costs a quarter of passing eighteen.
+--         how many packs of state fields and these; for each candle stream its interval in ms, how many packs of candles
+--         and these; how many dead letters and these: number of arguments, the arguments.
+--         A pack is strings of MessagePack, one behind the other: of state fields names and values in turn, of candles
+--         eight values each (symbol to trade_count as below, without the interval): what a candle costs is its strings,
+--         so names stand in the script, and arguments are few.
 --
 -- Invariant: only the holder of the lease commits, each commit once and in its order; the group's position, which is the
 -- acknowledgement, moves behind the outputs. What can be refused is looked at first, since a script that fails is not undone;
@@ -43,10 +45,10 @@ if count == 0 and ahead(id, last) then return {-3} end
 local fields = tonumber(take())
 local states = at
 at = at + fields
-local outputs, candles = {}, 0 -- of each candle stream the place before its first pack, and the last one's
+local outputs, candles = {}, 0 -- of each candle stream the interval, the place before its first pack, and the last one's
 for n = 5, #KEYS do
-  local size = tonumber(take())
-  outputs[n] = {at, at + size}
+  local interval, size = take(), tonumber(take())
+  outputs[n] = {interval, at, at + size}
   at = at + size
   candles = candles + size
 end
@@ -60,32 +62,40 @@ if writes then
   if no then return no end
 end
 
-local keys, ids = {}, {}
-local pcall, unpacked = redis.pcall, cmsgpack.unpack
-local function kept(key, done)
-  if type(done) == 'string' then
-    keys[#keys + 1], ids[#ids + 1] = key, done
-    return nil
-  end
-  for n = #keys, 1, -1 do redis.pcall('XDEL', keys[n], ids[n]) end
-  return done
-end
-local function append(key, most, ...)
-  if most == '0' then return kept(key, pcall('XADD', key, '*', ...)) end
-  return kept(key, pcall('XADD', key, 'MAXLEN', '~', most, '*', ...))
+local keys, ids = {}, {} -- of what was appended
+local pcall, type, unpacked, some = redis.pcall, type, cmsgpack.unpack, cmsgpack.unpack_limit
+local function taken_back(no)
+  for n = #keys, 1, -1 do pcall('XDEL', keys[n], ids[n]) end
+  return no
 end
 
 if writes then
   for _ = 1, refused do
     local size = tonumber(take())
-    local no = append(KEYS[4], dead_maxlen, unpack(ARGV, at + 1, at + size))
-    if no then return no end
+    local done = pcall('XADD', KEYS[4], 'MAXLEN', '~', dead_maxlen, '*', unpack(ARGV, at + 1, at + size))
+    if type(done) ~= 'string' then return taken_back(done) end
+    keys[#keys + 1], ids[#ids + 1] = KEYS[4], done
     at = at + size
   end
-  for key = 5, #KEYS do
-    for n = outputs[key][1] + 1, outputs[key][2] do
-      local no = append(KEYS[key], maxlen, unpacked(ARGV[n]))
-      if no then return no end
+  for n = 5, #KEYS do
+    local key, output = KEYS[n], outputs[n]
+    local interval, done, symbol, start, open, high, low, close, volume, trades = output[1]
+    for place = output[2] + 1, output[3] do
+      local pack, from = ARGV[place], 0
+      repeat
+        from, symbol, start, open, high, low, close, volume, trades = some(pack, 8, from)
+        if maxlen == '0' then
+          done = pcall('XADD', key, '*',
+            'symbol', symbol, 'interval_ms', interval, 'candle_start_ms', start, 'open', open, 'high', high,
+            'low', low, 'close', close, 'volume', volume, 'trade_count', trades)
+        else
+          done = pcall('XADD', key, 'MAXLEN', '~', maxlen, '*',
+            'symbol', symbol, 'interval_ms', interval, 'candle_start_ms', start, 'open', open, 'high', high,
+            'low', low, 'close', close, 'volume', volume, 'trade_count', trades)
+        end
+        if type(done) ~= 'string' then return taken_back(done) end
+        keys[#keys + 1], ids[#ids + 1] = key, done
+      until from < 0
     end
   end
   local read = tonumber(redis.call('HGET', KEYS[1], 'read') or -1)

@@ -13,7 +13,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from streammachine.ohlc.aggregator import FastOHLC
-from streammachine.ohlc.consumer.candle_book import AHEAD_MS, PACKED_PAIRS, CandleBook, Encoded, Finished, TickFields
+from streammachine.ohlc.consumer.candle_book import (
+    AHEAD_MS,
+    PACKED_CANDLES,
+    PACKED_PAIRS,
+    CandleBook,
+    Encoded,
+    Finished,
+    TickFields,
+)
 from streammachine.redis.transport.ticks import HAS_NATIVE, TickReader, TickReply
 
 if TYPE_CHECKING:
@@ -64,7 +72,7 @@ class TickBook(CandleBook):
         super().__init__(stream, intervals, fields, grace_ms=grace_ms, max_candles=max_candles)
         self._native = _NativeBook(
             self._intervals, min(grace_ms, _LONGEST), AHEAD_MS, fields.timestamp is not None, self._new_candles,
-            self._symbols, self._changed,
+            self._symbols, self._changed, PACKED_CANDLES,
         )  # fmt: skip
 
     def reader(self) -> TickReader:

@@ -1,5 +1,9 @@
 # Arguments of a script, written without an object for each value. Uses: values.
 
+cdef enum:
+    KEPT_ROOM = 4_194_304  # bytes
+
+
 @cython.final
 cdef class Encoded:
     """Bytes that grow at the end. ``text``, ``integer`` and ``real`` write strings of MessagePack (its specification:
@@ -13,9 +17,13 @@ cdef class Encoded:
         PyMem_Free(self.data)
 
     cdef bytes taken(self):
-        """The bytes; it is empty then."""
+        """The bytes; it is empty then, and holds no more than ``KEPT_ROOM``."""
         cdef bytes found = PyBytes_FromStringAndSize(self.data, self.size)
         self.size = 0
+        if self.room > KEPT_ROOM:
+            PyMem_Free(self.data)
+            self.data = NULL
+            self.room = 0
         return found
 
     cdef int reserve(self, Py_ssize_t more) except -1:

@@ -12,10 +12,6 @@ cdef struct TickRow:
     int32_t symbol
     int32_t flags
 
-cdef struct Finished:  # a candle that is to be written
-    Candle candle
-    Py_ssize_t interval  # its index in the order given
-
 cdef enum:
     ROW_ODD = 1
     ROW_GONE = 2
@@ -64,6 +60,7 @@ cdef class TickBook:
         timed: whether times come from a field; else from ids, which only rise.
         make: gives a new aggregator.
         symbols: the symbols by name. changed: those that changed since the owner emptied it with ``states``.
+        per_pack: candles in one argument.
     """
 
     cdef list intervals
@@ -77,9 +74,10 @@ cdef class TickBook:
     cdef dict changed
     cdef list names  # of the rows that were folded last
     cdef list by_index  # their SymbolCandles, None where it is not looked up yet
-    cdef Finished* finished
-    cdef list finished_names
-    cdef Py_ssize_t room
+    cdef list packs  # of finished candles, for each interval in the order given: the last one, which is not full,
+    cdef list full  # and those before it, as arguments
+    cdef Py_ssize_t* written  # how many candles of each interval are to be written
+    cdef Py_ssize_t per_pack
     cdef int32_t* chain  # for each row the next one of its symbol
     cdef Py_ssize_t chain_room
     cdef int32_t* first  # for each symbol, behind that of no symbol: its first row
@@ -92,16 +90,18 @@ cdef class TickBook:
     cdef Encoded one  # argument of it
     cdef bint busy
 
-    def __init__(self, intervals, grace, ahead, timed, make, symbols, changed):
+    def __init__(self, intervals, grace, ahead, timed, make, symbols, changed, per_pack):
         cdef Py_ssize_t k
         if self.intervals is not None:
             raise RuntimeError("A TickBook is made once.")
         checked = checked_intervals(intervals)
         self.levels = <Py_ssize_t*>PyMem_Malloc(len(checked) * sizeof(Py_ssize_t))
-        if self.levels is NULL:
+        self.written = <Py_ssize_t*>PyMem_Malloc(len(checked) * sizeof(Py_ssize_t))
+        if self.levels is NULL or self.written is NULL:
             raise MemoryError
         for k in range(len(checked)):
             self.levels[k] = sorted(checked).index(checked[k])
+            self.written[k] = 0
         self.intervals = checked
         self.count = len(checked)
         self.grace = grace
@@ -111,13 +111,15 @@ cdef class TickBook:
         self.symbols = symbols
         self.changed = changed
         self.by_index = []
-        self.finished_names = []
+        self.packs = [Encoded() for _ in checked]
+        self.full = [Encoded() for _ in checked]
+        self.per_pack = per_pack
         self.out = Encoded()
         self.one = Encoded()
 
     def __dealloc__(self):
         PyMem_Free(self.levels)
-        PyMem_Free(self.finished)
+        PyMem_Free(self.written)
         PyMem_Free(self.chain)
         PyMem_Free(self.first)
         PyMem_Free(self.last)
@@ -127,7 +129,10 @@ cdef class TickBook:
     @property
     def finished_count(self):
         """How many candles are to be written."""
-        return len(self.finished_names)
+        cdef Py_ssize_t total = 0, k
+        for k in range(self.count):
+            total += self.written[k]
+        return total
 
     def symbol(self, bytes name not None, candles):
         """A symbol with its aggregator, which must have this book's intervals."""
@@ -346,24 +351,26 @@ cdef class TickBook:
     cdef int keep(
         self, bytes name, Py_ssize_t interval, Plan* plan, Series* series, Py_ssize_t at, Py_ssize_t count
     ) except -1:
+        """Encode the slot's first candles: in the time that the server needs for the next read, not in a commit's."""
         cdef Slot* slot = &series.slots[at]
-        cdef Py_ssize_t had = len(self.finished_names), room = self.room if self.room else 256, k
-        cdef void* grown
-        while room < had + count:
-            room *= 2
-        if room > self.room:
-            grown = PyMem_Realloc(self.finished, room * sizeof(Finished))
-            if grown is NULL:
-                raise MemoryError
-            self.finished = <Finished*>grown
-            self.room = room
+        cdef Encoded pack = <Encoded>self.packs[interval]
+        cdef Candle candle
+        cdef Py_ssize_t k
         for k in range(count):
-            self.finished[had + k].interval = interval
-            self.finished[had + k].candle = slot.data[slot.head + k]
-        if count == slot.length:
-            newest_view(plan, series, at, &self.finished[had + count - 1].candle)
-        for k in range(count):
-            self.finished_names.append(name)
+            candle = slot.data[slot.head + k]
+            if k == slot.length - 1:
+                newest_view(plan, series, at, &candle)
+            pack.bytes(name)
+            pack.integer(candle.start)
+            pack.real(candle.open)
+            pack.real(candle.high)
+            pack.real(candle.low)
+            pack.real(candle.close)
+            pack.real(candle.volume)
+            pack.integer(candle.count)
+            self.written[interval] += 1
+            if self.written[interval] % self.per_pack == 0:
+                (<Encoded>self.full[interval]).argument(pack)
         return 0
 
     # ------------------------------------------------------------ out
@@ -372,62 +379,35 @@ cdef class TickBook:
         """The finished candles, which are forgotten.
 
         Returns:
-            For each interval in the order given: how many there are, and their arguments in RESP, one for each: the
-            names and values of ``format_candle_for_redis`` as strings of MessagePack.
+            For each interval in the order given: how many arguments, these in RESP, and how many candles. An argument
+            has up to ``per_pack`` candles: the values of ``format_candle_for_redis`` but for the interval, as strings
+            of MessagePack.
         """
-        cdef Py_ssize_t count = len(self.finished_names), interval, k, written
-        cdef Finished* each
-        cdef Encoded out = self.out
-        cdef Encoded one = self.one
+        cdef Py_ssize_t k, written
+        cdef Encoded full
         found = []
-        for interval in range(self.count):
-            out.size = written = 0
-            for k in range(count):
-                each = &self.finished[k]
-                if each.interval != interval:
-                    continue
-                written += 1
-                one.size = 0
-                one.raw(b"\xa6symbol", 7)
-                one.bytes(<bytes>self.finished_names[k])
-                one.raw(b"\xabinterval_ms", 12)
-                one.integer(<int64_t>self.intervals[interval])
-                one.raw(b"\xafcandle_start_ms", 16)
-                one.integer(each.candle.start)
-                one.raw(b"\xa4open", 5)
-                one.real(each.candle.open)
-                one.raw(b"\xa4high", 5)
-                one.real(each.candle.high)
-                one.raw(b"\xa3low", 4)
-                one.real(each.candle.low)
-                one.raw(b"\xa5close", 6)
-                one.real(each.candle.close)
-                one.raw(b"\xa6volume", 7)
-                one.real(each.candle.volume)
-                one.raw(b"\xabtrade_count", 12)
-                one.integer(each.candle.count)
-                out.argument(one)
-            found.append((written, out.taken()))
-        self.finished_names = []
-        if self.room > 65_536:
-            PyMem_Free(self.finished)
-            self.finished = NULL
-            self.room = 0
+        for k in range(self.count):
+            written = self.written[k]
+            full = <Encoded>self.full[k]
+            if written % self.per_pack:
+                full.argument(<Encoded>self.packs[k])
+            self.written[k] = 0
+            found.append(((written + self.per_pack - 1) // self.per_pack, full.taken(), written))
         return found
 
     def states(self, Py_ssize_t pairs):
         """The states of the symbols that changed; from now on none has.
 
         Returns:
-            How many arguments, and these in RESP: each has up to ``pairs`` pairs of strings of MessagePack: ``s:`` and
-            the name; newest and seen as int64, and the dump.
+            How many arguments, these in RESP, and how many states. An argument has up to ``pairs`` pairs of strings of
+            MessagePack: ``s:`` and the name; newest and seen as int64, and the dump.
         """
         cdef Encoded out = self.out
         cdef Encoded one = self.one
         cdef SymbolCandles symbol
         cdef int64_t[2] times
         cdef bytes dump
-        cdef Py_ssize_t count = 0, held = 0
+        cdef Py_ssize_t count = 0, held = 0, written = 0
         out.size = one.size = 0
         for found in self.changed.values():
             self.own(found)
@@ -447,6 +427,7 @@ cdef class TickBook:
             put_u32(one.room_for(4), <uint32_t>zlib.crc32(dump))
             one.size += 4
             held += 1
+            written += 1
             if held == pairs:
                 out.argument(one)
                 count += 1
@@ -455,7 +436,7 @@ cdef class TickBook:
             out.argument(one)
             count += 1
         self.changed.clear()
-        return count, out.taken()
+        return count, out.taken(), written
 
     def counts(self):
         """Over all symbols: ticks taken, late ones, candles dropped, as ``CandleBook.counts`` gives them."""
