@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FIRST_PAUSE: Final = 0.5  # seconds; each next is twice as long
 LONGEST_PAUSE: Final = 30.0
-LONGEST_CLOSE: Final = 5.0
+LONGEST_CLOSE: Final = 3.0  # of waiting for the other side; then what is open is closed without it
 
 
 class CcxtClient:
@@ -65,8 +65,12 @@ class CcxtClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with anyio.move_on_after(LONGEST_CLOSE, shield=True):  # cut short, its connections would stay open
+        with anyio.move_on_after(LONGEST_CLOSE, shield=True) as scope:
             await self.exchange.close()
+        if scope.cancelled_caught and self.exchange.session is not None:  # a socket's end was not answered
+            with anyio.move_on_after(LONGEST_CLOSE, shield=True):
+                await self.exchange.session.close()
+                await self.exchange.close_connector()
 
     def is_held(self) -> bool:
         """Whether it makes us wait: ccxt does that inside."""
