@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 PARTITION = ("source", "symbol", "timeframe")
 MOST_FILES = 2_000  # of a folder, the newest, whose types are looked at
+LONG = 5_000  # candles that come at once in columns, as those of a bulk file do: written in a thread
 _KINDS: dict[type, str] = {
     **{kind: kind.__name__ for kind in (bool, int, float, str, bytes, Decimal)},
     datetime: "datetime",
@@ -167,18 +168,18 @@ class ParquetEmitter(DataEmitter):
         part.add_columns(columns)
         self.taken += len(columns)
         if part.count >= self.rows:
-            await self._write_apart(key)
+            await self._write_where(key, part)
 
     async def flush(self) -> None:
         """Write what waits."""
         for key, part in list(self._parts.items()):
-            if any(not isinstance(piece, list) for piece in part.pieces):
-                await self._write_apart(key)
-            else:
-                self._write(key)
+            await self._write_where(key, part)
 
-    async def _write_apart(self, key: tuple[str, ...]) -> None:
-        """Write in a thread; whoever is cancelled has written it all."""
+    async def _write_where(self, key: tuple[str, ...], part: _Part) -> None:
+        """Write here, or what a bulk file brought in a thread; whoever is cancelled then has written it all."""
+        if all(isinstance(piece, list) or len(piece) < LONG for piece in part.pieces):
+            self._write(key)
+            return
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._write, key)
 
