@@ -59,6 +59,12 @@ TARGETS: Mapping[str, Sequence[Target]] = {
         Target("calls : an empty server's", ("ours",), ": empty", 0.85),
         Target("p99 : an empty server's", ("ours",), "p99 : empty", 1, most=True),
     ),
+    "market": (Target("Coinbase, frame to Kline : floor", ("Coinbase",), "emitted x floor", 1.5, most=True),),
+    "quotes": tuple(
+        Target(f"{name} : orjson and a dict", (name,), "decode x floor", 1.2, most=True)
+        for name in ("binance", "okx", "kraken", "bybit", "coinbase")
+    ),
+    "bridge": (Target("bridged : bare ccxt", ("Binance",), "bridged x ccxt", 1.3, most=True),),
     "trade_files": (
         Target("build_candles : DuckDB", ("DuckDB",), "build_candles is times as fast", 1.5),
         Target("build_candles : polars", ("polars",), "build_candles is times as fast", 1.5),

@@ -22,7 +22,7 @@ BEGIN = 1_723_161_600_000  # 2024-08-09
 
 @pytest.fixture(scope="module")
 def market() -> Iterator[Exchange]:
-    with exchange("binance", "kraken", speed=40) as running:
+    with exchange("binance", "kraken", speed=80) as running:
         yield running
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+import anyio
+
 from streammachine.errors import ExchangeError, ExchangeUnavailableError, MarketError, SymbolError
 from streammachine.market.bridge.adapter import MARKETS, OHLCV, ccxt_pro
 from streammachine.market.bridge.guard import what
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FIRST_PAUSE: Final = 0.5  # seconds; each next is twice as long
 LONGEST_PAUSE: Final = 30.0
+LONGEST_CLOSE: Final = 3.0  # of waiting for the other side; then what is open is closed without it
 
 
 class CcxtClient:
@@ -62,7 +65,12 @@ class CcxtClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.exchange.close()
+        with anyio.move_on_after(LONGEST_CLOSE, shield=True) as scope:
+            await self.exchange.close()
+        if scope.cancelled_caught and self.exchange.session is not None:  # a socket's end was not answered
+            with anyio.move_on_after(LONGEST_CLOSE, shield=True):
+                await self.exchange.session.close()
+                await self.exchange.close_connector()
 
     def is_held(self) -> bool:
         """Whether it makes us wait: ccxt does that inside."""
@@ -86,7 +94,10 @@ class CcxtClient:
                 if attempt == self.attempts:
                     raise ExchangeUnavailableError(f"{source} does not answer: {said(error)}") from None
             except errors.BaseError as error:
-                raise ExchangeError(f"{source} refused: {said(error)}") from None
+                if not _is_cut_off(error):
+                    raise ExchangeError(f"{source} refused: {said(error)}") from None
+                if attempt == self.attempts:
+                    raise ExchangeUnavailableError(f"{source} does not answer: {said(error)}") from None
             except MarketError:
                 raise  # what ``decode`` found
             except Exception as error:  # noqa: BLE001 - whatever ccxt's parsers raise on what they do not expect
@@ -108,6 +119,12 @@ class CcxtClient:
         except self._errors.ArgumentsRequired:  # Coinbase wants an end too
             until = {"until": self.clock.time_ms() + 1000}
             return await exchange.fetch_trades(given["symbol"], since, limit, until)
+
+
+def _is_cut_off(error: BaseException) -> bool:
+    """Whether an answer ended in its middle: ccxt says so as if the exchange had refused."""
+    cause = error.__cause__
+    return any(kind.__module__.partition(".")[0] == "aiohttp" for kind in type(cause).__mro__)
 
 
 def said(error: BaseException) -> str:

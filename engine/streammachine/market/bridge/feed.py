@@ -16,10 +16,12 @@ from streammachine.market.bridge.guard import UnreadableError, guard, what
 from streammachine.market.exchanges.base import Subscription
 from streammachine.market.exchanges.decode import bad_frame
 from streammachine.market.live.feed import Feed
+from streammachine.market.model.kline import Gap, Trade
 from streammachine.market.network.websocket_session import State
 
 if TYPE_CHECKING:
     from streammachine.market.clock.clock import Clock
+    from streammachine.market.model.rows import Row
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +43,40 @@ class CcxtFeed(Feed):
         super().__init__(adapter, data_input, rest=rest, clock=clock, **options)
         streams = [Subscription(self._kind, symbol, self._timeframe) for symbol in self._ledgers]
         self._lines = [CcxtLine(self, rest.exchange, streams, clock)]  # type: ignore[list-item]
+        # A trade that came behind one of the next candle would be in none, and nothing else would tell of it.
+        folded = data_input.kind == "trade" and data_input.timeframe is not None
+        self._wait = self.options.settle if folded else 0.0
+        self._held: list[tuple[float, Row]] = []  # when it came
         self.unread = 0
         guard(rest.exchange, self.unreadable)
+
+    def _put(self, rows: list[Row]) -> None:
+        if self._wait:
+            now = self._clock.monotonic()
+            self._held += [(now, row) for row in rows]
+        else:
+            super()._put(rows)
+
+    async def release(self) -> None:
+        """Hand on, in the order of their times, the trades that others had time enough to overtake."""
+        while self._wait:
+            await self._clock.sleep(self._wait / 2)
+            self.release_until(self._clock.monotonic() - self._wait)
+            if len(self._outbox) >= self.options.queue:
+                await self.room()
+
+    def release_until(self, moment: float) -> None:
+        """Hand on what came until the moment (by the monotonic clock), and what is older than that."""
+        newest = max((_time(row) for came, row in self._held if came <= moment), default=None)
+        if newest is None:
+            return
+        ready = sorted((row for _, row in self._held if _time(row) <= newest), key=_time)
+        self._held = [held for held in self._held if _time(held[1]) > newest]
+        super()._put(ready)
+
+    def complete_until(self, symbol: str) -> int | None:
+        """As ``Feed``'s; None also while trades are held."""
+        return None if any(row.symbol == symbol for _, row in self._held) else super().complete_until(symbol)
 
     def unreadable(self, error: Exception, frame: str | bytes) -> bool:
         """A frame that ccxt fails on: a bad one, with which data may have been lost. True: too many since data came."""
@@ -98,11 +132,13 @@ class CcxtLine:
         """Watch until cancelled or closed."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
+            tasks.start_soon(self._feed.release)
             for stream in self._streams:
                 tasks.start_soon(self._watch, stream)
 
     async def close(self) -> None:
-        """End it."""
+        """End it; what is held is handed on."""
+        self._feed.release_until(self.clock.monotonic())
         if self._tasks is not None:
             self._tasks.cancel_scope.cancel()
 
@@ -167,6 +203,10 @@ class CcxtLine:
         else:
             found = await self._exchange.watch_ohlcv(stream.symbol, stream.timeframe)
         return found
+
+
+def _time(row: Row) -> int:
+    return row.ts if isinstance(row, Trade) else row.end if isinstance(row, Gap) else 0
 
 
 def _unreadable(source: str, stream: Subscription, error: Exception) -> ExchangeError:

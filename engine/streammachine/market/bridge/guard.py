@@ -6,6 +6,8 @@ goes to nobody: the loop of that connection is not started again, and its watch 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -40,9 +42,15 @@ def guard(exchange: Any, tell: Tell) -> None:
 
 def _handler(client: Any, tell: Tell) -> Callable[[Any], None]:
     handle = client.handle_message
+    answers: set[asyncio.Task[None]] = set()  # else nobody holds them
 
     def handle_message(message: Any) -> None:
         try:
+            if getattr(message.type, "name", "") == "PING":
+                task = asyncio.ensure_future(_pong(client.connection, message.data))
+                answers.add(task)
+                task.add_done_callback(answers.discard)
+                return
             handle(message)
         except Exception as error:  # noqa: BLE001 - of code that is not ours, and told
             data = getattr(message, "data", b"")
@@ -50,6 +58,13 @@ def _handler(client: Any, tell: Tell) -> Callable[[Any], None]:
                 client.on_error(UnreadableError(what(error)))
 
     return handle_message
+
+
+async def _pong(connection: Any, data: bytes) -> None:
+    """Answer a ping, as ccxt does; a connection that is gone by now is told by its end, and not in a task of ccxt's
+    whose error nobody takes."""
+    with contextlib.suppress(OSError, RuntimeError):
+        await connection.pong(data)
 
 
 def what(error: BaseException) -> str:

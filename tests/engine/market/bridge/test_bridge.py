@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,28 +19,40 @@ from streammachine.market.bridge.client import CcxtClient
 from streammachine.market.clock.clock import VirtualClock
 from streammachine.market.exchanges import EXCHANGES, adapter_for
 from streammachine.market.exchanges.base import BadFrame, Urls
+from streammachine.market.healing import healer
 from streammachine.market.live.runner import runner_for
 from streammachine.market.model.kline import Kline, Trade
 from streammachine.market.model.timeframe import MINUTE
 from streammachine.market.simulator import Fault, Tape
 from streammachine.market.simulator.faults.scripts import random_script
+from support.backfill import golden
 from support.simulator import START, Exchange, exchange
 
-pytest.importorskip("ccxt", reason="the extra [ccxt] is not installed")
+# Here, before a market runs: it takes seconds, and on a busy machine a quarter of an hour of the market.
+pytest.importorskip("ccxt.pro", reason="the extra [ccxt] is not installed")
 pytestmark = pytest.mark.anyio
 EACH = pytest.mark.parametrize("name", EXCHANGES)
 Row = tuple[float, ...]
+SPEED = 30  # of the markets of random scripts
 # ccxt's clock is the real one, and the market's sixty times as fast: what takes it a second is a minute here.
 PATIENT = sf.FeedOptions(give_up=1800.0)
+LENIENT = sf.FeedOptions(give_up=1800.0, settle=5.0, grace=15.0)  # the same for late frames on a busy machine
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """REST is waited for as long as ccxt may need at its rate (Kraken: a request a second), by these markets' clock."""
+    monkeypatch.setattr(healer, "CONFIRM", healer.CONFIRM * SPEED)
+    monkeypatch.setattr(healer, "REST_UNRESPONSIVE", healer.REST_UNRESPONSIVE * SPEED)
 
 
 @pytest.fixture
 def simulated(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., Any]:
-    """Runs an exchange, and points this process at it by the variables that ``streammachine simulate`` prints."""
+    """Runs exchanges, and points this process at them by the variables that ``streammachine simulate`` prints."""
 
-    def run(name: str, **options: Any) -> Any:
+    def run(*names: str, **options: Any) -> Any:
         monkeypatch.setenv("STREAMMACHINE_DATA_DIR", str(tmp_path / "data"))
-        context = exchange(name, **options)
+        context = exchange(*names, **options)
 
         class Running:
             def __enter__(self) -> Exchange:
@@ -55,15 +69,16 @@ def simulated(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., A
     return run
 
 
-async def taken(rows: AsyncIterator[Any], count: int, seconds: float = 90.0) -> list[Kline]:
+async def taken(rows: AsyncGenerator[Any], count: int, seconds: float = 90.0) -> list[Kline]:
     """So many candles."""
     found: list[Kline] = []
 
     async def take() -> None:
-        async for row in rows:
-            found.append(row)
-            if len(found) >= count:
-                return
+        async with aclosing(rows):
+            async for row in rows:
+                found.append(row)
+                if len(found) >= count:
+                    return
 
     await asyncio.wait_for(take(), seconds)
     return found
@@ -80,7 +95,7 @@ def values(rows: list[Any]) -> dict[int, Row]:
 @EACH
 async def test_bridge_and_adapter_agree_candle_for_candle(name: str, simulated: Callable[..., Any]) -> None:
     faults = [Fault("reset", at=100.0)]
-    with simulated(name, speed=60, faults=faults):
+    with simulated(name, speed=60, faults=faults) as market:
         wanted = sf.DataInput("kline", ["BTC/USDT"], "1m")
         ours = runner_for(name, wanted, feed_options=PATIENT)
         theirs = sf.CcxtRunner(name, wanted, feed_options=PATIENT)
@@ -90,9 +105,13 @@ async def test_bridge_and_adapter_agree_candle_for_candle(name: str, simulated: 
         assert len(both) >= 3
         assert {ts: mine[ts] for ts in both} == {ts: other[ts] for ts in both}
         starts = [row.open_ts for row in bridge]
-        assert starts == list(range(starts[0], starts[0] + 5 * MINUTE, MINUTE))
+        gaps = [(gap.start, gap.end) for gap in theirs.gaps]
+        told = {ts for start, end in gaps for ts in range(start, end, MINUTE)}
+        assert sorted({*starts, *told}) == list(range(starts[0], starts[-1] + 1, MINUTE))
         assert {(row.source, row.symbol, row.pair) for row in bridge} == {(f"ccxt:{name}", "BTC/USDT", "BTC/USDT")}
-        assert not theirs.gaps
+        # Of Coinbase ccxt tells no minute without a trade; on a busy machine the fifteenth is reached, which is one.
+        empty = {candle[0] for candle, volume in golden(market.tape, "1m", starts[0], starts[-1]) if not volume}
+        assert told <= (empty if name == "coinbase" else set())
 
 
 @EACH
@@ -242,27 +261,30 @@ SCRIPTS = int(os.environ.get("STREAMMACHINE_BRIDGE_SCRIPTS", "1"))
 
 
 @pytest.mark.parametrize("number", range(SCRIPTS))
-@EACH
-async def test_random_scripts_give_equal_candles_or_an_explicit_gap(
-    name: str, number: int, simulated: Callable[..., Any]
-) -> None:
-    seed = 300 + EXCHANGES.index(name) + len(EXCHANGES) * number
+async def test_random_scripts_give_equal_candles_or_an_explicit_gap(number: int, simulated: Callable[..., Any]) -> None:
+    """A script for each exchange, all of one market at once: most of it is waiting."""
     plain = Tape.generate(7, symbols=("BTC/USDT", "ETH/USDT"), start_ms=START)
-    script = random_script(seed, plain, name, minutes=6, count=3, harsh=0)
-    with simulated(name, speed=30, faults=script.faults) as market:
-        runner = sf.CcxtRunner(name, sf.DataInput("kline", ["BTC/USDT"], "1m"), feed_options=PATIENT)
-        rows = await taken(runner.stream(), 6, 120.0)
-        want = {ts: tuple(candle[:4]) for ts, *candle in truth(market, rows[0].open_ts, rows[-1].end_ts + 1)}
-        assert {row.open_ts: (row.open, row.high, row.low, row.close) for row in rows if row.is_complete}.items() <= (
-            want.items()
-        )
-        missing = set(want) - {row.open_ts for row in rows if row.is_complete}
-        told = {ts for gap in runner.gaps for ts in range(gap.start // MINUTE * MINUTE, gap.end, MINUTE)}
-        assert missing <= told
+    faults: list[Fault] = []
+    for at, name in enumerate(EXCHANGES):
+        script = random_script(300 + at + len(EXCHANGES) * number, plain, name, minutes=6, count=3, harsh=0)
+        faults += [replace(fault, exchange=name) for fault in script]
+    with simulated(*EXCHANGES, speed=SPEED, faults=faults) as market:
+        found = await asyncio.gather(*(wrong(name, market) for name in EXCHANGES), return_exceptions=True)
+    assert dict(zip(EXCHANGES, found, strict=True)) == {name: [] for name in EXCHANGES}
+
+
+async def wrong(name: str, market: Exchange) -> list[str]:
+    """What is wrong with six candles of an exchange: they are to be the tape's, or missing and told."""
+    wanted = sf.DataInput("kline", ["BTC/USDT"], "1m")
+    runner = sf.CcxtRunner(name, wanted, feed_options=LENIENT, close_grace=10.0)
+    rows = await taken(runner.stream(), 6, 120.0)
+    want = {ts: tuple(candle[:4]) for ts, *candle in truth(market, rows[0].open_ts, rows[-1].end_ts + 1)}
+    got = {row.open_ts: (row.open, row.high, row.low, row.close) for row in rows if row.is_complete}
+    told = {ts for gap in runner.gaps for ts in range(gap.start // MINUTE * MINUTE, gap.end, MINUTE)}
+    others = [f"{values} at {ts}, not {want.get(ts)}" for ts, values in got.items() if want.get(ts) != values]
+    return others + [f"nothing at {ts}, and no Gap" for ts in want.keys() - got.keys() - told]
 
 
 def truth(market: Exchange, start: int, end: int) -> list[Any]:
     """The tape's own candles."""
-    from support.backfill import golden
-
     return [candle for candle, _ in golden(market.tape, "1m", start, end)]

@@ -179,7 +179,7 @@ def test_record_is_killed_and_what_it_wrote_is_served(tmp_path: Path, market: Ex
     taken = subprocess.run(command, env={**env, **market.env}, capture_output=True, text=True, timeout=60, check=False)
     assert (taken.returncode, "is there already" in taken.stderr) == (1, True)
 
-    served = [*cli, "simulate", "--frames", str(path), "--speed", "30"]
+    served = [*cli, "simulate", "--frames", str(path), "--speed", "120"]
     with subprocess.Popen(served, env=env, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         said = ""
