@@ -214,13 +214,15 @@ async def _draw(console: Console, client: Client[Any], symbol: str, chart: Path)
 
 def _keep(console: Console, chart: Path, png: bytes) -> tuple[str | None, str | None]:
     """Write the picture; gives where it is, and why it is nowhere."""
+    place: str | None = None
+    problem: str | None = None
     try:
         chart.write_bytes(png)
     except OSError as error:
         console.print(f"The chart could not be written: {error}", soft_wrap=True, markup=False)
-        place, problem = None, str(error)
+        problem = str(error)
     else:
-        place, problem = str(chart.absolute()), None
+        place = str(chart.absolute())
         console.print(f"The chart that a chat is given: {place}", soft_wrap=True, markup=False)
     protocol = protocol_of(os.environ) if console.is_terminal else None
     if protocol is not None:
