@@ -22,7 +22,7 @@ setup: $(READY) ## Make .venv with everything, at the versions of constraints.tx
 $(READY): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; $(PYTHON) is `$(PYTHON) --version`. Try: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "This python3 cannot make virtual environments; install its venv package (Debian: python3-venv)."; exit 1; }
-	@echo "Setting up in $(VENV): once, about a minute"
+	@echo "Setting up in $(VENV): once, a minute or two (it compiles)"
 	@$(PIP) --upgrade "pip>=25.3"
 	@PYTHONWARNINGS=ignore $(PIP) --constraint constraints.txt --build-constraint constraints.txt --editable '.[dev]'
 	@$(BIN)/python -c 'import streammachine as s; from streammachine.market.exchanges.decode import HAS_NATIVE as k; n = k and s._HAS_FAST_OHLC_CYTHON and s._has_cython_decode; print("Native parts: compiled" if n else "Native parts: NOT compiled (no C compiler?); the plain-Python twins are used, slower but the same")'

@@ -41,3 +41,15 @@ def test_the_chart_of_the_readme_is_the_one_that_is_drawn() -> None:
         # Another matplotlib may set a line of pixels otherwise; other candles would change far more.
         pairs = zip(shown.convert("L").tobytes(), drawn.convert("L").tobytes(), strict=True)
         assert sum(abs(one - other) > 40 for one, other in pairs) < 6_000
+
+
+def test_the_chat_of_the_readme_is_one_that_is_taken() -> None:
+    pictures = script("pictures")
+    if pictures.CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    kept = pictures.CHAT.read_bytes()
+    assert len(kept) < 80_000
+    with Image.open(io.BytesIO(kept)) as shown, Image.open(io.BytesIO(anyio.run(pictures.chat))) as taken:
+        assert shown.size == taken.size
+        pairs = zip(shown.convert("L").tobytes(), taken.convert("L").tobytes(), strict=True)
+        assert sum(abs(one - other) > 40 for one, other in pairs) < 30_000  # other fonts; no chart is far more

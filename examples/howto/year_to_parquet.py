@@ -4,7 +4,7 @@ import pandas as pd
 
 import streammachine as sf
 
-backfill = sf.BinanceBackfilling("BTCUSDT", "1h", "2024-01-01", "2024-12-31")
+backfill = sf.BinanceBackfilling("BTCUSDT", "1m", "2024-01-01", "2024-12-31")
 backfill.register_emitter(sf.ParquetEmitter("candles"))
 backfill.run()
 

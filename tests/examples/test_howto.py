@@ -19,7 +19,7 @@ PRICE = r"\d+\.\d+"
 SHOWN = {  # what each prints, as a pattern over the whole
     "exactly_once": r"failed once: \['3'\]\nreceipts: 10 balance: 100\n",
     "alert": rf"higher at {PRICE}\n",
-    "year_to_parquet": r"8784 candles, 0 gaps\nopen_ts\n(\d+ .*\n){12}.*\n",
+    "year_to_parquet": r"527040 candles, 0 gaps\nopen_ts\n(\d+ .*\n){12}.*\n",
     "typed_handlers": r"taken: \[12\.5, 2\.0\]\nrefused: \{'id': 'two', 'total': '1'\} decode\n",
     "webhook": rf"(30 rows, the first: BTCUSDT closed at {PRICE} key: True\n){{2}}",
     "duckdb_table": rf"(\d\d:00  {PRICE} BTC, up to {PRICE}\n){{3}}",

@@ -278,11 +278,11 @@ def backfill_range(start: str, end: str, now: int) -> tuple[int, int]:
     if first >= last:
         raise DataInputError(f"start ({start}) must be before end ({end})")
     if first > now:
-        raise DataInputError(f"start ({start}) is in the future")
+        raise DataInputError(f"start ({start}) is in the future: {_here(now)}")
     if last == now - now % DAY + DAY:
         last = now
     if last > now + SKEW:
-        raise DataInputError(f"end ({end}) is in the future: give now for as far as there are candles")
+        raise DataInputError(f"end ({end}) is in the future ({_here(now)}): give now for as far as there are candles")
     return first, min(last, now)
 
 
@@ -295,8 +295,16 @@ def history_start(history: str, now: int) -> int:
     text = history.strip()
     first = moment_ms(f"now-{text}" if _SPAN.fullmatch(text) else text)
     if first >= now:
-        raise DataInputError(f"history ({history}) is in the future: give how far back, e.g. 7d, or a date")
+        raise DataInputError(
+            f"history ({history}) is in the future ({_here(now)}): give how far back, e.g. 7d, or a date"
+        )
     return first
+
+
+def _here(now: int) -> str:
+    from streammachine.market.model.timespan import clock_says
+
+    return clock_says(now, "this server's clock")
 
 
 def _wants_more(spec: "RunnerSpec", known: "RunnerSpec") -> bool:

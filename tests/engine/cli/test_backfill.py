@@ -72,7 +72,7 @@ def test_without_a_sink_each_symbol_has_its_file(cli: Any, exchange: str, symbol
         (("binnance", "BTCUSDT", "--from", "2024-01-01"), "did you mean binance?"),
         (("binance", "BTC-USDT", "--from", "2024-01-01"), "Binance writes BTCUSDT"),
         (("okx", "BTC-USDT", "--from", "2024-01-02", "--to", "2024-01-01"), "not before"),
-        (("okx", "BTC-USDT", "--from", "2124-01-02"), "in the future"),
+        (("okx", "BTC-USDT", "--from", "2124-01-02"), "in the future: the clock that the exchange"),
         (("okx", "BTC-USDT", "--from", "first of May"), "give a date"),
         (("okx", "BTC-USDT", "--from", "2024-01-02", "--timeframe", "7m"), "'7m' is no timeframe"),
         (("okx", "BTC-USDT", "--from", "2024-01-02", "--to", "2024-01-02", "--to", "2024-01-03"), "two ends"),

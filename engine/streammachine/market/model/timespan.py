@@ -32,6 +32,12 @@ class Timespan:
     label: str
 
 
+def clock_says(now: int, whose: str = "the clock that the exchange's candles follow") -> str:
+    """What time it is by which clock: a simulator's may be behind the machine's."""
+    moment = datetime.datetime.fromtimestamp(now / 1000, datetime.UTC)
+    return f"{whose} says {moment:%Y-%m-%d %H:%M} UTC"
+
+
 def timespan(from_date: Moment, to_date: Moment, timeframe: str, now: int) -> Timespan:
     """The range of whole, closed candles that the two mean. All times are UTC, whatever the machine's time zone is.
 
@@ -50,11 +56,13 @@ def timespan(from_date: Moment, to_date: Moment, timeframe: str, now: int) -> Ti
     if is_day:
         end += timeframes.DAY
     if start >= now:
-        raise DataInputError(f"from_date={from_date!s} is in the future: there are no candles yet")
+        raise DataInputError(f"from_date={from_date!s} is in the future: {clock_says(now)}")
     if start >= end:
         raise DataInputError(f"from_date={from_date!s} is not before to_date={to_date!s}: give the earlier one first")
     if end > (timeframes.floor("1d", now) + timeframes.DAY if is_day else now):
-        raise DataInputError(f"to_date={to_date!s} is in the future: give 'now' for as far as there are candles")
+        raise DataInputError(
+            f"to_date={to_date!s} is in the future ({clock_says(now)}): give 'now' for as far as there are candles"
+        )
     first = timeframes.ceil(timeframe, start)
     over = min(end, timeframes.floor(timeframe, now))
     if first >= over:
