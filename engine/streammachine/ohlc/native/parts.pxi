@@ -24,8 +24,11 @@ cdef void free_part(Part* part, Py_ssize_t slots) noexcept nogil:
     PyMem_RawFree(part.table)
 
 
-cdef bint make_part(Part* part, const Rows* rows, const Plan* plan) noexcept nogil:
-    cdef Py_ssize_t k, size = rows.size
+cdef bint make_part(Part* part, const Rows* rows, const Plan* plan, int64_t begin) noexcept nogil:
+    """Slots with room for the candles that are likely to come, so that the thread need not ask for memory: what it
+    gets first must be cleared for it page by page."""
+    cdef Py_ssize_t k, at, size = rows.size, likely
+    cdef int64_t last = rows.times[rows.count - 1]
     memset(part, 0, sizeof(Part))
     part.table = <Series**>PyMem_RawMalloc(size * sizeof(void*))
     part.series = <Series*>PyMem_RawMalloc(size * sizeof(Series))
@@ -43,6 +46,12 @@ cdef bint make_part(Part* part, const Rows* rows, const Plan* plan) noexcept nog
         part.series[k].hots = part.hots + k * plan.root_count
         part.series[k].slots = part.slots + k * plan.count
         part.table[k] = NULL if rows.table[k] is NULL else &part.series[k]
+        for at in range(plan.count):
+            likely = rows.count // size + 1
+            if begin <= last <= MAX_MS:
+                likely = min(likely, (last - begin) // plan.levels[at].interval + 2)
+            if part.table[k] is not NULL and resize(&part.slots[k * plan.count + at], min(likely, 4096)) < 0:
+                return False
     return True
 
 
@@ -238,7 +247,7 @@ cdef bint take_by_time(Rows* rows, Share* shares, int threads, const Plan* plan,
             shares[t].alone = True
     done = can_join(plan, rows, NULL, shares[1].low)
     while done and made < threads:
-        done = make_part(&parts[made], rows, plan)
+        done = make_part(&parts[made], &stretches[made], plan, shares[made].low)
         stretches[made].table = parts[made].table
         made += 1
     if done:
