@@ -16,6 +16,7 @@ import random
 import statistics
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -164,6 +165,8 @@ def column_runs(ticks: list[tuple[bytes, float, float, int]]) -> dict[str, Run]:
         f"ours ({IMPLEMENTATION}), fixed-width text array": batch(fixed),
         f"ours ({IMPLEMENTATION}), pandas text": batch(pd.Series(symbols, dtype="str")),
         **arrow_runs(batch, [str(symbol) for symbol in symbols]),
+        "NumPy sums, one thread": sums_run([prices, volumes, times], 1),
+        "NumPy sums, two threads": sums_run([prices, volumes, times], 2),
         "pandas groupby": pandas_group_by,
     }
     try:
@@ -186,6 +189,29 @@ def column_runs(ticks: list[tuple[bytes, float, float, int]]) -> dict[str, Run]:
 
     runs["DuckDB, three GROUP BYs"] = duckdb_group_by
     return runs
+
+
+def sums_run(columns: list[Any], threads_used: int) -> Run:
+    """The columns added up, each thread its stretch of rows: what a second core gives at all where all that is done
+    is to read them."""
+
+    def run() -> int:
+        size = len(columns[0]) // threads_used
+        pieces = [[column[k * size : (k + 1) * size] for column in columns] for k in range(threads_used)]
+
+        def add(piece: list[Any]) -> None:
+            for column in piece:
+                column.sum()
+
+        others = [threading.Thread(target=add, args=(piece,)) for piece in pieces[1:]]
+        for other in others:
+            other.start()
+        add(pieces[0])
+        for other in others:
+            other.join()
+        return len(columns[0])
+
+    return run
 
 
 def arrow_runs(batch: Callable[[Any], Run], symbols: list[str]) -> dict[str, Run]:

@@ -113,6 +113,63 @@ def test_threads_the_sequence_and_the_twin_agree(both: tuple[ModuleType, ModuleT
     assert engines[0].dump() == engines[1].dump() == engines[2].dump()
 
 
+@pytest.mark.parametrize("intervals", [[MINUTE], INTERVALS, [MINUTE, 5 * MINUTE, 15 * MINUTE, 24 * 60 * MINUTE]])
+@pytest.mark.parametrize("symbols", [1, 40])
+@pytest.mark.parametrize("astray", [None, "a late row", "an early row", "late rows"])
+def test_stretches_of_time_are_put_behind_each_other(
+    both: tuple[ModuleType, ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    intervals: list[int],
+    symbols: int,
+    astray: str | None,
+) -> None:
+    """Rows in order of time, some with gaps, and rows that are not: over candles that are there and reach into it."""
+    codes, prices, volumes, times = columns(30_000, symbols, seed=symbols, late=0.0)
+    times[20_000:] += 40 * MINUTE
+    if astray == "a late row":  # of the first stretch, behind the cut
+        times[25_000] = times[9_000]
+    elif astray == "an early row":
+        times[9_001] = times[-1] + 1
+    elif astray == "late rows":
+        times -= np.where(np.random.default_rng(3).random(len(times)) < 0.001, 3 * MINUTE, 0)
+    names = [f"S{k}" for k in range(symbols)]
+    alone, shared = both[0].FastOHLC(intervals), both[0].FastOHLC(intervals)
+    for part in np.array_split(np.arange(len(codes)), 2):
+        symbol: Any = "S0" if symbols == 1 else pd.Categorical.from_codes(codes[part], names)
+        for agg, count in ((alone, 1), (shared, 3)):
+            with monkeypatch.context() as patch:
+                with_threads(patch, count)
+                agg.update_batch(symbol, *[column[part] for column in (prices, volumes, times)])
+            agg.flush_interval("S0", MINUTE, T0 + 10 * MINUTE)
+    assert shared.dump() == alone.dump()
+    assert (shared.tick_count, shared.late_count) == (alone.tick_count, alone.late_count)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_cuts_anywhere(both: tuple[ModuleType, ModuleType], data: st.DataObject) -> None:
+    """Few rows, mostly in order, over several minutes: all threads have cuts, and some rows lie across them."""
+    rows = data.draw(st.integers(8, 60))
+    steps = data.draw(st.lists(st.integers(0, 40_000), min_size=rows, max_size=rows))
+    times = T0 + np.cumsum(np.array(steps, dtype=np.int64))
+    for at in data.draw(st.lists(st.integers(0, rows - 1), max_size=2)):
+        times[at] += data.draw(st.integers(-600_000, 600_000))
+    codes = np.array(data.draw(st.lists(st.integers(0, 1), min_size=rows, max_size=rows)), dtype="i1")
+    volumes = np.array(data.draw(st.lists(st.floats(0, 1), min_size=rows, max_size=rows)))
+    prices = np.array(data.draw(st.lists(st.sampled_from([1.0, 2.0, 3.5, 0.0, -0.0]), min_size=rows, max_size=rows)))
+    symbols: Any = pd.Categorical.from_codes(codes, ["A", "B"]) if data.draw(st.booleans()) else "A"
+    fast, reference = both
+    intervals = data.draw(st.sampled_from([[MINUTE, 5 * MINUTE, 10 * MINUTE], [MINUTE, 90_000], [MINUTE, 86_400_000]]))
+    engines = [fast.FastOHLC(intervals), fast.FastOHLC(intervals), reference.FastOHLC(intervals)]
+    for engine, count in zip(engines, (1, data.draw(st.integers(2, 4)), 1), strict=True):
+        engine.update_tick("A", 1.0, 0.3, T0 - 1_000)
+        with pytest.MonkeyPatch.context() as patch:
+            with_threads(patch, count)
+            engine.update_batch(symbols, prices, volumes, times)
+    assert engines[0].dump() == engines[1].dump() == engines[2].dump()
+    assert len({engine.tick_count for engine in engines}) == 1
+
+
 def test_a_bad_row_far_behind_gives_back_what_was(
     both: tuple[ModuleType, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:

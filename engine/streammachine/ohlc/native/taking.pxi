@@ -1,369 +1,7 @@
-# Checked columns into the series, without the GIL and on some threads. Uses: layout, candles, values, core.
+# Checked columns into the series, without the GIL and on some threads. Uses: layout, candles, values, core, runs, parts.
 #
-# A symbol's rows are taken by one thread, in their order, so every candle is what one thread alone would make of it,
-# bit for bit. Rows are checked a block at a time while they lie in the cache; where one is bad, or memory ends, all
-# series get back what they were.
-
-cdef enum:
-    BLOCK = 8192  # rows
-    SORTED = 512  # series: of more than these a block has too few rows of each to be sorted
-    MOST_THREADS = 16
-
-cdef extern from *:
-    """
-    #define SM_SIGN 0x8000000000000000ULL
-    #define SM_EXPONENT_ONE 0x0010000000000000ULL
-    """
-    const uint64_t SIGN "SM_SIGN"
-    const uint64_t EXPONENT_ONE "SM_EXPONENT_ONE"
-
-ctypedef fused code_t:
-    int8_t
-    int16_t
-    int32_t
-    int64_t
-
-cdef struct Rows:
-    const double* prices
-    const double* volumes
-    const int64_t* times
-    const void* codes  # of each row, an index into table; NULL: all are the first's
-    int code_width  # bytes
-    Py_ssize_t count
-    Series** table  # NULL: there is no such symbol
-    Hot** hots  # of each series, that of the one root; NULL: there are more roots
-    Py_ssize_t size  # of the table
-    bint sorted  # a block's rows are taken one series after the other: none stands in the table twice
-    const uint8_t* owners  # of the table's series, the number of the thread that takes it; NULL: there is one
-    int threads
-    int stop  # somebody gave up
-
-cdef struct Share:  # what one thread does
-    Rows* rows
-    Plan plan  # its own count of what was dropped
-    int number
-    int64_t ticks
-    int64_t late
-    bint bad  # a row is refused
-    bint poor  # no memory
-    PyThread_type_lock done
-
-cdef struct Saved:  # a slot as it was
-    Series* series
-    Py_ssize_t at
-    Slot slot
-    Candle* candles
-
-
-# ---------------------------------------------------------------- checking
-
-cdef inline bint good_block(const Rows* rows, Py_ssize_t first, Py_ssize_t behind) noexcept nogil:
-    """Whether prices and volumes are finite, no volume is below 0, and times lie within their bounds. Whole words, so
-    that the compiler can do several at once: the highest bit of ``wrong`` is set where a value is refused."""
-    cdef const uint64_t* prices = <const uint64_t*>rows.prices
-    cdef const uint64_t* volumes = <const uint64_t*>rows.volumes
-    cdef const uint64_t* times = <const uint64_t*>rows.times
-    cdef uint64_t wrong = 0, signs = 0
-    cdef Py_ssize_t k
-    for k in range(first, behind):  # beyond the finite numbers all bits of the exponent are set
-        wrong |= (prices[k] & ~SIGN) + EXPONENT_ONE
-        wrong |= (volumes[k] & ~SIGN) + EXPONENT_ONE
-        wrong |= times[k] | (<uint64_t>MAX_MS - times[k])
-        signs |= volumes[k]
-    if wrong >> 63:
-        return False
-    if signs >> 63:  # -0.0 is no volume below 0
-        for k in range(first, behind):
-            if not rows.volumes[k] >= 0.0:
-                return False
-    return True
-
-
-# ---------------------------------------------------------------- taking
-
-cdef inline int take_one(Share* share, Series* series, double price, double volume, int64_t ms) noexcept nogil:
-    cdef Plan* plan = &share.plan
-    cdef Py_ssize_t k
-    cdef int result = 0, above
-    for k in range(plan.root_count):
-        if <uint64_t>(ms - series.hots[k].start) >= series.hots[k].width:
-            break
-    else:
-        for k in range(plan.root_count):
-            add_tick(series.hots[k].candle, price, volume, ms)
-        share.ticks += 1
-        return 0
-    for k in range(plan.root_count):
-        above = walk(plan, series, plan.roots[k], price, volume, ms)
-        if above < 0:
-            share.poor = True
-            return -1
-        result |= above
-    refresh_hots(plan, series)
-    share.ticks += (result & ACCEPTED) != 0
-    share.late += (result & LATE) != 0
-    return 0
-
-
-cdef inline int take_run(
-    Share* share, Series* series, const uint16_t* places, Py_ssize_t first, Py_ssize_t count, const bint straight
-) noexcept nogil:
-    """Rows of one series: those at ``places`` from ``first`` on, or with ``straight`` all. What lies within the newest
-    candles of all roots needs one compare; it is gathered in registers, and only volumes are added up in each root,
-    since the order of additions counts."""
-    cdef Plan* plan = &share.plan
-    cdef const double* prices = share.rows.prices + first
-    cdef const double* volumes = share.rows.volumes + first
-    cdef const int64_t* times = share.rows.times + first
-    cdef Candle* candle
-    cdef Py_ssize_t k = 0, begun, row, opening, closing, root, again
-    cdef int64_t start, ms, newest_ms, oldest_ms
-    cdef uint64_t width
-    cdef double price, high, low, volume
-    while k < count:
-        row = k if straight else places[k]
-        ms = times[row]
-        common_window(plan, series, &start, &width)
-        if <uint64_t>(ms - start) >= width:
-            k += 1
-            if take_one(share, series, prices[row], volumes[row], ms) < 0:
-                return -1
-            continue
-        begun, opening, closing = k, row, row
-        newest_ms, oldest_ms = ms, ms
-        candle = series.hots[0].candle
-        volume = candle.volume
-        high = low = prices[row]
-        while True:
-            price = prices[row]
-            volume += volumes[row]
-            high = price if price > high else high
-            low = price if price < low else low
-            if ms >= newest_ms:
-                newest_ms = ms
-                closing = row
-            if ms < oldest_ms:
-                oldest_ms = ms
-                opening = row
-            k += 1
-            if k == count:
-                break
-            row = k if straight else places[k]
-            ms = times[row]
-            if <uint64_t>(ms - start) >= width:
-                break
-        candle.volume = volume
-        for root in range(plan.root_count):
-            candle = series.hots[root].candle
-            if root:
-                volume = candle.volume
-                for again in range(begun, k):
-                    volume += volumes[again if straight else places[again]]
-                candle.volume = volume
-            candle.count += k - begun
-            if high > candle.high:
-                candle.high = high
-            if low < candle.low:
-                candle.low = low
-            if newest_ms >= candle.last:
-                candle.last = newest_ms
-                candle.close = prices[closing]
-            if oldest_ms < candle.first:
-                candle.first = oldest_ms
-                candle.open = prices[opening]
-        share.ticks += k - begun
-    return 0
-
-
-cdef inline void common_window(const Plan* plan, const Series* series, int64_t* start, uint64_t* width) noexcept nogil:
-    """What lies within the newest candles of all roots."""
-    cdef int64_t begin = series.hots[0].start, end = begin + <int64_t>series.hots[0].width
-    cdef Py_ssize_t k
-    for k in range(1, plan.root_count):
-        begin = max(begin, series.hots[k].start)
-        end = min(end, series.hots[k].start + <int64_t>series.hots[k].width)
-    start[0], width[0] = begin, <uint64_t>(end - begin) if end > begin else 0
-
-
-cdef inline Py_ssize_t pick(
-    Share* share, const code_t* codes, Py_ssize_t first, Py_ssize_t behind, uint32_t* mine, uint16_t* places
-) noexcept nogil:
-    """A thread's own rows of a block, found without a branch: their codes and places. -1: a row is refused. Each code
-    is read once: the column may be somebody's who changes it meanwhile."""
-    cdef const uint8_t* owners = share.rows.owners
-    cdef uint8_t number = <uint8_t>share.number
-    cdef uint64_t size = <uint64_t>share.rows.size, code
-    cdef Py_ssize_t k, found = 0
-    if owners is NULL:
-        for k in range(first, behind):
-            code = <uint64_t>codes[k]
-            if code >= size:
-                share.bad = True
-                return -1
-            mine[k - first] = <uint32_t>code
-            places[k - first] = <uint16_t>(k - first)
-        return behind - first
-    for k in range(first, behind):
-        code = <uint64_t>codes[k]
-        if code >= size:
-            share.bad = True
-            return -1
-        mine[found] = <uint32_t>code
-        places[found] = <uint16_t>(k - first)
-        found += owners[code] == number
-    return found
-
-
-cdef int take_picked(
-    Share* share, Py_ssize_t first, const uint32_t* mine, const uint16_t* places, Py_ssize_t found
-) noexcept nogil:
-    """In their order: for so many series that a block has few rows of each."""
-    cdef const Rows* rows = share.rows
-    cdef Series** table = rows.table
-    cdef Hot** hots = rows.hots
-    cdef Hot* hot
-    cdef Py_ssize_t k, row, others = 0
-    if hots is NULL:
-        for k in range(found):
-            row = first + places[k]
-            if table[mine[k]] is NULL:
-                share.bad = True
-                return -1
-            if take_one(share, table[mine[k]], rows.prices[row], rows.volumes[row], rows.times[row]) < 0:
-                return -1
-        return 0
-    for k in range(found):
-        row = first + places[k]
-        hot = hots[mine[k]]
-        if hot is NULL:
-            share.bad = True
-            return -1
-        if <uint64_t>(rows.times[row] - hot.start) < hot.width:
-            add_tick(hot.candle, rows.prices[row], rows.volumes[row], rows.times[row])
-        else:
-            others += 1
-            if take_one(share, table[mine[k]], rows.prices[row], rows.volumes[row], rows.times[row]) < 0:
-                return -1
-    share.ticks += found - others
-    return 0
-
-
-cdef inline int count_codes(
-    Share* share, const code_t* codes, Py_ssize_t first, Py_ssize_t count, uint16_t* mine, uint32_t* ends
-) noexcept nogil:
-    """All rows' codes, once each, and how many rows each series has. -1: a row is refused."""
-    cdef uint64_t size = <uint64_t>share.rows.size, code
-    cdef Py_ssize_t k
-    for k in range(count):
-        code = <uint64_t>codes[first + k]
-        if code >= size:
-            share.bad = True
-            return -1
-        mine[k] = <uint16_t>code
-        ends[code] += 1
-    return 0
-
-
-cdef int begin_runs(Share* share, uint32_t* ends) noexcept nogil:
-    """Counts to where each series' rows begin. -1: a row has no series."""
-    cdef uint32_t begin = 0, count
-    cdef Py_ssize_t k
-    for k in range(share.rows.size):
-        count = ends[k]
-        if count and share.rows.table[k] is NULL:
-            share.bad = True
-            return -1
-        ends[k] = begin
-        begin += count
-    return 0
-
-
-cdef int take_runs(Share* share, Py_ssize_t first, const uint32_t* ends, const uint16_t* places) noexcept nogil:
-    cdef uint32_t begin = 0
-    cdef Py_ssize_t k
-    for k in range(share.rows.size):
-        if ends[k] > begin:
-            if take_run(share, share.rows.table[k], places + begin, first, ends[k] - begin, False) < 0:
-                return -1
-            begin = ends[k]
-    return 0
-
-
-cdef int take_sorted(Share* share, const code_t* codes, Py_ssize_t first, Py_ssize_t behind) noexcept nogil:
-    """One series after the other: sorted by counting, which keeps the order of each one's rows."""
-    cdef uint32_t[SORTED] ends
-    cdef uint16_t[BLOCK] mine
-    cdef uint16_t[BLOCK] ordered
-    cdef Py_ssize_t k
-    memset(ends, 0, share.rows.size * sizeof(uint32_t))
-    if count_codes(share, codes, first, behind - first, mine, ends) < 0 or begin_runs(share, ends) < 0:
-        return -1
-    for k in range(behind - first):
-        ordered[ends[mine[k]]] = <uint16_t>k
-        ends[mine[k]] += 1
-    return take_runs(share, first, ends, ordered)
-
-
-cdef int take_own(Share* share, const code_t* codes, Py_ssize_t first, Py_ssize_t behind) noexcept nogil:
-    """The same of a thread's own rows, or in their order where there are too many series."""
-    cdef uint32_t[SORTED] ends
-    cdef uint32_t[BLOCK] mine
-    cdef uint16_t[BLOCK] places
-    cdef uint16_t[BLOCK] ordered
-    cdef Py_ssize_t k, found = pick(share, codes, first, behind, mine, places)
-    if found < 0:
-        return -1
-    if not share.rows.sorted:
-        return take_picked(share, first, mine, places, found)
-    memset(ends, 0, share.rows.size * sizeof(uint32_t))
-    for k in range(found):
-        ends[mine[k]] += 1
-    if begin_runs(share, ends) < 0:
-        return -1
-    for k in range(found):
-        ordered[ends[mine[k]]] = places[k]
-        ends[mine[k]] += 1
-    return take_runs(share, first, ends, ordered)
-
-
-cdef inline int take_codes(Share* share, const code_t* codes, Py_ssize_t first, Py_ssize_t behind) noexcept nogil:
-    if share.rows.sorted and share.rows.owners is NULL:
-        return take_sorted(share, codes, first, behind)
-    return take_own(share, codes, first, behind)
-
-
-cdef int take_block(Share* share, Py_ssize_t first, Py_ssize_t behind) noexcept nogil:
-    cdef const void* codes = share.rows.codes
-    if codes is NULL:
-        return take_run(share, share.rows.table[0], NULL, first, behind - first, True)
-    if share.rows.code_width == 1:
-        return take_codes(share, <const int8_t*>codes, first, behind)
-    if share.rows.code_width == 2:
-        return take_codes(share, <const int16_t*>codes, first, behind)
-    if share.rows.code_width == 4:
-        return take_codes(share, <const int32_t*>codes, first, behind)
-    return take_codes(share, <const int64_t*>codes, first, behind)
-
-
-cdef void take_share(Share* share) noexcept nogil:
-    """Check the blocks whose turn is this thread's, and take its rows of every block."""
-    cdef Rows* rows = share.rows
-    cdef Py_ssize_t first = 0, behind, block = 0
-    while first < rows.count and not rows.stop:
-        behind = min(first + BLOCK, rows.count)
-        if block % rows.threads == share.number and not good_block(rows, first, behind):
-            share.bad = True
-        if share.bad or take_block(share, first, behind) < 0:
-            rows.stop = True
-            return
-        first = behind
-        block += 1
-
-
-cdef void on_thread(void* share) noexcept nogil:
-    take_share(<Share*>share)
-    PyThread_release_lock((<Share*>share).done)
-
+# Every candle gets its rows in their order, so it is what one thread alone would make of it, bit for bit. Where a row is
+# bad, or memory ends, all series get back what they were.
 
 # ---------------------------------------------------------------- sharing out
 
@@ -417,6 +55,54 @@ cdef inline int64_t code_at(const Rows* rows, Py_ssize_t k) noexcept nogil:
     return (<const int64_t*>rows.codes)[k]
 
 
+cdef void new_share(Share* share, Rows* rows, const Plan* plan, int number) noexcept nogil:
+    cdef PyThread_type_lock done = share.done
+    memset(share, 0, sizeof(Share))
+    share.rows, share.plan, share.number, share.done = rows, plan[0], number, done
+    share.low, share.high, share.safe = INT64_MIN, INT64_MAX, INT64_MIN
+
+
+cdef void run_shares(Share* shares, int threads) noexcept nogil:
+    """The first on this thread, the others on threads of their own."""
+    cdef int t
+    for t in range(1, threads):
+        PyThread_acquire_lock(shares[t].done, WAIT_LOCK)
+        if PyThread_start_new_thread(&on_thread, &shares[t]) == <unsigned long>-1:
+            on_thread(&shares[t])  # the machine gives no thread: this one does its share before its own
+    take_share(&shares[0])
+    for t in range(1, threads):
+        PyThread_acquire_lock(shares[t].done, WAIT_LOCK)
+        PyThread_release_lock(shares[t].done)
+
+
+cdef void add_up(Share* total, const Share* share) noexcept nogil:
+    total.ticks += share.ticks
+    total.late += share.late
+    total.plan.dropped += share.plan.dropped
+    total.bad |= share.bad
+    total.poor |= share.poor
+
+
+cdef void take_by_series(Rows* rows, Share* shares, int threads, const Plan* plan, Share* total) noexcept nogil:
+    """Each thread the rows of its series."""
+    cdef uint8_t* owners = NULL
+    cdef int t
+    if threads > 1 and rows.codes is not NULL and rows.size > 1:
+        owners = <uint8_t*>PyMem_RawMalloc(rows.size)
+    rows.threads = threads if owners is not NULL else 1
+    if owners is not NULL:
+        share_out(rows, owners)
+    rows.owners = owners
+    for t in range(rows.threads):
+        new_share(&shares[t], rows, plan, t)
+        shares[t].plan.dropped = 0
+    run_shares(shares, rows.threads)
+    for t in range(rows.threads):
+        add_up(total, &shares[t])
+    PyMem_RawFree(owners)
+    rows.owners = NULL
+
+
 cdef int take_rows(Core core, Rows* rows, int threads) except -2:
     """All rows or, after -1, perhaps some of them. Others who want the aggregator wait meanwhile; see ``Core.wait``.
 
@@ -424,59 +110,37 @@ cdef int take_rows(Core core, Rows* rows, int threads) except -2:
         MemoryError: some rows may have been taken.
     """
     cdef Share[MOST_THREADS] shares
-    cdef uint8_t* owners = NULL
+    cdef Share total
     cdef int t
     cdef Py_ssize_t at
-    cdef int64_t dropped = core.plan.dropped
-    cdef bint bad = False, poor = False
     memset(shares, 0, sizeof(shares))
-    rows.threads = threads = max(1, min(threads, MOST_THREADS)) if rows.codes is not NULL and rows.size > 1 else 1
-    if threads > 1:
-        owners = <uint8_t*>PyMem_RawMalloc(rows.size)
-        if owners is NULL:
-            raise MemoryError
-    for t in range(threads):
-        shares[t].rows = rows
-        shares[t].plan = core.plan
-        shares[t].number = t
-        if t:
-            shares[t].done = PyThread_allocate_lock()
-            if shares[t].done is NULL:
-                rows.threads = threads = t
-                break
-    if core.plan.root_count == 1 and rows.codes is not NULL:
+    memset(&total, 0, sizeof(total))
+    threads = max(1, min(threads, MOST_THREADS))
+    for t in range(1, threads):
+        shares[t].done = PyThread_allocate_lock()
+        if shares[t].done is NULL:
+            threads = t
+            break
+    if core.plan.root_count == 1 and rows.codes is not NULL and not rows.sorted:
         rows.hots = <Hot**>PyMem_RawMalloc(max(1, rows.size) * sizeof(void*))
         if rows.hots is not NULL:  # else the longer way
             for at in range(rows.size):
                 rows.hots[at] = NULL if rows.table[at] is NULL else rows.table[at].hots
     core.begin()
     with nogil:
-        if threads > 1:
-            share_out(rows, owners)
-            rows.owners = owners
-        for t in range(1, threads):
-            PyThread_acquire_lock(shares[t].done, WAIT_LOCK)
-            if PyThread_start_new_thread(&on_thread, &shares[t]) == <unsigned long>-1:
-                on_thread(&shares[t])  # the machine gives no thread: this one does its share before its own
-        take_share(&shares[0])
-        for t in range(1, threads):
-            PyThread_acquire_lock(shares[t].done, WAIT_LOCK)
-            PyThread_release_lock(shares[t].done)
+        if not take_by_time(rows, shares, threads, &core.plan, &total):
+            take_by_series(rows, shares, threads, &core.plan, &total)
     core.end()
-    PyMem_RawFree(owners)
     PyMem_RawFree(rows.hots)
     rows.hots = NULL
-    for t in range(threads):
-        core._ticks += shares[t].ticks
-        core._late += shares[t].late
-        core.plan.dropped += shares[t].plan.dropped - dropped
-        bad |= shares[t].bad
-        poor |= shares[t].poor
-        if shares[t].done is not NULL:
-            PyThread_free_lock(shares[t].done)
-    if poor:
+    core._ticks += total.ticks
+    core._late += total.late
+    core.plan.dropped += total.plan.dropped
+    for t in range(1, threads):
+        PyThread_free_lock(shares[t].done)
+    if total.poor:
         raise MemoryError
-    return -1 if bad else 0
+    return -1 if total.bad else 0
 
 
 # ---------------------------------------------------------------- taking back
