@@ -1,6 +1,8 @@
 """What the fast roads of frames and of the RESP codec bring: medians of one run, and the ratios between them.
 
-Run ``python benchmarks/frames.py`` (``--json`` for a list of rows). Ratios carry over to other machines; rates do not.
+Run ``python -m benchmarks.frames`` (``--json`` for a list of rows; ``--large 10000000`` measures only ``read_frame``,
+on a stream of so many entries, beside its bare bytes: minutes, and some 3 GB of memory, for 10 million). Ratios carry
+over to other machines; rates do not.
 Each pair is measured in turns, so a busy moment hits both. Reading needs a server: an embedded one in a folder of its
 own.
 """
@@ -52,12 +54,17 @@ class Row(NamedTuple):
 
 
 def compare(
-    what: str, baseline: str, items: int, candidate: Callable[[], object], reference: Callable[[], object]
+    what: str,
+    baseline: str,
+    items: int,
+    candidate: Callable[[], object],
+    reference: Callable[[], object],
+    rounds: int = ROUNDS,
 ) -> Row:
     candidate()
     reference()
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for kept, function in zip(times, (candidate, reference), strict=True):
             started = time.perf_counter()
             function()
@@ -116,8 +123,9 @@ def beside_published(reply: Any) -> list[Row]:
     ]
 
 
-def reading() -> list[Row]:
-    """A stream of the server into a frame: beside reading it and converting the replies, and beside its bare bytes."""
+def reading(rows: int = ROWS, rounds: int = ROUNDS) -> list[Row]:
+    """A stream of the server into a frame: beside its bare bytes and, where it is not large, beside reading it and
+    converting the replies."""
     with (
         tempfile.TemporaryDirectory() as folder,
         EmbeddedServer.acquire(Path(folder) / "valkey", fsync="everysec") as server,
@@ -125,7 +133,7 @@ def reading() -> list[Row]:
     ):
         redis = RedisConnection(settings=Settings(redis_url=server.url, data_dir=Path(folder) / "data"))
         runner.run(redis.open())
-        for at in range(0, ROWS, READ_COUNT):
+        for at in range(0, rows, READ_COUNT):
             entries = [
                 {"symbol": "BTCUSDT", "price": f"{50_000 + n / 4:.2f}", "volume": n} for n in range(at, at + READ_COUNT)
             ]
@@ -152,14 +160,23 @@ def reading() -> list[Row]:
                     left -= raw.recv_into(taken)
 
             frame_of_all = lambda: runner.run(read_frame("s", redis=redis))  # noqa: E731
-            rows = [
-                compare(
-                    "read_frame", "XRANGE, then to_dataframe_fast", ROWS, frame_of_all, lambda: runner.run(convert())
-                ),
-                compare("read_frame", "raw XRANGE, bytes unparsed", ROWS, frame_of_all, only_bytes),
-            ]
+            bare = compare("read_frame", "raw XRANGE, bytes unparsed", rows, frame_of_all, only_bytes, rounds)
+            found = (
+                [bare]
+                if rows > ROWS
+                else [
+                    compare(
+                        "read_frame",
+                        "XRANGE, then to_dataframe_fast",
+                        rows,
+                        frame_of_all,
+                        lambda: runner.run(convert()),
+                    ),
+                    bare,
+                ]
+            )
         runner.run(redis.close())
-        return rows
+        return found
 
 
 def _bytes_of(raw: socket.socket, asked: bytes) -> int:
@@ -265,15 +282,19 @@ def main() -> None:
     """Measures everything and prints it, as a table or with ``--json`` as a list of rows."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--json", action="store_true", help="print a list of rows")
-    as_json = arguments.parse_args().json
-    rows = [*frames(), *reading(), *buffer(), *wire()]
+    arguments.add_argument("--large", type=int, metavar="ENTRIES", help="only read_frame, of so many entries")
+    arguments.add_argument("--rounds", type=int, default=3, help="with --large")
+    options = arguments.parse_args()
+    as_json = options.json
+    large = options.large
+    rows = reading(large, options.rounds) if large else [*frames(), *reading(), *buffer(), *wire()]
     keep([row._asdict() for row in rows])
     if as_json:
         print(json.dumps([row._asdict() for row in rows]))
         return
     print(f"{'what':<60}{'against':<32}{'per second':>12}{'against':>12}{'ratio':>8}")
     for row in rows:
-        print(f"{row.what:<60}{row.baseline:<32}{row.rate:>12,.0f}{row.baseline_rate:>12,.0f}{row.ratio:>7.1f}x")
+        print(f"{row.what:<60}{row.baseline:<32}{row.rate:>12,.0f}{row.baseline_rate:>12,.0f}{row.ratio:>7.2f}x")
 
 
 if __name__ == "__main__":

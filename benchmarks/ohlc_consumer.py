@@ -1,6 +1,6 @@
 """FastOHLCConsumer: ticks of a stream to candles, committed, in one process; beside clients that only move bytes.
 
-    python -m benchmarks.ohlc_consumer [--ticks 300000] [--rounds 5] [--json]
+    python -m benchmarks.ohlc_consumer [--ticks 300000] [--rounds 5] [--streams many5] [--json]
 
 Its peers: a client that reads the same stream and does not look at the bytes (raw XREAD, over a blocking socket); one
 that also appends the same candles, encoded before (what the server has to do at the least); and the plain road, by way
@@ -18,7 +18,7 @@ import random
 import socket
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,15 +61,17 @@ def main(argv: list[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description="Ticks of a stream to candles, in one process.")
     parser.add_argument("--ticks", type=int, default=300_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--streams", nargs="+", choices=[stream.name for stream in STREAMS], help="only these")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     options = parser.parse_args(argv)
-    rows = asyncio.run(measure(options.ticks, options.rounds))
+    streams = [stream for stream in STREAMS if stream.name in (options.streams or [stream.name])]
+    rows = asyncio.run(measure(streams, options.ticks, options.rounds))
     keep(rows)
     print(json.dumps(rows, indent=2) if options.json else table(rows))
     return rows
 
 
-async def measure(ticks: int, rounds: int) -> list[Row]:
+async def measure(streams: Sequence[Stream], ticks: int, rounds: int) -> list[Row]:
     """The runs in turns, a stream after the other."""
     rows: list[Row] = []
     with (
@@ -78,7 +80,7 @@ async def measure(ticks: int, rounds: int) -> list[Row]:
     ):
         path = server.url.removeprefix("unix://").partition("?")[0]
         async with RedisConnection(url=server.url) as redis:
-            for stream in STREAMS:
+            for stream in streams:
                 await fill(redis, stream, ticks)
                 rows += await measure_stream(redis, path, stream, ticks, rounds)
                 await redis.command("DEL", stream.name)

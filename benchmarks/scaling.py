@@ -78,11 +78,11 @@ async def costs(redis: RedisConnection, stream: Stream, ticks: int, rounds: int)
         found.setdefault(name, []).append(value)
 
     for _ in range(rounds):
-        before, free = await processor(redis), await memory(redis)
+        before = await processor(redis)
         await fill(redis, stream, ticks)
         note("append", await processor(redis) - before)
-        note("entry bytes", (await memory(redis) - free) / ticks)
-        before, own, free = await processor(redis), time.process_time(), await memory(redis)
+        note("entry bytes", await memory(redis, stream.name) / ticks)
+        before, own = await processor(redis), time.process_time()
         consumer = FastOHLCConsumer(stream.name, timestamp_field=stream.timestamp_field, connection=redis)
         await consumer.start()
         last = (await redis.command("XREVRANGE", stream.name, "+", "-", "COUNT", 1))[0][0].decode()
@@ -93,11 +93,11 @@ async def costs(redis: RedisConnection, stream: Stream, ticks: int, rounds: int)
         made = consumer.stats()["candles"]
         await consumer.stop()
         state = f"{{{stream.name}}}:ohlc:{consumer.group}"
-        state_bytes = await redis.command("MEMORY", "USAGE", state, "SAMPLES", 0)
+        outputs = [consumer.output_stream(interval) for interval in consumer.intervals]
         note("candles", made)
-        note("state bytes", state_bytes / stream.symbols)
-        note("candle bytes", (await memory(redis) - free - state_bytes) / made)
-        await redis.command("DEL", stream.name, state, *map(consumer.output_stream, consumer.intervals))
+        note("state bytes", await memory(redis, state) / stream.symbols)
+        note("candle bytes", sum([await memory(redis, output) for output in outputs]) / made)
+        await redis.command("DEL", stream.name, state, *outputs)
     return {name: statistics.median(values) for name, values in found.items()}
 
 
@@ -107,9 +107,9 @@ async def processor(redis: RedisConnection) -> float:
     return float(facts["used_cpu_user"]) + float(facts["used_cpu_sys"])
 
 
-async def memory(redis: RedisConnection) -> int:
-    """Bytes of the server's data."""
-    return int((await info(redis, "memory"))["used_memory_dataset"])
+async def memory(redis: RedisConnection, key: str) -> int:
+    """Bytes of a key: what was deleted is freed behind the server's back, so its total tells less."""
+    return int(await redis.command("MEMORY", "USAGE", key, "SAMPLES", 0))
 
 
 async def info(redis: RedisConnection, section: str) -> dict[str, str]:

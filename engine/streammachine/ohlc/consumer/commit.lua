@@ -62,10 +62,10 @@ if writes then
   if no then return no end
 end
 
-local keys, ids = {}, {} -- of what was appended
+local keys, ids, had = {}, {}, 0 -- of what was appended, and how many
 local pcall, type, unpacked, some = redis.pcall, type, cmsgpack.unpack, cmsgpack.unpack_limit
 local function taken_back(no)
-  for n = #keys, 1, -1 do pcall('XDEL', keys[n], ids[n]) end
+  for n = had, 1, -1 do pcall('XDEL', keys[n], ids[n]) end
   return no
 end
 
@@ -74,7 +74,8 @@ if writes then
     local size = tonumber(take())
     local done = pcall('XADD', KEYS[4], 'MAXLEN', '~', dead_maxlen, '*', unpack(ARGV, at + 1, at + size))
     if type(done) ~= 'string' then return taken_back(done) end
-    keys[#keys + 1], ids[#ids + 1] = KEYS[4], done
+    had = had + 1
+    keys[had], ids[had] = KEYS[4], done
     at = at + size
   end
   for n = 5, #KEYS do
@@ -94,7 +95,8 @@ if writes then
             'low', low, 'close', close, 'volume', volume, 'trade_count', trades)
         end
         if type(done) ~= 'string' then return taken_back(done) end
-        keys[#keys + 1], ids[#ids + 1] = key, done
+        had = had + 1
+        keys[had], ids[had] = key, done
       until from < 0
     end
   end
