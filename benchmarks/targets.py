@@ -54,8 +54,24 @@ TARGETS: Mapping[str, Sequence[Target]] = {
         Target("no sink : row by row", ("no sink", "ours, columns"), "x ours, row by row", 6),
         Target("PostgreSQL : bare COPY", ("PostgreSQL", "ours, columns"), "x bare COPY and upsert", 0.85),
     ),
+    "handlers": (Target("a pydantic model : record.model", ("a pydantic model",), "x by hand", 1.5, most=True),),
+    "mcp": (
+        Target("start to tools/list : an empty server's", ("ours",), "ratio", 1.1, most=True),
+        *(
+            Target(f"{tool} : an empty tool, everysec", (tool,), "everysec : empty", 1.1, most=True)
+            for tool in (
+                "redis_ping",
+                "health_check",
+                "stream_read, 1 message",
+                "storage_read",
+                "ohlc_get_candles, 10 candles",
+                "stream_send",
+                "storage_write",
+                "ohlc_update",
+            )
+        ),
+    ),
     "mcp_http": (
-        Target("calls : with the SDK's own check", ("ours",), ": listing", 4),
         Target("calls : an empty server's", ("ours",), ": empty", 0.85),
         Target("p99 : an empty server's", ("ours",), "p99 : empty", 1, most=True),
     ),
