@@ -42,8 +42,7 @@ from cpython.mem cimport (
 )
 from cpython.object cimport PyObject
 from cpython.pythread cimport (
-    PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock, PyThread_get_thread_ident,
-    PyThread_release_lock, PyThread_type_lock, WAIT_LOCK
+    PyThread_acquire_lock, PyThread_get_thread_ident, PyThread_release_lock, PyThread_type_lock, WAIT_LOCK
 )
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
@@ -67,6 +66,8 @@ cdef extern from "Python.h":
     double HUGE_VAL "Py_HUGE_VAL"
     char* PyOS_double_to_string(double number, char form, int precision, int flags, int* kind) except NULL
     int Py_DTSF_ADD_DOT_0
+    PyThread_type_lock PyThread_allocate_lock() nogil
+    void PyThread_free_lock(PyThread_type_lock lock) nogil
     unsigned long PyThread_start_new_thread(void (*work)(void*) noexcept nogil, void* argument) nogil
 
 import operator
@@ -82,7 +83,7 @@ from streammachine.ohlc import trade_rows as _trade_rows
 from streammachine.ohlc import values as _values
 from streammachine.ohlc.candle_frame import candle_frame
 from streammachine.ohlc.columns import columns_of
-from streammachine.ohlc.threads import threads_for
+from streammachine.ohlc.threads import stretches_for, threads_for
 from streammachine.ohlc.values import (
     field_ms, field_number, field_time_error, price_error, show, symbol_error, time_error, volume_error
 )
@@ -99,6 +100,7 @@ include "native/candle_data.pxi"
 include "native/core.pxi"
 include "native/runs.pxi"
 include "native/parts.pxi"
+include "native/stretches.pxi"
 include "native/taking.pxi"
 include "native/texts.pxi"
 include "native/arrow.pxi"

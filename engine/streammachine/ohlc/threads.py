@@ -6,6 +6,8 @@ import os
 
 THREADS_FROM = 200_000  # rows; to start a thread costs what some thousand rows do
 MOST_THREADS = 4  # memory, not the cores, is the limit from there on
+STRETCH_ROWS = 50_000  # at least; candles of each stretch are put together
+MOST_STRETCHES = 16
 
 
 def threads_for(rows: int) -> int:
@@ -17,3 +19,8 @@ def threads_for(rows: int) -> int:
     except AttributeError:  # no such thing on macOS and Windows
         cores = os.cpu_count() or 1
     return min(cores, MOST_THREADS)
+
+
+def stretches_for(rows: int, cores: int) -> int:
+    """In how many stretches rows in order of time are cut: more than threads, since one of them can start late."""
+    return max(cores, min(rows // STRETCH_ROWS, MOST_STRETCHES))

@@ -31,7 +31,10 @@ def columns(rows: int, symbols: int, seed: int, late: float = 0.1) -> tuple[Any,
     return codes, np.round(100 + rng.standard_normal(rows), 2), rng.random(rows), times
 
 
-def with_threads(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+def with_threads(monkeypatch: pytest.MonkeyPatch, count: int, stretches: int = 0) -> None:
+    """``stretches``: of any number of rows, in place of those that are long enough."""
+    monkeypatch.setattr(threads, "STRETCH_ROWS", 1 if stretches else threads.STRETCH_ROWS)
+    monkeypatch.setattr(threads, "MOST_STRETCHES", stretches or threads.MOST_STRETCHES)
     monkeypatch.setattr(threads, "THREADS_FROM", 0)
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(count)), raising=False)
     monkeypatch.setattr(threads, "MOST_THREADS", count)
@@ -115,13 +118,16 @@ def test_threads_the_sequence_and_the_twin_agree(both: tuple[ModuleType, ModuleT
 
 @pytest.mark.parametrize("intervals", [[MINUTE], INTERVALS, [MINUTE, 5 * MINUTE, 15 * MINUTE, 24 * 60 * MINUTE]])
 @pytest.mark.parametrize("symbols", [1, 40])
-@pytest.mark.parametrize("astray", [None, "a late row", "an early row", "late rows"])
+@pytest.mark.parametrize("astray", [None, "a late row", "an early row", "late rows", "all rows near the end"])
+@pytest.mark.parametrize(("count", "stretches"), [(3, 0), (2, 16), (5, 7)])
 def test_stretches_of_time_are_put_behind_each_other(
     both: tuple[ModuleType, ModuleType],
     monkeypatch: pytest.MonkeyPatch,
     intervals: list[int],
     symbols: int,
     astray: str | None,
+    count: int,
+    stretches: int,
 ) -> None:
     """Rows in order of time, some with gaps, and rows that are not: over candles that are there and reach into it."""
     codes, prices, volumes, times = columns(30_000, symbols, seed=symbols, late=0.0)
@@ -132,13 +138,15 @@ def test_stretches_of_time_are_put_behind_each_other(
         times[9_001] = times[-1] + 1
     elif astray == "late rows":
         times -= np.where(np.random.default_rng(3).random(len(times)) < 0.001, 3 * MINUTE, 0)
+    elif astray == "all rows near the end":
+        times[28_000:] = times[28_000:][::-1]
     names = [f"S{k}" for k in range(symbols)]
     alone, shared = both[0].FastOHLC(intervals), both[0].FastOHLC(intervals)
     for part in np.array_split(np.arange(len(codes)), 2):
         symbol: Any = "S0" if symbols == 1 else pd.Categorical.from_codes(codes[part], names)
-        for agg, count in ((alone, 1), (shared, 3)):
+        for agg, cores in ((alone, 1), (shared, count)):
             with monkeypatch.context() as patch:
-                with_threads(patch, count)
+                with_threads(patch, cores, stretches)
                 agg.update_batch(symbol, *[column[part] for column in (prices, volumes, times)])
             agg.flush_interval("S0", MINUTE, T0 + 10 * MINUTE)
     assert shared.dump() == alone.dump()
@@ -161,20 +169,22 @@ def test_cuts_anywhere(both: tuple[ModuleType, ModuleType], data: st.DataObject)
     fast, reference = both
     intervals = data.draw(st.sampled_from([[MINUTE, 5 * MINUTE, 10 * MINUTE], [MINUTE, 90_000], [MINUTE, 86_400_000]]))
     engines = [fast.FastOHLC(intervals), fast.FastOHLC(intervals), reference.FastOHLC(intervals)]
+    stretches = data.draw(st.integers(0, 16))
     for engine, count in zip(engines, (1, data.draw(st.integers(2, 4)), 1), strict=True):
         engine.update_tick("A", 1.0, 0.3, T0 - 1_000)
         with pytest.MonkeyPatch.context() as patch:
-            with_threads(patch, count)
+            with_threads(patch, count, stretches)
             engine.update_batch(symbols, prices, volumes, times)
     assert engines[0].dump() == engines[1].dump() == engines[2].dump()
     assert len({engine.tick_count for engine in engines}) == 1
 
 
+@pytest.mark.parametrize(("late", "stretches"), [(0.1, 0), (0.0, 0), (0.0, 16)])
 def test_a_bad_row_far_behind_gives_back_what_was(
-    both: tuple[ModuleType, ModuleType], monkeypatch: pytest.MonkeyPatch
+    both: tuple[ModuleType, ModuleType], monkeypatch: pytest.MonkeyPatch, late: float, stretches: int
 ) -> None:
-    with_threads(monkeypatch, 2)
-    codes, prices, volumes, times = columns(20_000, 5, seed=1)
+    with_threads(monkeypatch, 2, stretches)
+    codes, prices, volumes, times = columns(20_000, 5, seed=1, late=late)
     names = np.array([f"S{code}" for code in codes], dtype=object)
     agg = both[0].FastOHLC(INTERVALS, 3)
     agg.update_batch(names[:5_000], prices[:5_000], volumes[:5_000], times[:5_000])
@@ -237,3 +247,23 @@ def test_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(threads.os, "sched_getaffinity")
     monkeypatch.setattr(threads.os, "cpu_count", lambda: None)
     assert threads.threads_for(10**9) == 1
+
+
+def test_how_many_stretches() -> None:
+    assert threads.stretches_for(10, 3) == 3
+    assert threads.stretches_for(10 * threads.STRETCH_ROWS, 2) == 10
+    assert threads.stretches_for(10**9, 2) == threads.MOST_STRETCHES
+
+
+def test_a_bad_row_in_stretches_that_end_early(
+    both: tuple[ModuleType, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row out of order ends the sharing out; a bad one far behind is found all the same."""
+    with_threads(monkeypatch, 2, 16)
+    _, prices, volumes, times = columns(20_000, 1, seed=1, late=0.0)
+    times[3_000] = times[0]
+    volumes[19_900] = -1.0
+    agg = both[0].FastOHLC(INTERVALS)
+    with pytest.raises(TickError, match="row 19900: volume -1"):
+        agg.update_batch("A", prices, volumes, times)
+    assert agg.symbols == [] and agg.tick_count == 0

@@ -322,6 +322,7 @@ cdef class ColumnReader(TickBatch):
         if rows.count == 0:
             return 0
         threads = threads_for(rows.count)
+        rows.stretches = max(1, min(stretches_for(rows.count, threads), MOST_STRETCHES))
         rows.sorted = rows.size <= SORTED and rows.size * 4 <= rows.count
         if (threads > 1 or rows.sorted) and self.doubtful and self.has_twice():
             threads, rows.sorted = 1, False

@@ -1,12 +1,12 @@
-# Rows shared out to threads by time. Uses: layout, candles, runs, taking.
+# Rows shared out to threads by time. Uses: layout, candles, runs, stretches, taking.
 #
-# In columns that are in order of time each thread takes a stretch of rows: the first into the series themselves, the
+# In columns that are in order of time threads take stretches of rows: the first into the series themselves, the
 # others into new ones, whose candles are then put behind. A stretch begins where candles of all roots begin, so that no
 # candle of a root has rows of two. A larger candle that reaches over the cut gets what the smaller ones bring it, in
 # their order, as it would have from one thread. Rows that are not where they should be, or out of order where that
 # matters, are found on the way: from the stretch they lie in, all is taken once more by series.
 
-cdef struct Part:  # series of a thread's own, of the size of the table
+cdef struct Part:  # series of a stretch's own, of the size of the table
     Series* series
     Hot* hots
     Slot* slots
@@ -149,15 +149,19 @@ cdef bint can_join(const Plan* plan, const Rows* rows, const Part* part, int64_t
     return True
 
 
-cdef int make_joint_room(const Plan* plan, Series* series, const Series* behind) noexcept nogil:
-    cdef Py_ssize_t at
+cdef int make_joint_room(const Plan* plan, Series* series, const Part* parts, Py_ssize_t k, int count) noexcept nogil:
+    """For all parts' candles at once."""
+    cdef Py_ssize_t at, length
     cdef Slot* slot
-    cdef int result = 0
+    cdef int t, result = 0
     for at in range(plan.count):
         slot = &series.slots[at]
         compact(slot)
-        if slot.length + behind.slots[at].length > slot.capacity:
-            if resize(slot, (slot.length + behind.slots[at].length) * 5 // 4 + 8) < 0:
+        length = slot.length
+        for t in range(count):
+            length += parts[t].series[k].slots[at].length
+        if length > slot.capacity:
+            if resize(slot, length * 5 // 4 + 8) < 0:
                 result = -1
                 break
     refresh_hots(plan, series)
@@ -192,11 +196,12 @@ cdef void join(const Plan* plan, Series* series, Series* behind) noexcept nogil:
     refresh_hots(plan, series)
 
 
-cdef bint join_part(const Plan* plan, const Rows* rows, Part* part, Share* total) noexcept nogil:
+cdef bint join_part(const Plan* plan, const Rows* rows, Part* part, int count, Share* total) noexcept nogil:
+    """One part; ``count`` of them, with it, are still to come."""
     cdef Py_ssize_t k
     for k in range(rows.size):
         if rows.table[k] is not NULL and part.series[k].slots[0].length:
-            if make_joint_room(plan, rows.table[k], &part.series[k]) < 0:
+            if make_joint_room(plan, rows.table[k], part, k, count) < 0:
                 total.poor = True
                 return False
     for k in range(rows.size):
@@ -217,68 +222,79 @@ cdef void skip_rows(Rows* rows, Py_ssize_t first, Py_ssize_t behind) noexcept no
     rows.count = behind - first
 
 
+cdef int cut_up(const Rows* rows, const Plan* plan, int threads, Py_ssize_t* cuts, int64_t* begins) noexcept nogil:
+    """How many stretches there are; 0: none that threads would be of use for. A cut that finds no place is left out."""
+    cdef Py_ssize_t away = rows.count // (4 * threads), cut, most = 0
+    cdef int64_t begin = 0
+    cdef int k, found = 1
+    cuts[0] = 0
+    for k in range(1, rows.stretches):
+        if rows.count * k // rows.stretches > cuts[found - 1]:
+            cut = find_cut(rows, plan, cuts[found - 1], rows.count * k // rows.stretches, away, &begin)
+            if cut > cuts[found - 1]:
+                cuts[found], begins[found] = cut, begin
+                found += 1
+    cuts[found] = rows.count
+    for k in range(found):
+        most = max(most, cuts[k + 1] - cuts[k])
+    return found if found > 1 and most <= rows.count // threads + 2 * away else 0
+
+
 cdef bint take_by_time(Rows* rows, Share* shares, int threads, const Plan* plan, Share* total) noexcept nogil:
     """False: nothing was done, since the rows, or the series, are not for that."""
-    cdef Rows[MOST_THREADS] stretches
-    cdef Part[MOST_THREADS] parts
-    cdef Py_ssize_t[MOST_THREADS + 1] cuts
-    cdef int64_t[MOST_THREADS] begins
-    cdef Py_ssize_t away
-    cdef int t, made = 1
+    cdef Rows[MOST_STRETCHES] stretches
+    cdef Part[MOST_STRETCHES] parts
+    cdef Py_ssize_t[MOST_STRETCHES + 1] cuts
+    cdef int64_t[MOST_STRETCHES] begins
+    cdef int t, count
     cdef bint done
     if threads < 2 or plan.max_candles or not (rows.sorted or rows.codes is NULL) or not in_order(rows):
         return False
-    cuts[0], cuts[threads] = 0, rows.count
-    away = rows.count // (4 * threads)
-    for t in range(1, threads):
-        cuts[t] = find_cut(rows, plan, cuts[t - 1], rows.count * t // threads, away, &begins[t])
-        if cuts[t] < 0:
-            return False
-    for t in range(threads):
+    count = cut_up(rows, plan, threads, cuts, begins)
+    if not count:
+        return False
+    memset(parts, 0, sizeof(parts))
+    for t in range(count):
         stretches[t] = rows[0]
         stretches[t].threads = 1
         skip_rows(&stretches[t], cuts[t], cuts[t + 1])
-        new_share(&shares[t], &stretches[t], plan, 0)
+        new_share(&shares[t], &stretches[t], plan, t)
         shares[t].plan.dropped = 0
         if t:
             shares[t].low = begins[t]
             shares[t].safe = settled_from(plan, shares[t].low)
             shares[t - 1].high = shares[t].low
             shares[t].alone = True
-    done = can_join(plan, rows, NULL, shares[1].low)
-    while done and made < threads:
-        done = make_part(&parts[made], &stretches[made], plan, shares[made].low)
-        stretches[made].table = parts[made].table
-        made += 1
+    done = can_join(plan, rows, NULL, shares[1].low) and run_stretches(shares, parts, count, threads)
     if done:
-        run_shares(shares, threads)
-        take_together(rows, shares, parts, cuts, threads, plan, total)
-    for t in range(1, made):
+        take_together(rows, shares, parts, cuts, count, threads, plan, total)
+    for t in range(1, count):
         free_part(&parts[t], rows.size * plan.count)
     return done
 
 
 cdef void take_together(
-    Rows* rows, Share* shares, Part* parts, const Py_ssize_t* cuts, int threads, const Plan* plan, Share* total
+    Rows* rows, Share* shares, Part* parts, const Py_ssize_t* cuts, int count, int threads, const Plan* plan,
+    Share* total
 ) noexcept nogil:
-    """What the threads found, put behind each other; from a part on that cannot be, its rows by series."""
+    """What was found, put behind each other; from a part on that cannot be, its rows by series."""
     cdef Rows rest
-    cdef int t
-    cdef bint astray = False
-    for t in range(threads):
+    cdef int t, good = 1
+    for t in range(count):
         total.bad |= shares[t].bad
         total.poor |= shares[t].poor
     if total.bad or total.poor:
         return
     add_up(total, &shares[0])
-    astray = shares[0].astray
-    for t in range(1, threads):
-        astray |= shares[t].astray
-        if astray or not can_join(plan, rows, &parts[t], shares[t].low):
+    if not shares[0].astray:
+        while good < count and shares[good].taken and not shares[good].astray:
+            good += 1
+    for t in range(1, count):
+        if t >= good or not can_join(plan, rows, &parts[t], shares[t].low):
             rest = rows[0]
             skip_rows(&rest, cuts[t], rows.count)
             take_by_series(&rest, shares, threads, plan, total)
             return
-        if not join_part(plan, rows, &parts[t], total):
+        if not join_part(plan, rows, &parts[t], good - t, total):
             return
         add_up(total, &shares[t])

@@ -7,6 +7,7 @@ cdef enum:
     BLOCK = 8192  # rows
     SORTED = 512  # series: of more than these a block has too few rows of each to be sorted
     MOST_THREADS = 16
+    MOST_STRETCHES = MOST_THREADS  # of rows shared out by time
 
 cdef extern from *:
     """
@@ -35,6 +36,7 @@ cdef struct Rows:
     bint sorted  # a block's rows are taken one series after the other: none stands in the table twice
     const uint8_t* owners  # of the table's series, the number of the thread that takes it; NULL: there is one
     int threads
+    int stretches  # as many, at most, where they are shared out by time
     int stop  # somebody gave up
 
 cdef struct Share:  # what one thread does
@@ -50,6 +52,7 @@ cdef struct Share:  # what one thread does
     bint alone  # its series are its own: an astray row ends it
     bint bad  # a row is refused
     bint poor  # no memory
+    bint taken  # its rows were, as far as they are good
     PyThread_type_lock done
 
 cdef struct Saved:  # a slot as it was
