@@ -11,7 +11,7 @@ import gc
 
 import anyio
 
-FEW = 2000  # objects: Python 3.12 has some hundred out of the collection by itself, a program that froze some ten thousand
+FEW = 2000  # objects: Python 3.12 itself leaves some hundred out, and whoever freezes a program some ten thousand
 
 
 async def hold_what_is_loaded(ready: anyio.Event) -> None:
