@@ -187,7 +187,7 @@ class Run:
                 else:
                     await self._replay(plan.player, stack)
         except asyncio.CancelledError:
-            if not self._stopping and (recorder is None or plan.keep_going or not recorder.writer.problem):
+            if not self._stopping and (recorder is None or not recorder.writer.problem):
                 raise
         if recorder is not None and recorder.writer.problem and not plan.keep_going:
             raise MarketError(f"{recorder.writer.problem}; keep_going=True (--keep-going) goes on unrecorded")
