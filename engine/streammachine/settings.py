@@ -53,10 +53,11 @@ _ACCEPTED = {
     "alert_webhooks": "any, public, or hosts (name, *.name, address, network; each with :port) separated by commas",
 }
 
+MOST_PATTERNS = 100  # of hosts for webhooks
 # A name, an address or a network, and a port; runtime.alerts.targets matches hosts with them.
 _HOST_PATTERN = re.compile(
     r"(?=.*[a-z0-9])(?:\[[0-9a-f:.]+\]|(?P<network>[0-9a-f:.]+/\d{1,3})|[a-z0-9*_.-]+)(?::(?P<port>\d{1,5}))?"
-    r"|[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*"  # IPv6 without a port
+    r"|(?P<address>[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*)"  # IPv6 without a port
 )
 
 
@@ -162,7 +163,7 @@ class Settings(BaseSettings):
         if parts is None:
             return None
         patterns = tuple(str(part).strip().lower() for part in parts if str(part).strip())
-        if not patterns or not all(_is_host_pattern(pattern) for pattern in patterns):
+        if not 0 < len(patterns) <= MOST_PATTERNS or not all(_is_host_pattern(pattern) for pattern in patterns):
             raise ValueError("no hosts")
         return patterns
 
@@ -201,8 +202,9 @@ def _is_host_pattern(text: str) -> bool:
     found = _HOST_PATTERN.fullmatch(text)
     if found is None or not 0 < int(found["port"] or 1) <= 65535:
         return False
+    network = found["network"] or found["address"]
     try:
-        return found["network"] is None or bool(ip_network(found["network"], strict=False))
+        return network is None or bool(ip_network(network, strict=False))
     except ValueError:
         return False
 

@@ -51,18 +51,19 @@ class ShortRoad:
 
     def __init__(self) -> None:
         self._served: StreamableHTTPASGIApp | None = None
+        self._path = ""
 
     def join(self, app: Starlette, path: str) -> None:
         """Serve for this app; where callers need tokens or FastMCP is built otherwise, nothing is served."""
         for route in app.routes:
             endpoint = getattr(route, "endpoint", None)
             if getattr(route, "path", None) == path and isinstance(endpoint, StreamableHTTPASGIApp):
-                self._served = endpoint
+                self._served, self._path = endpoint, path
 
     async def serve(self, message: JSONRPCRequest, scope: Scope, receive: Receive, send: Send) -> bool:
         """Serve a request whose body was read; False, with nothing done, where the SDK is to."""
         manager = self._served.session_manager if self._served is not None else None
-        if manager is None or message.method != METHOD:
+        if manager is None or message.method != METHOD or scope["path"] != self._path:
             return False
         headers = _plain_headers(scope)
         if headers is None:
@@ -130,6 +131,7 @@ class _Answer:
         """Send a notification as an event."""
         told: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
         await self._event(told if params is None else {**told, "params": dict(params)})
+        await asyncio.sleep(0)  # sending need not wait for anything, and others have their turn, and the cancellation
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Tell how far the call is, where the client asked for that."""

@@ -57,9 +57,12 @@ class StreamMachineServer(FastMCP[Any]):
 
     async def get_tool(self, name: str, version: VersionSpec | None = None) -> Tool | None:
         """The tool of this name, or None. FastMCP asks each provider in a task of its own, then for transforms and what
-        the session hides; where there is nothing of that, as long as no program adds it, ours is at hand."""
-        tool = self.fixed.get(name)
-        if tool is None or version is not None or self._transforms:
+        the session hides; where there is nothing of that, as long as no program adds it, ours is at hand. One that a
+        program took out is not."""
+        tool, own = self.fixed.get(name), self._local_provider
+        if tool is None or version is not None or self._transforms or own._transforms:
+            return await super().get_tool(name, version)
+        if own._components.get(tool.key) is not tool:
             return await super().get_tool(name, version)
         return tool
 

@@ -88,6 +88,8 @@ REFUSED = [
     ("STREAMMACHINE_ALERT_WEBHOOKS", "example.org:0", "any, public, or hosts"),
     ("STREAMMACHINE_ALERT_WEBHOOKS", "10.0.0.0/99", "any, public, or hosts"),
     ("STREAMMACHINE_ALERT_WEBHOOKS", "*", "any, public, or hosts"),
+    ("STREAMMACHINE_ALERT_WEBHOOKS", "a:b:c", "any, public, or hosts"),  # no IPv6, though it looks like it
+    ("STREAMMACHINE_ALERT_WEBHOOKS", ",".join(["x.org"] * 101), "any, public, or hosts"),
 ]
 
 

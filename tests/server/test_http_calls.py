@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,6 +56,7 @@ class Served:
 
     def __init__(self) -> None:
         self.waiting = Waiting()
+        self.path = PATH
         self.opened: list[http.client.HTTPConnection] = []
         app = http_app(self._server(), [], [], SESSION_IDLE)
         self.web = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, http="h11", lifespan="on", ws="none"))
@@ -84,6 +86,18 @@ class Served:
             return {"told": 2}
 
         @server.tool
+        async def chats(ctx: Context = CurrentContext()) -> dict[str, Any]:
+            self.waiting.began.set()
+            end = time.monotonic() + 20
+            try:
+                while time.monotonic() < end:
+                    await ctx.report_progress(1)
+            except asyncio.CancelledError:
+                self.waiting.ended.set()
+                raise
+            return {}
+
+        @server.tool
         async def waits() -> dict[str, Any]:
             await self.waiting.over()
             return {"waited": True}
@@ -102,7 +116,7 @@ class Served:
         body = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {**params, "_meta": meta or MODERN_META}}
         given = {**HEADERS, "Mcp-Name": str(params.get("name", "")), **headers}
         shown = {name: value for name, value in given.items() if value is not None}
-        self.opened[-1].request("POST", PATH, json.dumps(body).encode(), shown)
+        self.opened[-1].request("POST", self.path, json.dumps(body).encode(), shown)
         return self.opened[-1]
 
     def ask(self, params: Any, meta: Any = None, **headers: str | None) -> http.client.HTTPResponse:
@@ -208,3 +222,22 @@ def test_a_client_that_goes_ends_its_call(served: Served) -> None:
     assert served.waiting.began.wait(30)
     client.close()
     assert served.waiting.ended.wait(30)
+
+
+def test_a_call_that_tells_without_end_leaves_others_their_turn(served: Served) -> None:
+    served.waiting = Waiting()
+    client = served.post({"name": "chats"}, {**MODERN_META, "progressToken": "p"})
+    assert served.waiting.began.wait(30)
+    assert served.ask({"name": "echo", "arguments": {"text": "x"}}).status == 200
+    assert not served.waiting.ended.is_set()
+    client.close()
+    assert served.waiting.ended.wait(10)
+
+
+def test_another_path_is_left_to_the_sdk(served: Served, short: list[bool]) -> None:
+    served.path = f"{PATH}/"
+    try:
+        assert served.ask({"name": "echo", "arguments": {"text": "x"}}).status == 307
+    finally:
+        served.path = PATH
+    assert short == [False]

@@ -26,6 +26,7 @@ WANTED = 15.0  # seconds after a view asked in which what it asked for is kept u
 SHARE = 200  # looking at everything may take a two-hundredth of the time
 CHUNK = 100  # streams asked about at once; the loop is free between two chunks
 PACE = 100  # a pause between two chunks: so many times what the last one took, and not longer than LONGEST_PAUSE
+LONGEST_REST = 40.0  # seconds between two walks: by the clock they take long where the loop is busy
 LONGEST_PAUSE = 0.1  # seconds; where the loop is busy, a chunk takes long without costing much
 
 
@@ -120,7 +121,7 @@ class Dashboard:
                 await self.survey.look()
             except StreamMachineError:
                 await anyio.sleep(2)  # the views themselves say what is wrong
-            await anyio.sleep(max(self.interval, SHARE * self.survey.took))
+            await anyio.sleep(max(self.interval, min(SHARE * self.survey.took, LONGEST_REST)))
 
     def rate(self, stream: str, added: int | None) -> float | None:
         """Entries a second since the last look at a stream; None: it is the first."""

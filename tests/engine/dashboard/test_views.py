@@ -186,3 +186,25 @@ async def test_candles_come_once_each_with_their_last_state_and_their_archive(re
         (2, 2.5, True),
         (3, 3.0, False),
     ]
+
+
+async def test_a_busy_loop_does_not_make_the_order_of_groups_older(
+    redis: RedisConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A walk that took long by the clock, since others were at work, is not paid for by minutes without one."""
+    board, rests = board_of(redis), []
+
+    async def took_long() -> None:
+        board.survey.took = 2.0
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+        scope.cancel()
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(board.survey, "look", took_long)
+    monkeypatch.setattr("streammachine.dashboard.board.anyio.sleep", rest)
+    await board.survey.behind()
+    with anyio.CancelScope() as scope:
+        await board.run()
+    assert rests == [40]

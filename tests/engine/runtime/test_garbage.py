@@ -14,7 +14,7 @@ import pytest
 
 from streammachine import App
 from streammachine.redis.connection import RedisConnection
-from streammachine.runtime.processes.garbage import hold_what_is_loaded
+from streammachine.runtime.processes.garbage import FEW, hold_what_is_loaded
 
 pytestmark = pytest.mark.anyio
 SCRIPT = """
@@ -28,7 +28,7 @@ SCRIPT = """
 
     @app.timer(0.01)
     async def look():
-        if gc.get_freeze_count():
+        if gc.get_freeze_count() > 2000:
             found.setdefault("running", gc.get_freeze_count())
             await app.shutdown()
 
@@ -49,7 +49,7 @@ async def run(redis: RedisConnection, *arguments: str) -> dict[str, int]:
 async def test_what_was_loaded_is_held_while_the_app_runs(redis: RedisConnection) -> None:
     found = await run(redis)
     assert found["running"] > 10_000
-    assert found["after"] == 0
+    assert found["after"] < FEW
 
 
 async def test_what_a_program_has_frozen_stays_frozen(redis: RedisConnection) -> None:
@@ -60,7 +60,7 @@ async def test_what_a_program_has_frozen_stays_frozen(redis: RedisConnection) ->
 async def test_an_app_within_somebody_elses_loop_leaves_the_collection_alone(redis: RedisConnection) -> None:
     async with App("two", to_scan=False):
         await anyio.wait_all_tasks_blocked()
-        assert gc.get_freeze_count() == 0
+        assert gc.get_freeze_count() < FEW
 
 
 async def test_it_waits_until_the_app_is_ready() -> None:
@@ -68,9 +68,21 @@ async def test_it_waits_until_the_app_is_ready() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(hold_what_is_loaded, ready)
         await anyio.wait_all_tasks_blocked()
-        assert gc.get_freeze_count() == 0
+        assert gc.get_freeze_count() < FEW
         ready.set()
         await anyio.wait_all_tasks_blocked()
-        assert gc.get_freeze_count() > 0
+        assert gc.get_freeze_count() > FEW
         tasks.cancel_scope.cancel()
-    assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() < FEW
+
+
+async def test_what_python_itself_leaves_out_is_not_taken_for_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.12 has objects that never end out of the collection, without anybody's gc.freeze."""
+    real, ready = gc.get_freeze_count, anyio.Event()
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: real() + 375)
+    ready.set()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hold_what_is_loaded, ready)
+        await anyio.wait_all_tasks_blocked()
+        assert real() > FEW
+        tasks.cancel_scope.cancel()

@@ -61,6 +61,7 @@ def test_patterns_allow_what_they_name(patterns: str, allowed: list[str], refuse
     [
         *("10.0.0.1", "127.0.0.1", "169.254.169.254", "192.168.1.1", "100.64.0.1", "0.0.0.0", "224.0.0.1"),
         *("::1", "::", "fe80::1", "fd00::1", "ff02::1", "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1"),
+        *("fec0::1", "64:ff9b:1::a00:1", "::10.0.0.1", "::ffff:0:10.0.0.1", "4000::1"),
     ],
 )  # fmt: skip
 def test_what_is_no_address_of_the_internet(address: str) -> None:

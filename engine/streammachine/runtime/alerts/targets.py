@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from streammachine.errors import SettingsError
+from streammachine.settings import MOST_PATTERNS
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     Address = IPv4Address | IPv6Address
 
 ANY, PUBLIC = "any", "public"
-MOST_PATTERNS = 100
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address is in the last 32 bits
+_INTERNET = IPv6Network("2000::/3")  # all that the internet routes of IPv6; Python calls fec0::/10 global, too
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,8 @@ def is_public(address: Address) -> bool:
             inner = IPv4Address(int(address) & 0xFFFF_FFFF)
         if inner is not None:
             address = inner
+        elif address not in _INTERNET:
+            return False
     return address.is_global and not address.is_multicast
 
 
