@@ -50,6 +50,7 @@ _KINDS: dict[type, str] = {
 _KNOWN = {
     **dict.fromkeys(("open_ts", "end_ts", "n_trades", "ts"), "int"),
     **dict.fromkeys(("open", "high", "low", "close", "volume", "quote_volume", "vwap", "price"), "float"),
+    **dict.fromkeys(("bid", "bid_size", "ask", "ask_size"), "float"),
     **dict.fromkeys(("is_closed", "is_complete", "estimated"), "bool"),
     **dict.fromkeys(("origin", "trade_id", "side"), "str"),
 }

@@ -22,6 +22,7 @@ from streammachine.errors import EmitterError, EmitterUnavailableError
 from streammachine.market.emitters.outlet import Outlet
 from streammachine.market.emitters.parquet import ParquetEmitter
 from streammachine.market.model.kline import Gap
+from streammachine.market.model.quote import Quote
 from support.rows import candle, candles, trade
 
 pytestmark = pytest.mark.anyio
@@ -85,6 +86,20 @@ async def test_trades_and_what_a_transformer_makes_have_their_own_columns(tmp_pa
     frame = pd.read_parquet(tmp_path / "made")
     assert frame["price"].tolist() == [100.0, 101.0]
     assert frame["day"].tolist() == [day, day]
+
+
+async def test_a_side_that_nobody_is_on_yet_is_a_column_of_the_first_file_too(tmp_path: Path) -> None:
+    """Readers of a folder take the first file's columns for all."""
+    emitter = ParquetEmitter(tmp_path)
+    await emitter.connect()
+    whole = Quote(source="Binance", symbol="B", bid=1.0, bid_size=2.0, ask=3.0, ask_size=4.0, ts=2)
+    for row in (whole.model_copy(update={"bid": None, "bid_size": None, "ts": 1}), whole):
+        await emitter.emit_batch([row])
+        await emitter.flush()
+    await emitter.close()
+    frame = pd.read_parquet(tmp_path).sort_values("ts")
+    assert frame["bid"].isna().tolist() == [True, False]
+    assert frame["bid_size"].tolist()[1] == 2.0
 
 
 async def test_a_value_of_another_kind_than_its_column_is_refused_by_name(tmp_path: Path) -> None:
