@@ -57,7 +57,9 @@ def columns(rnd: Random) -> None:
     rng = np.random.default_rng(rnd.randrange(1 << 30))
     names = np.array(NAMES, dtype=object)[rng.integers(0, len(NAMES), rows)]
     prices, volumes = rng.standard_normal(rows), rng.random(rows)
-    times = T0 + rng.integers(0, 400_000, rows)
+    times = T0 + rng.integers(0, 400_000 * rnd.choice((1, 10)), rows)
+    if rnd.random() < 0.5:
+        times.sort()
     if rows and rnd.random() < 0.3:
         rnd.choice((prices, volumes))[rnd.randrange(rows)] = rnd.choice((np.nan, np.inf, -1.0, -0.0))
     if rows and rnd.random() < 0.1:
@@ -69,6 +71,7 @@ def columns(rnd: Random) -> None:
         made = rnd.choice((made, names.astype("U"), pd.Categorical(names, NAMES), *_arrow(names, rnd)))
     threads.THREADS_FROM = 0
     threads.MOST_THREADS = rnd.choice((1, 2, 3))
+    threads.STRETCH_ROWS = rnd.choice((1, 1_000))
     os.sched_getaffinity = lambda _: set(range(8))  # type: ignore[assignment]  # more threads than cores
     bound = rnd.choice((0, 2))
     twins = [engine.FastOHLC([60_000, 90_000, 180_000], bound) for engine in (fast, reference)]

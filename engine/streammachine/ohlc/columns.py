@@ -63,10 +63,10 @@ def columns_of(symbols: Any, prices: Any, volumes: Any, timestamps: Any) -> Colu
     if isinstance(symbols, (str, bytes)):
         return Columns(symbols, *numbers)
     categories: Any = getattr(getattr(symbols, "dtype", None), "categories", None)
-    if hasattr(categories, "to_series"):  # those of polars' Categorical; of its Enum they are a Series
-        categories = categories.to_series()
     if hasattr(symbols, "codes") or hasattr(getattr(symbols, "cat", None), "codes"):
         return Columns(_codes(symbols), *numbers, list(categories if categories is not None else ()))
+    if hasattr(categories, "to_series"):  # those of polars' Categorical; of its Enum they are a Series
+        categories = categories.to_series()
     polars_codes = _polars_codes(symbols, categories)
     if polars_codes is not None:
         return Columns(polars_codes, *numbers, categories.to_list())

@@ -6,7 +6,8 @@
 # their order, as it would have from one thread. Rows that are not where they should be, or out of order where that
 # matters, are found on the way: from the stretch they lie in, all is taken once more by series.
 
-cdef struct Part:  # series of a stretch's own, of the size of the table
+cdef struct Part:  # series of some stretches' own, of the size of the table
+    bint ready
     Series* series
     Hot* hots
     Slot* slots
@@ -52,6 +53,7 @@ cdef bint make_part(Part* part, const Rows* rows, const Plan* plan, int64_t begi
                 likely = min(likely, (last - begin) // plan.levels[at].interval + 2)
             if part.table[k] is not NULL and resize(&part.slots[k * plan.count + at], min(likely, 4096)) < 0:
                 return False
+    part.ready = True
     return True
 
 
@@ -159,7 +161,8 @@ cdef int make_joint_room(const Plan* plan, Series* series, const Part* parts, Py
         compact(slot)
         length = slot.length
         for t in range(count):
-            length += parts[t].series[k].slots[at].length
+            if parts[t].ready:
+                length += parts[t].series[k].slots[at].length
         if length > slot.capacity:
             if resize(slot, length * 5 // 4 + 8) < 0:
                 result = -1
@@ -279,22 +282,29 @@ cdef void take_together(
 ) noexcept nogil:
     """What was found, put behind each other; from a part on that cannot be, its rows by series."""
     cdef Rows rest
-    cdef int t, good = 1
-    for t in range(count):
-        total.bad |= shares[t].bad
-        total.poor |= shares[t].poor
+    cdef int t = 0, k, first
+    cdef bint good = True
+    for k in range(count):
+        total.bad |= shares[k].bad
+        total.poor |= shares[k].poor
     if total.bad or total.poor:
         return
-    add_up(total, &shares[0])
-    if not shares[0].astray:
-        while good < count and shares[good].taken and not shares[good].astray:
-            good += 1
-    for t in range(1, count):
-        if t >= good or not can_join(plan, rows, &parts[t], shares[t].low):
-            rest = rows[0]
-            skip_rows(&rest, cuts[t], rows.count)
-            take_by_series(&rest, shares, threads, plan, total)
-            return
-        if not join_part(plan, rows, &parts[t], good - t, total):
-            return
-        add_up(total, &shares[t])
+    while t < count and good:
+        first = t
+        while t < count and shares[t].taken and shares[t].part == first and good:
+            good = not shares[t].astray
+            t += 1
+        if t == first:
+            break
+        if first:
+            good = good and can_join(plan, rows, &parts[first], shares[first].low)
+            if not good:
+                t = first
+            elif not join_part(plan, rows, &parts[first], count - first, total):
+                return
+        for k in range(first, t):
+            add_up(total, &shares[k])
+    if t < count:
+        rest = rows[0]
+        skip_rows(&rest, cuts[t], rows.count)
+        take_by_series(&rest, shares, threads, plan, total)

@@ -53,6 +53,7 @@ cdef struct Share:  # what one thread does
     bint bad  # a row is refused
     bint poor  # no memory
     bint taken  # its rows were, as far as they are good
+    int part  # the first share of those that went into one part
     PyThread_type_lock done
 
 cdef struct Saved:  # a slot as it was
