@@ -250,7 +250,7 @@ class Binance(Adapter):
             if not isinstance(message, dict):
                 raise TypeError("data is no object")
             message.setdefault("e", f"{str(stream)[:60]} (by its stream)")
-            if "@bookTicker" in str(stream):
+            if "@bookTicker" in str(stream) and ("B" in message or "A" in message):
                 return [self._quote(message)]
         kind = message.get("e")
         if kind == "kline":

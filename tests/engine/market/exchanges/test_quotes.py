@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streammachine.market.exchanges import adapter_for
@@ -234,6 +234,7 @@ def test_both_twins_read_a_book_alike(bids: list[Any], asks: list[Any], ts: Any)
 
 
 @pytest.mark.parametrize("name", ["binance", "okx", "kraken", "bybit"])
+@settings(deadline=None)  # the first call imports
 @given(data=st.data())
 def test_both_readers_of_a_frame_say_the_same(name: str, data: st.DataObject) -> None:
     """Quotes that are made while a frame is read, and those that the decoder makes of the JSON object."""
