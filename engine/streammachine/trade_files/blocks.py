@@ -17,8 +17,8 @@ from typing import IO, Any, Final, TypeVar
 
 from streammachine.errors import TickError
 
-BLOCK: Final = 2 << 20  # bytes of lines that are read at once
-READ: Final = 1 << 19  # compressed bytes
+BLOCK: Final = 768 << 10  # bytes of lines that are read at once; of twice as many the memory is new pages each time
+READ: Final = 192 << 10  # compressed bytes: about a block
 LONGEST_LINE: Final = 1 << 20
 AHEAD: Final = 2  # blocks that are made while one is worked on
 _GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from streammachine.trade_files.folding import Folding, checked_timeframes
 from streammachine.trade_files.sources import Part, parts_of
 
 ROWS: Final = 5_000  # candles that are handed on at once
+LOOK: Final = 0.05  # seconds after which the bar moves, and the work can be ended, also where no candle is over
 
 
 @dataclass(slots=True)
@@ -156,7 +158,8 @@ class _Work:
         self._symbols: set[str] = set()
 
     def steps(self) -> Generator[list[Kline]]:
-        """The candles as they come, a list for each block: [] where none is over."""
+        """The candles as they come; [] now and then where none is over, so that the bar moves."""
+        due = 0.0
         last = {part.lane: at for at, part in enumerate(self._parts)}
         for at, part in enumerate(self._parts):
             folding = self._folding(part)
@@ -166,7 +169,10 @@ class _Work:
                     folding.add(rows, part.symbol, rising=part.layout.rising)
                     self._symbols.update(rows.symbols or [part.symbol])
                     self.done = before + min(read, part.size)
-                    yield [] if part.backwards else folding.over()
+                    found = [] if part.backwards else folding.over()
+                    if found or time.monotonic() >= due:
+                        yield found
+                        due = time.monotonic() + LOOK
             except (*BAD_FILE, TickError, ValueError) as error:
                 raise DataInputError(f"{part.name}: {error}") from error
             self.done = before + part.size

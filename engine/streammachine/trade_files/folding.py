@@ -171,6 +171,12 @@ class Folding:
         import numpy as np
 
         assert rows.ids is not None
+        if rows.codes is None and len(rows.ids):  # one symbol whose ids only rise: most blocks
+            seen, ids = self._seen.setdefault(symbol, _Seen()), rows.ids
+            if ids[0] > max(seen.floor, seen.last) and ids[0] >= 0 and (ids[1:] > ids[:-1]).all():
+                seen.last = int(ids[-1])
+                seen.highest = max(seen.highest, seen.last)
+                return None
         keep = np.ones(len(rows.times), bool)
         for name, ids, place in _by_symbol(rows, symbol, rows.ids, np.arange(len(rows.times))):
             seen = self._seen.setdefault(name, _Seen())
