@@ -270,6 +270,9 @@ class Server:
 def environment(folder: Path, fsync: str) -> dict[str, str]:
     """The same for both servers: no Redis of the user's, an embedded one per kind of fsync."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("REDIS_", "STREAMMACHINE_"))}
+    # Started as what is installed is, from byte code: some environments forbid to write it beside the sources.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    env["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
     env.update(
         PYTHONPATH=os.pathsep.join([str(folder), env.get("PYTHONPATH", "")]),
         STREAMMACHINE_EMBEDDED="always",

@@ -22,13 +22,13 @@ from streammachine.errors import RedisUnavailableError, StreamMachineError
 from streammachine.settings import Settings
 from streammachine_mcp.hosting.supervisor import Hosting
 from streammachine_mcp.live.hub import Live
-from streammachine_mcp.query.pool import QueryPool
 
 if TYPE_CHECKING:
     from streammachine.ohlc.durable import DurableAggregators
     from streammachine.redis.connection import RedisConnection
     from streammachine.redis.objects import RedisObjectStorage
     from streammachine.redis.storage import Storage
+    from streammachine_mcp.query.pool import QueryPool
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class ServerState:
             connect=self.redis,
         )
         self.live = Live(self.redis, lambda: self.connection, writes=not settings.read_only)
-        self.queries = QueryPool(self.redis)
+        self._queries: QueryPool | None = None
         self.started = time.time()
         self.problem: StreamMachineError | None = None
         self.restarts = 0
@@ -72,6 +72,15 @@ class ServerState:
         self._storage: Storage | None = None
         self._objects: RedisObjectStorage | None = None
         self._aggregators: DurableAggregators | None = None
+
+    @property
+    def queries(self) -> QueryPool:
+        """The processes that run SQL; what they need is imported by the first query."""
+        if self._queries is None:
+            from streammachine_mcp.query.pool import QueryPool
+
+            self._queries = QueryPool(self.redis)
+        return self._queries
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[ServerState]:
@@ -89,7 +98,8 @@ class ServerState:
         try:
             yield self
         finally:
-            await self.queries.close()
+            if self._queries is not None:
+                await self._queries.close()
             draining = asyncio.create_task(self.hosting.stop(LAST_WAIT), name="streammachine-draining")
             with anyio.move_on_after(LAST_WAIT):
                 if self._aggregators is not None and self._connection is not None:

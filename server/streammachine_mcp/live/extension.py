@@ -40,7 +40,7 @@ HEARTBEAT = 15.0  # seconds without an event after which a stream says that it l
 MOST_STREAMING = 256  # streams that are open at a time
 LAST_MS = 253_402_300_799_000  # the end of the year 9999
 SEND_WAIT = 20.0  # seconds for a client to take a notice; one that does not is gone
-_NAMES = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
+_NAMES = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", defer_build=True)
 
 
 class ListEvents(RequestParams):
