@@ -70,6 +70,28 @@ cdef extern from "Python.h":
     void PyThread_free_lock(PyThread_type_lock lock) nogil
     unsigned long PyThread_start_new_thread(void (*work)(void*) noexcept nogil, void* argument) nogil
 
+cdef extern from *:
+    # A new thread begins on its maker's processor, where it waits until the system moves it, for longer than a batch
+    # lasts. Linux can be told to keep it on the others. The maker holds it at a lock meanwhile, so it is alive.
+    """
+    #if defined(__linux__)
+    #include <pthread.h>
+    #include <sched.h>
+    static void sm_elsewhere(unsigned long thread) {
+        cpu_set_t others;
+        int here = sched_getcpu();
+        if (here < 0 || pthread_getaffinity_np(pthread_self(), sizeof others, &others) || !CPU_ISSET(here, &others))
+            return;
+        CPU_CLR(here, &others);
+        if (CPU_COUNT(&others))
+            (void)!pthread_setaffinity_np((pthread_t)thread, sizeof others, &others);
+    }
+    #else
+    static void sm_elsewhere(unsigned long thread) { (void)thread; }
+    #endif
+    """
+    void sm_elsewhere(unsigned long thread) nogil
+
 import operator
 import struct
 import sys

@@ -7,7 +7,7 @@ import os
 THREADS_FROM = 200_000  # rows; to start a thread costs what some thousand rows do
 MOST_THREADS = 4  # memory, not the cores, is the limit from there on
 STRETCH_ROWS = 50_000  # at least; candles of each stretch are put together
-MOST_STRETCHES = 16
+MOST_STRETCHES = 8
 
 
 def threads_for(rows: int) -> int:

@@ -120,12 +120,20 @@ cdef bint run_stretches(Share* shares, Part* parts, int count, int threads) noex
     """All stretches, on this thread and others; where the machine gives none, on this one. False: no memory, and
     nothing was done."""
     cdef Queue* queue = new_queue(shares, parts, count, threads)
-    cdef int t
+    cdef int t, lacking = 0
+    cdef unsigned long thread
     if queue is NULL:
         return False
+    PyThread_acquire_lock(queue.gate, WAIT_LOCK)  # nobody begins before all are where they are to begin
     for t in range(1, threads):
-        if PyThread_start_new_thread(&on_queue, queue) == <unsigned long>-1:
-            leave_queue(queue)
+        thread = PyThread_start_new_thread(&on_queue, queue)
+        if thread == <unsigned long>-1:
+            lacking += 1
+        else:
+            sm_elsewhere(thread)
+    PyThread_release_lock(queue.gate)
+    for t in range(lacking):
+        leave_queue(queue)
     take_stretches(queue)
     PyThread_acquire_lock(queue.done, WAIT_LOCK)
     PyThread_release_lock(queue.done)
