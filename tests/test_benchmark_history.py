@@ -56,7 +56,7 @@ def test_targets_stand_beside_what_was_found(monkeypatch: pytest.MonkeyPatch) ->
     lines = targets.shown("ohlc", rows).splitlines()
     assert [line.split()[-2:] for line in lines if "cores" in line or "categories" in line] == [
         ["8.00", "yes"],
-        ["1.50", "no"],
+        ["12.00", "yes"],
     ]
     assert lines[-1].split()[-4:] == ["least", "4", "4.00", "yes"]
     later = targets.shown("latency", [{"ticks a second": "1,000, native road", "p99.9 x plain": 1.01}])
