@@ -1,6 +1,6 @@
 """From XADD to the committed candle through FastOHLCConsumer, at fixed rates; the native and the plain road in turns.
 
-    python -m benchmarks.latency [--seconds 2.5] [--rounds 5] [--json]
+    python -m benchmarks.latency [--seconds 8] [--rounds 3] [--json]
 
 Another process sends the ticks, as many as are due each time, and reads the candle stream with a blocking XREAD: a
 candle's time is from the moment its closing tick was handed to the socket until the candle was read, so the way back
@@ -56,8 +56,8 @@ LOADS = (Load(1_000, 4), Load(10_000, 20), Load(50_000, 20))
 def main(argv: list[str] | None = None) -> list[Row]:
     """Measure everything; print a table, or with ``--json`` the rows."""
     parser = argparse.ArgumentParser(description="From XADD to the committed candle, at fixed rates.")
-    parser.add_argument("--seconds", type=float, default=2.5, help="of each rate in a round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=8, help="of each rate in a round")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument("--send", nargs=4, metavar=("PATH", "RATE", "TICKS", "SECONDS"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
